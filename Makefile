@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a Python 3.11+ and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+CODE   := db jobs worker migrations tests
+
+.PHONY: demo dev test check format lock clean
+
+demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
+	$(BIN)/ledgerq demo --jobs 1000
+
+dev: $(READY)  ## keep PostgreSQL, Redis and a worker running in .ledgerq/
+	$(BIN)/ledgerq dev
+
+test: $(READY)  ## the whole test suite, on servers of its own
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## the definition of clean: format, lint, types, layers
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+lock: $(READY)  ## resolve pyproject.toml again, for every platform and Python >= 3.11
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --no-annotate pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --no-annotate --constraint requirements/runtime.txt \
+		--all-extras pyproject.toml -o requirements/dev.txt
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "ledgerq needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .ledgerq

@@ -1,0 +1,60 @@
+"""Where the database is and how we talk to it. All times are seconds."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL
+
+from db.url import normalise
+
+
+class DatabaseConfig(BaseSettings):
+    """Read from the environment; every field's variable is in the README's table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEDGERQ_DB_",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    url: Annotated[URL, NoDecode, BeforeValidator(normalise)] = Field(
+        validation_alias="DATABASE_URL",
+        description="a URL such as postgresql://user:password@host:5432/name or sqlite:///ledgerq.sqlite3",
+    )
+    pool_size: int = Field(
+        default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
+    )
+    pool_timeout: float = Field(
+        default=10, gt=0, description="the longest wait for a free connection"
+    )
+    pool_recycle: float = Field(
+        default=1800, gt=0, description="the age at which a connection is replaced"
+    )
+    connect_timeout: float = Field(default=5, gt=0, description="the longest wait for the server")
+    statement_timeout: float = Field(
+        default=30, gt=0, description="the longest run of one statement"
+    )
+    lock_timeout: float = Field(default=5, gt=0, description="the longest wait for a row lock")
+    idle_in_transaction_timeout: float = Field(
+        default=10,
+        gt=0,
+        description="after which PostgreSQL ends a transaction whose client went silent",
+    )
+    application_name: str = Field(
+        default="ledgerq", max_length=63, description="our name in pg_stat_activity"
+    )
+    echo: bool = Field(default=False, description="true to log every statement")
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True on SQLite: one writer, one machine, for the smallest use and quick tests."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def address(self) -> str:
+        """The URL as a person may see it: without the password."""
+        return self.url.render_as_string(hide_password=True)

@@ -1,0 +1,92 @@
+"""What may be written: strict input models, apart from the tables. Jobs and services share them."""
+
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+)
+
+from db.models import TaskPriority, TaskStatus, WorkerType
+
+MAX_ID = 2**63 - 1
+MAX_TAGS = 50
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores neither NUL nor half a surrogate pair."""
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain lone surrogates")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _no_duplicates(tags: list[str]) -> list[str]:
+    if len(set(tags)) < len(tags):
+        raise ValueError("must not name a tag twice")
+    return tags
+
+
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_not_blank),
+    AfterValidator(_storable),
+]
+Title = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500),
+    AfterValidator(_not_blank),
+    AfterValidator(_storable),
+]
+Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_storable)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_storable)]
+Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_no_duplicates)]
+Id = Annotated[PositiveInt, Field(le=MAX_ID)]
+
+
+class Input(BaseModel):
+    """Strict: a number is not a string, an unknown field is an error, and no error repeats the value."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class NewProject(Input):
+    """A project to create."""
+
+    name: Name
+    description: Prose | None = None
+
+
+class NewWorker(Input):
+    """A person or agent to whom tasks can be assigned."""
+
+    name: Name
+    type: WorkerType = WorkerType.PERSON
+
+
+class NewTask(Input):
+    """A task to create; with `parent_task_id` a subtask."""
+
+    title: Title
+    project_id: Id
+    description: Prose | None = None
+    status: TaskStatus = TaskStatus.TODO
+    priority: TaskPriority = TaskPriority.NORMAL
+    tags: Tags = Field(default_factory=list)
+    assignee_id: Id | None = None
+    created_by_id: Id | None = None
+    parent_task_id: Id | None = None
+    due_at: AwareDatetime | None = None

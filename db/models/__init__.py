@@ -1,0 +1,23 @@
+"""The tables."""
+
+from db.models.audit import Action, AuditLog
+from db.models.base import Base
+from db.models.delivery import DeadLetter, ProcessedJob
+from db.models.project import Project
+from db.models.task import LEGAL_MOVES, Task, TaskPriority, TaskStatus
+from db.models.worker import Worker, WorkerType
+
+__all__ = [
+    "LEGAL_MOVES",
+    "Action",
+    "AuditLog",
+    "Base",
+    "DeadLetter",
+    "ProcessedJob",
+    "Project",
+    "Task",
+    "TaskPriority",
+    "TaskStatus",
+    "Worker",
+    "WorkerType",
+]

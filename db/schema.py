@@ -1,0 +1,57 @@
+"""The schema's version: bring it forward, and refuse to work on one that is behind."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from db.config import DatabaseConfig
+from db.engine import Database
+from db.errors import SchemaBehind
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+
+def migrate(config: DatabaseConfig, revision: str = "head") -> None:
+    """Bring the schema to a revision. Blocks; must not be called on a running event loop."""
+    command.upgrade(alembic_config(config), revision)
+
+
+def alembic_config(config: DatabaseConfig | None = None) -> Config:
+    """Alembic's own configuration, for the database given or else the environment's."""
+    alembic = Config()
+    alembic.set_main_option("script_location", str(MIGRATIONS))
+    alembic.attributes["database"] = config
+    return alembic
+
+
+def head_revision() -> str:
+    """The revision that this code was written for."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    if head is None:
+        raise RuntimeError(f"no migrations in {MIGRATIONS}")
+    return head
+
+
+async def current_revision(database: Database) -> str | None:
+    """The revision that the database is at; None if it is empty."""
+    async with database.engine.connect() as connection:
+        return await connection.run_sync(_stored_revision)
+
+
+async def require_current(database: Database) -> None:
+    """Refuse a schema that this code was not written for.
+
+    Raises:
+        SchemaBehind: the text says the command that mends it.
+    """
+    found, expected = await current_revision(database), head_revision()
+    if found != expected:
+        raise SchemaBehind(found, expected)
+
+
+def _stored_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

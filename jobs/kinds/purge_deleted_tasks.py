@@ -1,0 +1,31 @@
+"""purge_deleted_tasks: remove for good what was deleted long ago. Answers with how many tasks went."""
+
+from datetime import timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from db import tasks
+from jobs.context import JobContext
+from jobs.registry import Kind, Payload
+
+
+class PurgeDeletedTasks(Payload):
+    """How long a deleted task is kept, and how many go in one run at most."""
+
+    kind: ClassVar[str] = "purge_deleted_tasks"
+
+    older_than_days: Annotated[float, Field(ge=0, le=36_500)] = 30
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+
+
+async def handle(context: JobContext, purge: PurgeDeletedTasks) -> int:
+    return await tasks.purge(
+        context.session,
+        context.origin,
+        deleted_before=context.now - timedelta(days=purge.older_than_days),
+        limit=purge.limit,
+    )
+
+
+KIND = Kind(PurgeDeletedTasks, handle)

@@ -1,0 +1,92 @@
+"""Which kinds this worker can do."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from db.inputs import Input
+from jobs.context import JobContext
+from jobs.envelope import Envelope
+from jobs.errors import InvalidPayload, UnknownKind
+
+
+class Payload(Input):
+    """What a job carries. `kind` is the name on the wire: ours to keep, whatever the class is called."""
+
+    kind: ClassVar[str]
+
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[P]):
+    """A payload and what is done with it. `timeout` is seconds; None takes the worker's."""
+
+    payload: type[P]
+    handle: Callable[[JobContext, P], Awaitable[Any]]
+    timeout: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name on the wire."""
+        return self.payload.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[P]):
+    """An envelope whose kind is known and whose payload holds."""
+
+    kind: Kind[P]
+    payload: P
+    envelope: Envelope
+
+    async def handle(self, context: JobContext) -> Any:
+        """Do the work inside the context's transaction; returns what JSON can carry."""
+        return await self.kind.handle(context, self.payload)
+
+
+class Registry:
+    """The kinds by name. Refuses two of one name."""
+
+    def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
+        self._kinds: dict[str, Kind[Any]] = {}
+        for kind in kinds:
+            if kind.name in self._kinds:
+                raise ValueError(f"two job kinds are named {kind.name!r}")
+            self._kinds[kind.name] = kind
+
+    def __iter__(self) -> Iterator[Kind[Any]]:
+        return iter(self._kinds.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kinds
+
+    def kind(self, name: str) -> Kind[Any]:
+        """The kind of that name.
+
+        Raises:
+            UnknownKind: there is none.
+        """
+        try:
+            return self._kinds[name]
+        except KeyError:
+            raise UnknownKind(name, self._kinds) from None
+
+    def resolve(self, envelope: Envelope) -> Job[Any]:
+        """Find the kind and validate the payload.
+
+        Raises:
+            UnknownKind: no such kind here.
+            InvalidPayload: with every field at fault.
+        """
+        kind = self.kind(envelope.kind)
+        try:
+            # as JSON: there a strict model takes a date or an enum by its text, and nothing else
+            payload = kind.payload.model_validate_json(to_json(envelope.payload))
+        except ValidationError as error:
+            raise InvalidPayload.from_validation(error) from None
+        return Job(kind, payload, envelope)

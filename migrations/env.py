@@ -1,0 +1,65 @@
+"""Alembic's way in. The database comes from the caller's `config.attributes` or else from DATABASE_URL."""
+
+import asyncio
+import sys
+from typing import Literal
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel.sql.sqltypes import AutoString
+
+from db.config import DatabaseConfig
+from db.errors import LedgerqError
+from db.models import Base
+from db.models.base import UtcDateTime
+from db.settings import load
+
+
+def database() -> DatabaseConfig:
+    given = context.config.attributes.get("database")
+    if isinstance(given, DatabaseConfig):
+        return given
+    try:
+        return load(DatabaseConfig)[0]
+    except LedgerqError as error:
+        sys.exit(f"alembic: {error}")
+
+
+def as_plain_type(kind: str, value: object, _context: object) -> str | Literal[False]:
+    """Write a column's type into a migration as plain SQLAlchemy: a migration must not change with us."""
+    if kind == "type" and isinstance(value, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(value, AutoString):
+        return f"sa.String({value.length})"
+    return False
+
+
+def migrate(connection: Connection | None, config: DatabaseConfig) -> None:
+    context.configure(
+        connection=connection,
+        url=None if connection else config.url,
+        literal_binds=connection is None,
+        dialect_opts={"paramstyle": "named"},
+        target_metadata=Base.metadata,
+        render_item=as_plain_type,
+        render_as_batch=config.is_sqlite,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_online(config: DatabaseConfig) -> None:
+    engine = create_async_engine(config.url, poolclass=pool.NullPool, hide_parameters=True)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate, config)
+    finally:
+        await engine.dispose()
+
+
+if context.is_offline_mode():
+    migrate(None, database())
+else:
+    asyncio.run(migrate_online(database()))
