@@ -14,6 +14,7 @@ class DatabaseConfig(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="LEDGERQ_DB_",
+        env_ignore_empty=True,
         frozen=True,
         extra="ignore",
         populate_by_name=True,

@@ -12,15 +12,30 @@ from db.errors import SettingError
 S = TypeVar("S", bound=BaseSettings)
 
 
-def load(*kinds: type[S]) -> list[S]:
-    """Read each kind of settings from the environment.
+def load(kind: type[S]) -> S:
+    """Read the settings from the environment.
 
     Raises:
-        SettingError: a variable is missing, wrong, or has our prefix and a name that nobody reads.
+        SettingError: a variable is missing or wrong; its value is not repeated.
     """
-    prefixes = tuple(kind.model_config.get("env_prefix", "") for kind in kinds)
-    _refuse_unknown(prefixes, {name for kind in kinds for name in variables(kind)})
-    return [_load_one(kind) for kind in kinds]
+    try:
+        return kind()
+    except ValidationError as error:
+        raise _explained(kind, error) from None  # the cause would print the value, a password maybe
+
+
+def refuse_unknown(prefix: str, *kinds: type[BaseSettings]) -> None:
+    """Refuse a variable that has our prefix and a name that none of the kinds reads: a typing error.
+
+    Raises:
+        SettingError: with the name that was meant, if one is close.
+    """
+    known = {variable for kind in kinds for variable in variables(kind)}
+    for name in os.environ:
+        if name.startswith(prefix) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            cure = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            raise SettingError(name, "is not a setting of ledgerq", cure)
 
 
 def variables(kind: type[BaseSettings]) -> dict[str, str]:
@@ -32,26 +47,11 @@ def variables(kind: type[BaseSettings]) -> dict[str, str]:
     }
 
 
-def _load_one(kind: type[S]) -> S:
-    try:
-        return kind()
-    except ValidationError as error:
-        raise _explained(kind, error) from None  # the cause would print the value, a password maybe
-
-
 def _explained(kind: type[BaseSettings], error: ValidationError) -> SettingError:
     first = error.errors(include_url=False, include_input=False)[0]
     location = str(first["loc"][0])
-    names = {field: variable for variable, field in variables(kind).items()}
-    variable = names.get(location, location.upper())
-    field = kind.model_fields[variables(kind)[variable]]
+    fields = variables(kind)
+    variable = next(v for v, field in fields.items() if location.upper() in (v, field.upper()))
     problem = "is not set" if first["type"] == "missing" else first["msg"]
-    return SettingError(variable, problem, f"set it to {field.description}")
-
-
-def _refuse_unknown(prefixes: tuple[str, ...], known: set[str]) -> None:
-    for name in os.environ:
-        if name.startswith(prefixes) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            cure = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            raise SettingError(name, "is not a setting of ledgerq", cure)
+    description = kind.model_fields[fields[variable]].description
+    return SettingError(variable, problem.removeprefix("Value error, "), f"set it to {description}")

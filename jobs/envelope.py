@@ -67,7 +67,7 @@ def encode(envelope: Envelope) -> bytes:
         reserved["_actor"] = envelope.actor
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
-    body = {
+    body: dict[str, Any] = {
         "t": envelope.attempt,
         "f": envelope.wire_name,
         "a": [],

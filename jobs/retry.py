@@ -39,10 +39,9 @@ def decide(error: Exception, attempt: int, policy: Policy) -> Retry | Buried:
             return Buried(_reason(error), error, problems)
         case _ if is_permanent(error):
             return Buried("refused", error)
-        case _ if is_transient(error):
-            return _again_or_buried("unavailable", error, attempt, policy)
         case _:
-            return _again_or_buried("failed", error, attempt, policy)
+            reason = "unavailable" if is_transient(error) else "failed"
+            return _again_or_buried(reason, error, attempt, policy)
 
 
 def _again_or_buried(reason: str, error: Exception, attempt: int, policy: Policy) -> Retry | Buried:

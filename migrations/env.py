@@ -21,7 +21,7 @@ def database() -> DatabaseConfig:
     if isinstance(given, DatabaseConfig):
         return given
     try:
-        return load(DatabaseConfig)[0]
+        return load(DatabaseConfig)
     except LedgerqError as error:
         sys.exit(f"alembic: {error}")
 

@@ -1,0 +1,88 @@
+"""The composition root: settings in, a worker out. `arq worker.app.WorkerSettings` starts here too."""
+
+import sys
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Any
+
+from arq.worker import Function, func, get_kwargs
+
+from db.errors import LedgerqError
+from jobs import kinds
+from jobs.registry import Registry
+from jobs.schedule import SCHEDULE, Recurring
+from worker.config import Config, WorkerConfig, load_config
+from worker.connection import connect, settings_for_arq_check
+from worker.cron import cron_jobs
+from worker.dispatch import dispatcher
+from worker.engine import JobWorker
+from worker.lifecycle import Lifecycle
+from worker.wire import UNROUTABLE, to_wire, unpacker
+
+_OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth jobs.retry decides
+
+
+def build_worker(
+    config: Config,
+    *,
+    registry: Registry | None = None,
+    schedule: Iterable[Recurring] = SCHEDULE,
+    **overrides: Any,
+) -> JobWorker:
+    """Our engine, ready to run. `overrides` are arq's own arguments, such as `burst=True`."""
+    settings = worker_settings(config, registry or kinds.registry(), schedule)
+    return JobWorker(**{**get_kwargs(settings), **overrides})
+
+
+def worker_settings(
+    config: Config, registry: Registry, schedule: Iterable[Recurring] = SCHEDULE
+) -> Any:
+    """The class that arq's command line wants. It is flat: arq does not look at base classes."""
+    config = config.for_worker()
+    lifecycle = Lifecycle(config, registry)
+    scheduled = cron_jobs(schedule, max_tries=_OURS_TO_DECIDE)
+    functions = [*(_function(kind.name) for kind in registry), _function(UNROUTABLE)]
+    names = {function.name for function in functions} | {job.name for job in scheduled}
+    worker = config.worker
+
+    return type(
+        "WorkerSettings",
+        (),
+        {
+            "functions": functions,
+            "cron_jobs": scheduled,
+            "timezone": UTC,
+            "queue_name": worker.queue,
+            "redis_pool": connect(worker),
+            "redis_settings": settings_for_arq_check(worker),
+            "on_startup": lifecycle.startup,
+            "on_shutdown": lifecycle.shutdown,
+            "max_jobs": worker.max_jobs,
+            "max_tries": _OURS_TO_DECIDE,
+            "job_timeout": _longest_timeout(worker, registry) + 10,  # ours comes first
+            "job_completion_wait": worker.drain_timeout,
+            "keep_result": worker.keep_result,
+            "poll_delay": worker.poll_delay,
+            "job_serializer": to_wire,
+            "job_deserializer": unpacker(names),
+            "log_results": False,
+        },
+    )
+
+
+def _function(name: str) -> Function:
+    return func(dispatcher(name), name=name)
+
+
+def _longest_timeout(worker: WorkerConfig, registry: Registry) -> float:
+    return max(kind.timeout or worker.job_timeout for kind in registry)
+
+
+def __getattr__(name: str) -> Any:
+    """`WorkerSettings` reads the environment when it is asked for, not when this module is imported."""
+    if name != "WorkerSettings":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return worker_settings(load_config(), kinds.registry())
+    except LedgerqError as error:
+        sys.exit(f"ledgerq: {error}")

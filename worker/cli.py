@@ -1,0 +1,240 @@
+"""The command line. Every error of ours is one line on standard error and exit status 1."""
+
+import asyncio
+import json
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from db.config import DatabaseConfig
+from db.errors import LedgerqError
+from db.schema import head_revision
+from db.schema import migrate as migrate_schema
+from db.settings import load
+from jobs import kinds as catalogue
+from jobs.errors import InvalidPayload
+from jobs.registry import Payload
+from worker import health as health_checks
+from worker.app import build_worker
+from worker.client import EnqueuedJob, JobClient
+from worker.config import WorkerConfig, load_config
+from worker.demo import run as demonstration
+from worker.demo.plan import LEAST_JOBS
+from worker.dev import run_dev
+from worker.logs import configure_logging
+
+app = typer.Typer(
+    name="ledgerq",
+    help="Background jobs whose database effects happen exactly once, with the audit trail to prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+
+
+def main() -> None:
+    """The `ledgerq` command."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        app()
+    except LedgerqError as error:
+        err.print(f"ledgerq: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _end(signum: int, _frame: object) -> NoReturn:
+    """SIGTERM ends a command by the way on which its servers are stopped."""
+    sys.exit(128 + signum)
+
+
+@app.command()
+def worker() -> None:
+    """Run jobs from the queue until SIGTERM or SIGINT."""
+    config = load_config()
+    configure_logging(config.worker)
+    build_worker(config).run()
+
+
+@app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="Where to, by Alembic's names.")] = "head",
+) -> None:
+    """Bring the database's schema up to date."""
+    migrate_schema(load(DatabaseConfig), revision)
+    out.print(f"The schema is at {head_revision() if revision == 'head' else revision}.")
+
+
+@app.command()
+def enqueue(
+    kind: Annotated[str, typer.Argument(help="What to do: see `ledgerq kinds`.")],
+    payload: Annotated[str, typer.Option(help="The job's fields, a JSON object.")] = "{}",
+    job_id: Annotated[str | None, typer.Option(help="The idempotency key.")] = None,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds before it may run.")] = 0,
+    actor: Annotated[str, typer.Option(help="Who asks, for the audit log.")] = "cli",
+    wait: Annotated[
+        float | None, typer.Option(help="Wait for the result, at most so many seconds.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put one job on the queue."""
+    checked = _checked(kind, payload)
+    asyncio.run(_enqueue(checked, job_id, delay, actor, wait, as_json=as_json))
+
+
+def _checked(kind: str, payload: str) -> Payload:
+    try:
+        return catalogue.registry().kind(kind).payload.model_validate_json(payload)
+    except ValidationError as error:
+        raise InvalidPayload.from_validation(error) from None
+
+
+async def _enqueue(
+    payload: Payload,
+    job_id: str | None,
+    delay: float,
+    actor: str,
+    wait: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    async with JobClient.open(load(WorkerConfig)) as client:
+        later = timedelta(seconds=delay)
+        job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor)
+        answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
+        if wait is not None:
+            answer["result"] = await _result(job, wait)
+    if as_json:
+        _print_json(answer)
+        return
+    out.print(
+        f"{payload.kind} is job {job.job_id}"
+        + ("" if job.is_new else ", which was there before")
+        + (f"; it answered {answer['result']}" if wait is not None else ""),
+        markup=False,
+        highlight=False,
+    )
+
+
+async def _result(job: EnqueuedJob, seconds: float) -> Any:
+    try:
+        return await job.result(timeout=seconds)
+    except TimeoutError:
+        raise StillRunning(job.job_id, seconds) from None
+
+
+class StillRunning(LedgerqError):
+    """The job has not ended in the time that the caller would wait."""
+
+    def __init__(self, job_id: str, seconds: float) -> None:
+        super().__init__(f"--wait: job {job_id} has not ended within {seconds:g} s; it goes on")
+
+
+@app.command()
+def health(
+    require_worker: Annotated[
+        bool, typer.Option("--worker", help="Fail too if no worker lives.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask Redis, the database and the workers; exit status 0 if all is well."""
+    checks = asyncio.run(health_checks.check(load_config()))
+    ok = all(check.ok for check in checks if require_worker or check.name != "workers")
+    if as_json:
+        found = {check.name: {"ok": check.ok, "detail": check.detail} for check in checks}
+        _print_json({"ok": ok, **found})
+    else:
+        for check in checks:
+            mark = "[green]ok[/]  " if check.ok else "[red]down[/]"
+            out.print(f"{mark} {check.name:<9}", end="")
+            out.print(check.detail, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def kinds(as_json: AsJson = False) -> None:
+    """What can be enqueued, with the JSON schema of each payload."""
+    schemas = {kind.name: kind.payload.model_json_schema() for kind in catalogue.CATALOGUE}
+    if as_json:
+        _print_json(schemas)
+        return
+    for name, schema in schemas.items():
+        table = Table("field", "type", "required", title=name, title_justify="left")
+        for field, rules in schema.get("properties", {}).items():
+            required = "yes" if field in schema.get("required", ()) else ""
+            table.add_row(field, _type_of(rules, schema), required)
+        out.print(table)
+
+
+def _type_of(rules: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "$ref" in rules:
+        rules = schema["$defs"][rules["$ref"].rpartition("/")[2]]
+    if "enum" in rules:
+        return " | ".join(rules["enum"])
+    if "anyOf" in rules:
+        return " | ".join(_type_of(each, schema) for each in rules["anyOf"])
+    if rules.get("type") == "array":
+        return f"[{_type_of(rules['items'], schema)}]"
+    return str(rules.get("format") or rules.get("type") or "any")
+
+
+@app.command()
+def demo(
+    jobs: Annotated[int, typer.Option(min=LEAST_JOBS, max=1_000_000)] = 1_000,
+    as_json: AsJson = False,
+) -> None:
+    """Run real jobs through a real Redis into a real PostgreSQL of their own, and count."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err,
+        disable=as_json or not err.is_terminal, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("jobs enqueued", total=jobs)
+        report = demonstration.run(
+            jobs,
+            say=lambda text: None if as_json else err.print(f"{text} …", highlight=False),
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        _print_report(report)
+    raise typer.Exit(0 if report.tally.agrees else 1)
+
+
+def _print_report(report: demonstration.Report) -> None:
+    table = Table("what", "count", title="In the database", title_justify="left")
+    for name, value in report.as_json().items():
+        if name != "wrong":
+            table.add_row(name.replace("_", " "), str(value))
+    out.print(table)
+    if report.tally.agrees:
+        out.print("[green]Every job has exactly its rows and its audit entries.[/]")
+    for line in report.tally.wrong[:20]:
+        out.print(line, style="red", markup=False)
+
+
+@app.command()
+def dev(
+    folder: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path(
+        ".ledgerq"
+    ),
+    reset: Annotated[bool, typer.Option("--reset", help="Wipe that data first.")] = False,
+) -> None:
+    """Keep a PostgreSQL, a Redis and a worker running for development; data stays between runs."""
+    run_dev(folder, reset=reset, console=err)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - unwrapped and uncoloured

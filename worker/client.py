@@ -1,0 +1,201 @@
+"""For producers: put jobs on the queue, and wait for what they answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from arq.connections import ArqRedis
+from arq.jobs import Job
+
+from db.errors import LedgerqError
+from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, encode
+from jobs.registry import Payload
+from worker.config import WorkerConfig
+from worker.connection import connect, require_redis
+from worker.keys import job_key, result_key
+from worker.wire import from_wire
+
+BATCH = 500  # jobs in one round trip
+_ENQUEUE = (Path(__file__).parent / "lua" / "enqueue.lua").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job to enqueue. The same `job_id` again is the same job: it is not enqueued a second time."""
+
+    payload: Payload
+    job_id: str | None = None
+    delay: timedelta = timedelta(0)
+    actor: str = UNKNOWN_ACTOR
+    trace_id: str | None = None
+
+
+class JobFailed(LedgerqError):
+    """The job ended among the dead letters."""
+
+    def __init__(self, job_id: str, message: str) -> None:
+        self.job_id, self.message = job_id, message
+        super().__init__(f"job {job_id} failed: {message}")
+
+
+class ResultExpired(LedgerqError):
+    """The job is neither queued nor is its result kept any more: see LEDGERQ_KEEP_RESULT."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id}: neither queued nor is its result kept")
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueuedJob:
+    """A job on the queue. `is_new` is False if one with its id was there already, or is just done."""
+
+    job_id: str
+    is_new: bool
+    _redis: ArqRedis
+
+    async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in arq
+        """Wait for what the job answers, at most `timeout` seconds.
+
+        Raises:
+            JobFailed: it was buried.
+            ResultExpired: it is not queued and its result is not kept any more.
+            TimeoutError: it has not ended in time.
+        """
+        async with asyncio.timeout(timeout):
+            return (await results([self]))[0]
+
+    @property
+    def as_arq_job(self) -> Job:
+        """arq's own handle: `status()`, `info()`, `abort()`."""
+        return Job(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
+
+
+class JobClient:
+    """Puts jobs on one queue. Make one per process and share it: `async with JobClient.open(config)`."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._enqueue = redis.register_script(_ENQUEUE)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: WorkerConfig) -> AsyncIterator["JobClient"]:
+        """A client for the length of the block.
+
+        Raises:
+            Unreachable: Redis does not answer.
+        """
+        redis = connect(config)
+        try:
+            await require_redis(redis)
+            yield cls(redis)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+    async def enqueue(
+        self,
+        payload: Payload,
+        *,
+        job_id: str | None = None,
+        delay: timedelta = timedelta(0),
+        actor: str = UNKNOWN_ACTOR,
+        trace_id: str | None = None,
+    ) -> EnqueuedJob:
+        """Enqueue one job; when this returns, Redis has it.
+
+        Args:
+            payload: what the job carries; its class says the kind.
+            job_id: the idempotency key; without one each call is a new job.
+            delay: not to be run before then.
+            actor: who asks, for the audit log.
+            trace_id: kept in the audit log beside it.
+        """
+        request = Request(payload, job_id, delay, actor, trace_id)
+        return (await self.enqueue_many([request]))[0]
+
+    async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
+        """Enqueue many jobs, some hundreds in each round trip; answers in the order asked."""
+        wanted = [r if isinstance(r, Request) else Request(r) for r in requests]
+        jobs: list[EnqueuedJob] = []
+        for start in range(0, len(wanted), BATCH):
+            jobs += await self._enqueue_batch(wanted[start : start + BATCH])
+        return jobs
+
+    async def _enqueue_batch(self, requests: Sequence[Request]) -> list[EnqueuedJob]:
+        ids = [_checked_id(request) for request in requests]
+        arguments: list[bytes | str | int] = []
+        for job_id, request in zip(ids, requests, strict=True):
+            arguments += [job_id, _body(request), _milliseconds(request.delay)]
+        added = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
+        return [
+            EnqueuedJob(job_id, bool(is_new), self._redis)
+            for job_id, is_new in zip(ids, added, strict=True)
+        ]
+
+
+async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
+    """Wait until all of these have ended; their answers, in the same order.
+
+    Raises:
+        JobFailed: the first of them that was buried.
+        ResultExpired: one is neither queued nor is its result kept.
+    """
+    found: dict[str, Any] = {}
+    pause = 0.01
+    while missing := [job for job in jobs if job.job_id not in found]:
+        for start in range(0, len(missing), BATCH):
+            found |= await _ended(missing[start : start + BATCH])
+        if len(found) < len(jobs):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+    return [found[job.job_id] for job in jobs]
+
+
+async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
+    """The answers of those that have ended, in one round trip."""
+    redis = jobs[0]._redis  # noqa: SLF001 - ours
+    values = await redis.mget(
+        [key for job in jobs for key in (job_key(job.job_id), result_key(job.job_id))]
+    )
+    pairs = zip(jobs, values[::2], values[1::2], strict=True)
+    return {
+        job.job_id: _answer(job.job_id, from_wire(result) if result else None)
+        for job, body, result in pairs
+        if result or not body
+    }
+
+
+def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
+    if result is None:
+        raise ResultExpired(job_id)
+    if not result["s"]:
+        reason = result["r"]
+        raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
+    return result["r"]
+
+
+def _checked_id(request: Request) -> str:
+    if request.job_id is None:
+        return uuid4().hex
+    check_job_id(request.job_id)
+    return request.job_id
+
+
+def _body(request: Request) -> bytes:
+    envelope = Envelope(
+        kind=request.payload.kind,
+        payload=request.payload.model_dump(mode="json", exclude_unset=True),
+        actor=request.actor,
+        trace_id=request.trace_id,
+    )
+    return encode(envelope)
+
+
+def _milliseconds(delay: timedelta) -> int:
+    return max(0, int(delay.total_seconds() * 1000))

@@ -1,0 +1,112 @@
+"""How the worker runs. All times are seconds."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from db.config import DatabaseConfig
+from db.settings import load, refuse_unknown
+from jobs.retry import Policy
+
+PREFIX = "LEDGERQ_"
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("is not a Redis URL")
+    try:
+        _ = parts.port
+        if parts.scheme != "unix":
+            int(parts.path.strip("/") or 0)
+    except ValueError:
+        raise ValueError("has a port or a database that is not a number") from None
+    return url
+
+
+class WorkerConfig(BaseSettings):
+    """Read from the environment; every field's variable is in the README's table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+        validation_alias="REDIS_URL",
+        description="a URL such as redis://:password@host:6379/0, rediss://… or unix:///path",
+    )
+    queue: str = Field(
+        default="arq:queue", min_length=1, description="the queue's key on Redis, as in arq"
+    )
+    max_jobs: int = Field(
+        default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
+    )
+    job_timeout: float = Field(
+        default=60, gt=0, description="the longest run of one job, where its kind says nothing"
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=1000, description="the attempts before a failing job is buried"
+    )
+    drain_timeout: int = Field(
+        default=20, ge=1, description="how long running jobs may go on after SIGTERM"
+    )
+    keep_result: int = Field(
+        default=3600, ge=0, description="how long a job's result stays on Redis"
+    )
+    poll_delay: float = Field(
+        default=0.1, gt=0, le=60, description="the pause between two looks at the queue"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="console, json, or auto: console on a terminal, else json"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """How patient a worker is with its jobs."""
+        return Policy(timeout=self.job_timeout, max_attempts=self.max_attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of one process."""
+
+    worker: WorkerConfig
+    database: DatabaseConfig
+
+    def for_worker(self) -> Self:
+        """Each running job needs one connection; a dead letter or a check may need another."""
+        database = self.database.model_copy(
+            update={
+                "pool_size": max(self.database.pool_size, self.worker.max_jobs + 2),
+                "application_name": process_name(),
+            }
+        )
+        return type(self)(self.worker, database)
+
+
+def load_config() -> Config:
+    """Read all settings from the environment.
+
+    Raises:
+        SettingError: one is missing, wrong, or has a name that nobody reads.
+    """
+    refuse_unknown(PREFIX, WorkerConfig, DatabaseConfig)
+    return Config(load(WorkerConfig), load(DatabaseConfig))
+
+
+def process_name() -> str:
+    """Our name among all workers: in pg_stat_activity, Redis' client list, health and logs."""
+    return f"ledgerq:{socket.gethostname()[:40]}:{os.getpid()}"

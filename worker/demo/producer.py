@@ -1,0 +1,58 @@
+"""The demo's second process, `python -m worker.demo.producer JOBS SEED`. It knows Redis only.
+
+One line of JSON on standard output for each job that it enqueued: its id, kind and payload.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from db.settings import load
+from jobs.registry import Payload
+from worker.client import EnqueuedJob, JobClient, Request, results
+from worker.config import WorkerConfig
+from worker.demo.plan import Plan
+
+ACTOR = "agent:demo"
+
+
+async def produce(jobs: int, seed: int) -> None:
+    """Enqueue the plan in the order in which its jobs need each other's ids."""
+    plan = Plan(jobs, seed=seed)
+    async with JobClient.open(load(WorkerConfig)) as client:
+        projects_jobs = await enqueue(client, plan.create_projects())
+        worker_jobs = await enqueue(client, plan.create_workers())
+        projects, workers = await results(projects_jobs), await results(worker_jobs)
+        wanted = list(plan.create_tasks(projects, workers))
+        tasks: list[int] = await results(await enqueue(client, wanted))
+        parents = list(zip(tasks, wanted, strict=True))[: len(tasks) // 2]
+        leaves = tasks[len(parents) :]  # deleting one of these deletes nothing else
+        moved, deleted = leaves[: plan.changes], leaves[plan.changes :]
+        last = await enqueue(client, plan.create_subtasks(parents, workers))
+        last += await enqueue(client, plan.change_statuses(moved))
+        last += await enqueue(client, plan.delete_tasks(deleted))
+        await results(last)
+
+
+async def enqueue(client: JobClient, payloads: Iterable[Payload]) -> list[EnqueuedJob]:
+    """Put them on the queue and say so."""
+    wanted = list(payloads)
+    jobs = await client.enqueue_many(Request(payload, actor=ACTOR) for payload in wanted)
+    _say(jobs, wanted)
+    return jobs
+
+
+def _say(jobs: Sequence[EnqueuedJob], payloads: Sequence[Payload]) -> None:
+    for job, payload in zip(jobs, payloads, strict=True):
+        line: dict[str, Any] = {
+            "job_id": job.job_id,
+            "kind": payload.kind,
+            "payload": payload.model_dump(mode="json"),
+        }
+        print(json.dumps(line), flush=True)  # noqa: T201 - its output is what it is for
+
+
+if __name__ == "__main__":
+    asyncio.run(produce(int(sys.argv[1]), int(sys.argv[2])))

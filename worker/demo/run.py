@@ -1,0 +1,124 @@
+"""The demo from its first to its last step: servers, migrations, a worker, a producer, the count."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from db.config import DatabaseConfig
+from db.engine import open_database
+from db.errors import LedgerqError
+from db.schema import migrate
+from worker.demo.count import SENT, Sent, Tally, tally
+from worker.embedded import Servers, servers, stop
+
+SEED = 20_261_123
+_PATIENCE = 10  # seconds until a worker that started is seen, or its failure is told
+
+
+class DemoError(LedgerqError):
+    """A process of the demo failed; the text is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the demo prints. `seconds` runs from the first job enqueued to the last one answered."""
+
+    tally: Tally
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object for programs."""
+        counts = asdict(self.tally)
+        wrong = counts.pop("wrong")
+        return {
+            **counts,
+            "seconds": round(self.seconds, 3),
+            "jobs_per_second": round(self.tally.jobs / self.seconds, 1),
+            "agrees": self.tally.agrees,
+            "wrong": wrong[:20],
+        }
+
+
+def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None]) -> Report:
+    """Run the whole demonstration in a throw-away folder.
+
+    Args:
+        jobs: how many to enqueue.
+        say: told what happens next, for a person.
+        progress: told how many jobs have been enqueued so far.
+    """
+    with tempfile.TemporaryDirectory(prefix="ledgerq-") as folder:
+        say("Starting PostgreSQL and Redis")
+        with servers(Path(folder)) as running:
+            database = DatabaseConfig(url=running.database_url)
+            say("Migrating the database")
+            migrate(database)
+            with _worker(running, Path(folder) / "worker.log"):
+                say(f"Enqueuing {jobs} jobs from a second process")
+                sent, seconds = _produce(running, jobs, progress)
+            say("Counting in the database")
+            return Report(asyncio.run(_count(database, sent)), seconds)
+
+
+@contextmanager
+def _worker(running: Servers, log: Path) -> Iterator[None]:
+    """A worker process for the length of the block; it must end cleanly when told to."""
+    with log.open("wb") as output:
+        worker = _python("-m", "worker", "worker", servers=running, stderr=output)
+        try:
+            yield
+        finally:
+            status = stop(worker, seconds=30)
+    if status != 0:
+        raise DemoError(f"the worker ended with status {status}: {_last_line(log)}")
+
+
+def _produce(
+    running: Servers, jobs: int, progress: Callable[[int], None]
+) -> tuple[list[Sent], float]:
+    started = time.perf_counter()
+    arguments = ("-m", "worker.demo.producer", str(jobs), str(SEED))
+    producer = _python(*arguments, servers=running, stdout=subprocess.PIPE)
+    sent: list[Sent] = []
+    try:
+        for line in producer.stdout or ():
+            sent.append(SENT.validate_json(line))
+            progress(len(sent))
+        status = producer.wait()
+    finally:
+        stop(producer)
+    if status != 0 or len(sent) != jobs:
+        raise DemoError(f"the producer ended with status {status} after {len(sent)} jobs")
+    return sent, time.perf_counter() - started
+
+
+async def _count(database: DatabaseConfig, sent: list[Sent]) -> Tally:
+    async with open_database(database) as opened, opened.sessions() as session:
+        return await tally(session, sent)
+
+
+def _python(
+    *arguments: str,
+    servers: Servers,
+    stdout: int | None = None,
+    stderr: IO[bytes] | None = None,
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, **servers.environment, "LEDGERQ_LOG_FORMAT": "json"},
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "it said nothing"

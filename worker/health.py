@@ -1,0 +1,106 @@
+"""Is all well? Each worker says on Redis that it lives; `check` asks Redis, the database and the workers."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from db.engine import open_database
+from db.errors import LedgerqError
+from db.schema import require_current
+from worker.config import Config
+from worker.connection import address_of, connect, require_redis
+from worker.keys import WORKERS
+
+BEAT = 5.0  # seconds between two signs of life
+SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
+_FORGOTTEN = 3600.0
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def check(config: Config) -> list[Check]:
+    """Look at Redis, the database, its schema, and which workers live."""
+    return [*await _check_redis(config), *await _check_database(config)]
+
+
+async def keep_beating(redis: ArqRedis, worker: str) -> None:
+    """Show that this worker lives, until cancelled; then take its name off."""
+    try:
+        while True:
+            try:
+                await beat(redis, worker)
+            except (RedisError, OSError) as error:
+                log.warning("worker.heartbeat_missed", error=str(error))
+            await asyncio.sleep(BEAT)
+    finally:
+        try:
+            await redis.zrem(WORKERS, worker)
+        except (RedisError, OSError) as error:
+            log.warning("worker.heartbeat_missed", error=str(error))
+
+
+async def beat(redis: ArqRedis, worker: str) -> None:
+    """One sign of life, by Redis' clock."""
+    now = await _now(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zadd(WORKERS, {worker: now})
+        pipe.zremrangebyscore(WORKERS, "-inf", now - _FORGOTTEN)
+        await pipe.execute()
+
+
+async def living_workers(redis: ArqRedis) -> list[str]:
+    """The workers that showed a sign of life in the last `SILENCE` seconds."""
+    since = await _now(redis) - SILENCE
+    return [name.decode() for name in await redis.zrangebyscore(WORKERS, since, "+inf")]
+
+
+async def _now(redis: ArqRedis) -> float:
+    seconds, microseconds = await redis.time()
+    return float(seconds) + float(microseconds) / 1e6
+
+
+async def _check_redis(config: Config) -> list[Check]:
+    redis = connect(config.worker)
+    try:
+        await require_redis(redis)
+        queued = await redis.zcard(config.worker.queue)
+        workers = await living_workers(redis)
+    except (LedgerqError, RedisError, OSError) as error:
+        return [Check("redis", ok=False, detail=str(error)), _no_workers("Redis does not answer")]
+    finally:
+        await redis.aclose(close_connection_pool=True)
+    found = Check("workers", ok=True, detail=", ".join(workers))
+    return [
+        Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued"),
+        found if workers else _no_workers(f"none seen in the last {SILENCE:g} s"),
+    ]
+
+
+def _no_workers(why: str) -> Check:
+    return Check("workers", ok=False, detail=why)
+
+
+async def _check_database(config: Config) -> list[Check]:
+    async with open_database(config.database) as database:
+        try:
+            await database.ping()
+        except LedgerqError as error:
+            return [Check("database", ok=False, detail=str(error))]
+        answered = Check("database", ok=True, detail=config.database.address)
+        try:
+            await require_current(database)
+        except LedgerqError as error:
+            return [answered, Check("schema", ok=False, detail=str(error))]
+    return [answered, Check("schema", ok=True, detail="current")]

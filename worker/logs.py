@@ -1,0 +1,54 @@
+"""Logs: one structured line per fact, for a person on a terminal or as JSON for a program."""
+
+import logging
+import sys
+
+import structlog
+
+from worker.config import WorkerConfig
+from worker.dispatch import JobBuried
+
+
+def configure_logging(config: WorkerConfig) -> None:
+    """Send our log lines and those of the libraries to standard error, in one format."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _renderer(config),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=config.log_level, force=True)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    _quieten_arq()
+
+
+def _renderer(config: WorkerConfig) -> structlog.typing.Processor:
+    if config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty()):
+        return structlog.dev.ConsoleRenderer()
+    return structlog.processors.JSONRenderer()
+
+
+def _quieten_arq() -> None:
+    """arq logs payloads at INFO, and each buried job with a traceback; we have a line for each job."""
+    arq = logging.getLogger("arq")
+    arq.handlers.clear()
+    arq.setLevel(logging.WARNING)
+    logging.getLogger("arq.worker").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], JobBuried))

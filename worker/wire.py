@@ -1,0 +1,60 @@
+"""arq's side of the wire: how its hooks for (de)serialising read and write our JSON."""
+
+import time
+from collections.abc import Callable, Container
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from jobs.envelope import decode
+from jobs.errors import Undecodable
+
+UNROUTABLE = "ledgerq.unroutable"  # arq's name for the function that takes what no kind fits
+
+
+def to_wire(content: dict[str, Any]) -> bytes:
+    """A job or a result as JSON. An error becomes its name and text; a body is shown as what it holds."""
+    if content.get("a") and isinstance(content["a"][0], bytes):
+        content = {**content, **_as_sent(content["a"][0])}
+    return to_json(content, bytes_mode="base64", fallback=_as_text)
+
+
+def from_wire(body: bytes) -> Any:
+    """A job or a result from JSON; never pickle, which would run what it reads."""
+    return from_json(body)
+
+
+def unpacker(names: Container[str]) -> Callable[[bytes], dict[str, Any]]:
+    """What arq's worker reads jobs with: it finds the function's name and leaves the body whole.
+
+    It never raises: arq would delete the body. What can't be read, or has no function here, goes
+    to the function `UNROUTABLE`, and the flow of jobs says what is wrong with it.
+    """
+
+    def unpack(body: bytes) -> dict[str, Any]:
+        try:
+            envelope = decode(body)
+        except Undecodable:
+            return _routed(UNROUTABLE, body, None, int(time.time() * 1000))
+        name = envelope.wire_name if envelope.wire_name in names else UNROUTABLE
+        return _routed(name, body, envelope.attempt, envelope.enqueued_ms)
+
+    return unpack
+
+
+def _routed(name: str, body: bytes, attempt: int | None, enqueued_ms: int) -> dict[str, Any]:
+    return {"f": name, "a": [body], "k": {}, "t": attempt, "et": enqueued_ms}
+
+
+def _as_sent(body: bytes) -> dict[str, Any]:
+    try:
+        envelope = decode(body)
+    except Undecodable:
+        return {}
+    return {"f": envelope.wire_name, "a": [], "k": dict(envelope.payload)}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, BaseException):
+        return {"error": type(value).__name__, "message": str(value)}
+    return str(value)
