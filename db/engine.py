@@ -1,7 +1,9 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +116,13 @@ def _teach_sqlite(engine: AsyncEngine) -> None:
     def begin(connection: Any) -> None:
         # a reader that turns writer under a deferred BEGIN fails at once instead of waiting
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def let_go(_connection: Any, _record: Any, _error: BaseException | None) -> None:
+        # a cancelled INSERT … RETURNING keeps the write lock, closed or not, until its cursor,
+        # which hangs in the traceback of the cancellation, is collected
+        with suppress(RuntimeError):  # no loop, no cancellation
+            asyncio.get_running_loop().call_later(0.01, gc.collect)
 
 
 def _is_driver_error(error: Exception) -> bool:

@@ -21,17 +21,22 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     this reports. If it committed, the block ends normally, though it was cancelled; the request
     to stop stays visible in `asyncio.current_task().cancelling()`. If it failed, its error is raised.
     """
-    async with sessions() as session:
-        try:
-            yield session
-            await session.flush()
-        except BaseException:
-            with suppress(
-                SQLAlchemyError
-            ):  # a connection that cannot roll back is gone: so are the writes
-                await _to_its_end(session.rollback())
-            raise
-        await _to_its_end(session.commit())
+    session = sessions()
+    try:
+        yield session
+        await session.flush()
+    except BaseException:
+        with suppress(SQLAlchemyError):  # a connection that can't roll back is gone, its writes too
+            await _to_its_end(session.close())  # which rolls back
+        raise
+    await _to_its_end(_commit_and_close(session))
+
+
+async def _commit_and_close(session: AsyncSession) -> None:
+    try:
+        await session.commit()
+    finally:
+        await session.close()
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:

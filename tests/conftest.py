@@ -1,0 +1,183 @@
+"""Servers of our own for the whole run, a fresh database and an empty Redis for each test.
+
+TEST_DATABASE_URL (a superuser's) and TEST_REDIS_URL run the same tests on servers of yours.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import hypothesis
+import pytest
+import redis as redis_sync
+from sqlalchemy.engine import URL, make_url
+
+from db.config import DatabaseConfig
+from db.engine import Database, Sessions, build_database
+from db.schema import migrate
+from worker import embedded
+from worker.client import JobClient
+from worker.config import Config, WorkerConfig
+
+hypothesis.settings.register_profile("ledgerq", deadline=None, database=None)
+hypothesis.settings.load_profile("ledgerq")
+
+TEMPLATE = "ledgerq_template"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith("LEDGERQ_") or name in {"DATABASE_URL", "REDIS_URL"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _keep_log_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker inside the tests must not take over the process's logging."""
+    monkeypatch.setattr("worker.lifecycle.configure_logging", lambda config: None)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A PostgreSQL server; the URL of its administrator's database."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield make_url(given)
+        return
+    with embedded.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield make_url(url)
+
+
+@pytest.fixture(scope="session")
+def template(postgresql: URL) -> str:
+    """A database made by the migrations, to copy."""
+    asyncio.run(_recreate(postgresql, TEMPLATE))
+    migrate(DatabaseConfig(url=postgresql.set(database=TEMPLATE)))
+    return TEMPLATE
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql: URL) -> Iterator[URL]:
+    """A database of its own, without a schema."""
+    name = f"test_{uuid4().hex}"
+    asyncio.run(_recreate(postgresql, name))
+    yield postgresql.set(database=name)
+    asyncio.run(_administer(postgresql, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def postgresql_url(postgresql: URL, template: str) -> Iterator[URL]:
+    """A database of its own, with the schema."""
+    name = f"test_{uuid4().hex}"
+    asyncio.run(_administer(postgresql, f'CREATE DATABASE "{name}" TEMPLATE {template}'))
+    yield postgresql.set(database=name)
+    asyncio.run(_administer(postgresql, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a database made by the migrations."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
+    migrate(DatabaseConfig(url=f"sqlite:///{path}"))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: bytes, tmp_path: Path) -> URL:
+    """A SQLite file of its own, with the schema."""
+    path = tmp_path / "test.sqlite3"
+    path.write_bytes(sqlite_template)
+    return make_url(f"sqlite:///{path}")
+
+
+@pytest.fixture
+async def database(postgresql_url: URL) -> AsyncIterator[Database]:
+    """A PostgreSQL database with the schema."""
+    built = build_database(DatabaseConfig(url=postgresql_url))
+    yield built
+    await built.dispose()
+
+
+@pytest.fixture
+def sessions(database: Database) -> Sessions:
+    """Sessions on that database."""
+    return database.sessions
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def any_url(request: pytest.FixtureRequest) -> URL:
+    """The same test on PostgreSQL and on SQLite, with the schema."""
+    url: URL = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def any_database(any_url: URL) -> AsyncIterator[Database]:
+    """Either database."""
+    built = build_database(DatabaseConfig(url=any_url))
+    yield built
+    await built.dispose()
+
+
+@pytest.fixture
+def any_sessions(any_database: Database) -> Sessions:
+    """Sessions on either."""
+    return any_database.sessions
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server; its URL."""
+    given = os.environ.get("TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    with embedded.redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """An empty Redis."""
+    with redis_sync.Redis.from_url(redis_server) as client:
+        client.flushdb()
+    return redis_server
+
+
+@pytest.fixture
+def config(postgresql_url: URL, redis_url: str) -> Config:
+    """Settings for a quick worker on both servers."""
+    return Config(
+        WorkerConfig(redis_url=redis_url, poll_delay=0.02, drain_timeout=5),
+        DatabaseConfig(url=postgresql_url),
+    )
+
+
+@pytest.fixture
+async def client(config: Config) -> AsyncIterator[JobClient]:
+    """A producer."""
+    async with JobClient.open(config.worker) as opened:
+        yield opened
+
+
+async def _recreate(postgresql: URL, name: str) -> None:
+    await _administer(postgresql, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await _administer(postgresql, f'CREATE DATABASE "{name}"')
+
+
+async def _administer(postgresql: URL, statement: str) -> None:
+    connection = await asyncpg.connect(plain(postgresql))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def plain(url: URL) -> str:
+    """The URL as asyncpg itself takes it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -95,7 +96,8 @@ def enqueue(
 
 def _checked(kind: str, payload: str) -> Payload:
     try:
-        return catalogue.registry().kind(kind).payload.model_validate_json(payload)
+        model: type[Payload] = catalogue.registry().kind(kind).payload
+        return model.model_validate_json(payload)
     except ValidationError as error:
         raise InvalidPayload.from_validation(error) from None
 
@@ -173,7 +175,7 @@ def kinds(as_json: AsJson = False) -> None:
         table = Table("field", "type", "required", title=name, title_justify="left")
         for field, rules in schema.get("properties", {}).items():
             required = "yes" if field in schema.get("required", ()) else ""
-            table.add_row(field, _type_of(rules, schema), required)
+            table.add_row(field, escape(_type_of(rules, schema)), required)
         out.print(table)
 
 

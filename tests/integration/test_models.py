@@ -1,0 +1,107 @@
+"""What the tables hold and refuse, on PostgreSQL and SQLite alike."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, StatementError
+from sqlalchemy.orm import selectinload
+
+from db.engine import Sessions
+from db.models import Project, Task, TaskPriority, TaskStatus, Worker, WorkerType
+from db.transaction import transaction
+from tests.support import new_project, new_task, rows
+
+
+async def test_a_task_comes_back_as_it_went_in(any_sessions: Sessions) -> None:
+    """Unicode, tags, enums and a time in another zone survive; the database fills in the rest."""
+    tokyo = timezone(timedelta(hours=9))
+    task = await new_task(
+        any_sessions,
+        title="移动应用 – naïve 🛠",
+        description="line\nline",
+        tags=["größe", "日本語"],
+        priority=TaskPriority.URGENT,
+        due_at=datetime(2027, 1, 1, 9, tzinfo=tokyo),
+    )
+    (stored,) = await rows(any_sessions, Task)
+    assert stored.id == task.id
+    assert (stored.title, stored.tags) == ("移动应用 – naïve 🛠", ["größe", "日本語"])
+    assert (stored.priority, stored.status) == (TaskPriority.URGENT, TaskStatus.TODO)
+    assert stored.due_at == datetime(2027, 1, 1, tzinfo=UTC)
+    assert stored.due_at.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - stored.created_at) < timedelta(minutes=1)
+    assert stored.deleted_at is None
+
+
+async def test_a_naive_datetime_is_refused(any_sessions: Sessions) -> None:
+    """A time without a zone is a guess."""
+    with pytest.raises(StatementError, match="naive datetime"):
+        async with transaction(any_sessions) as session:
+            session.add(
+                Task(
+                    title="x",
+                    project_id=1,
+                    due_at=datetime(2027, 1, 1),  # noqa: DTZ001 - that is the point
+                )
+            )
+
+
+async def test_parents_and_subtasks_find_each_other(any_sessions: Sessions) -> None:
+    """A task refers to its parent; the parent lists its subtasks."""
+    parent = await new_task(any_sessions, title="parent")
+    child = await new_task(
+        any_sessions, title="child", project_id=parent.project_id, parent_task_id=parent.id
+    )
+    async with any_sessions() as session:
+        loaded = (
+            await session.scalars(
+                select(Task).where(Task.id == parent.id).options(selectinload(Task.subtasks))  # type: ignore[arg-type]
+            )
+        ).one()
+        assert [task.id for task in loaded.subtasks] == [child.id]
+
+
+async def test_a_forgotten_eager_load_is_an_error_that_names_it(any_sessions: Sessions) -> None:
+    """No hidden query, no MissingGreenlet."""
+    await new_task(any_sessions)
+    (task,) = await rows(any_sessions, Task)
+    with pytest.raises(InvalidRequestError, match=r"Task\.project"):
+        _ = task.project
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Project(name=""),
+        Project(name="x" * 201),
+        Worker(name="", type=WorkerType.AGENT),
+        Task(title="", project_id=1),
+        Task(title="x" * 501, project_id=1),
+        Task(title="x", project_id=99),
+        Task(title="x", project_id=1, parent_task_id=99),
+        Task(title="x", project_id=1, assignee_id=99),
+        Task(title="x"),
+    ],
+    ids=lambda row: repr(row)[:60],
+)
+async def test_the_database_refuses_what_must_not_be(
+    any_sessions: Sessions, row: Project | Worker | Task
+) -> None:
+    """Whoever writes, past our input models or beside them, meets the constraints."""
+    await new_project(any_sessions)
+    with pytest.raises((IntegrityError, StatementError)):
+        async with transaction(any_sessions) as session:
+            session.add(type(row)(**row.model_dump(exclude_unset=True)))
+
+
+async def test_updated_at_moves_with_a_change(sessions: Sessions) -> None:
+    """The time of the last change is the database's."""
+    task = await new_task(sessions)
+    async with transaction(sessions) as session:
+        changed = await session.get_one(Task, task.id)
+        before = changed.updated_at
+        changed.title = "Another title"
+    (stored,) = await rows(sessions, Task)
+    assert stored.updated_at > before
+    assert stored.created_at == before

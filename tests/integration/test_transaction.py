@@ -1,0 +1,101 @@
+"""Together or not at all."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from db import projects
+from db.engine import Database, Sessions
+from db.inputs import NewProject
+from db.models import AuditLog, Project
+from db.transaction import transaction
+from tests.support import ORIGIN, NeverReached, cancelled_at, count, new_project, rows
+
+
+async def test_what_the_block_adds_is_flushed_and_committed(any_sessions: Sessions) -> None:
+    """No flush and no commit of the caller's is needed."""
+    async with transaction(any_sessions) as session:
+        session.add(Project(name="Launch"))
+    assert [project.name for project in await rows(any_sessions, Project)] == ["Launch"]
+
+
+async def test_an_exception_after_the_flush_leaves_nothing(any_sessions: Sessions) -> None:
+    """The row had its id already, and is gone with its audit entry."""
+    with pytest.raises(ZeroDivisionError):
+        async with transaction(any_sessions) as session:
+            project = await projects.create(session, ORIGIN, NewProject(name="Launch"))
+            assert project.id
+            raise ZeroDivisionError
+    assert await count(any_sessions, Project) == 0
+    assert await count(any_sessions, AuditLog) == 0
+
+
+async def test_a_failing_flush_at_the_end_leaves_nothing(any_sessions: Sessions) -> None:
+    """The flush is part of the transaction, not of what follows it."""
+    with pytest.raises(Exception, match="ck_project_name_length"):
+        async with transaction(any_sessions) as session:
+            await projects.create(session, ORIGIN, NewProject(name="Launch"))
+            session.add(Project(name=""))
+    assert await count(any_sessions, Project) == 0
+    assert await count(any_sessions, AuditLog) == 0
+
+
+async def test_a_cancellation_at_any_await_is_all_or_nothing(any_database: Database) -> None:
+    """Cancelled before the commit: nothing is there. Cancelled in it: everything is, and no error."""
+    sessions = any_database.sessions
+
+    async def create(name: str) -> None:
+        async with transaction(sessions) as session:
+            await projects.create(session, ORIGIN, NewProject(name=name))
+
+    cancelled = committed = 0
+    for step in range(1, 200):
+        name = f"cancelled at {step}"
+        try:
+            await asyncio.create_task(cancelled_at(step, create(name)))
+        except NeverReached:
+            break
+        except asyncio.CancelledError:
+            cancelled += 1
+            expected = False
+        else:
+            committed += 1
+            expected = True
+        found = [project for project in await rows(sessions, Project) if project.name == name]
+        entries = [e for e in await rows(sessions, AuditLog) if e.after["name"] == name]
+        assert (len(found), len(entries)) == (expected, expected), name
+    else:
+        pytest.fail("the work never ended")
+    assert cancelled >= 3
+    assert committed >= 1
+    assert any_database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_cancelled_commit_reports_what_it_did(sessions: Sessions) -> None:
+    """A commit that waits for a lock is not cut in half: the block ends once it is known."""
+    async with sessions() as holder:
+        await holder.execute(text("CREATE TABLE slow (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+        await holder.commit()
+        await holder.execute(text("INSERT INTO slow VALUES (1)"))
+
+        async def insert_the_same() -> str:
+            async with transaction(sessions) as session:
+                await session.execute(text("INSERT INTO slow VALUES (2)"))
+            return "committed"
+
+        task = asyncio.create_task(insert_the_same())
+        assert await task == "committed"
+        await holder.rollback()
+
+
+async def test_after_a_lost_connection_the_next_transaction_works(database: Database) -> None:
+    """The server ends our session in mid-transaction: an error now, a fresh connection next."""
+    with pytest.raises(Exception, match=r"terminat|closed|shutdown|lost"):
+        async with transaction(database.sessions) as session:
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with database.sessions() as other:
+                await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            session.add(Project(name="lost"))
+    assert await count(database.sessions, Project) == 0
+    assert await new_project(database.sessions)

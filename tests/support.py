@@ -1,0 +1,143 @@
+"""What the tests say often."""
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator, Sequence
+from typing import Any, TypeVar
+
+import arq
+import pytest
+from sqlalchemy import func, select
+from sqlmodel import col
+
+from db import projects, tasks
+from db.audit import Origin
+from db.engine import Sessions
+from db.inputs import NewProject, NewTask
+from db.models import AuditLog, Base, DeadLetter, ProcessedJob, Task
+from db.transaction import transaction
+from jobs.envelope import Delivery, Envelope, encode
+from jobs.registry import Payload, Registry
+from worker.app import build_worker, worker_settings
+from worker.config import Config
+from worker.engine import JobWorker
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Base)
+
+ORIGIN = Origin(actor="test")
+
+
+async def new_project(sessions: Sessions, name: str = "Launch") -> int:
+    async with transaction(sessions) as session:
+        return (await projects.create(session, ORIGIN, NewProject(name=name))).id
+
+
+async def new_task(sessions: Sessions, **fields: Any) -> Task:
+    if "project_id" not in fields:
+        fields["project_id"] = await new_project(sessions)
+    async with transaction(sessions) as session:
+        return await tasks.create(session, ORIGIN, NewTask(**{"title": "A task", **fields}))
+
+
+async def rows(sessions: Sessions, table: type[M]) -> Sequence[M]:
+    async with sessions() as session:
+        return (await session.scalars(select(table))).all()
+
+
+async def count(sessions: Sessions, table: type[Base]) -> int:
+    async with sessions() as session:
+        return await session.scalar(select(func.count()).select_from(table)) or 0
+
+
+async def history(sessions: Sessions, entity_type: str, entity_id: int) -> Sequence[AuditLog]:
+    async with sessions() as session:
+        entries = select(AuditLog).where(
+            col(AuditLog.entity_type) == entity_type, col(AuditLog.entity_id) == entity_id
+        )
+        return (await session.scalars(entries.order_by(col(AuditLog.id)))).all()
+
+
+async def effects(sessions: Sessions, job_id: str) -> tuple[int, int, int]:
+    """Tasks, audit entries and inbox rows that a create_task job of that id left."""
+    async with sessions() as session:
+        entries = (
+            await session.scalars(select(AuditLog).where(col(AuditLog.job_id) == job_id))
+        ).all()
+        ids = [entry.entity_id for entry in entries]
+        left = select(func.count()).select_from(Task).where(col(Task.id).in_(ids))
+        done = select(func.count()).where(col(ProcessedJob.job_id) == job_id)
+        return await session.scalar(left) or 0, len(entries), await session.scalar(done) or 0
+
+
+async def letter(sessions: Sessions, job_id: str) -> DeadLetter:
+    async with sessions() as session:
+        found = select(DeadLetter).where(col(DeadLetter.job_id) == job_id)
+        return (await session.scalars(found)).one()
+
+
+def delivery(payload: Payload, job_id: str = "job-1", attempt: int = 1) -> Delivery:
+    envelope = Envelope(payload.kind, payload.model_dump(mode="json"), actor="tester")
+    return Delivery(job_id, attempt, encode(envelope))
+
+
+def stock_worker(config: Config, registry: Registry, **overrides: Any) -> arq.Worker:
+    """arq's own engine on our settings, as `arq worker.app.WorkerSettings` builds it."""
+    return arq.worker.create_worker(worker_settings(config, registry), **overrides)
+
+
+def our_worker(config: Config, registry: Registry, **overrides: Any) -> JobWorker:
+    return build_worker(config, registry=registry, **overrides)
+
+
+async def drain(worker: arq.Worker) -> None:
+    """Run until the queue is empty, then close."""
+    try:
+        await worker.main()
+    finally:
+        await worker.close()
+
+
+async def eventually(condition: Any, *, seconds: float = 20) -> Any:
+    """Wait until the coroutine function answers something true: for what no event tells us."""
+    async with asyncio.timeout(seconds):
+        while not (answer := await condition()):
+            await asyncio.sleep(0.01)
+    return answer
+
+
+def cancelled_at(step: int, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """`work`, whose task is cancelled at its `step`-th await, wherever that is."""
+
+    @types.coroutine
+    def drive() -> Generator[Any, Any, T]:
+        awaits = 0
+        send: tuple[Any, ...] = (work.send, None)
+        while True:
+            try:
+                future = send[0](send[1])
+            except StopIteration as stop:
+                if awaits < step:
+                    raise NeverReached(stop.value) from None
+                return stop.value  # type: ignore[no-any-return]
+            awaits += 1
+            if awaits == step:
+                task = asyncio.current_task()
+                assert task
+                task.cancel()
+            try:
+                send = (work.send, (yield future))
+            except BaseException as error:  # noqa: BLE001 - handed on to the work
+                send = (work.throw, error)
+
+    async def run() -> T:
+        return await drive()
+
+    return run()
+
+
+class NeverReached(Exception):
+    """The work was done before its `step`-th await."""
+
+
+both_engines = pytest.mark.parametrize("engine", [our_worker, stock_worker])
