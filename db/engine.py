@@ -1,7 +1,6 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -118,11 +117,20 @@ def _teach_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     @event.listens_for(engine.sync_engine, "invalidate")
-    def let_go(_connection: Any, _record: Any, _error: BaseException | None) -> None:
-        # a cancelled INSERT … RETURNING keeps the write lock, closed or not, until its cursor,
-        # which hangs in the traceback of the cancellation, is collected
+    def roll_back(connection: Any, _record: Any, _error: BaseException | None) -> None:
+        # a cancelled statement may live on in its cursor, and with it, through the close that
+        # follows, the write lock; the connection's thread takes this rollback first
         with suppress(RuntimeError):  # no loop, no cancellation
-            asyncio.get_running_loop().call_later(0.01, gc.collect)
+            _keep(asyncio.get_running_loop().create_task(connection.driver_connection.rollback()))
+
+
+_kept: set[asyncio.Task[None]] = set()
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    """Hold on to a task until it is done: the loop itself does not."""
+    _kept.add(task)
+    task.add_done_callback(_kept.discard)
 
 
 def _is_driver_error(error: Exception) -> bool:

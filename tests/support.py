@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import arq
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlmodel import col
 
 from db import projects, tasks
@@ -138,6 +138,19 @@ def cancelled_at(step: int, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any,
 
 class NeverReached(Exception):
     """The work was done before its `step`-th await."""
+
+
+async def waiting_for_a_lock(sessions: Sessions, statement: str) -> bool:
+    """True once some backend of this database waits for a lock in such a statement."""
+    async with sessions() as session:
+        waiting = await session.scalar(
+            text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND wait_event_type = 'Lock' AND query ILIKE :start"
+            ),
+            {"start": f"{statement}%"},
+        )
+        return bool(waiting)
 
 
 both_engines = pytest.mark.parametrize("engine", [our_worker, stock_worker])

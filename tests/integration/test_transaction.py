@@ -4,13 +4,23 @@ import asyncio
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from db import projects
 from db.engine import Database, Sessions
 from db.inputs import NewProject
 from db.models import AuditLog, Project
 from db.transaction import transaction
-from tests.support import ORIGIN, NeverReached, cancelled_at, count, new_project, rows
+from tests.support import (
+    ORIGIN,
+    NeverReached,
+    cancelled_at,
+    count,
+    eventually,
+    new_project,
+    rows,
+    waiting_for_a_lock,
+)
 
 
 async def test_what_the_block_adds_is_flushed_and_committed(any_sessions: Sessions) -> None:
@@ -72,21 +82,32 @@ async def test_a_cancellation_at_any_await_is_all_or_nothing(any_database: Datab
     assert any_database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
-async def test_a_cancelled_commit_reports_what_it_did(sessions: Sessions) -> None:
-    """A commit that waits for a lock is not cut in half: the block ends once it is known."""
-    async with sessions() as holder:
-        await holder.execute(text("CREATE TABLE slow (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
-        await holder.commit()
-        await holder.execute(text("INSERT INTO slow VALUES (1)"))
+@pytest.mark.parametrize("other_commits", [False, True])
+async def test_a_cancelled_commit_reports_what_it_did(
+    sessions: Sessions, other_commits: bool
+) -> None:
+    """A commit that waits for another transaction is cancelled twice, and still says how it ended."""
+    async with sessions() as other:
+        await other.execute(text("CREATE TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+        await other.commit()
+        await other.execute(text("INSERT INTO once VALUES (1)"))
+        commit = asyncio.create_task(_insert_one(sessions))
+        await eventually(lambda: waiting_for_a_lock(sessions, "COMMIT"))
+        commit.cancel()
+        await asyncio.sleep(0)
+        commit.cancel()
+        await (other.commit() if other_commits else other.rollback())
+    if other_commits:
+        with pytest.raises(IntegrityError):
+            await commit
+    else:
+        assert await commit == "committed"
 
-        async def insert_the_same() -> str:
-            async with transaction(sessions) as session:
-                await session.execute(text("INSERT INTO slow VALUES (2)"))
-            return "committed"
 
-        task = asyncio.create_task(insert_the_same())
-        assert await task == "committed"
-        await holder.rollback()
+async def _insert_one(sessions: Sessions) -> str:
+    async with transaction(sessions) as session:
+        await session.execute(text("INSERT INTO once VALUES (1)"))
+    return "committed"
 
 
 async def test_after_a_lost_connection_the_next_transaction_works(database: Database) -> None:
