@@ -18,6 +18,7 @@ from db.models import AuditLog, Base, DeadLetter, ProcessedJob, Task
 from db.transaction import transaction
 from jobs.envelope import Delivery, Envelope, encode
 from jobs.registry import Payload, Registry
+from jobs.schedule import SCHEDULE
 from worker.app import build_worker, worker_settings
 from worker.config import Config
 from worker.engine import JobWorker
@@ -83,7 +84,8 @@ def delivery(payload: Payload, job_id: str = "job-1", attempt: int = 1) -> Deliv
 
 def stock_worker(config: Config, registry: Registry, **overrides: Any) -> arq.Worker:
     """arq's own engine on our settings, as `arq worker.app.WorkerSettings` builds it."""
-    return arq.worker.create_worker(worker_settings(config, registry), **overrides)
+    schedule = overrides.pop("schedule", SCHEDULE)
+    return arq.worker.create_worker(worker_settings(config, registry, schedule), **overrides)
 
 
 def our_worker(config: Config, registry: Registry, **overrides: Any) -> JobWorker:

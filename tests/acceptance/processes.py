@@ -1,0 +1,97 @@
+"""Real processes: started, watched by what they log, and ended by id."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from worker.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OURS = (sys.executable, "-m", "worker", "worker")
+STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
+
+
+class Process:
+    """A process whose standard error is read line by line as it comes."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The log lines so far."""
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def wait_for(self, event: str, *, times: int = 1, seconds: float = 30) -> None:
+        """Wait until it has logged the event so often."""
+        deadline = time.monotonic() + seconds
+        with self._news:
+            while sum(each["event"] == event for each in self.events) < times:
+                ended = self.process.poll() is not None and not self._reader.is_alive()
+                left = deadline - time.monotonic()
+                if ended or left <= 0:
+                    raise AssertionError(f"no {event}:\n" + "\n".join(self.lines[-20:]))
+                self._news.wait(min(left, 0.5))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        """Its exit status."""
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+def environment(config: Config, **more: str) -> dict[str, str]:
+    """What a worker process of these settings is given."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("LEDGERQ_")},
+        "DATABASE_URL": config.database.url.render_as_string(hide_password=False),
+        "REDIS_URL": config.worker.redis_url.get_secret_value(),
+        "LEDGERQ_LOG_FORMAT": "json",
+        "LEDGERQ_POLL_DELAY": "0.02",
+        **more,
+    }
+
+
+@contextmanager
+def worker_process(config: Config, command: Sequence[str] = OURS, **more: str) -> Iterator[Process]:
+    """A worker that has started; killed at the end if it still runs."""
+    process = Process(command, environment(config, **more))
+    try:
+        process.wait_for("worker.started")
+        yield process
+    finally:
+        process.close()

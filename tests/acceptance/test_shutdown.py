@@ -1,0 +1,121 @@
+"""A worker process that is told to stop, in mid-job too."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import text
+
+from db.engine import Sessions
+from db.models import Task
+from jobs.kinds import CreateTask
+from tests.acceptance.processes import OURS, STOCK, worker_process
+from tests.support import count, effects, eventually, new_project, waiting_for_a_lock
+from worker.client import JobClient
+from worker.config import Config
+from worker.connection import connect
+
+both_commands = pytest.mark.parametrize("command", [OURS, STOCK], ids=["ledgerq", "arq"])
+
+
+@asynccontextmanager
+async def audit_log_locked(sessions: Sessions) -> AsyncIterator[None]:
+    """While this lasts, a job has added its rows and waits to write its audit entry."""
+    async with sessions() as holder:
+        await holder.execute(text("LOCK TABLE audit_log IN EXCLUSIVE MODE"))
+        yield
+        await holder.rollback()
+
+
+async def backends(sessions: Sessions) -> int:
+    """The server's sessions that belong to workers on this database."""
+    async with sessions() as session:
+        found = await session.scalar(
+            text(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name LIKE 'ledgerq:%'"
+            )
+        )
+        return found or 0
+
+
+@both_commands
+async def test_an_idle_worker_ends_at_once_with_status_0(
+    command: Sequence[str], config: Config, sessions: Sessions
+) -> None:
+    """The engine is disposed: no backend of the worker is left."""
+    with worker_process(config, command) as worker:
+        assert await backends(sessions) >= 1
+        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait) == 0
+        assert worker.events[-1]["event"] == "worker.stopped"
+    assert await backends(sessions) == 0
+
+
+@both_commands
+async def test_a_running_job_may_end_and_nothing_new_is_claimed(
+    command: Sequence[str], config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """After SIGTERM the job in hand commits; the one that came later stays on the queue."""
+    project_id = await new_project(sessions)
+    with worker_process(config, command) as worker:
+        async with audit_log_locked(sessions):
+            first = await client.enqueue(CreateTask(title="first", project_id=project_id))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            worker.signal(signal.SIGTERM)
+            later = await client.enqueue(CreateTask(title="later", project_id=project_id))
+            await asyncio.sleep(0.3)  # as long as it would take to claim the second
+        assert await asyncio.to_thread(worker.wait) == 0
+    assert await effects(sessions, first.job_id) == (1, 1, 1)
+    assert await effects(sessions, later.job_id) == (0, 0, 0)
+    assert await is_queued(config, later.job_id)
+    assert await backends(sessions) == 0
+
+
+@both_commands
+async def test_a_job_that_does_not_end_in_time_is_rolled_back_and_runs_again(
+    command: Sequence[str], config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """SIGTERM in mid-job leaves no row; the next worker does the job, once."""
+    project_id = await new_project(sessions)
+    with worker_process(config, command, LEDGERQ_DRAIN_TIMEOUT="1") as worker:
+        async with audit_log_locked(sessions):
+            job = await client.enqueue(CreateTask(title="cut off", project_id=project_id))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            worker.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(worker.wait) == 0
+            assert await count(sessions, Task) == 0
+            assert await backends(sessions) == 0
+    assert await is_queued(config, job.job_id)
+    with worker_process(config, command) as worker:
+        assert await job.result(timeout=20)
+    assert await effects(sessions, job.job_id) == (1, 1, 1)
+
+
+async def test_a_second_sigterm_does_not_cut_a_job_short(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Impatience changes nothing: the job in hand still commits, the status is still 0."""
+    project_id = await new_project(sessions)
+    with worker_process(config) as worker:
+        async with audit_log_locked(sessions):
+            job = await client.enqueue(CreateTask(title="x", project_id=project_id))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            worker.signal(signal.SIGTERM)
+            worker.signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(worker.wait) == 0
+    assert await effects(sessions, job.job_id) == (1, 1, 1)
+
+
+async def is_queued(config: Config, job_id: str) -> bool:
+    """True if the job waits on the queue, held by nobody."""
+    redis = connect(config.worker)
+    try:
+        queued = await redis.zscore(config.worker.queue, job_id)
+        held = await redis.exists(f"arq:in-progress:{job_id}")
+        return queued is not None and not held
+    finally:
+        await redis.aclose(close_connection_pool=True)
