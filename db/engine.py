@@ -1,11 +1,12 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from asyncpg import PostgresError
 from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
@@ -35,15 +36,9 @@ class Database:
         Raises:
             Unreachable: it gives none; the text names the setting and the address, not the password.
         """
-        try:
+        with unreachable(self.config):
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            raise Unreachable("DATABASE_URL", self.config.address, _reason(error)) from error
-        except Exception as error:
-            if not _is_driver_error(error):
-                raise
-            raise Unreachable("DATABASE_URL", self.config.address, _reason(error)) from error
 
     async def dispose(self) -> None:
         """Close every connection. The last act of the process that built it."""
@@ -67,6 +62,15 @@ async def open_database(config: DatabaseConfig) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.dispose()
+
+
+@contextmanager
+def unreachable(config: DatabaseConfig) -> Iterator[None]:
+    """Turn a failure to connect inside the block into the `Unreachable` that names the setting."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError, TimeoutError, PostgresError) as error:
+        raise Unreachable("DATABASE_URL", config.address, _reason(error)) from error
 
 
 def _postgresql_options(config: DatabaseConfig) -> dict[str, Any]:
@@ -131,11 +135,6 @@ def _keep(task: asyncio.Task[None]) -> None:
     """Hold on to a task until it is done: the loop itself does not."""
     _kept.add(task)
     task.add_done_callback(_kept.discard)
-
-
-def _is_driver_error(error: Exception) -> bool:
-    """Asyncpg raises its own errors while it connects: wrong password, no such database."""
-    return type(error).__module__.split(".")[0] == "asyncpg"
 
 
 def _reason(error: BaseException) -> str:

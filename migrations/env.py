@@ -10,20 +10,29 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.sql.sqltypes import AutoString
 
 from db.config import DatabaseConfig
+from db.engine import unreachable
 from db.errors import LedgerqError
 from db.models import Base
 from db.models.base import UtcDateTime
 from db.settings import load
 
 
-def database() -> DatabaseConfig:
+def main() -> None:
     given = context.config.attributes.get("database")
     if isinstance(given, DatabaseConfig):
-        return given
+        run(given)
+        return
     try:
-        return load(DatabaseConfig)
+        run(load(DatabaseConfig))
     except LedgerqError as error:
         sys.exit(f"alembic: {error}")
+
+
+def run(config: DatabaseConfig) -> None:
+    if context.is_offline_mode():
+        migrate(None, config)
+    else:
+        asyncio.run(migrate_online(config))
 
 
 def as_plain_type(kind: str, value: object, _context: object) -> str | Literal[False]:
@@ -53,13 +62,14 @@ def migrate(connection: Connection | None, config: DatabaseConfig) -> None:
 async def migrate_online(config: DatabaseConfig) -> None:
     engine = create_async_engine(config.url, poolclass=pool.NullPool, hide_parameters=True)
     try:
-        async with engine.connect() as connection:
+        with unreachable(config):
+            connection = await engine.connect().start()
+        try:
             await connection.run_sync(migrate, config)
+        finally:
+            await connection.close()
     finally:
         await engine.dispose()
 
 
-if context.is_offline_mode():
-    migrate(None, database())
-else:
-    asyncio.run(migrate_online(database()))
+main()

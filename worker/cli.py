@@ -146,7 +146,7 @@ class StillRunning(LedgerqError):
 @app.command()
 def health(
     require_worker: Annotated[
-        bool, typer.Option("--worker", help="Fail too if no worker lives.")
+        bool, typer.Option("--worker", help="Fail too if no worker lives on this machine.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -109,4 +109,13 @@ def load_config() -> Config:
 
 def process_name() -> str:
     """Our name among all workers: in pg_stat_activity, Redis' client list, health and logs."""
-    return f"ledgerq:{socket.gethostname()[:40]}:{os.getpid()}"
+    return f"{_machine()}:{os.getpid()}"
+
+
+def runs_here(name: str) -> bool:
+    """True if the process of that name runs on this machine, or in this container."""
+    return name.startswith(f"{_machine()}:")
+
+
+def _machine() -> str:
+    return f"ledgerq:{socket.gethostname()[:40]}"

@@ -49,4 +49,5 @@ class Lifecycle:
         resources: Resources | None = ctx.pop(RESOURCES, None)
         if resources:
             await resources.database.dispose()
+        if self._heartbeat:
             log.info("worker.stopped", worker=process_name())

@@ -33,6 +33,7 @@ def configure_logging(config: WorkerConfig) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # we only ask it for the revision
     _quieten_arq()
 
 

@@ -1,0 +1,179 @@
+"""The command line, as a person and a program use it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.engine import Sessions
+from db.models import Task
+from jobs.kinds import CATALOGUE
+from tests.acceptance.processes import ROOT, environment, worker_process
+from tests.support import count, effects, history, new_project
+from worker.config import Config
+
+NOWHERE = {
+    "DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/app",
+    "REDIS_URL": "redis://:hunter2@127.0.0.1:1/0",
+}
+
+
+def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *arguments],
+        env={**os.environ, **(env or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What a failed command says: one line, no traceback, no password."""
+    assert result.returncode == 1, result.stderr
+    assert "hunter2" not in result.stderr + result.stdout
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+def test_kinds_lists_what_can_be_enqueued() -> None:
+    """With the JSON schema of each payload, needing no server and no setting."""
+    schemas = json.loads(ledgerq("kinds", "--json").stdout)
+    assert schemas.keys() == {kind.name for kind in CATALOGUE}
+    assert schemas["create_task"]["required"] == ["title", "project_id"]
+    shown = ledgerq("kinds").stdout
+    assert "create_task" in shown
+    assert "[string]" in shown
+
+
+@pytest.mark.parametrize("command", [["worker"], ["health"], ["enqueue", "create_project"]])
+def test_a_missing_setting_is_named(command: list[str]) -> None:
+    """Before anything is connected."""
+    if command[0] == "enqueue":
+        command = [*command, "--payload", '{"name": "x"}']
+    assert "REDIS_URL: is not set" in one_line(ledgerq(*command))
+    assert "DATABASE_URL: is not set" in one_line(ledgerq("migrate"))
+
+
+def test_servers_that_do_not_answer_are_named(config: Config) -> None:
+    """Which setting, which address, what to do; never the password."""
+    env = environment(config)
+    no_redis = {**env, "REDIS_URL": NOWHERE["REDIS_URL"]}
+    no_database = {**env, "DATABASE_URL": NOWHERE["DATABASE_URL"]}
+    assert "REDIS_URL: no answer from 127.0.0.1:1" in one_line(ledgerq("worker", env=no_redis))
+    assert "DATABASE_URL: no answer from postgresql+asyncpg://me:***@127.0.0.1:1/app" in one_line(
+        ledgerq("worker", env=no_database)
+    )
+    assert "DATABASE_URL: no answer" in one_line(ledgerq("migrate", env=no_database))
+    payload = ["--payload", '{"name": "x"}']
+    assert "REDIS_URL: no answer" in one_line(
+        ledgerq("enqueue", "create_project", *payload, env=no_redis)
+    )
+
+
+def test_a_schema_that_is_behind_stops_the_worker(
+    config: Config, empty_postgresql_url: Any
+) -> None:
+    """It says the command that mends it, and that command does."""
+    url = empty_postgresql_url.render_as_string(hide_password=False)
+    env = {**environment(config), "DATABASE_URL": url}
+    assert "run: ledgerq migrate" in one_line(ledgerq("worker", env=env))
+    assert ledgerq("migrate", env=env).returncode == 0
+    assert json.loads(ledgerq("health", "--json", env=env).stdout)["schema"]["ok"]
+
+
+async def test_enqueue_wait_and_health(config: Config, sessions: Sessions) -> None:
+    """From the command line through a worker process into the database, and the health of it all."""
+    env = environment(config)
+    assert ledgerq("health", "--worker", env=env).returncode == 1
+    project_id = await new_project(sessions)
+    payload = json.dumps({"title": "Zürich 移动", "project_id": project_id})
+    with worker_process(config):
+        arguments = [
+            "create_task",
+            "--payload",
+            payload,
+            "--job-id",
+            "t-1",
+            "--wait",
+            "20",
+            "--json",
+        ]
+        answer = json.loads(ledgerq("enqueue", *arguments, "--actor", "user:7", env=env).stdout)
+        health = ledgerq("health", "--worker", "--json", env=env)
+    assert answer["job_id"] == "t-1"
+    assert answer["is_new"] is True
+    assert await effects(sessions, "t-1") == (1, 1, 1)
+    assert (await history(sessions, "task", answer["result"]))[0].actor == "user:7"
+    assert health.returncode == 0
+    assert json.loads(health.stdout)["ok"] is True
+
+
+async def test_a_bad_payload_is_refused_before_it_is_enqueued(
+    config: Config, sessions: Sessions
+) -> None:
+    """Every field at fault, on one line."""
+    env = environment(config)
+    for payload, said in [
+        ("{", "payload: Invalid JSON"),
+        (
+            '{"title": ""}',
+            "title: String should have at least 1 character; project_id: Field required",
+        ),
+        ("[]", "payload: "),
+    ]:
+        assert said in one_line(ledgerq("enqueue", "create_task", "--payload", payload, env=env))
+    assert "'nope' is unknown" in one_line(ledgerq("enqueue", "nope", env=env))
+    assert "job_id" in one_line(
+        ledgerq("enqueue", "create_project", "--payload", '{"name": "x"}', "--job-id", "", env=env)
+    )
+    assert await count(sessions, Task) == 0
+
+
+def test_the_stock_command_names_a_wrong_setting_too() -> None:
+    """`arq worker.app.WorkerSettings` with a wrong setting: one line, no traceback."""
+    result = subprocess.run(
+        [sys.executable, "-m", "arq", "worker.app.WorkerSettings"],
+        env={**os.environ, **NOWHERE, "REDIS_URL": "http://:hunter2@x"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "REDIS_URL: is not a Redis URL" in one_line(result)
+
+
+def test_the_demo_counts_what_it_promised() -> None:
+    """Every job has exactly its rows and its audit entries, in real servers of its own."""
+    result = ledgerq("demo", "--jobs", "60", "--json")
+    assert result.returncode == 0, result.stderr
+    counted = json.loads(result.stdout)
+    assert counted["jobs"] == counted["audit_entries"] == counted["processed"] == 60
+    assert counted["tasks"] + counted["projects"] + counted["workers"] < 60
+    assert counted["tasks"] > 30
+    assert counted["dead_letters"] == 0
+    assert counted["agrees"] is True
+    assert counted["seconds"] > 0
+    assert counted["jobs_per_second"] > 0
+
+
+def test_reset_wipes_no_folder_but_its_own(tmp_path: Path) -> None:
+    """`ledgerq dev --reset --folder ~` must not be the end of a home."""
+    (tmp_path / "precious").touch()
+    assert "is not wiped" in one_line(ledgerq("dev", "--reset", "--folder", str(tmp_path)))
+    assert (tmp_path / "precious").exists()
+
+
+def test_servers_in_a_folder_with_a_space_are_refused_with_a_cure(tmp_path: Path) -> None:
+    """A limit of the embedded PostgreSQL, said in words."""
+    result = ledgerq("dev", "--folder", str(tmp_path / "my project"))
+    assert "folder with a space" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 1
