@@ -100,6 +100,16 @@ async def drain(worker: arq.Worker) -> None:
         await worker.close()
 
 
+async def halt(worker: arq.Worker, running: asyncio.Task[None]) -> None:
+    """Stop a worker between two jobs: arq's own can leak the engine if it is cancelled in one."""
+    worker.allow_pick_jobs = False
+    while not all(task.done() for task in worker.tasks.values()):
+        await asyncio.gather(*worker.tasks.values())
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await worker.close()
+
+
 async def eventually(condition: Any, *, seconds: float = 20) -> Any:
     """Wait until the coroutine function answers something true: for what no event tells us."""
     async with asyncio.timeout(seconds):

@@ -24,7 +24,7 @@ from tests.support import (
     count,
     drain,
     effects,
-    eventually,
+    halt,
     letter,
     new_project,
     new_task,
@@ -210,19 +210,11 @@ async def test_an_unknown_kind_waits_for_a_worker_that_knows_it(
     """In a rolling deploy an old worker hands the job back; the new one does it."""
     old = Registry([kind for kind in kinds.registry() if kind.name != "create_project"])
     job = await client.enqueue(CreateProject(name="Launch"))
-    worker = engine(config, old, handle_signals=False)
-    running = asyncio.create_task(worker.async_run())
-    await eventually(lambda: _retried(worker))
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await worker.close()
+    await drain(engine(config, old, burst=True, max_burst_jobs=1, handle_signals=False))
+    assert await count(sessions, ProcessedJob) == 0
     await burst(engine, config)
     assert await job.result(timeout=10)
     assert await count(sessions, DeadLetter) == 0
-
-
-async def _retried(worker: arq.Worker) -> bool:
-    return worker.jobs_retried > 0
 
 
 @both_engines
@@ -265,10 +257,8 @@ async def test_a_tick_runs_once_however_many_workers_run(
     ]
     running = [asyncio.create_task(worker.async_run()) for worker in workers]
     await asyncio.wait_for(third.wait(), 30)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-    await asyncio.gather(*(worker.close() for worker in workers))
+    for worker, run in zip(workers, running, strict=True):
+        await halt(worker, run)
     ticks = sorted(int(run.rpartition(":")[2]) for run in runs)
     assert all(later - earlier == 1000 for earlier, later in pairwise(ticks))
     assert await count(sessions, DeadLetter) == 0

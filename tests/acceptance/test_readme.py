@@ -1,0 +1,65 @@
+"""The README is the product's face: what it says is run, and compared with the code."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+from typer.main import get_command
+
+from db.config import DatabaseConfig
+from db.engine import Sessions
+from db.models import Task
+from db.settings import variables
+from tests.acceptance.processes import ROOT, worker_process
+from tests.support import rows
+from worker.cli import app
+from worker.config import Config, WorkerConfig
+
+README = (ROOT / "README.md").read_text()
+
+
+async def test_the_example_runs(
+    config: Config, sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The twelve lines, against a worker process."""
+    (example,) = re.findall(r"## A job in twelve lines\n\n```python\n(.*?)```", README, re.DOTALL)
+    url = config.worker.redis_url.get_secret_value()
+    names: dict[str, Any] = {}
+    exec(example.replace("redis://localhost:6379", url), names)  # noqa: S102 - our own README
+    with worker_process(config):
+        await asyncio.wait_for(names["main"](), 30)
+    (task,) = await rows(sessions, Task)
+    assert task.title == "Write the report"
+    assert capsys.readouterr().out == f"{task.id}\n"
+
+
+def test_the_table_of_settings_is_the_code() -> None:
+    """Every variable is there, with its default."""
+    told = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", README, re.MULTILINE))
+    assert told == {
+        variable: _default(kind, field)
+        for kind in (DatabaseConfig, WorkerConfig)
+        for variable, field in variables(kind).items()
+    }
+
+
+def _default(kind: type[BaseSettings], field: str) -> str:
+    info = kind.model_fields[field]
+    if info.is_required():
+        return "–"
+    return str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
+
+
+def test_the_commands_that_it_names_exist() -> None:
+    """Each `ledgerq …` is a command with such options, each `make …` a target."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    told = set(re.findall(r"ledgerq ([a-z]+)(?=[ `\n])", README)) - {"worker"}
+    assert told
+    assert told - {"is", "worker"} <= set(commands) | {"runs"}
+    for command, option in re.findall(r"ledgerq ([a-z]+)[^`\n]*? (--[a-z-]+)", README):
+        assert option in {name for each in commands[command].params for name in each.opts}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
