@@ -63,7 +63,7 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
     }
 
 
-_KEPT_BY_THE_DATABASE = {"id", "created_at", "updated_at"}
+_KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
 def _filled(entity: Base) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL
 
-from db.url import normalise
+from db.url import Target, translate
+
+
+def _target(value: str | URL | Target) -> Target:
+    return value if isinstance(value, Target) else translate(value)
 
 
 class DatabaseConfig(BaseSettings):
@@ -22,12 +26,16 @@ class DatabaseConfig(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    url: Annotated[URL, NoDecode, BeforeValidator(normalise)] = Field(
-        validation_alias="DATABASE_URL",
+    target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
+        validation_alias=AliasChoices("DATABASE_URL", "url"),
         description="a URL such as postgresql://user:password@host:5432/name or sqlite:///ledgerq.sqlite3",
+        repr=False,  # a client key's path or a server setting is nobody's business
     )
     pool_size: int = Field(
         default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
+    )
+    max_overflow: int = Field(
+        default=0, ge=0, le=1000, description="connections opened beyond that in a rush"
     )
     pool_timeout: float = Field(
         default=10, gt=0, description="the longest wait for a free connection"
@@ -35,11 +43,17 @@ class DatabaseConfig(BaseSettings):
     pool_recycle: float = Field(
         default=1800, gt=0, description="the age at which a connection is replaced"
     )
+    pool_lifo: bool = Field(
+        default=True, description="true to use the freshest idle connection, false the oldest"
+    )
+    pre_ping: bool = Field(
+        default=False, description="true to ask each connection for a sign of life before its use"
+    )
     connect_timeout: float = Field(default=5, gt=0, description="the longest wait for the server")
     statement_timeout: float = Field(
         default=30, gt=0, description="the longest run of one statement"
     )
-    lock_timeout: float = Field(default=5, gt=0, description="the longest wait for a row lock")
+    lock_timeout: float = Field(default=5, gt=0, description="the longest wait for a lock")
     idle_in_transaction_timeout: float = Field(
         default=10,
         gt=0,
@@ -49,6 +63,11 @@ class DatabaseConfig(BaseSettings):
         default="ledgerq", max_length=63, description="our name in pg_stat_activity"
     )
     echo: bool = Field(default=False, description="true to log every statement")
+
+    @property
+    def url(self) -> URL:
+        """The URL for SQLAlchemy."""
+        return self.target.url
 
     @property
     def is_sqlite(self) -> bool:

@@ -1,25 +1,23 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from asyncpg import PostgresError
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-    async_sessionmaker,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from db.config import DatabaseConfig
 from db.errors import Unreachable
+from db.session import LedgerqSession
+from db.sqlite import teach_sqlite
 
-Sessions = async_sessionmaker[AsyncSession]
+Sessions = async_sessionmaker[LedgerqSession]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,9 @@ class Database:
 
 def build_database(config: DatabaseConfig) -> Database:
     """Make the engine; no connection is opened yet."""
-    options = _sqlite_options() if config.is_sqlite else _postgresql_options(config)
-    engine = create_async_engine(config.url, echo=config.echo, hide_parameters=True, **options)
-    if config.is_sqlite:
-        _teach_sqlite(engine)
-    return Database(config, engine, async_sessionmaker(engine, expire_on_commit=False))
+    engine = build_engine(config, **(_pool(config) if not config.is_sqlite else {}))
+    sessions = async_sessionmaker(engine, class_=LedgerqSession, expire_on_commit=False)
+    return Database(config, engine, sessions)
 
 
 @asynccontextmanager
@@ -64,6 +60,23 @@ async def open_database(config: DatabaseConfig) -> AsyncIterator[Database]:
         await database.dispose()
 
 
+def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
+    """The engine alone, with a pool of the caller's choice: migrations want none."""
+    if config.is_sqlite:
+        engine = create_async_engine(
+            config.url, echo=config.echo, hide_parameters=True, connect_args={"timeout": 30}, **pool
+        )
+        teach_sqlite(engine)
+        return engine
+    return create_async_engine(
+        config.url,
+        echo=config.echo,
+        hide_parameters=True,
+        connect_args=_connect_args(config),
+        **pool,
+    )
+
+
 @contextmanager
 def unreachable(config: DatabaseConfig) -> Iterator[None]:
     """Turn a failure to connect inside the block into the `Unreachable` that names the setting."""
@@ -73,68 +86,50 @@ def unreachable(config: DatabaseConfig) -> Iterator[None]:
         raise Unreachable("DATABASE_URL", config.address, _reason(error)) from error
 
 
-def _postgresql_options(config: DatabaseConfig) -> dict[str, Any]:
+def _pool(config: DatabaseConfig) -> dict[str, Any]:
+    if config.target.pgbouncer:
+        return {"poolclass": NullPool}  # pgbouncer is the pool
     return {
         "pool_size": config.pool_size,
-        "max_overflow": 0,
+        "max_overflow": config.max_overflow,
         "pool_timeout": config.pool_timeout,
         "pool_recycle": config.pool_recycle,
-        "pool_use_lifo": True,  # idle connections age out instead of being kept warm in turn
-        "connect_args": {
-            "timeout": config.connect_timeout,
-            # the server ends a long statement; this is for a server that no longer answers
-            "command_timeout": config.statement_timeout + 10,
-            "server_settings": {
-                "application_name": config.application_name,
-                "statement_timeout": _milliseconds(config.statement_timeout),
-                "lock_timeout": _milliseconds(config.lock_timeout),
-                "idle_in_transaction_session_timeout": _milliseconds(
-                    config.idle_in_transaction_timeout
-                ),
-            },
-        },
+        "pool_use_lifo": config.pool_lifo,
+        "pool_pre_ping": config.pre_ping,
     }
 
 
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
+def _connect_args(config: DatabaseConfig) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "timeout": config.connect_timeout,
+        # the server ends a long statement; this is for a server that no longer answers
+        "command_timeout": config.statement_timeout + 10,
+        **config.target.connect_args,
+    }
+    if config.target.pgbouncer:
+        return {**arguments, **_BEHIND_PGBOUNCER}
+    timeouts = {
+        "statement_timeout": config.statement_timeout,
+        "lock_timeout": config.lock_timeout,
+        "idle_in_transaction_session_timeout": config.idle_in_transaction_timeout,
+    }
+    arguments["server_settings"] = {
+        "application_name": config.application_name,
+        **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()},
+        **config.target.server_settings,
+    }
+    return arguments
 
 
-def _sqlite_options() -> dict[str, Any]:
-    return {"connect_args": {"timeout": 30}}  # how long a writer waits for the other one
-
-
-def _teach_sqlite(engine: AsyncEngine) -> None:
-    """Foreign keys on, readers beside one writer, and transactions that we begin ourselves."""
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # or the driver begins, later than we think
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        # a reader that turns writer under a deferred BEGIN fails at once instead of waiting
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    @event.listens_for(engine.sync_engine, "invalidate")
-    def roll_back(connection: Any, _record: Any, _error: BaseException | None) -> None:
-        # a cancelled statement may live on in its cursor, and with it, through the close that
-        # follows, the write lock; the connection's thread takes this rollback first
-        with suppress(RuntimeError):  # no loop, no cancellation
-            _keep(asyncio.get_running_loop().create_task(connection.driver_connection.rollback()))
-
-
-_kept: set[asyncio.Task[None]] = set()
-
-
-def _keep(task: asyncio.Task[None]) -> None:
-    """Hold on to a task until it is done: the loop itself does not."""
-    _kept.add(task)
-    task.add_done_callback(_kept.discard)
+# In transaction pooling the next transaction may meet another server connection, which knows a
+# prepared statement of that name or does not: so none is kept, and no name comes twice. Startup
+# parameters are refused by default: give the role its timeouts with ALTER ROLE … SET instead.
+# https://docs.sqlalchemy.org/en/21/dialects/postgresql.html#prepared-statement-name-with-pgbouncer
+_BEHIND_PGBOUNCER = {
+    "prepared_statement_cache_size": 0,
+    "statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: f"__ledgerq_{uuid4()}__",
+}
 
 
 def _reason(error: BaseException) -> str:

@@ -1,22 +1,28 @@
-"""Our errors, and how a database error becomes one.
+"""Our errors. `db.translate` makes them of the database's.
 
-    LedgerqError                    everything that is ours; its text is one line for a person
-    ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
-    ├── Unreachable                 a server does not answer
-    ├── SchemaBehind                the database's schema is not the one this code was written for
-    └── Refused                     the data does not allow it; trying again cannot help
-        ├── NotFound                no such row
-        ├── MissingReference        a row points at one that does not exist
-        ├── IllegalStatusChange     a task's status may not move that way
-        └── ConstraintViolated      any other rule that the database holds
-
-A failure that a second try may cure stays the driver's own error; `is_transient` tells it by its SQLSTATE.
+LedgerqError                    everything that is ours; its text is one line for a person
+├── SettingError                a setting is missing or wrong: names it, the problem and the cure
+├── Unreachable                 a server does not answer
+├── SchemaBehind                the database's schema is not the one this code was written for
+├── NotLoaded                   a relationship was used that the read did not load
+├── SessionShared               two tasks used one session at the same time
+├── Refused                     the data does not allow it; trying again cannot help
+│   ├── NotFound                no such row
+│   ├── MissingReference        a row points at one that does not exist
+│   ├── StillReferenced         other rows point at one that is to go
+│   ├── AlreadyExists           another row has the same key
+│   ├── VersionConflict         somebody else changed the row meanwhile
+│   ├── IllegalStatusChange     a task's status may not move that way
+│   ├── MissingValue            a column that must be filled is empty
+│   ├── TooLong                 a text is longer than its column allows
+│   └── RuleBroken              any other rule that the database holds
+└── Transient                   the same work may succeed a moment later
+    ├── Disconnected            the connection was lost
+    ├── SerializationFailure    another transaction came first
+    ├── Deadlock                two transactions waited for each other
+    ├── LockTimeout             a lock was not to be had in time
+    └── Unavailable             the server is starting, stopping or short of something
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from sqlalchemy.exc import DBAPIError, IntegrityError
 
 
 class LedgerqError(Exception):
@@ -69,11 +75,62 @@ class NotFound(Refused):
         super().__init__(f"{entity}_id", f"there is no {entity} {entity_id}")
 
 
-class MissingReference(Refused):
+class ConstraintError(Refused):
+    """A constraint of the database refused a write. SQLite does not name all of them."""
+
+    problem = "the database refuses it"
+
+    def __init__(self, constraint: str | None = None, fields: tuple[str, ...] = ()) -> None:
+        self.constraint, self.fields = constraint, fields
+        super().__init__(", ".join(fields) or constraint or "row", self.problem)
+
+
+class MissingReference(ConstraintError):
     """A row points at one that does not exist."""
 
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "points at a row that does not exist")
+    problem = "points at a row that does not exist"
+
+
+class StillReferenced(ConstraintError):
+    """Other rows point at one that is to go."""
+
+    problem = "other rows, deleted ones not yet purged among them, still point at it"
+
+
+class AlreadyExists(ConstraintError):
+    """Another row has the same key."""
+
+    problem = "another row has the same value"
+
+
+class MissingValue(ConstraintError):
+    """A column that must be filled is empty."""
+
+    problem = "must have a value"
+
+
+class TooLong(ConstraintError):
+    """A text is longer than its column allows, or empty where it must not be."""
+
+    problem = "is too long, or empty"
+
+
+class RuleBroken(ConstraintError):
+    """A CHECK constraint refused the row."""
+
+    problem = "breaks a rule of the database"
+
+
+class VersionConflict(Refused):
+    """Somebody else changed the row since it was read; read it again, and decide again."""
+
+    def __init__(self, entity: str, entity_id: int, expected: int, found: int) -> None:
+        self.entity, self.entity_id = entity, entity_id
+        self.expected, self.found = expected, found
+        super().__init__(
+            "expected_version",
+            f"{entity} {entity_id} is at version {found} by now, not {expected}; read it again",
+        )
 
 
 class IllegalStatusChange(Refused):
@@ -88,73 +145,52 @@ class IllegalStatusChange(Refused):
         )
 
 
-class ConstraintViolated(Refused):
-    """A rule that the database holds forbids the write."""
+class NotLoaded(LedgerqError):
+    """A relationship was used that the read did not load: a hidden query is not made."""
 
-    def __init__(self, constraint: str | None) -> None:
-        self.constraint = constraint
-        super().__init__(constraint or "row", "the database refuses it by a constraint")
-
-
-_FOREIGN_KEY = "23503"
-_SQLITE_FOREIGN_KEY = 787  # SQLITE_CONSTRAINT_FOREIGNKEY
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turn a constraint violation inside the block into the `Refused` that names the field."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise _refusal(error) from error
+    def __init__(self, relationship: str) -> None:
+        self.relationship = relationship
+        super().__init__(
+            f"{relationship} is not loaded; load it in the read that gave you this row, with "
+            f".options(selectinload({relationship})) for a collection or "
+            f".options(joinedload({relationship})) for a single row"
+        )
 
 
-def _refusal(error: IntegrityError) -> Refused:
-    driver_error = error.orig.__cause__ if error.orig and error.orig.__cause__ else error.orig
-    constraint = getattr(driver_error, "constraint_name", None)
-    if sqlstate(error) == _FOREIGN_KEY and constraint:
-        return MissingReference(_foreign_key_column(constraint))
-    if getattr(driver_error, "sqlite_errorcode", None) == _SQLITE_FOREIGN_KEY:
-        return MissingReference("a reference")  # SQLite does not say which
-    return ConstraintViolated(constraint)
+class SessionShared(LedgerqError):
+    """Two tasks used one session at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "one session is used by two tasks at the same time; await one after the other, or open "
+            "a session in each task, inside what you hand to gather() or create_task()"
+        )
 
 
-def _foreign_key_column(constraint: str) -> str:
-    """`fk_task_project_id_project` is about `project_id`: see NAMING_CONVENTION in db.models.base."""
-    _, _, rest = constraint.split("_", 2)
-    return rest.rsplit("_", 1)[0]
+class Transient(LedgerqError):
+    """The same work may succeed a moment later, in a new transaction."""
+
+    def __init__(self, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        sentence = (self.__doc__ or "").splitlines()[0].rstrip(".")
+        super().__init__(f"{sentence} ({sqlstate})" if sqlstate else sentence)
 
 
-def sqlstate(error: BaseException) -> str | None:
-    """The five-character SQLSTATE of a PostgreSQL error, or None."""
-    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+class Disconnected(Transient):
+    """The connection to the database was lost."""
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TRANSIENT_CLASSES = ("08", "53", "57")  # connection, resources, operator intervention
-_TRANSIENT_STATES = {
-    "40001",  # serialization_failure
-    "40P01",  # deadlock_detected
-    "55P03",  # lock_not_available
-    "25P03",  # idle_in_transaction_session_timeout
-    "25006",  # read_only_sql_transaction: we are still connected to a demoted primary
-}
-_PERMANENT_CLASSES = ("22", "23")  # data, constraint
+class SerializationFailure(Transient):
+    """Another transaction came first."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """True if the same work may succeed a moment later: a lost connection, a deadlock, a lock wait."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    state = sqlstate(error)
-    if state is None:
-        return error.connection_invalidated
-    return state in _TRANSIENT_STATES or state.startswith(_TRANSIENT_CLASSES)
+class Deadlock(Transient):
+    """Two transactions waited for each other, and this one was ended."""
 
 
-def is_permanent(error: BaseException) -> bool:
-    """True if the database refuses the data itself, so that the same work always fails."""
-    state = sqlstate(error)
-    return state is not None and state.startswith(_PERMANENT_CLASSES)
+class LockTimeout(Transient):
+    """A lock was not to be had in time."""
+
+
+class Unavailable(Transient):
+    """The database is starting, stopping, or short of something."""

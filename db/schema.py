@@ -1,5 +1,6 @@
 """The schema's version: bring it forward, and refuse to work on one that is behind."""
 
+import time
 from pathlib import Path
 
 from alembic import command
@@ -10,14 +11,42 @@ from sqlalchemy import Connection
 
 from db.config import DatabaseConfig
 from db.engine import Database
-from db.errors import SchemaBehind
+from db.errors import LockTimeout, SchemaBehind
+from db.models import Base
+from db.translate import translated
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 def migrate(config: DatabaseConfig, revision: str = "head") -> None:
-    """Bring the schema to a revision. Blocks; must not be called on a running event loop."""
-    command.upgrade(alembic_config(config), revision)
+    """Bring the schema to a revision. Blocks; must not be called on a running event loop.
+
+    A migration waits 3 s at most for a lock, so that it never keeps a queue of readers waiting
+    behind it; then it lets them pass and tries again.
+
+    Raises:
+        LockTimeout: the lock was not to be had in any of the tries.
+        Unreachable: the database does not answer.
+    """
+    for pause in (1, 2, 4, 8, None):
+        try:
+            with translated():
+                command.upgrade(alembic_config(config), revision)
+        except LockTimeout:
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
+async def create_db_and_tables(database: Database) -> None:
+    """Make all tables at once, for tests and demos. Everything else migrates.
+
+    The schema is marked as current, so that a worker takes it.
+    """
+    async with database.engine.connect() as connection:
+        await connection.run_sync(_create_all)
 
 
 def alembic_config(config: DatabaseConfig | None = None) -> Config:
@@ -51,6 +80,13 @@ async def require_current(database: Database) -> None:
     found, expected = await current_revision(database), head_revision()
     if found != expected:
         raise SchemaBehind(found, expected)
+
+
+def _create_all(connection: Connection) -> None:
+    with connection.begin():
+        Base.metadata.create_all(connection)
+        script = ScriptDirectory.from_config(alembic_config())
+        MigrationContext.configure(connection).stamp(script, "head")
 
 
 def _stored_revision(connection: Connection) -> str | None:

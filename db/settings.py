@@ -4,7 +4,8 @@ import difflib
 import os
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from db.errors import SettingError
@@ -42,9 +43,14 @@ def variables(kind: type[BaseSettings]) -> dict[str, str]:
     """Environment variable → field name."""
     prefix = kind.model_config.get("env_prefix", "")
     return {
-        str(field.validation_alias or f"{prefix}{name}").upper(): name
+        _alias(field) or f"{prefix}{name}".upper(): name
         for name, field in kind.model_fields.items()
     }
+
+
+def _alias(field: FieldInfo) -> str | None:
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else alias  # type: ignore[return-value]
 
 
 def _explained(kind: type[BaseSettings], error: ValidationError) -> SettingError:

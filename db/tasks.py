@@ -11,9 +11,10 @@ from sqlmodel import col
 
 from db import audit
 from db.audit import Change, Origin
-from db.errors import IllegalStatusChange, NotFound, refusals
+from db.errors import IllegalStatusChange, NotFound
 from db.inputs import NewTask
 from db.models import LEGAL_MOVES, Action, Task, TaskStatus
+from db.translate import translated
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
@@ -24,7 +25,7 @@ async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
     """
     task = Task(**new.model_dump())
     session.add(task)
-    with refusals():
+    with translated():
         await session.flush()
     await audit.record(session, origin, Change.created(task))
     return task

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.engine import Sessions
+from db.sqlite import WRITES
 
 
 @asynccontextmanager
@@ -23,6 +24,8 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     """
     session = sessions()
     try:
+        if session.get_bind().dialect.name == "sqlite":
+            await session.connection(execution_options={WRITES: True})
         yield session
         await session.flush()
     except BaseException:

@@ -3,7 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from db.errors import Refused, is_permanent, is_transient
+from db.errors import Refused
+from db.translate import is_permanent, is_transient
 from jobs.errors import JobError, Problem, RetryLater, UnknownKind
 from jobs.outcome import Buried, Retry
 

@@ -6,15 +6,17 @@ from typing import Literal
 
 from alembic import context
 from sqlalchemy import Connection, pool
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.sql.sqltypes import AutoString
 
 from db.config import DatabaseConfig
-from db.engine import unreachable
+from db.ddl import one_at_a_time
+from db.engine import build_engine, unreachable
 from db.errors import LedgerqError
 from db.models import Base
 from db.models.base import UtcDateTime
 from db.settings import load
+
+HOURS = 4 * 3600.0  # seconds that one statement of a migration may take: a large index takes long
 
 
 def main() -> None:
@@ -60,14 +62,14 @@ def migrate(connection: Connection | None, config: DatabaseConfig) -> None:
 
 
 async def migrate_online(config: DatabaseConfig) -> None:
-    engine = create_async_engine(config.url, poolclass=pool.NullPool, hide_parameters=True)
+    patient = config.model_copy(update={"statement_timeout": HOURS, "lock_timeout": 3})
+    engine = build_engine(patient, poolclass=pool.NullPool)
     try:
         with unreachable(config):
-            connection = await engine.connect().start()
-        try:
+            async with engine.connect():
+                pass
+        async with one_at_a_time(engine), engine.connect() as connection:
             await connection.run_sync(migrate, config)
-        finally:
-            await connection.close()
     finally:
         await engine.dispose()
 

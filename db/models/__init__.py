@@ -1,5 +1,6 @@
-"""The tables."""
+"""The tables, and the triggers that come with them."""
 
+from db.models import triggers as _triggers  # noqa: F401 - it adds them to the tables
 from db.models.audit import Action, AuditLog
 from db.models.base import Base
 from db.models.delivery import DeadLetter, ProcessedJob

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import DDL, Index, event
+from sqlalchemy import Index
 from sqlmodel import Field
 
 from db.models.base import Base, BigId, Json, choice, created_at, primary_key
@@ -41,50 +41,3 @@ class AuditLog(Base, table=True):
     attempt: int | None = None
     trace_id: str | None = Field(default=None, max_length=64)
     at: datetime = created_at()
-
-
-# The migrations hold the same statements: a migration must never change when the code does.
-APPEND_ONLY_POSTGRESQL = (
-    """
-    CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        RAISE EXCEPTION 'audit_log is append-only: % refused', TG_OP
-            USING ERRCODE = 'insufficient_privilege';
-    END $$
-    """,
-    """
-    CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()
-    """,
-    # fires for session_replication_role = replica too
-    "ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_append_only",
-)
-APPEND_ONLY_SQLITE = (
-    """
-    CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log
-    BEGIN SELECT RAISE(ABORT, 'audit_log is append-only: UPDATE refused'); END
-    """,
-    """
-    CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log
-    BEGIN SELECT RAISE(ABORT, 'audit_log is append-only: DELETE refused'); END
-    """,
-    # INSERT OR REPLACE deletes the old row without firing its DELETE trigger
-    """
-    CREATE TRIGGER audit_log_no_replace BEFORE INSERT ON audit_log
-    WHEN EXISTS (SELECT 1 FROM audit_log WHERE id = NEW.id)
-    BEGIN SELECT RAISE(ABORT, 'audit_log is append-only: REPLACE refused'); END
-    """,
-)
-
-for _dialect, _statements in (
-    ("postgresql", APPEND_ONLY_POSTGRESQL),
-    ("sqlite", APPEND_ONLY_SQLITE),
-):
-    for _statement in _statements:
-        event.listen(
-            AuditLog.__table__,  # type: ignore[attr-defined]
-            "after_create",
-            DDL(  # type: ignore[no-untyped-call]
-                _statement.replace("%", "%%")
-            ).execute_if(dialect=_dialect),
-        )

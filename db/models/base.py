@@ -2,12 +2,16 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, MetaData, func
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, MetaData, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Relationship, SQLModel
+
+from db.models.loading import MUST_LOAD
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -16,6 +20,23 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's clock: the start of the transaction, or on SQLite the moment, to the millisecond."""
+
+    type = DateTime(timezone=True)
+    inherit_cache = True
+
+
+@compiles(utc_now)
+def _utc_now(element: utc_now, compiler: Any, **options: Any) -> str:
+    return "now()"
+
+
+@compiles(utc_now, "sqlite")
+def _utc_now_on_sqlite(element: utc_now, compiler: Any, **options: Any) -> str:
+    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
 
 
 class Base(SQLModel):
@@ -56,15 +77,39 @@ def primary_key() -> Any:
     return Field(default=None, primary_key=True, sa_type=BigId)
 
 
-def reference(column: str, *, nullable: bool = True) -> Any:
+def reference(
+    column: str,
+    *,
+    nullable: bool = True,
+    on_delete: Literal["SET NULL"] | None = None,
+    index: bool = True,
+) -> Any:
     """The id of another row, which must exist; indexed, so that the way back is short."""
+    options = {"ondelete": on_delete} if on_delete else {}
     default = None if nullable else ...
-    return Field(default=default, foreign_key=column, sa_type=BigId, nullable=nullable, index=True)
+    return Field(  # type: ignore[call-overload]
+        default=default,
+        foreign_key=column,
+        sa_type=BigId,
+        nullable=nullable,
+        index=index,
+        **options,
+    )
+
+
+def related(**options: Any) -> Any:
+    """A relationship that must be loaded by the read that wants it: see NotLoaded."""
+    return Relationship(sa_relationship_kwargs={"lazy": MUST_LOAD, **options})
 
 
 def moment() -> Any:
     """An optional point in time."""
     return Field(default=None, sa_type=UtcDateTime)
+
+
+def version() -> Any:
+    """Counts the changes of a row, so that a writer can say which state it has seen."""
+    return Field(default=1, nullable=False, sa_column_kwargs={"server_default": text("1")})
 
 
 def created_at() -> Any:
@@ -73,17 +118,17 @@ def created_at() -> Any:
         default=None,
         sa_type=UtcDateTime,
         nullable=False,
-        sa_column_kwargs={"server_default": func.now()},
+        sa_column_kwargs={"server_default": utc_now()},
     )
 
 
 def updated_at() -> Any:
-    """When the row was last changed, by the database's clock."""
+    """When the row was last changed, by the database's clock; a trigger sees to writes of others."""
     return Field(
         default=None,
         sa_type=UtcDateTime,
         nullable=False,
-        sa_column_kwargs={"server_default": func.now(), "onupdate": func.now()},
+        sa_column_kwargs={"server_default": utc_now(), "onupdate": utc_now()},
     )
 
 

@@ -4,26 +4,29 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import CheckConstraint, Text
-from sqlmodel import Field, Relationship
+from sqlmodel import Field
 
-from db.models.base import Base, created_at, primary_key, updated_at
+from db.models.base import Base, created_at, primary_key, related, updated_at, version
 
 if TYPE_CHECKING:
     from db.models.task import Task
 
 
 class Project(Base, table=True):
-    """A project: what tasks belong to."""
+    """A project: what tasks belong to. It can't be deleted while tasks do (restrict)."""
 
     __tablename__ = "project"
-    __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),)
+    __table_args__ = (
+        CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),
+        CheckConstraint("length(key) BETWEEN 1 AND 20", name="key_length"),
+    )
 
     id: int = primary_key()
-    name: str = Field(max_length=200)
+    key: str | None = Field(default=None, sa_type=Text, unique=True)
+    name: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text)
+    version: int = version()
     created_at: datetime = created_at()
     updated_at: datetime = updated_at()
 
-    tasks: list["Task"] = Relationship(
-        back_populates="project", sa_relationship_kwargs={"lazy": "raise"}
-    )
+    tasks: list["Task"] = related(back_populates="project", passive_deletes="all")

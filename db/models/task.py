@@ -5,18 +5,28 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Optional
 
-from sqlalchemy import CheckConstraint, Index, Text, text
-from sqlmodel import Field, Relationship
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlmodel import Field
 
 from db.models.base import (
     Base,
+    BigId,
     Json,
     choice,
     created_at,
     moment,
     primary_key,
     reference,
+    related,
     updated_at,
+    version,
 )
 
 if TYPE_CHECKING:
@@ -60,21 +70,42 @@ LEGAL_MOVES = MappingProxyType(
 
 
 class Task(Base, table=True):
-    """A piece of work in a project; it may be part of a parent task."""
+    """A piece of work in a project; it may be part of a parent task of the same project.
+
+    Deleting one marks it and its subtasks at any depth (cascade); the rows go when they are purged.
+    """
 
     __tablename__ = "task"
     __table_args__ = (
         CheckConstraint("length(title) BETWEEN 1 AND 500", name="title_length"),
-        CheckConstraint("parent_task_id <> id", name="not_own_parent"),
+        CheckConstraint("parent_task_id <> id", name="parent_task_id_not_own"),
+        CheckConstraint("jsonb_typeof(tags) = 'array'", name="tags_is_list").ddl_if("postgresql"),
+        UniqueConstraint("id", "project_id"),  # for the reference that follows
+        ForeignKeyConstraint(["parent_task_id", "project_id"], ["task.id", "task.project_id"]),
         Index("ix_task_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index("ix_task_project_id_id", "project_id", "id"),
+        Index("ix_task_assignee_id_id", "assignee_id", "id"),
+        Index("ix_task_due_at_id", "due_at", "id", postgresql_where=text("deleted_at IS NULL")),
+        Index(
+            "ix_task_tags",
+            "tags",
+            postgresql_using="gin",
+            postgresql_ops={"tags": "jsonb_path_ops"},
+        ),
     )
 
     id: int = primary_key()
-    title: str = Field(max_length=500)
+    title: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text)
-    status: TaskStatus = Field(default=TaskStatus.TODO, sa_type=choice(TaskStatus, "status"))
+    status: TaskStatus = Field(
+        default=TaskStatus.TODO,
+        sa_type=choice(TaskStatus, "status"),
+        sa_column_kwargs={"server_default": TaskStatus.TODO},
+    )
     priority: TaskPriority = Field(
-        default=TaskPriority.NORMAL, sa_type=choice(TaskPriority, "priority")
+        default=TaskPriority.NORMAL,
+        sa_type=choice(TaskPriority, "priority"),
+        sa_column_kwargs={"server_default": TaskPriority.NORMAL},
     )
     tags: list[str] = Field(
         default_factory=list,
@@ -82,29 +113,27 @@ class Task(Base, table=True):
         nullable=False,
         sa_column_kwargs={"server_default": text("'[]'")},
     )
-    project_id: int = reference("project.id", nullable=False)
-    assignee_id: int | None = reference("worker.id")
-    created_by_id: int | None = reference("worker.id")
-    parent_task_id: int | None = reference("task.id")
+    project_id: int = reference("project.id", nullable=False, index=False)
+    assignee_id: int | None = reference("worker.id", on_delete="SET NULL", index=False)
+    created_by_id: int | None = reference("worker.id", on_delete="SET NULL")
+    parent_task_id: int | None = Field(default=None, sa_type=BigId, index=True)
     due_at: datetime | None = moment()
+    version: int = version()
     created_at: datetime = created_at()
     updated_at: datetime = updated_at()
     deleted_at: datetime | None = moment()
 
-    project: "Project" = Relationship(
-        back_populates="tasks", sa_relationship_kwargs={"lazy": "raise"}
+    project: "Project" = related(back_populates="tasks")
+    assignee: Optional["Worker"] = related(
+        back_populates="assigned_tasks", foreign_keys="Task.assignee_id"
     )
-    assignee: Optional["Worker"] = Relationship(
-        back_populates="assigned_tasks",
-        sa_relationship_kwargs={"lazy": "raise", "foreign_keys": "Task.assignee_id"},
+    created_by: Optional["Worker"] = related(foreign_keys="Task.created_by_id")
+    parent: Optional["Task"] = related(
+        back_populates="subtasks", primaryjoin="foreign(Task.parent_task_id) == remote(Task.id)"
     )
-    created_by: Optional["Worker"] = Relationship(
-        sa_relationship_kwargs={"lazy": "raise", "foreign_keys": "Task.created_by_id"},
-    )
-    parent: Optional["Task"] = Relationship(
-        back_populates="subtasks",
-        sa_relationship_kwargs={"lazy": "raise", "remote_side": "Task.id"},
-    )
-    subtasks: list["Task"] = Relationship(
-        back_populates="parent", sa_relationship_kwargs={"lazy": "raise"}
+    subtasks: list["Task"] = related(
+        back_populates="parent",
+        primaryjoin="Task.id == foreign(remote(Task.parent_task_id))",
+        order_by="Task.id",
+        passive_deletes="all",
     )

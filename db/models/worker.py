@@ -4,10 +4,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import CheckConstraint
-from sqlmodel import Field, Relationship
+from sqlalchemy import CheckConstraint, Text
+from sqlmodel import Field
 
-from db.models.base import Base, choice, created_at, primary_key, updated_at
+from db.models.base import (
+    Base,
+    choice,
+    created_at,
+    primary_key,
+    related,
+    updated_at,
+    version,
+)
 
 if TYPE_CHECKING:
     from db.models.task import Task
@@ -21,18 +29,25 @@ class WorkerType(StrEnum):
 
 
 class Worker(Base, table=True):
-    """The person or agent to whom tasks are assigned. Not the process that runs jobs."""
+    """The person or agent to whom tasks are assigned. Not the process that runs jobs.
+
+    When one is deleted, its tasks stay, assigned to nobody (set null).
+    """
 
     __tablename__ = "worker"
     __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),)
 
     id: int = primary_key()
-    name: str = Field(max_length=200)
-    type: WorkerType = Field(default=WorkerType.PERSON, sa_type=choice(WorkerType, "type"))
+    name: str = Field(sa_type=Text)
+    type: WorkerType = Field(
+        default=WorkerType.PERSON,
+        sa_type=choice(WorkerType, "type"),
+        sa_column_kwargs={"server_default": WorkerType.PERSON},
+    )
+    version: int = version()
     created_at: datetime = created_at()
     updated_at: datetime = updated_at()
 
-    assigned_tasks: list["Task"] = Relationship(
-        back_populates="assignee",
-        sa_relationship_kwargs={"lazy": "raise", "foreign_keys": "Task.assignee_id"},
+    assigned_tasks: list["Task"] = related(
+        back_populates="assignee", foreign_keys="Task.assignee_id", passive_deletes="all"
     )

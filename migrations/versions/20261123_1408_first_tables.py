@@ -45,6 +45,25 @@ APPEND_ONLY = {
     ),
 }
 
+TOUCH_UPDATED_AT = {
+    "postgresql": """
+        CREATE TRIGGER {table}_touch_updated_at BEFORE UPDATE ON {table}
+        FOR EACH ROW EXECUTE FUNCTION touch_updated_at()
+        """,
+    "sqlite": """
+        CREATE TRIGGER {table}_touch_updated_at AFTER UPDATE ON {table}
+        WHEN NEW.updated_at IS OLD.updated_at
+        BEGIN
+            UPDATE {table} SET updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now') WHERE id = NEW.id;
+        END
+        """,
+}
+
+
+def now() -> sa.TextClause:
+    on_sqlite = op.get_context().dialect.name == "sqlite"
+    return sa.text("(strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now'))" if on_sqlite else "now()")
+
 
 def choice(name: str, *values: str) -> sa.Enum:
     return sa.Enum(*values, name=name, native_enum=False, create_constraint=True, length=20)
@@ -55,6 +74,7 @@ def upgrade() -> None:
     create_delivery()
     create_people_and_projects()
     create_tasks()
+    touch_updated_at("project", "worker", "task")
 
 
 def create_ledger() -> None:
@@ -75,7 +95,7 @@ def create_ledger() -> None:
         sa.Column("kind", sa.String(100), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=True),
         sa.Column("trace_id", sa.String(64), nullable=True),
-        sa.Column("at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("at", MOMENT, server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_audit_log"),
     )
     op.create_index("ix_audit_log_entity", "audit_log", ["entity_type", "entity_id", "id"])
@@ -91,7 +111,7 @@ def create_delivery() -> None:
         sa.Column("kind", sa.String(100), nullable=False),
         sa.Column("payload_hash", sa.LargeBinary(), nullable=False),
         sa.Column("result", JSON, nullable=True),
-        sa.Column("processed_at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("processed_at", MOMENT, server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("job_id", name="pk_processed_job"),
     )
     op.create_table(
@@ -106,7 +126,7 @@ def create_delivery() -> None:
         sa.Column("problems", JSON, nullable=True),
         sa.Column("traceback", sa.Text(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("buried_at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("buried_at", MOMENT, server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_dead_letter"),
         sa.UniqueConstraint("job_id", name="uq_dead_letter_job_id"),
     )
@@ -117,20 +137,27 @@ def create_people_and_projects() -> None:
     op.create_table(
         "project",
         sa.Column("id", ID, nullable=False),
-        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
+        sa.Column("name", sa.Text(), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
-        sa.Column("created_at", MOMENT, server_default=sa.func.now(), nullable=False),
-        sa.Column("updated_at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
+        sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
+        sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
         sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_project_name_length"),
+        sa.CheckConstraint("length(key) BETWEEN 1 AND 20", name="ck_project_key_length"),
         sa.PrimaryKeyConstraint("id", name="pk_project"),
+        sa.UniqueConstraint("key", name="uq_project_key"),
     )
     op.create_table(
         "worker",
         sa.Column("id", ID, nullable=False),
-        sa.Column("name", sa.String(200), nullable=False),
-        sa.Column("type", choice("type", "person", "agent"), nullable=False),
-        sa.Column("created_at", MOMENT, server_default=sa.func.now(), nullable=False),
-        sa.Column("updated_at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "type", choice("type", "person", "agent"), server_default="person", nullable=False
+        ),
+        sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
+        sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
+        sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
         sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_worker_name_length"),
         sa.PrimaryKeyConstraint("id", name="pk_worker"),
     )
@@ -140,15 +167,19 @@ def create_tasks() -> None:
     op.create_table(
         "task",
         sa.Column("id", ID, nullable=False),
-        sa.Column("title", sa.String(500), nullable=False),
+        sa.Column("title", sa.Text(), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column(
             "status",
             choice("status", "todo", "in_progress", "blocked", "done", "cancelled"),
+            server_default="todo",
             nullable=False,
         ),
         sa.Column(
-            "priority", choice("priority", "low", "normal", "high", "urgent"), nullable=False
+            "priority",
+            choice("priority", "low", "normal", "high", "urgent"),
+            server_default="normal",
+            nullable=False,
         ),
         sa.Column("tags", JSON, server_default=sa.text("'[]'"), nullable=False),
         sa.Column("project_id", ID, nullable=False),
@@ -156,22 +187,35 @@ def create_tasks() -> None:
         sa.Column("created_by_id", ID, nullable=True),
         sa.Column("parent_task_id", ID, nullable=True),
         sa.Column("due_at", MOMENT, nullable=True),
-        sa.Column("created_at", MOMENT, server_default=sa.func.now(), nullable=False),
-        sa.Column("updated_at", MOMENT, server_default=sa.func.now(), nullable=False),
+        sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
+        sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
+        sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
         sa.Column("deleted_at", MOMENT, nullable=True),
         sa.CheckConstraint("length(title) BETWEEN 1 AND 500", name="ck_task_title_length"),
-        sa.CheckConstraint("parent_task_id <> id", name="ck_task_not_own_parent"),
-        sa.ForeignKeyConstraint(["assignee_id"], ["worker.id"], name="fk_task_assignee_id_worker"),
+        sa.CheckConstraint("parent_task_id <> id", name="ck_task_parent_task_id_not_own"),
         sa.ForeignKeyConstraint(
-            ["created_by_id"], ["worker.id"], name="fk_task_created_by_id_worker"
+            ["assignee_id"],
+            ["worker.id"],
+            name="fk_task_assignee_id_worker",
+            ondelete="SET NULL",
         ),
         sa.ForeignKeyConstraint(
-            ["parent_task_id"], ["task.id"], name="fk_task_parent_task_id_task"
+            ["created_by_id"],
+            ["worker.id"],
+            name="fk_task_created_by_id_worker",
+            ondelete="SET NULL",
+        ),
+        sa.ForeignKeyConstraint(
+            ["parent_task_id", "project_id"],
+            ["task.id", "task.project_id"],
+            name="fk_task_parent_task_id_task",
         ),
         sa.ForeignKeyConstraint(["project_id"], ["project.id"], name="fk_task_project_id_project"),
         sa.PrimaryKeyConstraint("id", name="pk_task"),
+        sa.UniqueConstraint("id", "project_id", name="uq_task_id_project_id"),
     )
-    op.create_index("ix_task_assignee_id", "task", ["assignee_id"])
+    if op.get_context().dialect.name == "postgresql":
+        op.create_check_constraint("ck_task_tags_is_list", "task", "jsonb_typeof(tags) = 'array'")
     op.create_index("ix_task_created_by_id", "task", ["created_by_id"])
     op.create_index(
         "ix_task_deleted_at",
@@ -180,7 +224,22 @@ def create_tasks() -> None:
         postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index("ix_task_parent_task_id", "task", ["parent_task_id"])
-    op.create_index("ix_task_project_id", "task", ["project_id"])
+
+
+def touch_updated_at(*tables: str) -> None:
+    dialect = op.get_context().dialect.name
+    if dialect == "postgresql":
+        op.execute(
+            """
+            CREATE FUNCTION touch_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                NEW.updated_at := now();
+                RETURN NEW;
+            END $$
+            """
+        )
+    for table in tables:
+        op.execute(TOUCH_UPDATED_AT[dialect].format(table=table))
 
 
 def downgrade() -> None:
@@ -188,3 +247,4 @@ def downgrade() -> None:
         op.drop_table(table)
     if op.get_context().dialect.name == "postgresql":
         op.execute("DROP FUNCTION audit_log_refuse()")
+        op.execute("DROP FUNCTION touch_updated_at()")

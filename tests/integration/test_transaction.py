@@ -8,10 +8,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from db import projects
 from db.engine import Database, Sessions
-from db.errors import is_transient
 from db.inputs import NewProject
 from db.models import AuditLog, Project
 from db.transaction import transaction
+from db.translate import is_transient
 from tests.support import (
     ORIGIN,
     NeverReached,

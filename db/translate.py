@@ -1,0 +1,171 @@
+"""From the database's errors to ours: by SQLSTATE and constraint name, never by the message.
+
+SQLite has no SQLSTATE but extended result codes (https://www.sqlite.org/rescode.html), which are as
+exact; only there, the column or constraint has to be taken from the tail of its fixed message.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CheckConstraint, Constraint, ForeignKeyConstraint, Table
+
+from db.errors import (
+    AlreadyExists,
+    ConstraintError,
+    Deadlock,
+    Disconnected,
+    LedgerqError,
+    LockTimeout,
+    MissingReference,
+    MissingValue,
+    Refused,
+    RuleBroken,
+    SerializationFailure,
+    StillReferenced,
+    TooLong,
+    Transient,
+    Unavailable,
+)
+from db.models import Base
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_CONSTRAINTS: dict[str, type[ConstraintError]] = {
+    "23001": StillReferenced,  # restrict_violation
+    "23502": MissingValue,
+    "23503": MissingReference,
+    "23505": AlreadyExists,
+    "23514": RuleBroken,
+    "22001": TooLong,  # string_data_right_truncation
+    "54000": TooLong,  # program_limit_exceeded: an index entry
+}
+_TRANSIENT: dict[str, type[Transient]] = {
+    "40001": SerializationFailure,
+    "40P01": Deadlock,
+    "55P03": LockTimeout,
+    "25P03": Disconnected,  # idle_in_transaction_session_timeout
+    "25006": Unavailable,  # read_only_sql_transaction: still connected to a demoted primary
+    "57014": Unavailable,  # query_canceled: statement_timeout
+}
+_TRANSIENT_CLASSES: dict[str, type[Transient]] = {
+    "08": Disconnected,
+    "53": Unavailable,  # insufficient resources
+    "57": Disconnected,  # operator intervention: shutdown
+    "58": Unavailable,  # system error
+}
+_SQLITE: dict[int, type[ConstraintError] | type[Transient]] = {
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: MissingReference,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: AlreadyExists,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: AlreadyExists,
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: MissingValue,
+    sqlite3.SQLITE_CONSTRAINT_CHECK: RuleBroken,
+    sqlite3.SQLITE_BUSY: LockTimeout,
+    sqlite3.SQLITE_LOCKED: LockTimeout,
+    sqlite3.SQLITE_IOERR: Unavailable,
+    sqlite3.SQLITE_FULL: Unavailable,
+}
+
+
+@contextmanager
+def translated(*, deleting: bool = False) -> Iterator[None]:
+    """Raise our error for what the database raises inside the block; what has none goes on as it is.
+
+    `deleting` says that a foreign key is broken from its other end.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        if deleting and isinstance(ours, MissingReference):
+            ours = StillReferenced(ours.constraint, ours.fields)
+        raise ours from error
+
+
+def translate(error: BaseException) -> LedgerqError | None:
+    """Our error for one of the database's, or None if it has no better name."""
+    if isinstance(error, LedgerqError):
+        return error
+    if isinstance(error, ConnectionError):
+        return Disconnected()
+    if not isinstance(error, DBAPIError):
+        return None
+    state = sqlstate(error)
+    ours = _from_sqlstate(state, error) if state else _from_sqlite(error)
+    return ours or (Disconnected(state) if error.connection_invalidated else None)
+
+
+def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
+    if state in _CONSTRAINTS:
+        name = _driver_attribute(error, "constraint_name")
+        return _constraint_error(_CONSTRAINTS[state], name, error)
+    kind = _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2])
+    return kind(state) if kind else None
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The five-character SQLSTATE of a PostgreSQL error, or None."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """True if the same work may succeed a moment later: a lost connection, a deadlock, a lock wait."""
+    return isinstance(error, TimeoutError) or isinstance(translate(error), Transient)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """True if the database refuses the data itself, so that the same work always fails."""
+    state = sqlstate(error)
+    in_data_class = state is not None and state.startswith("22")
+    return in_data_class or isinstance(translate(error), Refused)
+
+
+def _constraint_error(
+    kind: type[ConstraintError], constraint: str | None, error: DBAPIError
+) -> ConstraintError:
+    column = _driver_attribute(error, "column_name")
+    fields = (column,) if column else _fields_of(constraint)
+    if kind is RuleBroken and constraint and constraint.endswith("_length"):
+        kind = TooLong
+    return kind(constraint, fields)
+
+
+def _fields_of(name: str | None) -> tuple[str, ...]:
+    """The columns that a constraint of ours is about."""
+    for table in Base.metadata.tables.values():
+        for constraint in table.constraints:
+            if name is not None and constraint.name == name:
+                return _columns(table, constraint, name)
+    return ()
+
+
+def _columns(table: Table, constraint: Constraint, name: str) -> tuple[str, ...]:
+    if isinstance(constraint, CheckConstraint):
+        return tuple(column.name for column in table.columns if f"_{column.name}" in name)
+    if isinstance(constraint, ForeignKeyConstraint):
+        return (constraint.column_keys[0],)
+    return tuple(column.name for column in getattr(constraint, "columns", ()))
+
+
+def _driver_attribute(error: DBAPIError, name: str) -> str | None:
+    driver_error = getattr(error.orig, "__cause__", None) or error.orig
+    return getattr(driver_error, name, None)
+
+
+def _from_sqlite(error: DBAPIError) -> LedgerqError | None:
+    driver_error = error.orig
+    if not isinstance(driver_error, sqlite3.Error):
+        return None
+    code = getattr(driver_error, "sqlite_errorcode", 0)
+    kind = _SQLITE.get(code) or _SQLITE.get(code & 0xFF)
+    if kind is None:
+        return None
+    if issubclass(kind, Transient):
+        return kind()
+    tail = str(driver_error).rpartition(": ")[2]
+    if kind is RuleBroken:
+        return _constraint_error(RuleBroken, tail, error)
+    columns = tuple(each.rpartition(".")[2] for each in tail.split(", ") if "." in each)
+    return kind(None, columns)
