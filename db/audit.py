@@ -1,14 +1,19 @@
-"""Writing the audit log. Every function that changes a table calls `record` in the same transaction."""
+"""The audit log. Every function that changes a table calls `record` in the same transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import insert, inspect
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
-from db.models import Action, AuditLog, Base
+from db.models import Action, AuditLog, Project, Task, Worker
+
+Entity = Project | Worker | Task
+
+_KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +31,61 @@ class Origin:
 class Change:
     """What happened to one entity. `before` and `after` hold the changed fields only."""
 
-    entity: Base
+    entity_type: str
+    entity_id: int
     action: Action
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
     @classmethod
-    def created(cls, entity: Base) -> "Change":
-        """The entity is new: all that it holds is what changed."""
-        return cls(entity, Action.CREATE, {}, _filled(entity))
+    def created(cls, entity: Entity) -> "Change":
+        """The entity is new, and flushed: all that it holds is what changed."""
+        return cls(entity.__tablename__, entity.id, Action.CREATE, {}, _filled(entity))
 
     @classmethod
-    def purged(cls, entity: Base) -> "Change":
-        """The entity is gone for good: the log keeps what it held."""
-        return cls(entity, Action.PURGE, _filled(entity), {})
+    def of(
+        cls,
+        entity: Entity,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        action: Action = Action.UPDATE,
+    ) -> "Change":
+        """Some fields of the entity changed."""
+        return cls(entity.__tablename__, entity.id, action, before, after)
+
+    @classmethod
+    def gone(cls, entity: Entity, action: Action) -> "Change":
+        """The row is gone for good: the log keeps what it held."""
+        return cls(entity.__tablename__, entity.id, action, _filled(entity), {})
 
 
 async def record(session: AsyncSession, origin: Origin, *changes: Change) -> None:
-    """Write one entry for each change, in one statement. The entities must be flushed: they need ids."""
+    """Write one entry for each change, in one statement."""
     if changes:
         await session.execute(insert(AuditLog), [_entry(origin, change) for change in changes])
 
 
+async def history(
+    session: AsyncSession, entity_type: str, entity_id: int, *, after_id: int = 0, limit: int = 100
+) -> Sequence[AuditLog]:
+    """What happened to an entity, oldest first; the next page begins after this one's last id."""
+    entries = (
+        select(AuditLog)
+        .where(
+            col(AuditLog.entity_type) == entity_type,
+            col(AuditLog.entity_id) == entity_id,
+            col(AuditLog.id) > after_id,
+        )
+        .order_by(col(AuditLog.id))
+        .limit(limit)
+    )
+    return (await session.scalars(entries)).all()
+
+
 def _entry(origin: Origin, change: Change) -> dict[str, Any]:
     return {
-        "entity_type": type(change.entity).__tablename__,
-        "entity_id": inspect(change.entity).identity[0],
+        "entity_type": change.entity_type,
+        "entity_id": change.entity_id,
         "action": change.action,
         "actor": origin.actor,
         "before": to_jsonable_python(change.before),
@@ -63,9 +97,10 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
     }
 
 
-_KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
+def _filled(entity: Entity) -> dict[str, Any]:
+    return filled(entity.model_dump(exclude=_KEPT_BY_THE_DATABASE))
 
 
-def _filled(entity: Base) -> dict[str, Any]:
-    values = entity.model_dump(exclude=_KEPT_BY_THE_DATABASE)
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new row holds: the values that say something."""
     return {field: value for field, value in values.items() if value not in (None, [])}

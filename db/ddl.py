@@ -51,7 +51,7 @@ async def one_at_a_time(engine: AsyncEngine) -> AsyncIterator[None]:
         yield
         return
     async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        while not await connection.scalar(
+        while not await connection.scalar(  # noqa: ASYNC110 - another process holds it
             text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}
         ):
             await asyncio.sleep(_PATIENCE)

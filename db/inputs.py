@@ -1,6 +1,6 @@
 """What may be written: strict input models, apart from the tables. Jobs and services share them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -51,10 +51,16 @@ Title = Annotated[
     AfterValidator(_not_blank),
     AfterValidator(_storable),
 ]
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_-]{0,19}$")]
 Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_storable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_storable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_no_duplicates)]
 Id = Annotated[PositiveInt, Field(le=MAX_ID)]
+
+
+UNCHANGED: Any = Field(
+    default=None
+)  # never read: only fields that were set count, and null is refused
 
 
 class Input(BaseModel):
@@ -64,9 +70,18 @@ class Input(BaseModel):
 
 
 class NewProject(Input):
-    """A project to create."""
+    """A project to create. `key` is its natural key, a short name that no other project has."""
 
     name: Name
+    key: Key | None = None
+    description: Prose | None = None
+
+
+class ProjectChanges(Input):
+    """What to change of a project: the fields that were set, and no others."""
+
+    name: Name = UNCHANGED
+    key: Key | None = None
     description: Prose | None = None
 
 
@@ -75,6 +90,13 @@ class NewWorker(Input):
 
     name: Name
     type: WorkerType = WorkerType.PERSON
+
+
+class WorkerChanges(Input):
+    """What to change of a worker: the fields that were set, and no others."""
+
+    name: Name = UNCHANGED
+    type: WorkerType = UNCHANGED
 
 
 class NewTask(Input):
@@ -88,5 +110,20 @@ class NewTask(Input):
     tags: Tags = Field(default_factory=list)
     assignee_id: Id | None = None
     created_by_id: Id | None = None
+    parent_task_id: Id | None = None
+    due_at: AwareDatetime | None = None
+
+
+class TaskChanges(Input):
+    """What to change of a task: the fields that were set, and no others.
+
+    The status moves by `tasks.change_status`; the project of a task never changes.
+    """
+
+    title: Title = UNCHANGED
+    description: Prose | None = None
+    priority: TaskPriority = UNCHANGED
+    tags: Tags = UNCHANGED
+    assignee_id: Id | None = None
     parent_task_id: Id | None = None
     due_at: AwareDatetime | None = None

@@ -1,17 +1,120 @@
 """Reading and changing projects. Functions flush and never commit: the caller's transaction does."""
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from collections.abc import Sequence
 
-from db import audit
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from db import audit, writes
 from db.audit import Change, Origin
-from db.inputs import NewProject
-from db.models import Project
+from db.errors import NotFound, Refused
+from db.inputs import NewProject, ProjectChanges
+from db.models import Action, Project
+from db.translate import translated
+
+
+async def get(session: AsyncSession, project_id: int) -> Project:
+    """One project.
+
+    Raises:
+        NotFound: there is none.
+    """
+    project = await session.get(Project, project_id)
+    if project is None:
+        raise NotFound("project", project_id)
+    return project
+
+
+async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Project]:
+    """Projects, oldest first; the next page begins after this one's last id."""
+    following = select(Project).where(col(Project.id) > after_id)
+    return (await session.scalars(following.order_by(col(Project.id)).limit(limit))).all()
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewProject) -> Project:
-    """Add a project."""
-    project = Project(name=new.name, description=new.description)
-    session.add(project)
-    await session.flush()
-    await audit.record(session, origin, Change.created(project))
+    """Add a project.
+
+    Raises:
+        AlreadyExists: another project has its key.
+    """
+    project = Project(**new.model_dump())
+    await writes.add(session, origin, project)
     return project
+
+
+async def update(
+    session: AsyncSession,
+    origin: Origin,
+    project_id: int,
+    changes: ProjectChanges,
+    *,
+    expected_version: int | None = None,
+) -> Project:
+    """Change the fields that were set.
+
+    Raises:
+        NotFound: there is no such project.
+        VersionConflict: it is no longer at `expected_version`.
+        AlreadyExists: another project has the new key.
+    """
+    project = await writes.lock(session, Project, project_id, expected_version)
+    await writes.change(session, origin, project, writes.what_was_set(changes))
+    return project
+
+
+async def upsert_many(
+    session: AsyncSession, origin: Origin, news: Sequence[NewProject]
+) -> list[Project]:
+    """Create the projects whose key is new, change the others to what is given; in the order given.
+
+    Raises:
+        Refused: one has no key, or two have the same.
+    """
+    keys = [new.key for new in news]
+    if None in keys or len(set(keys)) < len(keys):
+        raise Refused("key", "each project of an upsert needs a key of its own")
+    created = await _insert_new(session, news)
+    existing = select(Project).where(col(Project.key).in_(keys)).order_by(col(Project.key))
+    found = (await session.scalars(existing.with_for_update())).all()
+    by_key = {project.key: project for project in found}
+    changes = [
+        Change.created(by_key[new.key])
+        if new.key in created
+        else writes.set_fields(by_key[new.key], writes.what_was_set(new))
+        for new in news
+    ]
+    await writes.flush(session, found)
+    await audit.record(session, origin, *(change for change in changes if change))
+    return [by_key[key] for key in keys]
+
+
+async def delete(
+    session: AsyncSession,
+    origin: Origin,
+    project_id: int,
+    *,
+    expected_version: int | None = None,
+) -> None:
+    """Remove a project for good. One that has tasks, deleted ones too, stays (restrict).
+
+    Raises:
+        NotFound: there is no such project.
+        VersionConflict: it is no longer at `expected_version`.
+        StillReferenced: it has tasks.
+    """
+    project = await writes.lock(session, Project, project_id, expected_version)
+    await session.delete(project)
+    with translated(deleting=True):
+        await session.flush()
+    await audit.record(session, origin, Change.gone(project, Action.DELETE))
+
+
+async def _insert_new(session: AsyncSession, news: Sequence[NewProject]) -> set[str | None]:
+    """The keys that were not there; sorted, so that two upserts can't wait for each other."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    values = sorted((new.model_dump() for new in news), key=lambda each: str(each["key"]))
+    added = insert(Project).values(values).on_conflict_do_nothing(index_elements=["key"])
+    with translated():
+        return set(await session.scalars(added.returning(col(Project.key))))

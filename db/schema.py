@@ -83,9 +83,9 @@ async def require_current(database: Database) -> None:
 
 
 def _create_all(connection: Connection) -> None:
+    script = ScriptDirectory.from_config(alembic_config())
     with connection.begin():
         Base.metadata.create_all(connection)
-        script = ScriptDirectory.from_config(alembic_config())
         MigrationContext.configure(connection).stamp(script, "head")
 
 

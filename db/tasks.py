@@ -1,20 +1,25 @@
-"""Reading and changing tasks. Functions flush and never commit: the caller's transaction does."""
+"""Changing tasks, one at a time. Functions flush and never commit: the caller's transaction does.
+
+Reading them is in db.task_reads, many at once in db.task_bulk.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
 
+from sqlalchemy import ColumnElement, select
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from db import audit
+from db import audit, writes
 from db.audit import Change, Origin
-from db.errors import IllegalStatusChange, NotFound
-from db.inputs import NewTask
-from db.models import LEGAL_MOVES, Action, Task, TaskStatus
-from db.translate import translated
+from db.errors import IllegalStatusChange, MissingReference, NotFound, Refused
+from db.inputs import NewTask, TaskChanges
+from db.models import LEGAL_MOVES, Action, Project, Task, TaskStatus
+from db.session import INCLUDE_DELETED
+
+_WITH_DELETED = {INCLUDE_DELETED: True}
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
@@ -22,56 +27,103 @@ async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
 
     Raises:
         MissingReference: its project, parent, assignee or creator does not exist.
+        Refused: its parent belongs to another project.
     """
+    if new.parent_task_id is not None:
+        await require_parents(session, {new.parent_task_id: new.project_id})
     task = Task(**new.model_dump())
-    session.add(task)
-    with translated():
-        await session.flush()
-    await audit.record(session, origin, Change.created(task))
+    await writes.add(session, origin, task)
+    return task
+
+
+async def update(
+    session: AsyncSession,
+    origin: Origin,
+    task_id: int,
+    changes: TaskChanges,
+    *,
+    expected_version: int | None = None,
+) -> Task:
+    """Change the fields that were set.
+
+    Raises:
+        NotFound: there is no such task, or it is deleted.
+        VersionConflict: it is no longer at `expected_version`.
+        MissingReference: the new assignee or parent does not exist.
+        Refused: the new parent belongs to another project, or is a part of the task.
+    """
+    task = await writes.lock(session, Task, task_id, expected_version)
+    if changes.parent_task_id is not None:
+        await _require_no_cycle(session, task, changes.parent_task_id)
+    await writes.change(session, origin, task, writes.what_was_set(changes))
     return task
 
 
 async def change_status(
-    session: AsyncSession, origin: Origin, task_id: int, status: TaskStatus
+    session: AsyncSession,
+    origin: Origin,
+    task_id: int,
+    status: TaskStatus,
+    *,
+    expected_version: int | None = None,
 ) -> Task:
     """Move a task to another status.
 
     Raises:
         NotFound: there is no such task, or it is deleted.
+        VersionConflict: it is no longer at `expected_version`.
         IllegalStatusChange: `LEGAL_MOVES` does not list the move.
     """
-    task = await _lock(session, task_id)
-    current = task.status
-    legal = LEGAL_MOVES[current]
+    task = await writes.lock(session, Task, task_id, expected_version)
+    legal = LEGAL_MOVES[task.status]
     if status not in legal:
-        raise IllegalStatusChange(task_id, current, status, legal)
-    task.status = status
-    await session.flush()
-    change = Change(task, Action.UPDATE, {"status": current}, {"status": status})
-    await audit.record(session, origin, change)
+        raise IllegalStatusChange(task_id, task.status, status, legal)
+    await writes.change(session, origin, task, {"status": status})
     return task
 
 
 async def delete(
-    session: AsyncSession, origin: Origin, task_id: int, *, now: datetime
+    session: AsyncSession,
+    origin: Origin,
+    task_id: int,
+    *,
+    now: datetime,
+    expected_version: int | None = None,
 ) -> Sequence[Task]:
-    """Mark a task and all its subtasks, however deep, as deleted; the rows stay until they are purged.
+    """Mark a task and all its subtasks, however deep, as deleted (cascade).
 
-    Returns the tasks that it marked; those deleted before keep their time.
+    The rows stay until they are purged; those deleted before keep their time. Returns what it marked.
 
     Raises:
         NotFound: there is no such task, or it is deleted.
+        VersionConflict: it is no longer at `expected_version`.
     """
-    await _lock(session, task_id)
-    tasks = await _living_subtree(session, task_id)
-    for task in tasks:
-        task.deleted_at = now
-    await session.flush()
-    changes = [
-        Change(task, Action.DELETE, {"deleted_at": None}, {"deleted_at": now}) for task in tasks
-    ]
-    await audit.record(session, origin, *changes)
-    return tasks
+    await writes.lock(session, Task, task_id, expected_version)
+    tasks = await _subtree(session, task_id, col(Task.deleted_at).is_(None))
+    return await _mark(session, origin, tasks, now, Action.DELETE)
+
+
+async def restore(session: AsyncSession, origin: Origin, task_id: int) -> Sequence[Task]:
+    """Bring back a deleted task and the subtasks that were deleted with it; returns them.
+
+    Raises:
+        NotFound: there is no such task among the deleted.
+        Refused: its parent is deleted.
+    """
+    row = select(Task).where(col(Task.id) == task_id, col(Task.deleted_at).is_not(None))
+    task = await session.scalar(row.with_for_update(), execution_options=_WITH_DELETED)
+    if task is None or task.deleted_at is None:
+        raise NotFound("task", task_id)
+    if task.parent_task_id is not None:
+        parents = {task.parent_task_id: task.project_id}
+        try:
+            await require_parents(session, parents)
+        except MissingReference:
+            raise Refused(
+                "task_id", f"the parent of task {task_id} is deleted; restore it"
+            ) from None
+    tasks = await _subtree(session, task_id, col(Task.deleted_at) == task.deleted_at)
+    return await _mark(session, origin, tasks, None, Action.RESTORE)
 
 
 async def purge(
@@ -91,29 +143,69 @@ async def purge(
         .limit(limit)
         .with_for_update(skip_locked=True, of=Task)
     )
-    tasks = (await session.scalars(old)).all()
-    await audit.record(session, origin, *map(Change.purged, tasks))
-    ids = [task.id for task in tasks]
-    await session.execute(delete_rows(Task).where(col(Task.id).in_(ids)))
-    return len(ids)
+    tasks = (await session.scalars(old, execution_options=_WITH_DELETED)).all()
+    await audit.record(session, origin, *(Change.gone(task, Action.PURGE) for task in tasks))
+    gone = delete_rows(Task).where(col(Task.id).in_([task.id for task in tasks]))
+    await session.execute(gone)
+    return len(tasks)
 
 
-async def _lock(session: AsyncSession, task_id: int) -> Task:
-    """The living task, held until the transaction ends: two changes of one task take turns."""
-    living = select(Task).where(col(Task.id) == task_id, col(Task.deleted_at).is_(None))
-    task = await session.scalar(living.with_for_update())
-    if task is None:
-        raise NotFound("task", task_id)
-    return task
+async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None:
+    """Hold the parents (id → the project it must belong to), so that none is deleted meanwhile.
+
+    Raises:
+        MissingReference: one does not exist, or is deleted.
+        Refused: one belongs to another project.
+    """
+    parents = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id))
+    held = (await session.scalars(parents.with_for_update(read=True, key_share=True))).all()
+    if len(held) < len(wanted):
+        raise MissingReference("fk_task_parent_task_id_task", ("parent_task_id",))
+    for parent in held:
+        if parent.project_id != wanted[parent.id]:
+            problem = f"task {parent.id} belongs to project {parent.project_id}, not to this one"
+            raise Refused("parent_task_id", problem)
 
 
-async def _living_subtree(session: AsyncSession, task_id: int) -> Sequence[Task]:
-    tree = select(col(Task.id)).where(col(Task.id) == task_id).cte("tree", recursive=True)
-    tree = tree.union_all(select(col(Task.id)).join(tree, col(Task.parent_task_id) == tree.c.id))
-    living = (
-        select(Task)
-        .where(col(Task.id).in_(select(tree.c.id)), col(Task.deleted_at).is_(None))
-        .order_by(col(Task.id))
-        .with_for_update()
+async def _require_no_cycle(session: AsyncSession, task: Task, parent_id: int) -> None:
+    """Moves within a project take turns: two at once could close a circle that neither one sees."""
+    project = select(col(Project.id)).where(col(Project.id) == task.project_id)
+    await session.execute(project.with_for_update(key_share=True))
+    await require_parents(session, {parent_id: task.project_id})
+    line = select(col(Task.id), col(Task.parent_task_id)).where(col(Task.id) == parent_id)
+    above = line.cte("above", recursive=True)
+    above = above.union(
+        select(col(Task.id), col(Task.parent_task_id)).join(
+            above, col(Task.id) == above.c.parent_task_id
+        )
     )
-    return (await session.scalars(living)).all()
+    if task.id in set(await session.scalars(select(above.c.id))):
+        raise Refused("parent_task_id", f"task {parent_id} is a part of task {task.id} itself")
+
+
+async def _subtree(
+    session: AsyncSession, task_id: int, which: ColumnElement[bool]
+) -> Sequence[Task]:
+    """The task and its subtasks at any depth, held in the order of their ids."""
+    tree = select(col(Task.id)).where(col(Task.id) == task_id).cte("tree", recursive=True)
+    tree = tree.union(select(col(Task.id)).join(tree, col(Task.parent_task_id) == tree.c.id))
+    rows = select(Task).where(col(Task.id).in_(select(tree.c.id)), which).order_by(col(Task.id))
+    found = await session.scalars(rows.with_for_update(), execution_options=_WITH_DELETED)
+    return found.all()
+
+
+async def _mark(
+    session: AsyncSession,
+    origin: Origin,
+    tasks: Sequence[Task],
+    deleted_at: datetime | None,
+    action: Action,
+) -> Sequence[Task]:
+    changes = []
+    for task in tasks:
+        before, task.deleted_at = task.deleted_at, deleted_at
+        task.version += 1
+        changes.append(Change.of(task, {"deleted_at": before}, {"deleted_at": deleted_at}, action))
+    await session.flush()
+    await audit.record(session, origin, *changes)
+    return tasks

@@ -1,14 +1,20 @@
 """The one flush-then-commit. Nothing else in the code base commits, so nothing commits half a job."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.engine import Sessions
+from db.errors import Deadlock, SerializationFailure
 from db.sqlite import WRITES
+from db.translate import translated
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -16,7 +22,8 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     """One transaction: all of the block's writes, or none.
 
     When the block ends, what it added is flushed and committed. When it raises, anything, a
-    cancellation included, everything is rolled back and the exception goes on.
+    cancellation included, everything is rolled back and the exception goes on; an error of the
+    database goes on as ours, where we have one (db.errors).
 
     A cancellation never cuts a commit in half: the commit is waited for, and what it did is what
     this reports. If it committed, the block ends normally, though it was cancelled; the request
@@ -24,15 +31,46 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     """
     session = sessions()
     try:
-        if session.get_bind().dialect.name == "sqlite":
-            await session.connection(execution_options={WRITES: True})
-        yield session
-        await session.flush()
+        with translated():
+            if session.get_bind().dialect.name == "sqlite":
+                await session.connection(execution_options={WRITES: True})
+            yield session
+            await session.flush()
     except BaseException:
         with suppress(SQLAlchemyError):  # a connection that can't roll back is gone, its writes too
             await _to_its_end(session.close())  # which rolls back
         raise
-    await _to_its_end(_commit_and_close(session))
+    with translated():
+        await _to_its_end(_commit_and_close(session))
+
+
+async def in_transaction(
+    sessions: Sessions, work: Callable[[AsyncSession], Awaitable[T]], *, attempts: int = 4
+) -> T:
+    """Do the work in a transaction; do all of it again if another transaction came first.
+
+    Serialization failures and deadlocks are tried again, with full jitter, in a new session: so
+    `work` must not keep what it read in an earlier try, nor do anything that can't be rolled back.
+
+    Raises:
+        SerializationFailure, Deadlock: in each of the attempts.
+    """
+    for attempt in range(1, attempts):
+        try:
+            async with transaction(sessions) as session:
+                return await work(session)
+        except (SerializationFailure, Deadlock):
+            await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
+    async with transaction(sessions) as session:
+        return await work(session)
+
+
+@asynccontextmanager
+async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
+    """A part that may fail alone: its writes are rolled back, the transaction around it goes on."""
+    with translated():
+        async with session.begin_nested():
+            yield
 
 
 async def _commit_and_close(session: AsyncSession) -> None:

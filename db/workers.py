@@ -1,17 +1,96 @@
 """Reading and changing workers, the people and agents. Functions flush and never commit."""
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from collections.abc import Sequence
 
-from db import audit
+from sqlalchemy import select
+from sqlalchemy import update as update_rows
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from db import audit, writes
 from db.audit import Change, Origin
-from db.inputs import NewWorker
-from db.models import Worker
+from db.errors import NotFound
+from db.inputs import NewWorker, WorkerChanges
+from db.models import Action, Task, Worker
+from db.session import INCLUDE_DELETED
+
+
+async def get(session: AsyncSession, worker_id: int) -> Worker:
+    """One worker.
+
+    Raises:
+        NotFound: there is none.
+    """
+    worker = await session.get(Worker, worker_id)
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    return worker
+
+
+async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Worker]:
+    """Workers, oldest first; the next page begins after this one's last id."""
+    following = select(Worker).where(col(Worker.id) > after_id)
+    return (await session.scalars(following.order_by(col(Worker.id)).limit(limit))).all()
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewWorker) -> Worker:
     """Add a worker."""
-    worker = Worker(name=new.name, type=new.type)
-    session.add(worker)
-    await session.flush()
-    await audit.record(session, origin, Change.created(worker))
+    worker = Worker(**new.model_dump())
+    await writes.add(session, origin, worker)
     return worker
+
+
+async def update(
+    session: AsyncSession,
+    origin: Origin,
+    worker_id: int,
+    changes: WorkerChanges,
+    *,
+    expected_version: int | None = None,
+) -> Worker:
+    """Change the fields that were set.
+
+    Raises:
+        NotFound: there is no such worker.
+        VersionConflict: it is no longer at `expected_version`.
+    """
+    worker = await writes.lock(session, Worker, worker_id, expected_version)
+    await writes.change(session, origin, worker, writes.what_was_set(changes))
+    return worker
+
+
+async def delete(
+    session: AsyncSession,
+    origin: Origin,
+    worker_id: int,
+    *,
+    expected_version: int | None = None,
+) -> None:
+    """Remove a worker for good. Its tasks stay, assigned to nobody, created by nobody (set null).
+
+    Raises:
+        NotFound: there is no such worker.
+        VersionConflict: it is no longer at `expected_version`.
+    """
+    worker = await writes.lock(session, Worker, worker_id, expected_version)
+    left = [
+        *await _let_go(session, "assignee_id", worker_id),
+        *await _let_go(session, "created_by_id", worker_id),
+    ]
+    await session.delete(worker)
+    await session.flush()
+    await audit.record(session, origin, *left, Change.gone(worker, Action.DELETE))
+
+
+async def _let_go(session: AsyncSession, field: str, worker_id: int) -> list[Change]:
+    """Empty the field in every task that names the worker, in one statement."""
+    column = getattr(Task, field)
+    tasks = (
+        update_rows(Task)
+        .where(column == worker_id)
+        .values({field: None, "version": Task.version + 1})
+        .returning(col(Task.id))
+        .execution_options(**{INCLUDE_DELETED: True})
+    )
+    ids = sorted(await session.scalars(tasks))
+    return [Change("task", i, Action.UPDATE, {field: worker_id}, {field: None}) for i in ids]

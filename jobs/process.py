@@ -5,7 +5,7 @@
 3. open      the transaction: all that follows commits together or not at all
 4. remember  the job in the inbox; if it is there already, its work is done: answer as then
 5. handle    it: rows are added, flushed for their ids, written to the audit log
-6. commit    on leaving the transaction
+6. commit    on leaving the transaction; if another one came first, all again from 3
 7. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
 """
 
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db import inbox
 from db.audit import Origin
 from db.engine import Sessions
-from db.transaction import transaction
+from db.transaction import in_transaction
 from jobs.burial import bury
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
@@ -49,7 +49,8 @@ async def _in_one_transaction(
     delivery: Delivery, job: Job[Any], sessions: Sessions
 ) -> Completed | Duplicate:
     job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
-    async with transaction(sessions) as session:
+
+    async def once(session: AsyncSession) -> Completed | Duplicate:
         if not await inbox.remember(session, job_id, job.kind.name, payload_hash):
             done = await inbox.recall(session, job_id)
             if done.payload_hash != payload_hash:
@@ -57,7 +58,9 @@ async def _in_one_transaction(
             return Duplicate(done.result)
         result = to_jsonable_python(await job.handle(_context(session, delivery, job)))
         await inbox.keep_result(session, job_id, result)
-    return Completed(result)
+        return Completed(result)
+
+    return await in_transaction(sessions, once)
 
 
 def _context(session: AsyncSession, delivery: Delivery, job: Job[Any]) -> JobContext:

@@ -15,6 +15,7 @@ from db.audit import Origin
 from db.engine import Sessions
 from db.inputs import NewProject, NewTask
 from db.models import AuditLog, Base, DeadLetter, ProcessedJob, Task
+from db.session import INCLUDE_DELETED
 from db.transaction import transaction
 from jobs.envelope import Delivery, Envelope, encode
 from jobs.registry import Payload, Registry
@@ -26,6 +27,7 @@ from worker.engine import JobWorker
 T = TypeVar("T")
 M = TypeVar("M", bound=Base)
 
+EVERYTHING = {INCLUDE_DELETED: True}
 ORIGIN = Origin(actor="test")
 
 
@@ -43,12 +45,13 @@ async def new_task(sessions: Sessions, **fields: Any) -> Task:
 
 async def rows(sessions: Sessions, table: type[M]) -> Sequence[M]:
     async with sessions() as session:
-        return (await session.scalars(select(table))).all()
+        return (await session.scalars(select(table), execution_options=EVERYTHING)).all()
 
 
 async def count(sessions: Sessions, table: type[Base]) -> int:
     async with sessions() as session:
-        return await session.scalar(select(func.count()).select_from(table)) or 0
+        counted = select(func.count()).select_from(table)
+        return await session.scalar(counted, execution_options=EVERYTHING) or 0
 
 
 async def history(sessions: Sessions, entity_type: str, entity_id: int) -> Sequence[AuditLog]:

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError, InvalidRequestError, StatementError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import selectinload
 
 from db.engine import Sessions
+from db.errors import ConstraintError, NotLoaded
 from db.models import Project, Task, TaskPriority, TaskStatus, Worker, WorkerType
 from db.transaction import transaction
 from tests.support import new_project, new_task, rows
@@ -66,8 +67,10 @@ async def test_a_forgotten_eager_load_is_an_error_that_names_it(any_sessions: Se
     """No hidden query, no MissingGreenlet."""
     await new_task(any_sessions)
     (task,) = await rows(any_sessions, Task)
-    with pytest.raises(InvalidRequestError, match=r"Task\.project"):
+    with pytest.raises(NotLoaded, match=r"joinedload\(Task\.project\)"):
         _ = task.project
+    with pytest.raises(NotLoaded, match=r"selectinload\(Task\.subtasks\)"):
+        _ = task.subtasks
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,7 @@ async def test_a_forgotten_eager_load_is_an_error_that_names_it(any_sessions: Se
     [
         Project(name=""),
         Project(name="x" * 201),
+        Project(name="x", key=""),
         Worker(name="", type=WorkerType.AGENT),
         Task(title="", project_id=1),
         Task(title="x" * 501, project_id=1),
@@ -90,7 +94,7 @@ async def test_the_database_refuses_what_must_not_be(
 ) -> None:
     """Whoever writes, past our input models or beside them, meets the constraints."""
     await new_project(any_sessions)
-    with pytest.raises((IntegrityError, StatementError)):
+    with pytest.raises(ConstraintError):
         async with transaction(any_sessions) as session:
             session.add(type(row)(**row.model_dump(exclude_unset=True)))
 

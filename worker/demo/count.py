@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import dead_letters
 from db.models import AuditLog, Base, ProcessedJob, Project, Task, Worker
+from db.session import INCLUDE_DELETED
+
+_EVERYTHING = {INCLUDE_DELETED: True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ async def tally(session: AsyncSession, sent: Sequence[Sent]) -> Tally:
 
 
 async def _count(session: AsyncSession, table: type[Base]) -> int:
-    return await session.scalar(select(func.count()).select_from(table)) or 0
+    counted = select(func.count()).select_from(table)
+    return await session.scalar(counted, execution_options=_EVERYTHING) or 0
 
 
 def _disagreements(counted: Tally, sent: Sequence[Sent]) -> list[str]:
@@ -108,7 +112,10 @@ async def _wrong_rows(
 
 
 async def _dumped(session: AsyncSession, table: type[Base]) -> list[dict[str, Any]]:
-    return [row.model_dump(mode="json") for row in (await session.scalars(select(table))).all()]
+    return [
+        row.model_dump(mode="json")
+        for row in await session.scalars(select(table), execution_options=_EVERYTHING)
+    ]
 
 
 def _holds(rows: dict[tuple[Any, int], Any], entry: AuditLog | None, job: Sent) -> bool:

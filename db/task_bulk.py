@@ -1,0 +1,71 @@
+"""Many tasks in few statements. Functions flush and never commit."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from db import audit, tasks, writes
+from db.audit import Change, Origin
+from db.errors import NotFound, Refused
+from db.inputs import NewTask, TaskChanges
+from db.models import Action, Task
+from db.translate import translated
+
+
+async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
+    """Add tasks with their audit entries; their ids, in the order given.
+
+    Raises:
+        MissingReference: a project, parent, assignee or creator does not exist.
+        Refused: a parent belongs to another project.
+    """
+    if not news:
+        return []
+    await _require_parents(session, news)
+    values = [new.model_dump() for new in news]
+    added = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
+    with translated():
+        ids = list(await session.scalars(added, values))
+    changes = [
+        Change("task", task_id, Action.CREATE, {}, audit.filled(value))
+        for task_id, value in zip(ids, values, strict=True)
+    ]
+    await audit.record(session, origin, *changes)
+    return ids
+
+
+async def update_many(
+    session: AsyncSession, origin: Origin, task_ids: Sequence[int], changes: TaskChanges
+) -> int:
+    """Change the fields that were set, in all of these tasks; how many were not so before.
+
+    Raises:
+        NotFound: one of them does not exist, or is deleted.
+        MissingReference: the new assignee does not exist.
+        Refused: the parent is among the fields; tasks move one at a time.
+    """
+    if "parent_task_id" in changes.model_fields_set:
+        raise Refused("parent_task_id", "tasks move one at a time: use tasks.update")
+    wanted = set(task_ids)
+    rows = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id)).with_for_update()
+    found = (await session.scalars(rows, execution_options={"populate_existing": True})).all()
+    for missing in sorted(wanted - {task.id for task in found}):
+        raise NotFound("task", missing)
+    what = writes.what_was_set(changes)
+    done = [change for task in found if (change := writes.set_fields(task, what))]
+    await writes.flush(session, found[:1])  # all have the same references
+    await audit.record(session, origin, *done)
+    return len(done)
+
+
+async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> None:
+    wanted: dict[int, int] = {}
+    for new in news:
+        if new.parent_task_id is None:
+            continue
+        if wanted.setdefault(new.parent_task_id, new.project_id) != new.project_id:
+            raise Refused("parent_task_id", f"task {new.parent_task_id} can't be in two projects")
+    if wanted:
+        await tasks.require_parents(session, wanted)

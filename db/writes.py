@@ -1,0 +1,107 @@
+"""What all writes share: lock the row, refuse a lost update, change what was set, leave the entry."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import ForeignKeyConstraint, exists, inspect, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from db import audit
+from db.audit import Change, Entity, Origin
+from db.errors import MissingReference, NotFound, VersionConflict
+from db.inputs import Input
+from db.translate import translated
+
+E = TypeVar("E", bound=Entity)
+
+
+async def lock(
+    session: AsyncSession, table: type[E], entity_id: int, expected_version: int | None = None
+) -> E:
+    """The row, held until the transaction ends: two changes of one row take turns.
+
+    Raises:
+        NotFound: there is none, or it is deleted.
+        VersionConflict: it is no longer at the version that the writer has seen.
+    """
+    row = select(table).where(col(table.id) == entity_id).with_for_update()
+    with translated():
+        entity = await session.scalar(row, execution_options={"populate_existing": True})
+    if entity is None:
+        raise NotFound(str(table.__tablename__), entity_id)
+    if expected_version is not None and entity.version != expected_version:
+        raise VersionConflict(str(table.__tablename__), entity_id, expected_version, entity.version)
+    return entity
+
+
+async def add(session: AsyncSession, origin: Origin, entity: Entity) -> None:
+    """Add a new row, flush it for its id, and leave its entry.
+
+    Raises:
+        ConstraintError: the database refuses the row; which one says why, and for which field.
+    """
+    session.add(entity)
+    await flush(session, [entity])
+    await audit.record(session, origin, Change.created(entity))
+
+
+async def change(
+    session: AsyncSession, origin: Origin, entity: Entity, changes: Mapping[str, Any]
+) -> None:
+    """Set the fields that differ; nothing differs, nothing happens.
+
+    Raises:
+        ConstraintError: the database refuses the row.
+    """
+    changed = set_fields(entity, changes)
+    if changed:
+        await flush(session, [entity])
+        await audit.record(session, origin, changed)
+
+
+def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
+    """Set the fields that differ and count the version up; what changed, or None if nothing did."""
+    before = {field: getattr(entity, field) for field in changes}
+    after = {field: value for field, value in changes.items() if value != before[field]}
+    if not after:
+        return None
+    for field, value in after.items():
+        setattr(entity, field, value)
+    entity.version += 1
+    return Change.of(entity, {field: before[field] for field in after}, after)
+
+
+def what_was_set(changes: Input) -> dict[str, Any]:
+    """The fields that the caller named; a field left out is not a field set to nothing."""
+    return {field: getattr(changes, field) for field in changes.model_fields_set}
+
+
+async def flush(session: AsyncSession, entities: Iterable[Entity]) -> None:
+    """Write what was added and changed.
+
+    Raises:
+        ConstraintError: the database refuses a row.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        for entity in entities:
+            await _check_references(session, entity)
+    with translated():
+        await session.flush()
+
+
+async def _check_references(session: AsyncSession, entity: Entity) -> None:
+    """SQLite does not say which reference is broken: look before it is asked."""
+    table = inspect(type(entity)).local_table
+    constraints = (c for c in table.constraints if isinstance(c, ForeignKeyConstraint))
+    for constraint in constraints:
+        pairs = [
+            (element.column, getattr(entity, element.parent.name))
+            for element in constraint.elements
+        ]
+        if any(value is None for _, value in pairs):
+            continue
+        target = select(exists().where(*(column == value for column, value in pairs)))
+        with session.no_autoflush:
+            if not await session.scalar(target):
+                raise MissingReference(str(constraint.name), (constraint.column_keys[0],))
