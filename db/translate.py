@@ -143,7 +143,8 @@ def _fields_of(name: str | None) -> tuple[str, ...]:
 
 def _columns(table: Table, constraint: Constraint, name: str) -> tuple[str, ...]:
     if isinstance(constraint, CheckConstraint):
-        return tuple(column.name for column in table.columns if f"_{column.name}" in name)
+        about = name.removeprefix(f"ck_{table.name}_")
+        return tuple(column.name for column in table.columns if about.startswith(column.name))
     if isinstance(constraint, ForeignKeyConstraint):
         return (constraint.column_keys[0],)
     return tuple(column.name for column in getattr(constraint, "columns", ()))

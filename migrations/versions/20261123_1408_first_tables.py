@@ -143,8 +143,8 @@ def create_people_and_projects() -> None:
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
         sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
-        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_project_name_length"),
-        sa.CheckConstraint("length(key) BETWEEN 1 AND 20", name="ck_project_key_length"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name=op.f("ck_project_name_length")),
+        sa.CheckConstraint("length(key) BETWEEN 1 AND 20", name=op.f("ck_project_key_length")),
         sa.PrimaryKeyConstraint("id", name="pk_project"),
         sa.UniqueConstraint("key", name="uq_project_key"),
     )
@@ -158,7 +158,7 @@ def create_people_and_projects() -> None:
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
         sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
-        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_worker_name_length"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name=op.f("ck_worker_name_length")),
         sa.PrimaryKeyConstraint("id", name="pk_worker"),
     )
 
@@ -191,8 +191,8 @@ def create_tasks() -> None:
         sa.Column("created_at", MOMENT, server_default=now(), nullable=False),
         sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
         sa.Column("deleted_at", MOMENT, nullable=True),
-        sa.CheckConstraint("length(title) BETWEEN 1 AND 500", name="ck_task_title_length"),
-        sa.CheckConstraint("parent_task_id <> id", name="ck_task_parent_task_id_not_own"),
+        sa.CheckConstraint("length(title) BETWEEN 1 AND 500", name=op.f("ck_task_title_length")),
+        sa.CheckConstraint("parent_task_id <> id", name=op.f("ck_task_parent_task_id_not_own")),
         sa.ForeignKeyConstraint(
             ["assignee_id"],
             ["worker.id"],
@@ -215,7 +215,9 @@ def create_tasks() -> None:
         sa.UniqueConstraint("id", "project_id", name="uq_task_id_project_id"),
     )
     if op.get_context().dialect.name == "postgresql":
-        op.create_check_constraint("ck_task_tags_is_list", "task", "jsonb_typeof(tags) = 'array'")
+        op.create_check_constraint(
+            op.f("ck_task_tags_is_list"), "task", "jsonb_typeof(tags) = 'array'"
+        )
     op.create_index("ix_task_created_by_id", "task", ["created_by_id"])
     op.create_index(
         "ix_task_deleted_at",

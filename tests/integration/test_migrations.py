@@ -1,20 +1,30 @@
 """The migrations: up, down, up again, and nothing that the models do not know."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL
 
 from db.config import DatabaseConfig
-from db.engine import open_database
+from db.engine import Database, open_database
 from db.errors import SchemaBehind
 from db.models import Base
-from db.schema import alembic_config, current_revision, head_revision, migrate, require_current
+from db.schema import (
+    alembic_config,
+    create_db_and_tables,
+    current_revision,
+    head_revision,
+    migrate,
+    require_current,
+)
+from db.transaction import transaction
+from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +37,12 @@ def empty(
     on_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/empty.sqlite3" if on_sqlite else empty_postgresql_url
     return DatabaseConfig(url=url)
+
+
+@pytest.fixture
+def empty_postgresql(empty_postgresql_url: URL) -> DatabaseConfig:
+    """An empty PostgreSQL database."""
+    return DatabaseConfig(url=empty_postgresql_url)
 
 
 def tables(config: DatabaseConfig) -> set[str]:
@@ -55,6 +71,34 @@ def test_there_is_no_drift(empty: DatabaseConfig) -> None:
     command.check(alembic_config(empty))
 
 
+CATALOGUE = """
+    SELECT table_name || '.' || column_name AS name,
+           concat_ws(' ', data_type, is_nullable, column_default) AS definition
+      FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+     WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+    UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+
+
+async def catalogue(database: Database) -> dict[str, str]:
+    async with database.sessions() as session:
+        found = await session.execute(text(CATALOGUE))
+        return {name: " ".join(definition.split()) for name, definition in found}
+
+
+async def test_migrations_and_models_make_the_same_schema(
+    database: Database, empty_postgresql_url: URL
+) -> None:
+    """Columns, defaults, constraints by name, indexes, triggers, functions: what autogenerate misses."""
+    async with open_database(DatabaseConfig(url=empty_postgresql_url)) as made_at_once:
+        await create_db_and_tables(made_at_once)
+        await require_current(made_at_once)
+        assert await catalogue(made_at_once) == await catalogue(database)
+
+
 def test_plain_alembic_does_the_same(empty: DatabaseConfig) -> None:
     """`alembic upgrade head` with DATABASE_URL is `ledgerq migrate`."""
     url = empty.url.render_as_string(hide_password=False)
@@ -77,3 +121,111 @@ async def test_a_schema_that_is_behind_is_refused(empty: DatabaseConfig) -> None
         await asyncio.to_thread(migrate, empty)
         await require_current(database)
         assert await current_revision(database) == head_revision()
+
+
+def upgrade_in_another_process(config: DatabaseConfig) -> subprocess.Popen[bytes]:
+    url = config.url.render_as_string(hide_password=False)
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker", "migrate"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_several_deploys_at_once(
+    empty_postgresql: DatabaseConfig,
+) -> None:
+    """One migrates, the others wait and find it done; all end with status 0."""
+    deploys = [upgrade_in_another_process(empty_postgresql) for _ in range(4)]
+    ends = [(deploy.communicate(timeout=60)[1], deploy.returncode) for deploy in deploys]
+    assert [status for _, status in ends] == [0] * 4, ends
+    command.check(alembic_config(empty_postgresql))
+
+
+async def test_a_deploy_that_is_killed_lets_the_next_one_through(
+    empty_postgresql: DatabaseConfig,
+) -> None:
+    """The lock is the session's: it goes with the process, and so does a half-done migration."""
+    async with open_database(empty_postgresql) as database, database.sessions() as session:
+        # a table of ours in somebody's hand: the deploy waits with its lock taken
+        await session.execute(text("CREATE TABLE audit_log (id int)"))
+        stuck = upgrade_in_another_process(empty_postgresql)
+        try:
+            await eventually(lambda: migration_waits(database))
+        finally:
+            stuck.kill()
+            stuck.communicate()
+        await session.rollback()
+    await asyncio.to_thread(migrate, empty_postgresql)
+    await asyncio.to_thread(command.check, alembic_config(empty_postgresql))
+
+
+async def migration_waits(database: Database) -> bool:
+    async with database.sessions() as session:
+        found = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event_type = 'Lock' AND query ILIKE '%CREATE TABLE%'"
+        )
+        return bool(await session.scalar(found))
+
+
+async def test_a_migration_never_waits_long_with_others_behind_it(
+    empty_postgresql: DatabaseConfig,
+) -> None:
+    """It gives up its place after 3 s, lets readers pass, and tries again until the lock is free."""
+    await asyncio.to_thread(migrate, empty_postgresql, "0001")
+    async with open_database(empty_postgresql) as database, database.sessions() as session:
+        await session.execute(text("CREATE TABLE audit_log_old (id int)"))
+        await session.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+        migration = asyncio.create_task(asyncio.to_thread(migrate, empty_postgresql))
+        await eventually(lambda: gave_up_once(database))
+        await session.rollback()
+        await asyncio.wait_for(migration, 60)
+        await require_current(database)
+
+
+async def gave_up_once(database: Database) -> bool:
+    """True once the server has counted a transaction that was rolled back."""
+    async with database.sessions() as session:
+        await session.execute(text("SELECT pg_stat_force_next_flush()"))
+        back = await session.scalar(
+            text("SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()")
+        )
+        return bool(back and back > 0)
+
+
+def test_the_sql_can_be_written_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """`alembic upgrade head --sql`, for who runs it by hand."""
+    config = alembic_config(DatabaseConfig(url="postgresql://u@h/d"))
+    command.upgrade(config, "head", sql=True)
+    written = capsys.readouterr().out
+    assert "CREATE TABLE task" in written
+    assert "CREATE INDEX CONCURRENTLY ix_task_tags ON task USING gin" in written
+    assert "audit_log is append-only" in written
+
+
+def test_an_index_left_invalid_is_built_again(
+    empty_postgresql: DatabaseConfig,
+) -> None:
+    """A concurrent build that failed half-way is replaced by the next try."""
+    migrate(empty_postgresql, "0001")
+    asyncio.run(leave_an_invalid_index(empty_postgresql))
+    migrate(empty_postgresql)
+    command.check(alembic_config(empty_postgresql))
+    assert asyncio.run(invalid_indexes(empty_postgresql)) == 0
+
+
+async def leave_an_invalid_index(config: DatabaseConfig) -> None:
+    async with open_database(config) as database, transaction(database.sessions) as session:
+        await session.execute(text("CREATE INDEX ix_task_tags ON task USING gin (tags)"))
+        await session.execute(
+            text(
+                "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_task_tags'::regclass"
+            )
+        )
+
+
+async def invalid_indexes(config: DatabaseConfig) -> int:
+    async with open_database(config) as database, database.sessions() as session:
+        return await session.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) or 0
