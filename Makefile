@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CODE   := db jobs worker migrations tests
+CODE   := db jobs worker migrations tests examples bench
 
 .PHONY: demo dev test check format lock clean
 
@@ -21,6 +21,8 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
+		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
 
 format: $(READY)
 	$(BIN)/ruff format $(CODE)

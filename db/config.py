@@ -8,6 +8,8 @@ from sqlalchemy.engine import URL
 
 from db.url import Target, translate
 
+DAYS = 24 * 86_400.0  # PostgreSQL counts milliseconds in 32 bits
+
 
 def _target(value: str | URL | Target) -> Target:
     return value if isinstance(value, Target) else translate(value)
@@ -38,10 +40,10 @@ class DatabaseConfig(BaseSettings):
         default=0, ge=0, le=1000, description="connections opened beyond that in a rush"
     )
     pool_timeout: float = Field(
-        default=10, gt=0, description="the longest wait for a free connection"
+        default=10, ge=0.001, le=DAYS, description="the longest wait for a free connection"
     )
     pool_recycle: float = Field(
-        default=1800, gt=0, description="the age at which a connection is replaced"
+        default=1800, ge=0.001, le=DAYS, description="the age at which a connection is replaced"
     )
     pool_lifo: bool = Field(
         default=True, description="true to use the freshest idle connection, false the oldest"
@@ -49,14 +51,19 @@ class DatabaseConfig(BaseSettings):
     pre_ping: bool = Field(
         default=False, description="true to ask each connection for a sign of life before its use"
     )
-    connect_timeout: float = Field(default=5, gt=0, description="the longest wait for the server")
-    statement_timeout: float = Field(
-        default=30, gt=0, description="the longest run of one statement"
+    connect_timeout: float = Field(
+        default=5, ge=0.001, le=DAYS, description="the longest wait for the server"
     )
-    lock_timeout: float = Field(default=5, gt=0, description="the longest wait for a lock")
+    statement_timeout: float = Field(
+        default=30, ge=0.001, le=DAYS, description="the longest run of one statement"
+    )
+    lock_timeout: float = Field(
+        default=5, ge=0.001, le=DAYS, description="the longest wait for a lock"
+    )
     idle_in_transaction_timeout: float = Field(
         default=10,
-        gt=0,
+        ge=0.001,
+        le=DAYS,
         description="after which PostgreSQL ends a transaction whose client went silent",
     )
     application_name: str = Field(

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.pool import NullPool
 
 from db.config import DatabaseConfig
-from db.errors import Unreachable
+from db.errors import SettingError, Unreachable
 from db.session import LedgerqSession
 from db.sqlite import teach_sqlite
+from db.translate import sqlstate
 
 Sessions = async_sessionmaker[LedgerqSession]
 
@@ -82,8 +83,20 @@ def unreachable(config: DatabaseConfig) -> Iterator[None]:
     """Turn a failure to connect inside the block into the `Unreachable` that names the setting."""
     try:
         yield
-    except (SQLAlchemyError, OSError, TimeoutError, PostgresError) as error:
+    except (SQLAlchemyError, OSError, PostgresError, ValueError, OverflowError) as error:
+        state = sqlstate(error) or getattr(error, "sqlstate", None)
+        refused = _REFUSALS.get(state or "") or _REFUSALS.get((state or "")[:2])
+        if refused:
+            raise SettingError("DATABASE_URL", _reason(error), refused) from error
         raise Unreachable("DATABASE_URL", config.address, _reason(error)) from error
+
+
+# By SQLSTATE: the server answered, and said no. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSALS = {
+    "28": "correct the user or the password",
+    "3D000": "create that database, or name another",
+    "42501": "grant the role what it lacks",
+}
 
 
 def _pool(config: DatabaseConfig) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 LedgerqError                    everything that is ours; its text is one line for a person
 ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
 ├── Unreachable                 a server does not answer
-├── SchemaBehind                the database's schema is not the one this code was written for
+├── SchemaBehind                the database's schema is older than this code
+├── SchemaAhead                 the database's schema is newer than this code
+├── MigrationFailed             Alembic could not do what it was asked for
 ├── NotLoaded                   a relationship was used that the read did not load
 ├── SessionShared               two tasks used one session at the same time
 ├── Refused                     the data does not allow it; trying again cannot help
@@ -57,6 +59,21 @@ class SchemaBehind(LedgerqError):
             f"DATABASE_URL: the schema is at {found or 'nothing'}, this code needs {expected}; "
             "run: ledgerq migrate"
         )
+
+
+class SchemaAhead(LedgerqError):
+    """The database's schema is newer than this code."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(
+            f"DATABASE_URL: the schema is at {found}, which this code does not know; "
+            f"it needs {expected}: deploy the code that migrated it"
+        )
+
+
+class MigrationFailed(LedgerqError):
+    """Alembic could not do what it was asked for."""
 
 
 class Refused(LedgerqError):

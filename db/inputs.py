@@ -1,5 +1,6 @@
 """What may be written: strict input models, apart from the tables. Jobs and services share them."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -25,6 +26,13 @@ def _storable(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("must not contain lone surrogates")
     return text
+
+
+def _in_range(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be between the years 1 and 9999, in UTC") from None
 
 
 def _not_blank(text: str) -> str:
@@ -55,6 +63,7 @@ Key = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_-]{0,19}$")]
 Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_storable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_storable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_no_duplicates)]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_range)]
 Id = Annotated[PositiveInt, Field(le=MAX_ID)]
 
 
@@ -111,7 +120,7 @@ class NewTask(Input):
     assignee_id: Id | None = None
     created_by_id: Id | None = None
     parent_task_id: Id | None = None
-    due_at: AwareDatetime | None = None
+    due_at: Moment | None = None
 
 
 class TaskChanges(Input):
@@ -126,4 +135,4 @@ class TaskChanges(Input):
     tags: Tags = UNCHANGED
     assignee_id: Id | None = None
     parent_task_id: Id | None = None
-    due_at: AwareDatetime | None = None
+    due_at: Moment | None = None

@@ -7,11 +7,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from db.config import DatabaseConfig
-from db.engine import Database
-from db.errors import LockTimeout, SchemaBehind
+from db.engine import Database, unreachable
+from db.errors import LockTimeout, MigrationFailed, SchemaAhead, SchemaBehind
 from db.models import Base
 from db.translate import translated
 
@@ -26,6 +27,7 @@ def migrate(config: DatabaseConfig, revision: str = "head") -> None:
 
     Raises:
         LockTimeout: the lock was not to be had in any of the tries.
+        MigrationFailed: there is no such revision, or no way to it.
         Unreachable: the database does not answer.
     """
     for pause in (1, 2, 4, 8, None):
@@ -36,6 +38,8 @@ def migrate(config: DatabaseConfig, revision: str = "head") -> None:
             if pause is None:
                 raise
             time.sleep(pause)
+        except CommandError as error:
+            raise MigrationFailed(f"alembic: {error}") from error
         else:
             return
 
@@ -75,11 +79,23 @@ async def require_current(database: Database) -> None:
     """Refuse a schema that this code was not written for.
 
     Raises:
-        SchemaBehind: the text says the command that mends it.
+        SchemaBehind, SchemaAhead: the text says what mends it.
+        SettingError: the role may not read it.
     """
-    found, expected = await current_revision(database), head_revision()
+    with unreachable(database.config):
+        found = await current_revision(database)
+    expected = head_revision()
     if found != expected:
-        raise SchemaBehind(found, expected)
+        raise (
+            SchemaAhead(found, expected)
+            if found and not _known(found)
+            else SchemaBehind(found, expected)
+        )
+
+
+def _known(revision: str) -> bool:
+    script = ScriptDirectory.from_config(alembic_config())
+    return any(each.revision == revision for each in script.walk_revisions())
 
 
 def _create_all(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,14 +13,14 @@ from db.errors import SettingError
 S = TypeVar("S", bound=BaseSettings)
 
 
-def load(kind: type[S]) -> S:
-    """Read the settings from the environment.
+def load(kind: type[S], **given: Any) -> S:
+    """Read the settings from the environment; what is given comes before it.
 
     Raises:
         SettingError: a variable is missing or wrong; its value is not repeated.
     """
     try:
-        return kind()
+        return kind(**given)
     except ValidationError as error:
         raise _explained(kind, error) from None  # the cause would print the value, a password maybe
 

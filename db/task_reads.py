@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from pydantic_core import from_json, to_json
 from sqlalchemy import ColumnElement, Select, case, func, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
@@ -20,7 +20,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
 from db.errors import NotFound, Refused
-from db.inputs import Id, Input, Tag
+from db.inputs import Id, Input, Moment, Tag
 from db.models import Task, TaskPriority, TaskStatus
 from db.session import INCLUDE_DELETED
 
@@ -48,7 +48,7 @@ class TaskFilter(Input):
     parent_task_id: Id | None = None
     tags: list[Tag] = Field(default_factory=list, max_length=20)
     text: str | None = Field(default=None, min_length=1, max_length=200)
-    due_before: AwareDatetime | None = None
+    due_before: Moment | None = None
     include_deleted: bool = False
 
 

@@ -22,6 +22,7 @@ _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
+MAX_PORT = 65_535
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
 _SESSION_ATTRIBUTES = (
@@ -70,6 +71,8 @@ def translate(url: str | URL) -> Target:
         return Target(parsed)
     if not parsed.database:
         raise ValueError("names no database")
+    if parsed.port is not None and not 1 <= parsed.port <= MAX_PORT:
+        raise ValueError(f"names a port that is not 1 to {MAX_PORT}")
     return _translate_options(parsed)
 
 

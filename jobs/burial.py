@@ -2,6 +2,7 @@
 
 import hashlib
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
@@ -10,6 +11,7 @@ from db import dead_letters
 from db.dead_letters import Letter
 from db.engine import Sessions
 from db.transaction import transaction
+from db.translate import is_permanent
 from jobs.envelope import Delivery, Envelope, check_job_id, decode
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Retry
@@ -20,12 +22,20 @@ async def bury(
     delivery: Delivery, outcome: Buried, sessions: Sessions, policy: Policy
 ) -> Buried | Retry:
     """Put a job among the dead letters, in a transaction of its own; if that fails, try again later."""
+    letter = _letter(delivery, outcome)
     try:
-        async with transaction(sessions) as session:
-            await dead_letters.bury(session, _letter(delivery, outcome))
+        await _keep(sessions, letter)
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
-        return Retry(policy.delay(delivery.attempt), error)
+        if not is_permanent(error):
+            return Retry(policy.delay(delivery.attempt), error)
+        # the payload is such as the database can't hold: the bytes are
+        await _keep(sessions, replace(letter, payload=None, problems=[], raw=delivery.body))
     return outcome
+
+
+async def _keep(sessions: Sessions, letter: Letter) -> None:
+    async with transaction(sessions) as session:
+        await dead_letters.bury(session, letter)
 
 
 def _letter(delivery: Delivery, outcome: Buried) -> Letter:

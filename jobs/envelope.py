@@ -8,6 +8,7 @@ there by arq's schedule.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,12 +62,18 @@ class Delivery:
 
 
 def encode(envelope: Envelope) -> bytes:
-    """The bytes to put on Redis."""
+    """The bytes to put on Redis.
+
+    Raises:
+        Undecodable: actor or trace are such as no worker would take.
+    """
     reserved: dict[str, str] = {}
-    if envelope.actor not in (UNKNOWN_ACTOR, SCHEDULE_ACTOR):
+    if envelope.actor != (SCHEDULE_ACTOR if envelope.scheduled else UNKNOWN_ACTOR):
         reserved["_actor"] = envelope.actor
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
+    for name in reserved:
+        _reserved(reserved, name)
     body: dict[str, Any] = {
         "t": envelope.attempt,
         "f": envelope.wire_name,
@@ -124,7 +131,18 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise Undecodable("body", f"is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise Undecodable("body", "must be a JSON object")
+    if not _finite(content):
+        raise Undecodable("body", "holds a number that is too large to be one")
     return content
+
+
+def _finite(value: object) -> bool:
+    """1e400 is a number to JSON, infinity to Python, and nothing to PostgreSQL."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list) or all(map(_finite, value))
 
 
 def _wire_name(value: object) -> str:

@@ -66,6 +66,7 @@ def worker_settings(
             "job_serializer": to_wire,
             "job_deserializer": unpacker(names),
             "log_results": False,
+            "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
     )
 

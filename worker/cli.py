@@ -10,23 +10,26 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.config import DatabaseConfig
-from db.errors import LedgerqError
-from db.schema import head_revision
+from db.engine import open_database
+from db.errors import LedgerqError, SettingError
+from db.schema import current_revision
 from db.schema import migrate as migrate_schema
-from db.settings import load
+from db.settings import load, refuse_unknown
 from jobs import kinds as catalogue
 from jobs.errors import InvalidPayload
 from jobs.registry import Payload
 from worker import health as health_checks
 from worker.app import build_worker
 from worker.client import EnqueuedJob, JobClient
-from worker.config import WorkerConfig, load_config
+from worker.config import PREFIX, WorkerConfig, load_config
 from worker.demo import run as demonstration
 from worker.demo.plan import LEAST_JOBS
 from worker.dev import run_dev
@@ -42,22 +45,37 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+LONGEST = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 
 
 def main() -> None:
     """The `ledgerq` command."""
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         app()
-    except LedgerqError as error:
-        err.print(f"ledgerq: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    except (LedgerqError, SQLAlchemyError, RedisError) as error:
+        line = _printable(str(getattr(error, "orig", None) or error))
+        err.print(f"ledgerq: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """One line that no terminal obeys."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
     """SIGTERM ends a command by the way on which its servers are stopped."""
     sys.exit(128 + signum)
+
+
+@app.callback()
+def check_settings() -> None:
+    """Refuse a misspelt setting before anything is done."""
+    refuse_unknown(PREFIX, WorkerConfig, DatabaseConfig)
 
 
 @app.command()
@@ -73,8 +91,9 @@ def migrate(
     revision: Annotated[str, typer.Argument(help="Where to, by Alembic's names.")] = "head",
 ) -> None:
     """Bring the database's schema up to date."""
-    migrate_schema(load(DatabaseConfig), revision)
-    out.print(f"The schema is at {head_revision() if revision == 'head' else revision}.")
+    config = load(DatabaseConfig)
+    migrate_schema(config, revision)
+    out.print(f"The schema is at {asyncio.run(_revision(config))}.")
 
 
 @app.command()
@@ -82,7 +101,7 @@ def enqueue(
     kind: Annotated[str, typer.Argument(help="What to do: see `ledgerq kinds`.")],
     payload: Annotated[str, typer.Option(help="The job's fields, a JSON object.")] = "{}",
     job_id: Annotated[str | None, typer.Option(help="The idempotency key.")] = None,
-    delay: Annotated[float, typer.Option(min=0, help="Seconds before it may run.")] = 0,
+    delay: Annotated[float, typer.Option(help="Seconds before it may run.")] = 0,
     actor: Annotated[str, typer.Option(help="Who asks, for the audit log.")] = "cli",
     wait: Annotated[
         float | None, typer.Option(help="Wait for the result, at most so many seconds.")
@@ -91,7 +110,15 @@ def enqueue(
 ) -> None:
     """Put one job on the queue."""
     checked = _checked(kind, payload)
+    for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
+        if not 0 <= seconds <= LONGEST:
+            raise SettingError(option, "is out of range", f"give 0 to {LONGEST} seconds")
     asyncio.run(_enqueue(checked, job_id, delay, actor, wait, as_json=as_json))
+
+
+async def _revision(config: DatabaseConfig) -> str | None:
+    async with open_database(config) as database:
+        return await current_revision(database)
 
 
 def _checked(kind: str, payload: str) -> Payload:

@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio import ConnectionPool
 
 from db.config import DatabaseConfig
 from db.settings import load, refuse_unknown
 from jobs.retry import Policy
 
 PREFIX = "LEDGERQ_"
+DAY = 86_400
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -26,6 +28,10 @@ def _redis_url(url: SecretStr) -> SecretStr:
             int(parts.path.strip("/") or 0)
     except ValueError:
         raise ValueError("has a port or a database that is not a number") from None
+    try:
+        ConnectionPool.from_url(url.get_secret_value()).make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError):
+        raise ValueError("has an option that Redis clients do not know, or a wrong value") from None
     return url
 
 
@@ -52,16 +58,19 @@ class WorkerConfig(BaseSettings):
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
     job_timeout: float = Field(
-        default=60, gt=0, description="the longest run of one job, where its kind says nothing"
+        default=60,
+        gt=0,
+        le=DAY,
+        description="the longest run of one job, where its kind says nothing",
     )
     max_attempts: int = Field(
         default=5, ge=1, le=1000, description="the attempts before a failing job is buried"
     )
     drain_timeout: int = Field(
-        default=20, ge=1, description="how long running jobs may go on after SIGTERM"
+        default=20, ge=1, le=DAY, description="how long running jobs may go on after SIGTERM"
     )
     keep_result: int = Field(
-        default=3600, ge=0, description="how long a job's result stays on Redis"
+        default=3600, ge=0, le=365 * DAY, description="how long a job's result stays on Redis"
     )
     poll_delay: float = Field(
         default=0.1, gt=0, le=60, description="the pause between two looks at the queue"

@@ -57,4 +57,13 @@ def address_of(redis: ArqRedis) -> str:
 
 def settings_for_arq_check(config: WorkerConfig) -> RedisSettings:
     """What `arq --check` needs; everything else uses `connect`."""
-    return RedisSettings.from_dsn(config.redis_url.get_secret_value())
+    where = ConnectionPool.from_url(config.redis_url.get_secret_value()).connection_kwargs
+    return RedisSettings(
+        host=where.get("host", "localhost"),
+        port=where.get("port", 6379),
+        unix_socket_path=where.get("path"),
+        database=where.get("db", 0),
+        username=where.get("username"),
+        password=where.get("password"),
+        ssl=config.redis_url.get_secret_value().startswith("rediss:"),
+    )

@@ -1,10 +1,13 @@
 """`ledgerq dev`: the servers and a worker, for as long as a person develops."""
 
+import fcntl
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -12,41 +15,71 @@ from rich.console import Console
 from db.config import DatabaseConfig
 from db.errors import LedgerqError
 from db.schema import migrate
+from db.settings import load
 from worker.embedded import Servers, servers, stop
 
-EXAMPLE = """ledgerq enqueue create_project --payload '{"name": "Launch"}' --wait 10"""
-_MARK = "ledgerq-dev"  # a folder with this file in it is ours to wipe
+EXAMPLE = """enqueue create_project --payload '{"name": "Launch"}' --wait 10"""
+_MARK = "ledgerq-dev"  # the lock of a running `dev`, and the sign that the folder is its own
 
 
 class NotOurFolder(LedgerqError):
-    """`--reset` was asked for a folder that `ledgerq dev` did not make."""
+    """The folder holds something that `ledgerq dev` did not make."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"--folder: {folder} was not made by `ledgerq dev`; it is not wiped")
+        super().__init__(
+            f"--folder: {folder} is not empty and was not made by `ledgerq dev`; name another"
+        )
+
+
+class AlreadyRunning(LedgerqError):
+    """Another `ledgerq dev` uses the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"--folder: `ledgerq dev` runs in {folder} already; stop it first")
+
+
+class WorkerEnded(LedgerqError):
+    """The worker ended by itself; what it said stands above."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the worker ended by itself with status {status}")
 
 
 def run_dev(folder: Path, *, reset: bool, console: Console) -> None:
     """Run until interrupted; the data in the folder stays.
 
     Raises:
-        NotOurFolder: the folder to wipe is somebody else's.
+        NotOurFolder: the folder is somebody else's.
+        AlreadyRunning: another one runs there.
+        WorkerEnded: the worker failed.
     """
-    if reset:
-        _wipe(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).touch()
-    console.print("Starting PostgreSQL and Redis …", highlight=False)
-    with servers(folder) as running:
-        migrate(DatabaseConfig(url=running.database_url))
-        _explain(running, folder, console)
-        _run_worker(running)
+    with _claimed(folder):
+        if reset:
+            for ours in ("postgresql", "redis"):
+                shutil.rmtree(folder / ours, ignore_errors=True)
+        console.print("Starting PostgreSQL and Redis …", highlight=False)
+        with servers(folder) as running:
+            migrate(load(DatabaseConfig, url=running.database_url))
+            _explain(running, folder, console)
+            _run_worker(running)
 
 
-def _wipe(folder: Path) -> None:
-    if folder.exists():
-        if not (folder / _MARK).exists():
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Ours alone for the length of the block; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _MARK).exists() and any(folder.iterdir()):
             raise NotOurFolder(folder)
-        shutil.rmtree(folder)
+        mark = (folder / _MARK).open("w")
+    except OSError as error:
+        raise LedgerqError(f"--folder: {folder}: {error.strerror}") from error
+    with mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AlreadyRunning(folder) from None
+        yield
 
 
 def _explain(running: Servers, folder: Path, console: Console) -> None:
@@ -54,8 +87,8 @@ def _explain(running: Servers, folder: Path, console: Console) -> None:
         f"  export {name}={shlex.quote(value)}" for name, value in running.environment.items()
     )
     console.print(
-        f"\nRunning, with data in {folder}. In another terminal:\n\n{exports}\n  {EXAMPLE}\n\n"
-        "Stop with Ctrl-C.\n",
+        f"\nRunning, with data in {folder}. In another terminal:\n\n{exports}\n"
+        f"  {shlex.quote(sys.argv[0])} {EXAMPLE}\n\nStop with Ctrl-C.\n",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -63,11 +96,11 @@ def _explain(running: Servers, folder: Path, console: Console) -> None:
 
 
 def _run_worker(running: Servers) -> None:
-    command = [sys.executable, "-m", "worker", "worker"]
+    command = [sys.executable, "-P", "-m", "worker", "worker"]
     process = subprocess.Popen(command, env={**os.environ, **running.environment})
     try:
-        process.wait()
-    except KeyboardInterrupt:
-        pass  # the worker had it too, and drains
+        with suppress(KeyboardInterrupt):  # a terminal gives it to the worker too, which drains
+            if status := process.wait():
+                raise WorkerEnded(status)
     finally:
-        stop(process, seconds=30)
+        stop(process, seconds=60)

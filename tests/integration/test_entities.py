@@ -204,7 +204,7 @@ async def test_a_subtask_in_another_project_is_refused(any_sessions: Sessions) -
     other = await new_project(any_sessions, "other")
     stray = await new_task(any_sessions, project_id=other)
     news = [NewTask(title="x", project_id=other, parent_task_id=parent.id)]
-    with pytest.raises(Refused, match="parent_task_id: task .* belongs to project"):
+    with pytest.raises(Refused, match=r"parent_task_id: task .* belongs to project"):
         await new_task(any_sessions, project_id=other, parent_task_id=parent.id)
     with pytest.raises(Refused, match="belongs to project"):
         async with transaction(any_sessions) as session:

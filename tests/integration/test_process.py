@@ -173,6 +173,16 @@ async def test_a_payload_that_breaks_rules_is_buried_with_every_field(
     assert (buried.kind, buried.raw) == ("create_task", raw)
 
 
+async def test_a_payload_that_the_database_cannot_hold_is_kept_as_bytes(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The net below the checks: a letter that is refused is written again without the payload."""
+    monkeypatch.setattr("jobs.burial._storable_json", lambda payload: {"n": "\x00"})
+    arrived = delivery(CreateTask(title="x", project_id=99))
+    assert isinstance(await run(sessions, arrived), Buried)
+    assert (await letter(sessions, "job-1")).raw == arrived.body
+
+
 async def test_an_unknown_kind_is_tried_again_then_buried(any_sessions: Sessions) -> None:
     """In a rolling deploy a newer worker may know it."""
     raw = b'{"f": "create_invoice", "k": {"n": 1}}'

@@ -1,6 +1,7 @@
 """Sessions: one task at a time, and the dependency for services."""
 
 import asyncio
+from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from httpx import ASGITransport, AsyncClient
@@ -61,14 +62,16 @@ async def test_the_dependency_gives_each_request_a_session_and_leaks_none(
     service.state.database = database
 
     @service.get("/count/{fail}")
-    async def counted(fail: bool, session: AsyncSession = Depends(get_session)) -> int | None:  # noqa: B008 - FastAPI's way
+    async def counted(
+        fail: bool, session: Annotated[AsyncSession, Depends(get_session)]
+    ) -> int | None:
         found = await session.scalar(select(func.count()).select_from(Project))
         if fail:
             raise ZeroDivisionError
         return found
 
     @service.post("/projects")
-    async def create(sessions: Sessions = Depends(get_sessions)) -> None:  # noqa: B008 - as above
+    async def create(sessions: Annotated[Sessions, Depends(get_sessions)]) -> None:
         async with transaction(sessions) as session:
             session.add(Project(name="by request"))
 

@@ -100,6 +100,8 @@ def test_nothing_starts_before_what_it_needs() -> None:
     assert "ports" not in SERVICES["worker"]
     for service in ("postgres", "redis", "worker"):
         assert SERVICES[service]["healthcheck"]["test"]
+    # by TCP: while the image makes its database, a server answers on the socket alone
+    assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
 
 
 def test_the_image_is_built_from_the_lock_and_runs_without_root() -> None:

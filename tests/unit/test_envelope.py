@@ -53,6 +53,7 @@ def test_a_cron_job_is_told_from_a_producers() -> None:
         (b"[]", "body"),
         (b'{"f": "x", "k": {"n": NaN}}', "body"),
         (b'{"f": "x", "k": {"s": "\\ud800"}}', "body"),
+        (b'{"f": "x", "k": {"n": [1, {"m": 1e400}]}}', "body"),
         (b"[" * 100_000, "body"),
         (b" " * (MAX_BODY_BYTES + 1), "body"),
         (body(f=None), "f"),
@@ -98,6 +99,13 @@ def test_no_json_does_worse_than_undecodable(content: dict[str, Any]) -> None:
     """JSON of any shape under arq's keys is an envelope or an Undecodable."""
     with suppress(Undecodable):
         decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("odd", [{"actor": "x" * 201}, {"actor": "a\nb"}, {"trace_id": "t" * 65}])
+def test_nothing_is_encoded_that_no_worker_would_take(odd: dict[str, Any]) -> None:
+    """The producer hears of it at once."""
+    with pytest.raises(Undecodable, match="printable"):
+        encode(Envelope("create_task", {}, **odd))
 
 
 def test_the_payload_hash_ignores_the_order_of_keys() -> None:

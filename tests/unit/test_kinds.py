@@ -55,6 +55,8 @@ def test_json_text_becomes_dates_and_enums() -> None:
         ({"title": "x", "project_id": 1, "status": "finished"}, "status"),
         ({"title": "x", "project_id": 1, "due_at": "2027-01-01T10:00:00"}, "due_at"),
         ({"title": "x", "project_id": 1, "due_at": "soon"}, "due_at"),
+        ({"title": "x", "project_id": 1, "due_at": "9999-12-31T23:59:59-10:00"}, "due_at"),
+        ({"title": "x" * 10_000_000, "project_id": 1}, "title"),
         ({"title": "x", "project_id": 1, "tags": "backend"}, "tags"),
         ({"title": "x", "project_id": 1, "tags": ["a", "a"]}, "tags"),
         ({"title": "x", "project_id": 1, "tags": ["a"] * 51}, "tags"),

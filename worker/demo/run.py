@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,11 +17,11 @@ from db.config import DatabaseConfig
 from db.engine import open_database
 from db.errors import LedgerqError
 from db.schema import migrate
+from worker.config import PREFIX
 from worker.demo.count import SENT, Sent, Tally, tally
 from worker.embedded import Servers, servers, stop
 
 SEED = 20_261_123
-_PATIENCE = 10  # seconds until a worker that started is seen, or its failure is told
 
 
 class DemoError(LedgerqError):
@@ -54,6 +55,9 @@ def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None
         jobs: how many to enqueue.
         say: told what happens next, for a person.
         progress: told how many jobs have been enqueued so far.
+
+    Raises:
+        DemoError: the worker or the producer failed.
     """
     with tempfile.TemporaryDirectory(prefix="ledgerq-") as folder:
         say("Starting PostgreSQL and Redis")
@@ -61,20 +65,20 @@ def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None
             database = DatabaseConfig(url=running.database_url)
             say("Migrating the database")
             migrate(database)
-            with _worker(running, Path(folder) / "worker.log"):
+            with _worker(running, Path(folder) / "worker.log") as worker:
                 say(f"Enqueuing {jobs} jobs from a second process")
-                sent, seconds = _produce(running, jobs, progress)
+                sent, seconds = _produce(running, jobs, worker, progress)
             say("Counting in the database")
             return Report(asyncio.run(_count(database, sent)), seconds)
 
 
 @contextmanager
-def _worker(running: Servers, log: Path) -> Iterator[None]:
-    """A worker process for the length of the block; it must end cleanly when told to."""
+def _worker(running: Servers, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process for the length of the block; it must live through it, and end cleanly."""
     with log.open("wb") as output:
-        worker = _python("-m", "worker", "worker", servers=running, stderr=output)
+        worker = _python("worker", "worker", servers=running, stderr=output)
         try:
-            yield
+            yield worker
         finally:
             status = stop(worker, seconds=30)
     if status != 0:
@@ -82,22 +86,40 @@ def _worker(running: Servers, log: Path) -> Iterator[None]:
 
 
 def _produce(
-    running: Servers, jobs: int, progress: Callable[[int], None]
+    running: Servers,
+    jobs: int,
+    worker: subprocess.Popen[bytes],
+    progress: Callable[[int], None],
 ) -> tuple[list[Sent], float]:
-    started = time.perf_counter()
-    arguments = ("-m", "worker.demo.producer", str(jobs), str(SEED))
+    """What the second process enqueued, and how long it took until all of it was answered."""
+    arguments = ("worker.demo.producer", str(jobs), str(SEED))
     producer = _python(*arguments, servers=running, stdout=subprocess.PIPE)
+    watch = threading.Thread(target=_end_with, args=(worker, producer), daemon=True)
+    watch.start()
     sent: list[Sent] = []
+    started = time.perf_counter()
     try:
         for line in producer.stdout or ():
+            started = started if sent else time.perf_counter()
             sent.append(SENT.validate_json(line))
             progress(len(sent))
+        seconds = time.perf_counter() - started
         status = producer.wait()
     finally:
         stop(producer)
-    if status != 0 or len(sent) != jobs:
+        if producer.stdout:
+            producer.stdout.close()
+    if worker.poll() is None and (status != 0 or len(sent) != jobs):
         raise DemoError(f"the producer ended with status {status} after {len(sent)} jobs")
-    return sent, time.perf_counter() - started
+    return sent, seconds
+
+
+def _end_with(worker: subprocess.Popen[bytes], producer: subprocess.Popen[bytes]) -> None:
+    """A producer whose worker died would wait for its results for ever."""
+    while producer.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(0.2)
+            producer.terminate()
 
 
 async def _count(database: DatabaseConfig, sent: list[Sent]) -> Tally:
@@ -111,9 +133,11 @@ def _python(
     stdout: int | None = None,
     stderr: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
+    """A module as a process that knows these servers, and no setting of the person's."""
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **servers.environment, "LEDGERQ_LOG_FORMAT": "json"},
+        [sys.executable, "-P", "-m", *arguments],
+        env={**theirs, **servers.environment, "LEDGERQ_LOG_FORMAT": "json"},
         stdout=stdout,
         stderr=stderr,
     )
