@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
 
-.PHONY: demo dev test check format lock clean
+.PHONY: demo dev test check bench format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/ledgerq demo --jobs 1000
@@ -23,6 +23,9 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 	$(BIN)/lint-imports
 	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
+
+bench: $(READY)  ## the database layer beside the naive way
+	$(BIN)/python -m bench.database
 
 format: $(READY)
 	$(BIN)/ruff format $(CODE)

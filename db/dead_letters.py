@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from db.models import DeadLetter
 
@@ -36,6 +37,12 @@ async def bury(session: AsyncSession, letter: Letter) -> None:
         .values(values)
         .on_conflict_do_update(index_elements=["job_id"], set_=changes)
     )
+
+
+async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
+    """The letter of a job if it is buried."""
+    letter = select(DeadLetter).where(col(DeadLetter.job_id) == job_id)
+    return (await session.scalars(letter)).one_or_none()
 
 
 async def count(session: AsyncSession) -> int:

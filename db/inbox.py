@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -32,6 +32,10 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
 
 
 async def recall(session: AsyncSession, job_id: str) -> ProcessedJob:
-    """The row of a job that is done."""
-    row = select(ProcessedJob).where(col(ProcessedJob.job_id) == job_id)
-    return (await session.scalars(row)).one()
+    """The row of a job that is known to be done."""
+    return await session.get_one(ProcessedJob, job_id)
+
+
+async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
+    """The row of a job if it is done."""
+    return await session.get(ProcessedJob, job_id)

@@ -119,6 +119,10 @@ class JobClient:
         request = Request(payload, job_id, delay, actor, trace_id)
         return (await self.enqueue_many([request]))[0]
 
+    def job(self, job_id: str) -> EnqueuedJob:
+        """A handle on a job that was enqueued before, by whomever."""
+        return EnqueuedJob(job_id, is_new=False, _redis=self._redis)
+
     async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
         """Enqueue many jobs, some hundreds in each round trip; answers in the order asked."""
         wanted = [r if isinstance(r, Request) else Request(r) for r in requests]

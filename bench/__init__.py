@@ -1,0 +1,1 @@
+"""Benchmarks: they print what the README and the docs quote."""

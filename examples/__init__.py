@@ -1,0 +1,1 @@
+"""Examples: how other services use ledgerq. Run and tested like the rest."""

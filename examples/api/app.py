@@ -1,0 +1,51 @@
+"""The service: what it holds open while it lives, and how our errors become HTTP answers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from db.engine import open_database
+from db.errors import AlreadyExists, NotFound, Refused, StillReferenced, Transient, VersionConflict
+from db.schema import require_current
+from examples.api import jobs, projects, tasks
+from worker.client import JobClient
+from worker.config import Config, load_config
+
+_CONFLICTS = (AlreadyExists, StillReferenced, VersionConflict)
+
+
+def create_app(config: Config | None = None) -> FastAPI:
+    """The service; its settings come from the environment unless given."""
+    settings = config or load_config()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Engine and Redis are opened once, and closed when the service ends."""
+        async with open_database(settings.database) as database:
+            await database.ping()
+            await require_current(database)
+            async with JobClient.open(settings.worker) as client:
+                app.state.database, app.state.client = database, client
+                yield
+
+    app = FastAPI(title="Task manager", lifespan=lifespan)
+    app.include_router(tasks.router)
+    app.include_router(projects.router)
+    app.include_router(jobs.router)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(Transient, _unavailable)
+    return app
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    """404 for what is not there, 409 for what others have done, 422 for what can't be."""
+    assert isinstance(error, Refused)  # noqa: S101 - the handler is registered for it
+    status = 404 if isinstance(error, NotFound) else 409 if isinstance(error, _CONFLICTS) else 422
+    return JSONResponse({"detail": str(error), "field": error.field}, status)
+
+
+async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    """The same request may succeed a moment later."""
+    return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "1"})

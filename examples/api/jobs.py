@@ -1,0 +1,33 @@
+"""Jobs: where each one stands."""
+
+from typing import Annotated
+
+from arq.jobs import JobStatus
+from fastapi import APIRouter, Depends, HTTPException
+
+from db import dead_letters, inbox
+from examples.api.tasks import Reading, get_client
+from examples.api.views import JobView
+from worker.client import JobClient
+
+router = APIRouter(prefix="/jobs")
+
+
+@router.get("/{job_id}")
+async def show_job(
+    job_id: str, session: Reading, client: Annotated[JobClient, Depends(get_client)]
+) -> JobView:
+    """The database knows how it ended, Redis whether it waits or runs."""
+    if done := await inbox.find(session, job_id):
+        return JobView(job_id=job_id, status="done", result=done.result)
+    if dead := await dead_letters.find(session, job_id):
+        return JobView(job_id=job_id, status="dead", error=dead.error, problems=dead.problems)
+    match await client.job(job_id).as_arq_job.status():
+        case JobStatus.queued:
+            return JobView(job_id=job_id, status="queued")
+        case JobStatus.deferred:
+            return JobView(job_id=job_id, status="deferred")
+        case JobStatus.in_progress:
+            return JobView(job_id=job_id, status="in_progress")
+        case _:
+            raise HTTPException(404, f"there is no job {job_id}")

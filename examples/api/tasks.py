@@ -1,0 +1,76 @@
+"""Tasks: read directly, created by a job."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from db import audit, task_reads
+from db.dependencies import get_session
+from db.errors import NotFound
+from db.inputs import NewTask
+from examples.api.views import AuditView, JobView, PageView, SingleTaskView, TaskQuery, TaskView
+from jobs.kinds import CreateTask
+from worker.client import JobClient
+
+router = APIRouter(prefix="/tasks")
+
+Reading = Annotated[AsyncSession, Depends(get_session)]
+
+
+async def get_client(connection: HTTPConnection) -> JobClient:
+    """The producer that the lifespan opened."""
+    client: JobClient = connection.app.state.client
+    return client
+
+
+@router.post("", status_code=202)
+async def enqueue_task(
+    new: NewTask,
+    response: Response,
+    client: Annotated[JobClient, Depends(get_client)],
+    idempotency_key: Annotated[str | None, Query(max_length=100)] = None,
+) -> JobView:
+    """Enqueue the creation; the answer says where to look. The same key again is the same job."""
+    payload = CreateTask.model_validate(new.model_dump(exclude_unset=True))
+    job_id = f"api:create_task:{idempotency_key}" if idempotency_key else None
+    job = await client.enqueue(payload, job_id=job_id, actor="service:api")
+    response.headers["Location"] = f"/jobs/{job.job_id}"
+    return JobView(job_id=job.job_id, status="queued")
+
+
+@router.get("")
+async def list_tasks(which: Annotated[TaskQuery, Query()], session: Reading) -> PageView:
+    """A page of tasks; `next` is the `after` of the page that follows."""
+    page = await task_reads.page(
+        session,
+        which.as_filter(),
+        order=which.order,
+        limit=which.limit,
+        after=which.after,
+        with_total=which.with_total,
+    )
+    items = [TaskView.model_validate(task) for task in page.items]
+    return PageView(items=items, next=page.next, total=page.total)
+
+
+@router.get("/{task_id}")
+async def show_task(task_id: int, session: Reading) -> SingleTaskView:
+    """A task with its project, its people and its direct subtasks."""
+    return SingleTaskView.model_validate(await task_reads.get(session, task_id))
+
+
+@router.get("/{task_id}/history")
+async def show_history(
+    task_id: int,
+    session: Reading,
+    after_id: int = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Sequence[AuditView]:
+    """Who changed what in which job, oldest first; of deleted and purged tasks too."""
+    entries = await audit.history(session, "task", task_id, after_id=after_id, limit=limit)
+    if not entries and not after_id:
+        raise NotFound("task", task_id)
+    return [AuditView.model_validate(entry) for entry in entries]

@@ -1,0 +1,140 @@
+"""The example service, through real HTTP, against a real worker process."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, ConnectError, Response
+
+from db.engine import Sessions
+from db.models import AuditLog, Project, Task
+from tests.acceptance.processes import ROOT, environment, worker_process
+from tests.support import count, eventually, new_project, new_task
+from worker.config import Config
+
+
+@pytest.fixture
+async def http(config: Config) -> AsyncIterator[AsyncClient]:
+    """The service in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "uvicorn", "--factory", "examples.api.app:create_app"]
+    service = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
+        [*command, "--port", port], cwd=ROOT, env=environment(config)
+    )
+    try:
+        async with AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            await eventually(lambda: answers(client))
+            yield client
+    finally:
+        service.terminate()
+        assert service.wait(20) in {0, -15}
+
+
+async def answers(client: AsyncClient) -> bool:
+    try:
+        return (await client.get("/openapi.json")).status_code == 200
+    except ConnectError:
+        return False
+
+
+async def ended(http: AsyncClient, accepted: Response) -> dict[str, Any]:
+    """The job's last word."""
+
+    async def done_or_dead() -> dict[str, Any] | None:
+        job: dict[str, Any] = (await http.get(accepted.headers["location"])).json()
+        return job if job["status"] in {"done", "dead"} else None
+
+    job: dict[str, Any] = await eventually(done_or_dead)
+    return job
+
+
+async def test_a_task_is_accepted_done_and_shown(
+    http: AsyncClient, config: Config, sessions: Sessions
+) -> None:
+    """202 with the job, then the task with all that belongs to it, its place in lists, its history."""
+    project = (await http.post("/projects", json={"name": "Zürich", "key": "ZRH"})).json()
+    body = {"title": "移动 🛠", "project_id": project["id"], "tags": ["größe"]}
+    accepted = await http.post("/tasks", json=body)
+    assert accepted.status_code == 202
+    assert (await http.get(accepted.headers["location"])).json()["status"] == "queued"
+    with worker_process(config):
+        job = await ended(http, accepted)
+        child = {"title": "child", "project_id": project["id"], "parent_task_id": job["result"]}
+        await ended(http, await http.post("/tasks", json=child))
+    assert job["status"] == "done"
+    task = (await http.get(f"/tasks/{job['result']}")).json()
+    assert (task["title"], task["tags"], task["project"]["key"]) == ("移动 🛠", ["größe"], "ZRH")
+    assert [each["title"] for each in task["subtasks"]] == ["child"]
+    listed = (await http.get("/tasks", params={"tag": "größe", "with_total": True})).json()
+    assert (listed["total"], listed["items"][0]["id"]) == (1, job["result"])
+    (entry,) = (await http.get(f"/tasks/{job['result']}/history")).json()
+    assert (entry["actor"], entry["job_id"]) == ("service:api", job["job_id"])
+    assert await count(sessions, Task) == 2
+
+
+async def test_the_same_key_is_the_same_job(http: AsyncClient, sessions: Sessions) -> None:
+    """A client that repeats its request does not repeat its task."""
+    body = {"title": "x", "project_id": await new_project(sessions)}
+    answers = [await http.post("/tasks?idempotency_key=k", json=body) for _ in range(2)]
+    assert len({answer.json()["job_id"] for answer in answers}) == 1
+
+
+async def test_a_job_that_cannot_be_done_says_why(
+    http: AsyncClient, config: Config, sessions: Sessions
+) -> None:
+    """From the dead letters, with the field."""
+    accepted = await http.post("/tasks", json={"title": "x", "project_id": 99})
+    with worker_process(config):
+        job = await ended(http, accepted)
+    assert job["status"] == "dead"
+    assert job["problems"][0]["field"] == "project_id"
+    assert (await http.get("/jobs/nobody")).status_code == 404
+
+
+async def test_errors_have_their_status_and_their_field(
+    http: AsyncClient, sessions: Sessions
+) -> None:
+    """404 for what is not there, 409 for what others did, 422 for what can't be; no traceback."""
+    task = await new_task(sessions)
+    one = (await http.post("/projects", json={"name": "One", "key": "ONE"})).json()
+    url = f"/projects/{one['id']}"
+    assert (await http.patch(url, json={"name": "1"}, params={"expected_version": 1})).json()[
+        "version"
+    ] == 2
+    for answer, status, field in (
+        (await http.get("/tasks/999"), 404, "task_id"),
+        (await http.get("/tasks/999/history"), 404, "task_id"),
+        (await http.post("/projects", json={"name": "x", "key": "ONE"}), 409, "key"),
+        (
+            await http.patch(url, json={"name": "2"}, params={"expected_version": 1}),
+            409,
+            "expected_version",
+        ),
+        (await http.delete(f"/projects/{task.project_id}"), 409, "project_id"),
+        (await http.get("/tasks", params={"after": "made-up"}), 422, "after"),
+    ):
+        assert (answer.status_code, answer.json()["field"]) == (status, field), answer.text
+    for body in (
+        {"name": ""},
+        {"name": "a\x00b"},
+        {"name": "x", "colour": 1},
+        {"name": "x" * 201},
+        {},
+    ):
+        assert (await http.post("/projects", json=body)).status_code == 422
+    assert (await http.get("/tasks", params={"limit": 501})).status_code == 422
+    assert await count(sessions, Project) == 2
+    assert await count(sessions, AuditLog) == 4
+
+
+async def test_many_requests_at_once_leak_nothing(http: AsyncClient, sessions: Sessions) -> None:
+    """Three times as many as the pool has connections."""
+    task = await new_task(sessions)
+    found = await asyncio.gather(*(http.get(f"/tasks/{task.id}") for _ in range(36)))
+    assert {answer.status_code for answer in found} == {200}
