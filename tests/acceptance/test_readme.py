@@ -45,6 +45,15 @@ def test_the_table_of_settings_is_the_code() -> None:
     }
 
 
+def test_the_tests_that_the_docs_name_exist() -> None:
+    """A row of a table is worth its test."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    existing = set(re.findall(r"def (test_\w+)\(", tests))
+    told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "database.md").read_text()))
+    assert told
+    assert told <= existing
+
+
 def _default(kind: type[BaseSettings], field: str) -> str:
     info = kind.model_fields[field]
     if info.is_required():

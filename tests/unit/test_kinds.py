@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from db.inputs import NewProject, NewTask
 from jobs.envelope import Envelope
 from jobs.errors import InvalidPayload, UnknownKind
 from jobs.kinds import CATALOGUE, CreateTask, create_task, registry
@@ -69,6 +71,14 @@ def test_a_bad_payload_is_refused_with_its_field(payload: dict[str, Any], field:
     with pytest.raises(InvalidPayload) as refused:
         resolve("create_task", **payload)
     assert field in {problem.field for problem in refused.value.problems}
+
+
+@pytest.mark.parametrize("model", [NewTask, NewProject])
+def test_lone_surrogates_are_refused(model: type[NewTask] | type[NewProject]) -> None:
+    """Half a character, which Python can hold and no database stores."""
+    field = "title" if model is NewTask else "name"
+    with pytest.raises(ValidationError, match=field):
+        model.model_validate({field: "a\ud800b", "project_id": 1})
 
 
 def test_no_error_repeats_a_value() -> None:
