@@ -3,15 +3,17 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import joinedload, selectinload
 
+from db import workers
 from db.engine import Sessions
 from db.errors import ConstraintError, NotLoaded
+from db.inputs import NewWorker
 from db.models import Project, Task, TaskPriority, TaskStatus, Worker, WorkerType
 from db.transaction import transaction
-from tests.support import new_project, new_task, rows
+from tests.support import ORIGIN, new_project, new_task, rows
 
 
 async def test_a_task_comes_back_as_it_went_in(any_sessions: Sessions) -> None:
@@ -109,3 +111,41 @@ async def test_updated_at_moves_with_a_change(sessions: Sessions) -> None:
     (stored,) = await rows(sessions, Task)
     assert stored.updated_at > before
     assert stored.created_at == before
+
+
+async def test_every_relationship_can_be_loaded(any_sessions: Sessions) -> None:
+    """Project and tasks, assignee and assigned tasks, creator, parent and subtasks."""
+    async with transaction(any_sessions) as session:
+        ada = (await workers.create(session, ORIGIN, NewWorker(name="Ada"))).id
+        bob = (await workers.create(session, ORIGIN, NewWorker(name="Bob"))).id
+    parent = await new_task(any_sessions, assignee_id=ada, created_by_id=bob)
+    child = await new_task(any_sessions, project_id=parent.project_id, parent_task_id=parent.id)
+    everything = [getattr(Task, name) for name in ("project", "assignee", "created_by", "parent")]
+    async with any_sessions() as session:
+        single = select(Task).options(*map(joinedload, everything), selectinload(Task.subtasks))  # type: ignore[arg-type]
+        found = {task.id: task for task in (await session.scalars(single)).unique()}
+        assert found[parent.id].project.name == "Launch"
+        assert found[parent.id].assignee.name == "Ada"  # type: ignore[union-attr]
+        assert found[parent.id].created_by.name == "Bob"  # type: ignore[union-attr]
+        assert found[child.id].parent is found[parent.id]
+        assert found[parent.id].subtasks == [found[child.id]]
+    async with any_sessions() as session:
+        projects = select(Project).options(selectinload(Project.tasks))  # type: ignore[arg-type]
+        assert len((await session.scalars(projects)).one().tasks) == 2
+        assigned = select(Worker).options(selectinload(Worker.assigned_tasks))  # type: ignore[arg-type]
+        tasks = {worker.name: worker.assigned_tasks for worker in await session.scalars(assigned)}
+        assert ([task.id for task in tasks["Ada"]], tasks["Bob"]) == ([parent.id], [])
+
+
+async def test_the_database_fills_in_what_is_left_out(any_sessions: Sessions) -> None:
+    """Server defaults: for who writes SQL by hand."""
+    project_id = await new_project(any_sessions)
+    async with transaction(any_sessions) as session:
+        await session.execute(
+            text("INSERT INTO task (title, project_id) VALUES ('by hand', :p)"), {"p": project_id}
+        )
+        await session.execute(text("INSERT INTO worker (name) VALUES ('by hand')"))
+    (task,) = await rows(any_sessions, Task)
+    assert (task.status, task.priority, task.tags) == (TaskStatus.TODO, TaskPriority.NORMAL, [])
+    assert (task.version, task.created_at) == (1, task.updated_at)
+    assert (await rows(any_sessions, Worker))[0].type is WorkerType.PERSON
