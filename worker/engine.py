@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from contextlib import suppress
+from typing import Any
 
 from arq.worker import Worker
 from redis.exceptions import RedisError
@@ -31,6 +32,8 @@ class JobWorker(Worker):
     engine undisposed, this one disposes it.
     """
 
+    _draining: asyncio.Task[None] | None = None
+
     async def main(self) -> None:
         """Run until stopped.
 
@@ -58,6 +61,26 @@ class JobWorker(Worker):
         has_body = await self.pool.get(job_key(job_id))  # then it was aborted: by request
         if has_body or await self._bury(Delivery(job_id, 1, b""), Buried("expired", Expired())):
             await super().finish_failed_job(job_id, result_data)
+
+    def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
+        """SIGTERM or SIGINT: claim nothing more, drain, stop. Asking twice is the same as once."""
+        if self.allow_pick_jobs:
+            self.allow_pick_jobs = False
+            self._draining = self.loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Wait for the running jobs, at most the drain time; roll the rest back; end the main loop."""
+        deadline = self.loop.time() + self._job_completion_wait
+        while (running := self._running()) and (left := deadline - self.loop.time()) > 0:
+            await asyncio.wait(running, timeout=left)
+        for job in self._running():
+            job.cancel()
+        while self.main_task and not self.main_task.done():
+            self.main_task.cancel()  # again, if it was swallowed below: a worker must end
+            await asyncio.wait({self.main_task}, timeout=1)
+
+    def _running(self) -> list[asyncio.Task[Any]]:
+        return [job for job in self.tasks.values() if not job.done()]
 
     async def close(self) -> None:
         """Let the running jobs end, run the shutdown hook whatever they did, and let go of Redis."""

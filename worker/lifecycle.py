@@ -1,7 +1,6 @@
 """From arq's startup hook to its shutdown hook: the engine is born and disposed here."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -44,8 +43,7 @@ class Lifecycle:
         """Dispose the engine; arq calls this too when the startup failed half-way."""
         if self._heartbeat:
             self._heartbeat.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heartbeat
+            await asyncio.wait({self._heartbeat}, timeout=5)
         resources: Resources | None = ctx.pop(RESOURCES, None)
         if resources:
             await resources.database.dispose()

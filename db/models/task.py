@@ -80,10 +80,9 @@ class Task(Base, table=True):
         CheckConstraint("length(title) BETWEEN 1 AND 500", name="title_length"),
         CheckConstraint("parent_task_id <> id", name="parent_task_id_not_own"),
         CheckConstraint("jsonb_typeof(tags) = 'array'", name="tags_is_list").ddl_if("postgresql"),
-        UniqueConstraint("id", "project_id"),  # for the reference that follows
+        UniqueConstraint("project_id", "id"),  # for the reference that follows, and for lists
         ForeignKeyConstraint(["parent_task_id", "project_id"], ["task.id", "task.project_id"]),
         Index("ix_task_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-        Index("ix_task_project_id_id", "project_id", "id"),
         Index("ix_task_assignee_id_id", "assignee_id", "id"),
         Index("ix_task_due_at_id", "due_at", "id", postgresql_where=text("deleted_at IS NULL")),
         Index(

@@ -212,7 +212,7 @@ def create_tasks() -> None:
         ),
         sa.ForeignKeyConstraint(["project_id"], ["project.id"], name="fk_task_project_id_project"),
         sa.PrimaryKeyConstraint("id", name="pk_task"),
-        sa.UniqueConstraint("id", "project_id", name="uq_task_id_project_id"),
+        sa.UniqueConstraint("project_id", "id", name="uq_task_project_id_id"),
     )
     if op.get_context().dialect.name == "postgresql":
         op.create_check_constraint(

@@ -9,11 +9,10 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-LISTS = ("ix_task_project_id_id", "ix_task_assignee_id_id", "ix_task_due_at_id", "ix_task_tags")
+LISTS = ("ix_task_assignee_id_id", "ix_task_due_at_id", "ix_task_tags")
 
 
 def upgrade() -> None:
-    create_index_concurrently("ix_task_project_id_id", "task", ["project_id", "id"])
     create_index_concurrently("ix_task_assignee_id_id", "task", ["assignee_id", "id"])
     create_index_concurrently(
         "ix_task_due_at_id",
