@@ -24,12 +24,15 @@ async def bury(
     """Put a job among the dead letters, in a transaction of its own; if that fails, try again later."""
     letter = _letter(delivery, outcome)
     try:
-        await _keep(sessions, letter)
+        try:
+            await _keep(sessions, letter)
+        except Exception as error:
+            if not is_permanent(error):
+                raise
+            # something in it is such as the database can't hold; the bytes of the job it can
+            await _keep(sessions, replace(letter, payload=None, problems=[], raw=delivery.body))
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
-        if not is_permanent(error):
-            return Retry(policy.delay(delivery.attempt), error)
-        # the payload is such as the database can't hold: the bytes are
-        await _keep(sessions, replace(letter, payload=None, problems=[], raw=delivery.body))
+        return Retry(policy.delay(delivery.attempt), error)
     return outcome
 
 

@@ -39,7 +39,7 @@ class JobWorker(Worker):
 
         Raises:
             Unreachable: Redis or the database does not answer at the start.
-            SchemaBehind: the schema is not the one this code was written for.
+            SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
         await require_redis(self.pool)
         await super().main()

@@ -29,7 +29,7 @@ class Lifecycle:
 
         Raises:
             Unreachable: the database does not answer.
-            SchemaBehind: its schema is not the one this code was written for.
+            SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
         """
         configure_logging(self._config.worker)
         database = build_database(self._config.database)
