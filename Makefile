@@ -33,12 +33,12 @@ format: $(READY)
 
 lock: $(READY)  ## resolve pyproject.toml again, for every platform and Python >= 3.11
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --no-annotate pyproject.toml -o requirements/runtime.txt
+		--no-annotate pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --no-annotate --constraint requirements/runtime.txt \
+		--no-annotate --constraint requirements/runtime.txt \
 		--all-extras pyproject.toml -o requirements/dev.txt
 	echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+		--no-header --no-annotate \
 		--constraint requirements/dev.txt - -o requirements/build.txt
 
 $(READY): requirements/dev.txt pyproject.toml

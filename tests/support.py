@@ -81,7 +81,9 @@ async def letter(sessions: Sessions, job_id: str) -> DeadLetter:
 
 
 def delivery(payload: Payload, job_id: str = "job-1", attempt: int = 1) -> Delivery:
-    envelope = Envelope(payload.kind, payload.model_dump(mode="json"), actor="tester")
+    envelope = Envelope(
+        payload.kind, payload.model_dump(mode="json", exclude_unset=True), actor="tester"
+    )
     return Delivery(job_id, attempt, encode(envelope))
 
 

@@ -7,13 +7,23 @@ import pytest
 
 from db import projects
 from db.engine import Sessions
-from db.inputs import NewProject
+from db.inputs import NewProject, NewTask, TaskChanges
 from db.models import AuditLog, DeadLetter, ProcessedJob, Project, Task, TaskStatus
 from jobs import kinds
 from jobs.context import JobContext
 from jobs.envelope import Delivery
 from jobs.errors import RetryLater
-from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, DeleteTask
+from jobs.kinds import (
+    AssignTask,
+    BulkCreateTasks,
+    ChangeTaskStatus,
+    CreateProject,
+    CreateTask,
+    CreateWorker,
+    DeleteTask,
+    RestoreTask,
+    UpdateTask,
+)
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
@@ -87,6 +97,44 @@ async def test_a_job_leaves_its_row_its_audit_entry_and_its_mark(any_sessions: S
     assert await effects(any_sessions, "job-1") == (1, 1, 1)
 
 
+async def test_every_kind_of_change_goes_through_the_flow(any_sessions: Sessions) -> None:
+    """Many at once, an update of what is named, an assignment, a deletion and back; each with its entry."""
+    project_id = await new_project(any_sessions)
+    news = [NewTask(title=title, project_id=project_id, description="kept") for title in "ab"]
+    made = await run(any_sessions, delivery(BulkCreateTasks(tasks=news), "bulk"))
+    assert isinstance(made, Completed)
+    first, second = made.result
+
+    async def done(payload: Payload) -> object:
+        outcome = await run(any_sessions, delivery(payload, payload.kind))
+        assert isinstance(outcome, Completed), outcome
+        return outcome.result
+
+    worker_id = await done(CreateWorker(name="Ada"))
+    assert isinstance(worker_id, int)
+    changes = TaskChanges(title="renamed", due_at=None)
+    assert await done(UpdateTask(task_id=first, changes=changes, expected_version=1)) == first
+    assert await done(AssignTask(task_id=first, assignee_id=worker_id)) == first
+    assert await done(DeleteTask(task_id=second)) == [second]
+    assert await done(RestoreTask(task_id=second)) == [second]
+
+    stored = {task.id: task for task in await rows(any_sessions, Task)}
+    assert (stored[first].title, stored[first].description) == ("renamed", "kept")
+    assert (stored[first].assignee_id, stored[first].version) == (worker_id, 3)
+    assert stored[second].deleted_at is None
+    kinds_of = [entry.kind for entry in await history(any_sessions, "task", first)]
+    assert kinds_of == ["bulk_create_tasks", "update_task", "assign_task"]
+
+
+async def test_a_stale_update_is_buried_with_what_changed_meanwhile(any_sessions: Sessions) -> None:
+    """Trying again would overwrite what somebody else wrote."""
+    task = await new_task(any_sessions)
+    stale = UpdateTask(task_id=task.id, changes=TaskChanges(title="late"), expected_version=7)
+    assert isinstance(await run(any_sessions, delivery(stale)), Buried)
+    (problem,) = (await letter(any_sessions, "job-1")).problems
+    assert problem["field"] == "expected_version"
+
+
 @pytest.mark.parametrize("how", ["raise", "retry", "hang"])
 async def test_a_handler_that_fails_after_its_flush_leaves_nothing(
     any_sessions: Sessions, how: str
@@ -106,7 +154,9 @@ async def test_even_an_exit_from_a_handler_leaves_nothing(any_sessions: Sessions
 
 async def test_the_last_attempt_ends_among_the_dead_letters(any_sessions: Sessions) -> None:
     """With kind, payload, error and traceback; the effects are still rolled back."""
-    outcome = await run(any_sessions, delivery(Fail(), attempt=POLICY.max_attempts), FAILING)
+    outcome = await run(
+        any_sessions, delivery(Fail(how="raise"), attempt=POLICY.max_attempts), FAILING
+    )
     assert isinstance(outcome, Buried)
     buried = await letter(any_sessions, "job-1")
     assert (buried.kind, buried.payload, buried.raw) == ("fail", {"how": "raise"}, None)
