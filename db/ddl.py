@@ -45,7 +45,8 @@ async def one_at_a_time(engine: AsyncEngine) -> AsyncIterator[None]:
 
     The lock is asked for again and again instead of waited for: who waits in the database holds a
     snapshot, and CREATE INDEX CONCURRENTLY in the one that goes first would wait for that. It is
-    the session's, so a deploy that is killed lets go of it. SQLite has its own lock.
+    the session's, so a deploy that is killed lets go of it. On SQLite
+    the transaction itself is the lock: it begins as a writer.
     """
     if engine.dialect.name != "postgresql":
         yield

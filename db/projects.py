@@ -14,6 +14,8 @@ from db.inputs import NewProject, ProjectChanges
 from db.models import Action, Project
 from db.translate import translated
 
+MOST_AT_ONCE = 5_000  # a statement has 32,767 parameters at most
+
 
 async def get(session: AsyncSession, project_id: int) -> Project:
     """One project.
@@ -73,11 +75,16 @@ async def upsert_many(
         Refused: one has no key, or two have the same.
     """
     keys = [new.key for new in news]
+    if len(keys) > MOST_AT_ONCE:
+        raise Refused("key", f"at most {MOST_AT_ONCE} projects in one upsert")
+    if not news:
+        return []
     if None in keys or len(set(keys)) < len(keys):
         raise Refused("key", "each project of an upsert needs a key of its own")
     created = await _insert_new(session, news)
     existing = select(Project).where(col(Project.key).in_(keys)).order_by(col(Project.key))
-    found = (await session.scalars(existing.with_for_update())).all()
+    as_they_are = {"populate_existing": True}
+    found = (await session.scalars(existing.with_for_update(), execution_options=as_they_are)).all()
     by_key = {project.key: project for project in found}
     changes = [
         Change.created(by_key[new.key])

@@ -19,7 +19,7 @@ from db.inputs import NewTask, TaskChanges
 from db.models import LEGAL_MOVES, Action, Project, Task, TaskStatus
 from db.session import INCLUDE_DELETED
 
-_WITH_DELETED = {INCLUDE_DELETED: True}
+_WITH_DELETED = {INCLUDE_DELETED: True, "populate_existing": True}  # and as they are now
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
@@ -99,7 +99,11 @@ async def delete(
         VersionConflict: it is no longer at `expected_version`.
     """
     await writes.lock(session, Task, task_id, expected_version)
-    tasks = await _subtree(session, task_id, col(Task.deleted_at).is_(None))
+    living = col(Task.deleted_at).is_(None)
+    tasks = await _subtree(session, task_id, living)
+    # who adds a subtask holds its parent: the look that waited for one may not have seen it
+    while len(again := await _subtree(session, task_id, living)) > len(tasks):
+        tasks = again
     return await _mark(session, origin, tasks, now, Action.DELETE)
 
 
@@ -179,7 +183,8 @@ async def _require_no_cycle(session: AsyncSession, task: Task, parent_id: int) -
             above, col(Task.id) == above.c.parent_task_id
         )
     )
-    if task.id in set(await session.scalars(select(above.c.id))):
+    found = await session.scalars(select(above.c.id), execution_options=_WITH_DELETED)
+    if task.id in set(found):
         raise Refused("parent_task_id", f"task {parent_id} is a part of task {task.id} itself")
 
 
@@ -201,11 +206,8 @@ async def _mark(
     deleted_at: datetime | None,
     action: Action,
 ) -> Sequence[Task]:
-    changes = []
-    for task in tasks:
-        before, task.deleted_at = task.deleted_at, deleted_at
-        task.version += 1
-        changes.append(Change.of(task, {"deleted_at": before}, {"deleted_at": deleted_at}, action))
-    await session.flush()
+    before, after = [{"deleted_at": task.deleted_at} for task in tasks], {"deleted_at": deleted_at}
+    await writes.update_rows(session, tasks, after)
+    changes = [Change.of(t, b, after, action) for t, b in zip(tasks, before, strict=True)]
     await audit.record(session, origin, *changes)
     return tasks

@@ -1,16 +1,18 @@
 """What all writes share: lock the row, refuse a lost update, change what was set, leave the entry."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ForeignKeyConstraint, exists, inspect, select
+from sqlalchemy import ForeignKeyConstraint, exists, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
 from db import audit
 from db.audit import Change, Entity, Origin
 from db.errors import MissingReference, NotFound, VersionConflict
-from db.inputs import Input
+from db.inputs import MAX_ID, Input
+from db.models import Task
 from db.translate import translated
 
 E = TypeVar("E", bound=Entity)
@@ -26,8 +28,10 @@ async def lock(
         VersionConflict: it is no longer at the version that the writer has seen.
     """
     row = select(table).where(col(table.id) == entity_id).with_for_update()
-    with translated():
-        entity = await session.scalar(row, execution_options={"populate_existing": True})
+    entity = None
+    if 1 <= entity_id <= MAX_ID:
+        with translated():
+            entity = await session.scalar(row, execution_options={"populate_existing": True})
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     if expected_version is not None and entity.version != expected_version:
@@ -72,6 +76,29 @@ def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
     return Change.of(entity, {field: before[field] for field in after}, after)
 
 
+async def update_rows(
+    session: AsyncSession, tasks: Sequence[Task], values: Mapping[str, Any]
+) -> None:
+    """Give all of these tasks the same values, in one statement; the objects follow."""
+    rows = (
+        update(Task)
+        .where(col(Task.id).in_([task.id for task in tasks]))
+        .values(**values, version=col(Task.version) + 1)
+        .returning(col(Task.id), col(Task.version), col(Task.updated_at))
+        .execution_options(synchronize_session=False)
+    )
+    with translated():
+        written = {row.id: row for row in await session.execute(rows)}
+    for task in tasks:
+        row = written[task.id]
+        for field, value in {
+            **values,
+            "version": row.version,
+            "updated_at": row.updated_at,
+        }.items():
+            set_committed_value(task, field, value)
+
+
 def what_was_set(changes: Input) -> dict[str, Any]:
     """The fields that the caller named; a field left out is not a field set to nothing."""
     return {field: getattr(changes, field) for field in changes.model_fields_set}
@@ -85,13 +112,17 @@ async def flush(session: AsyncSession, entities: Iterable[Entity]) -> None:
     """
     if session.get_bind().dialect.name == "sqlite":
         for entity in entities:
-            await _check_references(session, entity)
+            await check_references(session, entity)
     with translated():
         await session.flush()
 
 
-async def _check_references(session: AsyncSession, entity: Entity) -> None:
-    """SQLite does not say which reference is broken: look before it is asked."""
+async def check_references(session: AsyncSession, entity: Entity) -> None:
+    """SQLite does not say which reference is broken: look for it.
+
+    Raises:
+        MissingReference: with the field.
+    """
     table = inspect(type(entity)).local_table
     constraints = (c for c in table.constraints if isinstance(c, ForeignKeyConstraint))
     for constraint in constraints:

@@ -11,10 +11,11 @@ from sqlmodel.sql.sqltypes import AutoString
 from db.config import DatabaseConfig
 from db.ddl import one_at_a_time
 from db.engine import build_engine, unreachable
-from db.errors import LedgerqError
+from db.errors import LedgerqError, SettingError
 from db.models import Base
 from db.models.base import UtcDateTime
 from db.settings import load
+from db.sqlite import WRITES
 
 HOURS = 4 * 3600.0  # seconds that one statement of a migration may take: a large index takes long
 
@@ -62,13 +63,18 @@ def migrate(connection: Connection | None, config: DatabaseConfig) -> None:
 
 
 async def migrate_online(config: DatabaseConfig) -> None:
+    if config.target.pgbouncer:  # its connections are not ours: no lock of a session, no timeouts
+        raise SettingError(
+            "DATABASE_URL", "goes through pgbouncer", "migrate by the server's own URL"
+        )
     patient = config.model_copy(update={"statement_timeout": HOURS, "lock_timeout": 3})
     engine = build_engine(patient, poolclass=pool.NullPool)
     try:
         with unreachable(config):
             async with engine.connect():
                 pass
-        async with one_at_a_time(engine), engine.connect() as connection:
+        writing = engine.execution_options(**{WRITES: True})  # on SQLite: wait for the other one
+        async with one_at_a_time(engine), writing.connect() as connection:
             await connection.run_sync(migrate, config)
     finally:
         await engine.dispose()

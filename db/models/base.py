@@ -43,6 +43,8 @@ class Base(SQLModel):
     """The parent of every table model. Table models do not validate: see db.inputs for what does."""
 
     metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING_CONVENTION)
+    # what the database fills in comes back with the write: it can be read without asking again
+    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -68,6 +70,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 

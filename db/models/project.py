@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import CheckConstraint, Text
 from sqlmodel import Field
 
-from db.models.base import Base, created_at, primary_key, related, updated_at, version
+from db.models.base import NEVER_AGAIN, Base, created_at, primary_key, related, updated_at, version
 
 if TYPE_CHECKING:
     from db.models.task import Task
@@ -19,6 +19,7 @@ class Project(Base, table=True):
     __table_args__ = (
         CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),
         CheckConstraint("length(key) BETWEEN 1 AND 20", name="key_length"),
+        NEVER_AGAIN,
     )
 
     id: int = primary_key()

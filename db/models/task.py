@@ -16,6 +16,7 @@ from sqlalchemy import (
 from sqlmodel import Field
 
 from db.models.base import (
+    NEVER_AGAIN,
     Base,
     BigId,
     Json,
@@ -91,6 +92,7 @@ class Task(Base, table=True):
             postgresql_using="gin",
             postgresql_ops={"tags": "jsonb_path_ops"},
         ),
+        NEVER_AGAIN,
     )
 
     id: int = primary_key()

@@ -8,6 +8,7 @@ from sqlalchemy import CheckConstraint, Text
 from sqlmodel import Field
 
 from db.models.base import (
+    NEVER_AGAIN,
     Base,
     choice,
     created_at,
@@ -35,7 +36,10 @@ class Worker(Base, table=True):
     """
 
     __tablename__ = "worker"
-    __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),)
+    __table_args__ = (
+        CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),
+        NEVER_AGAIN,
+    )
 
     id: int = primary_key()
     name: str = Field(sa_type=Text)

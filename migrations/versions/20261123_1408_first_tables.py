@@ -147,6 +147,7 @@ def create_people_and_projects() -> None:
         sa.CheckConstraint("length(key) BETWEEN 1 AND 20", name=op.f("ck_project_key_length")),
         sa.PrimaryKeyConstraint("id", name="pk_project"),
         sa.UniqueConstraint("key", name="uq_project_key"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "worker",
@@ -160,6 +161,7 @@ def create_people_and_projects() -> None:
         sa.Column("updated_at", MOMENT, server_default=now(), nullable=False),
         sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name=op.f("ck_worker_name_length")),
         sa.PrimaryKeyConstraint("id", name="pk_worker"),
+        sqlite_autoincrement=True,
     )
 
 
@@ -213,6 +215,7 @@ def create_tasks() -> None:
         sa.ForeignKeyConstraint(["project_id"], ["project.id"], name="fk_task_project_id_project"),
         sa.PrimaryKeyConstraint("id", name="pk_task"),
         sa.UniqueConstraint("project_id", "id", name="uq_task_project_id_id"),
+        sqlite_autoincrement=True,
     )
     if op.get_context().dialect.name == "postgresql":
         op.create_check_constraint(
