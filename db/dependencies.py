@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from db.engine import Database, Sessions
 from db.session import LedgerqSession
+from db.translate import connecting, translated
 
 
 async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSession]:
@@ -23,7 +24,10 @@ async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSessio
     """
     database: Database = connection.app.state.database
     async with database.sessions() as session:
-        yield session
+        with connecting():
+            await session.connection()
+        with translated():
+            yield session
 
 
 async def get_sessions(connection: HTTPConnection) -> Sessions:

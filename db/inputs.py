@@ -7,6 +7,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -28,11 +29,22 @@ def _storable(text: str) -> str:
     return text
 
 
-def _in_range(moment: datetime) -> datetime:
+def in_range(moment: datetime) -> datetime:
+    """The moment in UTC.
+
+    Raises:
+        ValueError: in UTC it is before the year 1 or after 9999.
+    """
     try:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("must be between the years 1 and 9999, in UTC") from None
+
+
+def _no_number(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("must be a date and time with its zone, as text")  # noqa: TRY004 - Pydantic's way
+    return value
 
 
 def _not_blank(text: str) -> str:
@@ -63,7 +75,14 @@ Key = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_-]{0,19}$")]
 Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_storable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_storable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_no_duplicates)]
-Moment = Annotated[AwareDatetime, AfterValidator(_in_range)]
+Needle = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
+# Not strict, so that JSON's text is taken where a web framework has parsed it before; a number is not.
+Moment = Annotated[
+    AwareDatetime, Field(strict=False), BeforeValidator(_no_number), AfterValidator(in_range)
+]
+Status = Annotated[TaskStatus, Field(strict=False)]
+Priority = Annotated[TaskPriority, Field(strict=False)]
+Type = Annotated[WorkerType, Field(strict=False)]
 Id = Annotated[PositiveInt, Field(le=MAX_ID)]
 
 
@@ -98,14 +117,14 @@ class NewWorker(Input):
     """A person or agent to whom tasks can be assigned."""
 
     name: Name
-    type: WorkerType = WorkerType.PERSON
+    type: Type = WorkerType.PERSON
 
 
 class WorkerChanges(Input):
     """What to change of a worker: the fields that were set, and no others."""
 
     name: Name = UNCHANGED
-    type: WorkerType = UNCHANGED
+    type: Type = UNCHANGED
 
 
 class NewTask(Input):
@@ -114,8 +133,8 @@ class NewTask(Input):
     title: Title
     project_id: Id
     description: Prose | None = None
-    status: TaskStatus = TaskStatus.TODO
-    priority: TaskPriority = TaskPriority.NORMAL
+    status: Status = TaskStatus.TODO
+    priority: Priority = TaskPriority.NORMAL
     tags: Tags = Field(default_factory=list)
     assignee_id: Id | None = None
     created_by_id: Id | None = None
@@ -131,7 +150,7 @@ class TaskChanges(Input):
 
     title: Title = UNCHANGED
     description: Prose | None = None
-    priority: TaskPriority = UNCHANGED
+    priority: Priority = UNCHANGED
     tags: Tags = UNCHANGED
     assignee_id: Id | None = None
     parent_task_id: Id | None = None

@@ -20,7 +20,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
 from db.errors import NotFound, Refused
-from db.inputs import Id, Input, Moment, Tag
+from db.inputs import MAX_ID, Id, Input, Moment, Needle, Tag, in_range
 from db.models import Task, TaskPriority, TaskStatus
 from db.session import INCLUDE_DELETED
 
@@ -47,7 +47,7 @@ class TaskFilter(Input):
     assignee_id: Id | None = None
     parent_task_id: Id | None = None
     tags: list[Tag] = Field(default_factory=list, max_length=20)
-    text: str | None = Field(default=None, min_length=1, max_length=200)
+    text: Needle | None = None
     due_before: Moment | None = None
     include_deleted: bool = False
 
@@ -69,7 +69,7 @@ async def get(session: AsyncSession, task_id: int, *, include_deleted: bool = Fa
     """
     found = await session.scalars(
         select(Task)
-        .where(col(Task.id) == task_id)
+        .where(col(Task.id) == (task_id if 1 <= task_id <= MAX_ID else 0))
         .options(*_SINGLE_REFERENCES, selectinload(Task.subtasks)),  # type: ignore[arg-type]
         execution_options={INCLUDE_DELETED: include_deleted, "populate_existing": True},
     )
@@ -117,7 +117,7 @@ async def page(
     Raises:
         Refused: the cursor is not one of this list, or the limit is out of range.
     """
-    if not 1 <= limit <= MOST_ROWS or offset < 0:
+    if not 1 <= limit <= MOST_ROWS or not 0 <= offset <= MAX_ID:
         raise Refused("limit", f"must be 1 to {MOST_ROWS}, and the offset not negative")
     which = which or TaskFilter()
     options = {INCLUDE_DELETED: which.include_deleted}
@@ -204,9 +204,16 @@ def _read_cursor(order: TaskOrder, cursor: str) -> list[Any]:
     try:
         name, *values = from_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if order is TaskOrder.DUE:
-            values[0] = datetime.fromisoformat(values[0])
+            values[0] = in_range(datetime.fromisoformat(values[0]))
     except (ValueError, TypeError, IndexError):  # binascii.Error is a ValueError
         raise refused from None
-    if name != order or len(values) != len(_columns(order)) or type(values[-1]) is not int:
+    if name != order or len(values) != len(_columns(order)) or not _in_bounds(order, values):
         raise refused
     return list(values)
+
+
+def _in_bounds(order: TaskOrder, values: Sequence[Any]) -> bool:
+    """A cursor may be made up: nothing in it reaches the database that could not have come from us."""
+    if order is TaskOrder.PRIORITY and values[0] not in range(-len(TaskPriority) + 1, 1):
+        return False
+    return type(values[-1]) is int and 0 <= values[-1] <= MAX_ID

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,14 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from db.engine import Sessions
 from db.errors import Deadlock, SerializationFailure
 from db.sqlite import WRITES
-from db.translate import translated
+from db.translate import connecting, translated
 
 T = TypeVar("T")
+Isolation = Literal["REPEATABLE READ", "SERIALIZABLE"]
 
 
 @asynccontextmanager
-async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
-    """One transaction: all of the block's writes, or none.
+async def transaction(
+    sessions: Sessions, *, isolation: Isolation | None = None
+) -> AsyncIterator[AsyncSession]:
+    """One transaction: all of the block's writes, or none. At READ COMMITTED unless said otherwise.
 
     When the block ends, what it added is flushed and committed. When it raises, anything, a
     cancellation included, everything is rolled back and the exception goes on; an error of the
@@ -31,9 +34,10 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     """
     session = sessions()
     try:
+        with connecting():
+            level = {"isolation_level": isolation} if isolation else {}
+            await session.connection(execution_options={WRITES: True, **level})
         with translated():
-            if session.get_bind().dialect.name == "sqlite":
-                await session.connection(execution_options={WRITES: True})
             yield session
             await session.flush()
     except BaseException:
@@ -45,7 +49,11 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
 
 
 async def in_transaction(
-    sessions: Sessions, work: Callable[[AsyncSession], Awaitable[T]], *, attempts: int = 4
+    sessions: Sessions,
+    work: Callable[[AsyncSession], Awaitable[T]],
+    *,
+    attempts: int = 4,
+    isolation: Isolation | None = None,
 ) -> T:
     """Do the work in a transaction; do all of it again if another transaction came first.
 
@@ -57,11 +65,11 @@ async def in_transaction(
     """
     for attempt in range(1, attempts):
         try:
-            async with transaction(sessions) as session:
+            async with transaction(sessions, isolation=isolation) as session:
                 return await work(session)
         except (SerializationFailure, Deadlock):
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
-    async with transaction(sessions) as session:
+    async with transaction(sessions, isolation=isolation) as session:
         return await work(session)
 
 

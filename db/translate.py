@@ -7,8 +7,11 @@ exact; only there, the column or constraint has to be taken from the tail of its
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import overload
 
+from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.schema import CheckConstraint, Constraint, ForeignKeyConstraint, Table
 
 from db.errors import (
@@ -32,6 +35,8 @@ from db.models import Base
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONSTRAINTS: dict[str, type[ConstraintError]] = {
+    "23000": RuleBroken,
+    "23P01": RuleBroken,  # exclusion_violation
     "23001": StillReferenced,  # restrict_violation
     "23502": MissingValue,
     "23503": MissingReference,
@@ -42,6 +47,9 @@ _CONSTRAINTS: dict[str, type[ConstraintError]] = {
 }
 _TRANSIENT: dict[str, type[Transient]] = {
     "40001": SerializationFailure,
+    "40003": Disconnected,  # statement_completion_unknown
+    "25P04": Disconnected,  # transaction_timeout
+    "55006": LockTimeout,  # object_in_use
     "40P01": Deadlock,
     "55P03": LockTimeout,
     "25P03": Disconnected,  # idle_in_transaction_session_timeout
@@ -84,6 +92,21 @@ def translated(*, deleting: bool = False) -> Iterator[None]:
         raise ours from error
 
 
+@contextmanager
+def connecting() -> Iterator[None]:
+    """The same for what may go wrong while a connection is had; around nothing else."""
+    try:
+        with translated():
+            yield
+    except PoolTimeout as error:
+        raise Unavailable from error
+    except (OSError, TimeoutError) as error:
+        raise Disconnected from error
+    except PostgresError as error:  # asyncpg's own, while it connects
+        state = str(error.sqlstate)
+        raise _transient_kind(state, otherwise=Unavailable)(state) from error
+
+
 def translate(error: BaseException) -> LedgerqError | None:
     """Our error for one of the database's, or None if it has no better name."""
     if isinstance(error, LedgerqError):
@@ -101,8 +124,16 @@ def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
     if state in _CONSTRAINTS:
         name = _driver_attribute(error, "constraint_name")
         return _constraint_error(_CONSTRAINTS[state], name, error)
-    kind = _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2])
+    kind = _transient_kind(state)
     return kind(state) if kind else None
+
+
+@overload
+def _transient_kind(state: str, otherwise: type[Transient]) -> type[Transient]: ...
+@overload
+def _transient_kind(state: str, otherwise: None = None) -> type[Transient] | None: ...
+def _transient_kind(state: str, otherwise: type[Transient] | None = None) -> type[Transient] | None:
+    return _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2]) or otherwise
 
 
 def sqlstate(error: BaseException) -> str | None:

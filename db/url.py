@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -25,6 +26,7 @@ _DRIVERS = {
 MAX_PORT = 65_535
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
+_ASYNCPG = asyncpg_dialect()  # type: ignore[no-untyped-call]
 _SESSION_ATTRIBUTES = (
     "any",
     "primary",
@@ -68,6 +70,8 @@ def translate(url: str | URL) -> Target:
     parsed = parsed.set(drivername=driver)
     if driver.startswith("sqlite"):
         _refuse_unknown(parsed.query, ())
+        if parsed.database in {None, "", ":memory:"}:
+            raise ValueError("names no file; a database in memory has room for one connection")
         return Target(parsed)
     if not parsed.database:
         raise ValueError("names no database")
@@ -115,12 +119,18 @@ def _translate_options(url: URL) -> Target:
         arguments["timeout"] = _seconds(seconds)
     if (tls := _tls(options)) is not None:
         arguments["ssl"] = tls
+    pgbouncer = _one_of("pgbouncer", options.get("pgbouncer", "false"), ("true", "false"))
+    if pgbouncer == "true" and {"options", "application_name"} & options.keys():
+        raise ValueError(
+            "asks for pgbouncer=true, which takes neither options nor application_name"
+        )
+    bare = url.difference_update_query([name for name in url.query if name != "host"])
+    _check_hosts(bare)
     return Target(
-        url=url.difference_update_query([name for name in url.query if name != "host"]),
+        url=bare,
         connect_args=arguments,
         server_settings={n: options[n] for n in ("application_name", "options") if n in options},
-        pgbouncer=_one_of("pgbouncer", options.get("pgbouncer", "false"), ("true", "false"))
-        == "true",
+        pgbouncer=pgbouncer == "true",
     )
 
 
@@ -156,8 +166,16 @@ def _check_channel_binding(value: str) -> None:
         )
 
 
+def _check_hosts(url: URL) -> None:
+    """What SQLAlchemy would say only when it connects."""
+    try:
+        _ASYNCPG.create_connect_args(url)  # type: ignore[no-untyped-call]
+    except (ArgumentError, ValueError, TypeError):
+        raise ValueError("names hosts and ports that can't be told apart") from None
+
+
 def _seconds(value: str) -> float:
-    if not value.isdigit() or int(value) == 0:
+    if not value.isdecimal() or not value.isascii() or int(value) == 0:
         raise ValueError("has a connect_timeout that is not a whole number of seconds above 0")
     return float(value)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from db.engine import open_database
@@ -36,6 +37,7 @@ def create_app(config: Config | None = None) -> FastAPI:
     app.include_router(jobs.router)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(Transient, _unavailable)
+    app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
 
@@ -44,6 +46,13 @@ async def _refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refused)  # noqa: S101 - the handler is registered for it
     status = 404 if isinstance(error, NotFound) else 409 if isinstance(error, _CONFLICTS) else 422
     return JSONResponse({"detail": str(error), "field": error.field}, status)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    """Every field at fault; not the values, which may be secret, or such as JSON can't carry."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    problems = [{name: each[name] for name in ("loc", "msg", "type")} for each in error.errors()]
+    return JSONResponse({"detail": problems}, 422)
 
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:

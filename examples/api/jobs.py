@@ -4,6 +4,7 @@ from typing import Annotated
 
 from arq.jobs import JobStatus
 from fastapi import APIRouter, Depends, HTTPException
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import dead_letters, inbox
 from examples.api.tasks import Reading, get_client
@@ -18,10 +19,10 @@ async def show_job(
     job_id: str, session: Reading, client: Annotated[JobClient, Depends(get_client)]
 ) -> JobView:
     """The database knows how it ended, Redis whether it waits or runs."""
-    if done := await inbox.find(session, job_id):
-        return JobView(job_id=job_id, status="done", result=done.result)
-    if dead := await dead_letters.find(session, job_id):
-        return JobView(job_id=job_id, status="dead", error=dead.error, problems=dead.problems)
+    if not job_id.isprintable():
+        raise HTTPException(404, "there is no such job")
+    if ended := await _ended(session, job_id):
+        return ended
     match await client.job(job_id).as_arq_job.status():
         case JobStatus.queued:
             return JobView(job_id=job_id, status="queued")
@@ -29,5 +30,14 @@ async def show_job(
             return JobView(job_id=job_id, status="deferred")
         case JobStatus.in_progress:
             return JobView(job_id=job_id, status="in_progress")
-        case _:
-            raise HTTPException(404, f"there is no job {job_id}")
+    if ended := await _ended(session, job_id):  # between the two looks
+        return ended
+    raise HTTPException(404, f"there is no job {job_id}")
+
+
+async def _ended(session: AsyncSession, job_id: str) -> JobView | None:
+    if done := await inbox.find(session, job_id):
+        return JobView(job_id=job_id, status="done", result=done.result)
+    if dead := await dead_letters.find(session, job_id):
+        return JobView(job_id=job_id, status="dead", error=dead.error, problems=dead.problems)
+    return None

@@ -8,7 +8,7 @@ from db import projects
 from db.audit import Origin
 from db.dependencies import get_sessions
 from db.engine import Sessions
-from db.inputs import NewProject, ProjectChanges
+from db.inputs import Id, NewProject, ProjectChanges
 from db.transaction import transaction
 from examples.api.views import ProjectView
 
@@ -28,7 +28,7 @@ async def create_project(new: NewProject, sessions: Writing) -> ProjectView:
 
 @router.patch("/{project_id}")
 async def update_project(
-    project_id: int, changes: ProjectChanges, sessions: Writing, expected_version: int | None = None
+    project_id: Id, changes: ProjectChanges, sessions: Writing, expected_version: int | None = None
 ) -> ProjectView:
     """Change what is in the body; 409 if somebody else was faster."""
     async with transaction(sessions) as session:
@@ -39,7 +39,7 @@ async def update_project(
 
 
 @router.delete("/{project_id}", status_code=204)
-async def delete_project(project_id: int, sessions: Writing) -> None:
+async def delete_project(project_id: Id, sessions: Writing) -> None:
     """409 while it has tasks."""
     async with transaction(sessions) as session:
         await projects.delete(session, BY_REQUEST, project_id)

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from db import audit, task_reads
 from db.dependencies import get_session
 from db.errors import NotFound
-from db.inputs import NewTask
+from db.inputs import MAX_ID, Id, NewTask
 from examples.api.views import AuditView, JobView, PageView, SingleTaskView, TaskQuery, TaskView
 from jobs.kinds import CreateTask
 from worker.client import JobClient
@@ -31,7 +31,7 @@ async def enqueue_task(
     new: NewTask,
     response: Response,
     client: Annotated[JobClient, Depends(get_client)],
-    idempotency_key: Annotated[str | None, Query(max_length=100)] = None,
+    idempotency_key: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9._~-]{1,100}$")] = None,
 ) -> JobView:
     """Enqueue the creation; the answer says where to look. The same key again is the same job."""
     payload = CreateTask.model_validate(new.model_dump(exclude_unset=True))
@@ -57,16 +57,16 @@ async def list_tasks(which: Annotated[TaskQuery, Query()], session: Reading) -> 
 
 
 @router.get("/{task_id}")
-async def show_task(task_id: int, session: Reading) -> SingleTaskView:
+async def show_task(task_id: Id, session: Reading) -> SingleTaskView:
     """A task with its project, its people and its direct subtasks."""
     return SingleTaskView.model_validate(await task_reads.get(session, task_id))
 
 
 @router.get("/{task_id}/history")
 async def show_history(
-    task_id: int,
+    task_id: Id,
     session: Reading,
-    after_id: int = 0,
+    after_id: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Sequence[AuditView]:
     """Who changed what in which job, oldest first; of deleted and purged tasks too."""

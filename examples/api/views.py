@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
+from db.inputs import Id, Moment, Needle, Tag
 from db.models import Action, TaskPriority, TaskStatus, WorkerType
 from db.task_reads import MOST_ROWS, TaskFilter, TaskOrder
 
@@ -94,14 +95,14 @@ class TaskQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    project_id: PositiveInt | None = None
+    project_id: Id | None = None
     status: TaskStatus | None = None
     priority: TaskPriority | None = None
-    assignee_id: PositiveInt | None = None
-    parent_task_id: PositiveInt | None = None
-    tag: list[str] = Field(default_factory=list)
-    text: str | None = Field(default=None, min_length=1, max_length=200)
-    due_before: AwareDatetime | None = None
+    assignee_id: Id | None = None
+    parent_task_id: Id | None = None
+    tag: list[Tag] = Field(default_factory=list, max_length=20)
+    text: Needle | None = None
+    due_before: Moment | None = None
     include_deleted: bool = False
     order: TaskOrder = TaskOrder.NEWEST
     limit: int = Field(default=50, ge=1, le=MOST_ROWS)

@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from db import tasks
-from db.inputs import Id
-from db.models import TaskStatus
+from db.inputs import Id, Status
 from jobs.context import JobContext
 from jobs.registry import Kind, Payload
 
@@ -15,7 +14,7 @@ class ChangeTaskStatus(Payload):
     kind: ClassVar[str] = "change_task_status"
 
     task_id: Id
-    status: TaskStatus
+    status: Status
 
 
 async def handle(context: JobContext, change: ChangeTaskStatus) -> int:

@@ -59,7 +59,14 @@ async def test_a_task_is_accepted_done_and_shown(
 ) -> None:
     """202 with the job, then the task with all that belongs to it, its place in lists, its history."""
     project = (await http.post("/projects", json={"name": "Zürich", "key": "ZRH"})).json()
-    body = {"title": "移动 🛠", "project_id": project["id"], "tags": ["größe"]}
+    body = {
+        "title": "移动 🛠",
+        "project_id": project["id"],
+        "tags": ["größe"],
+        "status": "in_progress",
+        "priority": "high",
+        "due_at": "2027-01-01T00:00:00Z",
+    }
     accepted = await http.post("/tasks", json=body)
     assert accepted.status_code == 202
     assert (await http.get(accepted.headers["location"])).json()["status"] == "queued"
@@ -128,7 +135,29 @@ async def test_errors_have_their_status_and_their_field(
         {},
     ):
         assert (await http.post("/projects", json=body)).status_code == 422
-    assert (await http.get("/tasks", params={"limit": 501})).status_code == 422
+    for path in (
+        "/tasks?limit=501",
+        f"/tasks/{10**30}",
+        f"/tasks/1/history?after_id={10**30}",
+        f"/tasks?project_id={10**30}",
+        "/tasks?text=%00",
+        "/tasks?tag=",
+        "/tasks?due_before=0001-01-01T00:00:00%2B14:00",
+        f"/projects/{10**30}",
+    ):
+        method = "DELETE" if path.startswith("/projects") else "GET"
+        assert (await http.request(method, path)).status_code == 422, path
+    assert (await http.get("/jobs/%00")).status_code == 404
+    for raw in (
+        '{"title": "x", "project_id": 1e400}',
+        '{"title": "\\ud800", "project_id": 1}',
+        "{",
+    ):
+        answer = await http.post(
+            "/tasks", content=raw, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 422, raw
+    assert (await http.post("/tasks?idempotency_key=%F0%9F%98%80", json={})).status_code == 422
     assert await count(sessions, Project) == 2
     assert await count(sessions, AuditLog) == 4
 

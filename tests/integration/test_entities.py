@@ -21,7 +21,16 @@ from db.inputs import (
 )
 from db.models import Action, AuditLog, Project, Task, TaskPriority, WorkerType
 from db.transaction import transaction
-from tests.support import ORIGIN, count, history, new_project, new_task, rows
+from tests.support import (
+    ORIGIN,
+    count,
+    eventually,
+    history,
+    new_project,
+    new_task,
+    rows,
+    waiting_for_a_lock,
+)
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -196,6 +205,75 @@ async def test_two_moves_at_once_cannot_close_a_circle(sessions: Sessions) -> No
     assert len(failed) == 1
     parents = {task.id: task.parent_task_id for task in await rows(sessions, Task)}
     assert list(parents.values()).count(None) == 1
+
+
+async def test_moves_far_apart_cannot_close_a_circle_either(sessions: Sessions) -> None:
+    """A over B and C over D: A under D and C under B touch no common row, and still take turns."""
+    a = await new_task(sessions)
+    fields = {"project_id": a.project_id}
+    b = await new_task(sessions, parent_task_id=a.id, **fields)
+    c = await new_task(sessions, **fields)
+    d = await new_task(sessions, parent_task_id=c.id, **fields)
+    results = await asyncio.gather(
+        update_task(sessions, a.id, parent_task_id=d.id),
+        update_task(sessions, c.id, parent_task_id=b.id),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Refused", "Task"]
+
+
+async def test_a_subtask_added_while_its_branch_is_deleted_goes_too(sessions: Sessions) -> None:
+    """The delete waits for who holds the parent, then looks again."""
+    root = await new_task(sessions)
+    fields = {"project_id": root.project_id}
+    child = await new_task(sessions, parent_task_id=root.id, **fields)
+
+    async def delete_root() -> list[int]:
+        async with transaction(sessions) as session:
+            return [task.id for task in await tasks.delete(session, ORIGIN, root.id, now=NOW)]
+
+    async with transaction(sessions) as session:
+        late = NewTask(title="late", parent_task_id=child.id, project_id=root.project_id)
+        grandchild = (await tasks.create(session, ORIGIN, late)).id
+        deletion = asyncio.create_task(delete_root())
+        await eventually(lambda: waiting_for_a_lock(sessions, "WITH RECURSIVE"))
+    assert await deletion == [root.id, child.id, grandchild]
+
+
+async def test_what_was_read_before_does_not_hide_what_others_wrote(sessions: Sessions) -> None:
+    """Versions go on from the row as it is, not as this session once saw it."""
+    async with transaction(sessions) as session:
+        project = await projects.create(session, ORIGIN, NewProject(name="one", key="K"))
+    task = await new_task(sessions, project_id=project.id)
+    async with transaction(sessions) as session:
+        await projects.get(session, project.id)
+        await session.get(Task, task.id)
+        async with transaction(sessions) as other:
+            await projects.update(other, ORIGIN, project.id, ProjectChanges(name="two"))
+            await tasks.update(other, ORIGIN, task.id, TaskChanges(title="two"))
+        (back,) = await projects.upsert_many(session, ORIGIN, [NewProject(name="one", key="K")])
+        (gone,) = await tasks.delete(session, ORIGIN, task.id, now=NOW)
+        assert (back.version, gone.version, gone.title) == (3, 3, "two")
+    entry = (await history(sessions, "project", project.id))[-1]
+    assert (entry.before, entry.after) == ({"name": "two"}, {"name": "one"})
+
+
+async def test_what_a_write_gives_back_can_be_shown(any_sessions: Sessions) -> None:
+    """Times and versions that the database filled in are there, after the session too."""
+    task = await new_task(any_sessions)
+    async with transaction(any_sessions) as session:
+        changed = await tasks.update(session, ORIGIN, task.id, TaskChanges(title="x"))
+        (gone,) = await tasks.delete(session, ORIGIN, task.id, now=NOW)
+    assert changed.updated_at >= task.updated_at
+    assert "updated_at" in gone.model_dump()
+
+
+async def test_an_id_is_not_given_twice(any_sessions: Sessions) -> None:
+    """Or the history of the new one would begin with the old one's."""
+    first = await new_project(any_sessions)
+    async with transaction(any_sessions) as session:
+        await projects.delete(session, ORIGIN, first)
+    assert await new_project(any_sessions) > first
 
 
 async def test_a_subtask_in_another_project_is_refused(any_sessions: Sessions) -> None:

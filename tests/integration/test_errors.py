@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects
-from db.engine import Database, Sessions
+from db.config import DatabaseConfig
+from db.engine import Database, Sessions, open_database
 from db.errors import (
     AlreadyExists,
     ConstraintError,
@@ -127,6 +129,20 @@ async def test_a_lost_connection(database: Database) -> None:
                 await session.execute(text("SELECT 1"))
 
 
+async def test_a_server_that_is_gone_and_a_pool_that_is_empty_are_transient(
+    postgresql_url: URL,
+) -> None:
+    """Not the driver's errors: ours, which a service answers with 503 and a job with a retry."""
+    gone = URL.create("postgresql", username="u", host="127.0.0.1", port=1, database="d")
+    async with open_database(DatabaseConfig(url=gone)) as database:
+        with pytest.raises(Disconnected):
+            await new_project(database.sessions)
+    small = DatabaseConfig(url=postgresql_url, pool_size=1, pool_timeout=0.1)
+    async with open_database(small) as database, database.engine.connect():
+        with pytest.raises(Unavailable):
+            await new_project(database.sessions)
+
+
 async def rename(session: AsyncSession, project_id: int, name: str) -> None:
     (await session.get_one(Project, project_id)).name = name
     await session.flush()
@@ -167,18 +183,18 @@ async def test_a_serialization_failure_is_tried_again(sessions: Sessions, attemp
     seen: list[str] = []
 
     async def work(session: AsyncSession) -> None:
-        await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
         seen.append((await session.get_one(Project, project_id)).name)
         if len(seen) == 1:
             async with transaction(sessions) as winner:
                 await rename(winner, project_id, "winner")
         await rename(session, project_id, "loser")
 
+    again = in_transaction(sessions, work, attempts=attempts, isolation="SERIALIZABLE")
     if attempts == 1:
         with pytest.raises(SerializationFailure):
-            await in_transaction(sessions, work, attempts=attempts)
+            await again
         return
-    await in_transaction(sessions, work, attempts=attempts)
+    await again
     assert seen == ["Launch", "winner"]
 
 

@@ -17,6 +17,7 @@ from db.task_reads import Page, TaskFilter, TaskOrder
 from db.transaction import transaction
 from tests.support import ORIGIN, new_project, new_task
 
+HUGE = "WyJuZXdlc3QiLDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OV0"  # ["newest", 10^29 - 1]
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -150,7 +151,7 @@ async def test_offset_pages_and_the_total(any_sessions: Sessions) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "x", "bnVsbA", "W10", "WyJuZXdlc3QiLCJhIl0", "WyJvbGRlc3QiLDFd"]
+    "cursor", ["", "x", "bnVsbA", "W10", "WyJuZXdlc3QiLCJhIl0", "WyJvbGRlc3QiLDFd", HUGE]
 )
 async def test_a_cursor_that_is_none_of_ours_is_refused(
     any_sessions: Sessions, cursor: str

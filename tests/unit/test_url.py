@@ -98,7 +98,15 @@ def test_a_unix_socket_may_be_written_in_both_ways() -> None:
         ("postgresql://u:hunter2@h/d?pgbouncer=maybe", "pgbouncer"),
         ("postgresql://u:hunter2@h/d?schema=public", "option schema"),
         ("postgresql://u:hunter2@h/d?statement_timeout=5", "option statement_timeout"),
+        (
+            "postgresql://u:hunter2@h/d?pgbouncer=true&options=-c%20work_mem%3D5MB",
+            "neither options",
+        ),
+        ("postgresql://u:hunter2@[::1]:1,[::2]:2/d", "hosts and ports"),
+        ("postgresql://u:hunter2@/d?host=a,b&host=c", "hosts and ports"),
         ("sqlite:///x.db?mode=ro", "option mode"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(url: str, problem: str) -> None:
