@@ -7,9 +7,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, writes
+from db import audit, lookups, writes
 from db.audit import Change, Origin
-from db.errors import NotFound, Refused
+from db.errors import Refused
 from db.inputs import NewProject, ProjectChanges
 from db.models import Action, Project
 from db.translate import translated
@@ -23,16 +23,12 @@ async def get(session: AsyncSession, project_id: int) -> Project:
     Raises:
         NotFound: there is none.
     """
-    project = await session.get(Project, project_id)
-    if project is None:
-        raise NotFound("project", project_id)
-    return project
+    return await lookups.get(session, Project, project_id)
 
 
 async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Project]:
     """Projects, oldest first; the next page begins after this one's last id."""
-    following = select(Project).where(col(Project.id) > after_id)
-    return (await session.scalars(following.order_by(col(Project.id)).limit(limit))).all()
+    return await lookups.page(session, Project, after_id=after_id, limit=limit)
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewProject) -> Project:

@@ -21,12 +21,11 @@ from sqlmodel import col
 
 from db.errors import NotFound, Refused
 from db.inputs import MAX_ID, Id, Input, Moment, Needle, Tag, in_range
+from db.lookups import MOST_ROWS
 from db.models import Task, TaskPriority, TaskStatus
 from db.session import INCLUDE_DELETED
 
 T = TypeVar("T")
-
-MOST_ROWS = 500
 
 
 class TaskOrder(StrEnum):

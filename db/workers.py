@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, writes
+from db import audit, lookups, writes
 from db.audit import Change, Origin
-from db.errors import NotFound
 from db.inputs import NewWorker, WorkerChanges
 from db.models import Action, Task, Worker
 from db.session import INCLUDE_DELETED
@@ -21,16 +19,12 @@ async def get(session: AsyncSession, worker_id: int) -> Worker:
     Raises:
         NotFound: there is none.
     """
-    worker = await session.get(Worker, worker_id)
-    if worker is None:
-        raise NotFound("worker", worker_id)
-    return worker
+    return await lookups.get(session, Worker, worker_id)
 
 
 async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Worker]:
     """Workers, oldest first; the next page begins after this one's last id."""
-    following = select(Worker).where(col(Worker.id) > after_id)
-    return (await session.scalars(following.order_by(col(Worker.id)).limit(limit))).all()
+    return await lookups.page(session, Worker, after_id=after_id, limit=limit)
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewWorker) -> Worker:

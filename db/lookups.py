@@ -1,0 +1,40 @@
+"""Reading any entity by its id, and any table from its oldest row on."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from db.audit import Entity
+from db.errors import NotFound, Refused
+from db.inputs import MAX_ID
+
+E = TypeVar("E", bound=Entity)
+
+MOST_ROWS = 500
+
+
+async def get(session: AsyncSession, table: type[E], entity_id: int) -> E:
+    """The row.
+
+    Raises:
+        NotFound: there is none.
+    """
+    entity = await session.get(table, entity_id) if 1 <= entity_id <= MAX_ID else None
+    if entity is None:
+        raise NotFound(str(table.__tablename__), entity_id)
+    return entity
+
+
+async def page(session: AsyncSession, table: type[E], *, after_id: int, limit: int) -> Sequence[E]:
+    """Rows, oldest first; the next page begins after this one's last id.
+
+    Raises:
+        Refused: the limit is out of range.
+    """
+    if not 1 <= limit <= MOST_ROWS:
+        raise Refused("limit", f"must be 1 to {MOST_ROWS}")
+    following = select(table).where(col(table.id) > after_id).order_by(col(table.id)).limit(limit)
+    return (await session.scalars(following)).all()
