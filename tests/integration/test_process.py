@@ -69,7 +69,8 @@ async def fail(context: JobContext, payload: Fail) -> None:
             raise SystemExit(3)
 
 
-FAILING = Registry([Kind(Fail, fail, timeout=0.3)])
+FAILING = Registry([Kind(Fail, fail)])
+HANGING = Registry([Kind(Fail, fail, timeout=0.3)])
 
 
 async def nothing_is_left(sessions: Sessions) -> bool:
@@ -140,7 +141,8 @@ async def test_a_handler_that_fails_after_its_flush_leaves_nothing(
     any_sessions: Sessions, how: str
 ) -> None:
     """An error, a wish to come back and a timeout roll back row, audit entry and mark alike."""
-    outcome = await run(any_sessions, delivery(Fail(how=how)), FAILING)
+    registry = HANGING if how == "hang" else FAILING
+    outcome = await run(any_sessions, delivery(Fail(how=how)), registry)
     assert isinstance(outcome, Retry)
     assert await nothing_is_left(any_sessions)
 
