@@ -1,7 +1,6 @@
 """Many tasks in few statements. Functions flush and never commit."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,12 +8,9 @@ from sqlmodel import col
 
 from db import audit, tasks, writes
 from db.audit import Change, Origin
-from db.errors import MissingReference, NotFound, Refused
+from db.errors import NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import Action, Task
-from db.translate import translated
-
-MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
@@ -29,14 +25,8 @@ async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewT
     await _require_parents(session, news)
     values = [new.model_dump() for new in news]
     added = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
-    try:
-        with translated():
-            ids = list(await session.scalars(added, values))
-    except MissingReference as error:
-        if not error.fields:  # SQLite does not say which
-            for value in values:
-                await writes.check_references(session, Task(**value))
-        raise
+    async with writes.naming_references(session, (Task(**value) for value in values)):
+        ids = list(await session.scalars(added, values))
     changes = [
         Change("task", task_id, Action.CREATE, {}, audit.filled(value))
         for task_id, value in zip(ids, values, strict=True)
@@ -58,25 +48,17 @@ async def update_many(
     if "parent_task_id" in changes.model_fields_set:
         raise Refused("parent_task_id", "tasks move one at a time: use tasks.update")
     wanted = set(task_ids)
-    if len(wanted) > MOST_AT_ONCE:
-        raise Refused("task_ids", f"at most {MOST_AT_ONCE} tasks in one update")
+    if len(wanted) > writes.MOST_AT_ONCE:
+        raise Refused("task_ids", f"at most {writes.MOST_AT_ONCE} tasks in one update")
     rows = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id)).with_for_update()
     found = (await session.scalars(rows, execution_options={"populate_existing": True})).all()
     for missing in sorted(wanted - {task.id for task in found}):
         raise NotFound("task", missing)
     what = writes.what_was_set(changes)
-    before = {task.id: {field: getattr(task, field) for field in what} for task in found}
-    stale = [task for task in found if before[task.id] != what]
-    if not stale:
-        return 0
-    await writes.update_rows(session, stale, what)
-    await audit.record(session, origin, *(_changed(task, before[task.id], what) for task in stale))
-    return len(stale)
-
-
-def _changed(task: Task, before: dict[str, Any], after: dict[str, Any]) -> Change:
-    fields = [field for field in after if before[field] != after[field]]
-    return Change.of(task, {f: before[f] for f in fields}, {f: after[f] for f in fields})
+    changed = [(task, change) for task in found if (change := writes.difference(task, what))]
+    await writes.update_rows(session, [task for task, _ in changed], what)
+    await audit.record(session, origin, *(change for _, change in changed))
+    return len(changed)
 
 
 async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> None:
@@ -86,7 +68,7 @@ async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> No
             continue
         if wanted.setdefault(new.parent_task_id, new.project_id) != new.project_id:
             raise Refused("parent_task_id", f"task {new.parent_task_id} can't be in two projects")
-    if len(wanted) > MOST_AT_ONCE:
-        raise Refused("parent_task_id", f"at most {MOST_AT_ONCE} different parents at once")
+    if len(wanted) > writes.MOST_AT_ONCE:
+        raise Refused("parent_task_id", f"at most {writes.MOST_AT_ONCE} different parents at once")
     if wanted:
         await tasks.require_parents(session, wanted)

@@ -7,7 +7,6 @@ exact; only there, the column or constraint has to be taken from the tail of its
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import overload
 
 from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
@@ -104,7 +103,7 @@ def connecting() -> Iterator[None]:
         raise Disconnected from error
     except PostgresError as error:  # asyncpg's own, while it connects
         state = str(error.sqlstate)
-        raise _transient_kind(state, otherwise=Unavailable)(state) from error
+        raise (_transient_kind(state) or Unavailable)(state) from error
 
 
 def translate(error: BaseException) -> LedgerqError | None:
@@ -128,12 +127,8 @@ def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
     return kind(state) if kind else None
 
 
-@overload
-def _transient_kind(state: str, otherwise: type[Transient]) -> type[Transient]: ...
-@overload
-def _transient_kind(state: str, otherwise: None = None) -> type[Transient] | None: ...
-def _transient_kind(state: str, otherwise: type[Transient] | None = None) -> type[Transient] | None:
-    return _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2]) or otherwise
+def _transient_kind(state: str) -> type[Transient] | None:
+    return _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2])
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -1,6 +1,7 @@
 """What all writes share: lock the row, refuse a lost update, change what was set, leave the entry."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import ForeignKeyConstraint, exists, inspect, select, update
@@ -16,6 +17,8 @@ from db.models import Task
 from db.translate import translated
 
 E = TypeVar("E", bound=Entity)
+
+MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 
 
 async def lock(
@@ -66,37 +69,45 @@ async def change(
 
 def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
     """Set the fields that differ and count the version up; what changed, or None if nothing did."""
+    changed = difference(entity, changes)
+    if changed:
+        for field, value in changed.after.items():
+            setattr(entity, field, value)
+        entity.version += 1
+    return changed
+
+
+def difference(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
+    """What would change, in the fields that differ; None if none does."""
     before = {field: getattr(entity, field) for field in changes}
     after = {field: value for field, value in changes.items() if value != before[field]}
-    if not after:
-        return None
-    for field, value in after.items():
-        setattr(entity, field, value)
-    entity.version += 1
-    return Change.of(entity, {field: before[field] for field in after}, after)
+    return Change.of(entity, {field: before[field] for field in after}, after) if after else None
 
 
 async def update_rows(
     session: AsyncSession, tasks: Sequence[Task], values: Mapping[str, Any]
 ) -> None:
-    """Give all of these tasks the same values, in one statement; the objects follow."""
-    rows = (
-        update(Task)
-        .where(col(Task.id).in_([task.id for task in tasks]))
-        .values(**values, version=col(Task.version) + 1)
-        .returning(col(Task.id), col(Task.version), col(Task.updated_at))
-        .execution_options(synchronize_session=False)
-    )
-    with translated():
-        written = {row.id: row for row in await session.execute(rows)}
-    for task in tasks:
-        row = written[task.id]
-        for field, value in {
-            **values,
-            "version": row.version,
-            "updated_at": row.updated_at,
-        }.items():
-            set_committed_value(task, field, value)
+    """Give all of these tasks the same values, in one statement per `MOST_AT_ONCE`; the objects follow.
+
+    Raises:
+        ConstraintError: the database refuses the values.
+    """
+    for start in range(0, len(tasks), MOST_AT_ONCE):
+        some = tasks[start : start + MOST_AT_ONCE]
+        rows = (
+            update(Task)
+            .where(col(Task.id).in_([task.id for task in some]))
+            .values(**values, version=col(Task.version) + 1)
+            .returning(col(Task.id), col(Task.version), col(Task.updated_at))
+            .execution_options(synchronize_session=False)
+        )
+        async with naming_references(session, (Task(**{**t.model_dump(), **values}) for t in some)):
+            written = {row.id: row for row in await session.execute(rows)}
+        for task in some:
+            row = written[task.id]
+            kept = {**values, "version": row.version, "updated_at": row.updated_at}
+            for field, value in kept.items():
+                set_committed_value(task, field, value)
 
 
 def what_was_set(changes: Input) -> dict[str, Any]:
@@ -112,12 +123,29 @@ async def flush(session: AsyncSession, entities: Iterable[Entity]) -> None:
     """
     if session.get_bind().dialect.name == "sqlite":
         for entity in entities:
-            await check_references(session, entity)
+            await _check_references(session, entity)
     with translated():
         await session.flush()
 
 
-async def check_references(session: AsyncSession, entity: Entity) -> None:
+@asynccontextmanager
+async def naming_references(session: AsyncSession, rows: Iterable[Entity]) -> AsyncIterator[None]:
+    """As `translated`, for statements past the session; `rows` is what they write, if it must be searched.
+
+    Raises:
+        ConstraintError: with the field, on SQLite too.
+    """
+    try:
+        with translated():
+            yield
+    except MissingReference as error:
+        if not error.fields:
+            for row in rows:
+                await _check_references(session, row)
+        raise
+
+
+async def _check_references(session: AsyncSession, entity: Entity) -> None:
     """SQLite does not say which reference is broken: look for it.
 
     Raises:

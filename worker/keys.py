@@ -1,6 +1,6 @@
 """Every key on Redis. All but the last are arq's own, so that stock arq clients and workers understand them."""
 
-from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix
+from arq.constants import job_key_prefix, result_key_prefix
 
 WORKERS = "ledgerq:workers"  # sorted set: worker → when it was last seen, seconds
 
@@ -8,11 +8,6 @@ WORKERS = "ledgerq:workers"  # sorted set: worker → when it was last seen, sec
 def job_key(job_id: str) -> str:
     """The body of a queued job."""
     return f"{job_key_prefix}{job_id}"
-
-
-def in_progress_key(job_id: str) -> str:
-    """Held while a worker runs the job."""
-    return f"{in_progress_key_prefix}{job_id}"
 
 
 def result_key(job_id: str) -> str:

@@ -353,6 +353,21 @@ async def test_bulk_update_changes_what_differs(any_sessions: Sessions) -> None:
             await task_bulk.update_many(session, ORIGIN, ids, TaskChanges(parent_task_id=None))
 
 
+async def test_a_missing_reference_among_many_is_named(any_sessions: Sessions) -> None:
+    """By its field in bulk creation and bulk update too, on SQLite as well."""
+    task = await new_task(any_sessions)
+    stray = NewTask(title="x", project_id=task.project_id, created_by_id=99)
+    with pytest.raises(MissingReference) as refused:
+        async with transaction(any_sessions) as session:
+            await task_bulk.create_many(session, ORIGIN, [stray])
+    assert refused.value.fields == ("created_by_id",)
+    with pytest.raises(MissingReference) as refused:
+        async with transaction(any_sessions) as session:
+            changes = TaskChanges(assignee_id=99)
+            await task_bulk.update_many(session, ORIGIN, [task.id], changes)
+    assert refused.value.fields == ("assignee_id",)
+
+
 async def test_upsert_by_natural_key(any_sessions: Sessions) -> None:
     """New keys are created, known ones changed, equal ones left alone; the entries say which."""
 
