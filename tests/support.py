@@ -110,8 +110,9 @@ async def halt(worker: arq.Worker, running: asyncio.Task[None]) -> None:
     worker.allow_pick_jobs = False
     while not all(task.done() for task in worker.tasks.values()):
         await asyncio.gather(*worker.tasks.values())
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    while not running.done():
+        running.cancel()  # again: Python 3.11's wait_for, inside redis-py, can swallow one
+        await asyncio.wait({running}, timeout=0.5)
     await worker.close()
 
 

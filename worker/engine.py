@@ -76,7 +76,7 @@ class JobWorker(Worker):
         for job in self._running():
             job.cancel()
         while self.main_task and not self.main_task.done():
-            self.main_task.cancel()  # again, if it was swallowed below: a worker must end
+            self.main_task.cancel()  # again: wait_for, inside redis-py, swallows one on Python 3.11
             await asyncio.wait({self.main_task}, timeout=1)
 
     def _running(self) -> list[asyncio.Task[Any]]:
