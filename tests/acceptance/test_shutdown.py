@@ -22,8 +22,10 @@ both_commands = pytest.mark.parametrize("command", [OURS, STOCK], ids=["ledgerq"
 
 
 async def ended(worker: Process, command: Sequence[str]) -> int:
-    """Its exit status. arq's own may need a second signal: on Python 3.11 a cancellation of its
-    main loop can be swallowed by `asyncio.wait_for` inside redis-py. Ours cancels until it is gone.
+    """Its exit status.
+
+    arq's own may need a second signal: on Python 3.11 a cancellation of its main loop can be
+    swallowed by `asyncio.wait_for` inside redis-py. Ours cancels until it is gone.
     """
     if command is STOCK:
         for _ in range(3):
