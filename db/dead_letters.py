@@ -1,9 +1,10 @@
 """The dead letters: jobs that will not be tried again, with the reason and what it takes to replay them."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -13,21 +14,30 @@ from db.models import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is kept of a buried job. `problems` lists each field at fault and what is wrong with it."""
+    """What is kept of a buried job. `problems` lists each field at fault and what is wrong with it.
+
+    `attempts` tells of each attempt: when, by which worker, how it failed. Letters of one `fingerprint`
+    failed in the same way.
+    """
 
     job_id: str
     kind: str | None
     payload: Any
     raw: bytes | None
+    actor: str | None
+    trace_id: str | None
     reason: str
     error: str
     problems: list[dict[str, str]]
     traceback: str | None
     attempt: int
+    attempts: list[dict[str, Any]]
+    worker: str
+    fingerprint: str
 
 
 async def bury(session: AsyncSession, letter: Letter) -> None:
-    """Keep the letter. A job has one: a redelivered or replayed job that fails again replaces it."""
+    """Keep the letter. A job has one: a replayed job that fails again has a new one by then."""
     dialect = session.get_bind().dialect.name
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     values = asdict(letter)
@@ -43,6 +53,40 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     """The letter of a job if it is buried."""
     letter = select(DeadLetter).where(col(DeadLetter.job_id) == job_id)
     return (await session.scalars(letter)).one_or_none()
+
+
+async def newest(
+    session: AsyncSession,
+    *,
+    kind: str | None = None,
+    reason: str | None = None,
+    fingerprint: str | None = None,
+    before_id: int | None = None,
+    limit: int = 50,
+) -> Sequence[DeadLetter]:
+    """Letters, the newest first; the next page begins before this one's last id."""
+    letters = select(DeadLetter).order_by(col(DeadLetter.id).desc()).limit(limit)
+    if kind is not None:
+        letters = letters.where(col(DeadLetter.kind) == kind)
+    if reason is not None:
+        letters = letters.where(col(DeadLetter.reason) == reason)
+    if fingerprint is not None:
+        letters = letters.where(col(DeadLetter.fingerprint) == fingerprint)
+    if before_id is not None:
+        letters = letters.where(col(DeadLetter.id) < before_id)
+    return (await session.scalars(letters)).all()
+
+
+async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[DeadLetter]:
+    """Take these jobs' letters out, for good, in the caller's transaction; those that are there."""
+    wanted = sorted(set(job_ids))
+    held = select(DeadLetter).where(col(DeadLetter.job_id).in_(wanted))
+    letters = (await session.scalars(held.order_by(col(DeadLetter.job_id)).with_for_update())).all()
+    await session.execute(
+        delete(DeadLetter).where(col(DeadLetter.id).in_([letter.id for letter in letters])),
+        execution_options={"synchronize_session": False},
+    )
+    return letters
 
 
 async def count(session: AsyncSession) -> int:

@@ -1,24 +1,36 @@
-"""The inbox: which jobs are done. Its row commits with the job's effects, so a second delivery finds it."""
+"""The inbox: which jobs have ended. The row commits with what ended the job, so a second end finds it."""
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db.models import ProcessedJob
+from db.models import DeadLetter, JobState, ProcessedJob
 
 
-async def remember(session: AsyncSession, job_id: str, kind: str, payload_hash: bytes) -> bool:
-    """Note that this transaction does the job; False if one that committed did it already.
+async def remember(
+    session: AsyncSession,
+    job_id: str,
+    kind: str,
+    payload_hash: bytes,
+    *,
+    state: JobState = JobState.DONE,
+    attempt: int | None = None,
+) -> bool:
+    """Note that this transaction ends the job; False if one that committed ended it already.
 
     Must be the first statement of the transaction: two deliveries of one job meet here, and the
     second waits until the first one has committed or rolled back.
     """
     dialect = session.get_bind().dialect.name
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    note = insert(ProcessedJob).values(job_id=job_id, kind=kind, payload_hash=payload_hash)
+    note = insert(ProcessedJob).values(
+        job_id=job_id, kind=kind, payload_hash=payload_hash, state=state, attempt=attempt
+    )
     added = await session.execute(
         note.on_conflict_do_nothing(index_elements=["job_id"]).returning(col(ProcessedJob.job_id))
     )
@@ -28,14 +40,64 @@ async def remember(session: AsyncSession, job_id: str, kind: str, payload_hash: 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Keep what the job answered, so that a duplicate can answer the same."""
     row = update(ProcessedJob).where(col(ProcessedJob.job_id) == job_id)
-    await session.execute(row.values(result=result))
+    await session.execute(
+        row.values(result=result), execution_options={"synchronize_session": False}
+    )
 
 
 async def recall(session: AsyncSession, job_id: str) -> ProcessedJob:
-    """The row of a job that is known to be done."""
+    """The row of a job that is known to have ended."""
     return await session.get_one(ProcessedJob, job_id)
 
 
 async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
-    """The row of a job if it is done."""
+    """The row of a job if it has ended."""
     return await session.get(ProcessedJob, job_id)
+
+
+async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
+    """Of these jobs, those that have ended, each with the hash of its payload."""
+    if not job_ids:
+        return {}
+    ended = select(col(ProcessedJob.job_id), col(ProcessedJob.payload_hash)).where(
+        col(ProcessedJob.job_id).in_(sorted(set(job_ids)))
+    )
+    return dict((await session.execute(ended)).all())
+
+
+async def revive(session: AsyncSession, job_ids: Collection[str]) -> None:
+    """These jobs are dead no more: they may run again."""
+    await session.execute(
+        delete(ProcessedJob).where(
+            col(ProcessedJob.job_id).in_(sorted(job_ids)),
+            col(ProcessedJob.state) == JobState.DEAD,
+        ),
+        execution_options={"synchronize_session": False},
+    )
+
+
+async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) -> int:
+    """Forget jobs that ended long ago, the oldest first; a job with a dead letter is kept.
+
+    A forgotten job that is delivered once more runs once more.
+    """
+    letter = exists().where(col(DeadLetter.job_id) == col(ProcessedJob.job_id))
+    old = (
+        select(col(ProcessedJob.job_id))
+        .where(col(ProcessedJob.processed_at) < ended_before, ~letter)
+        .order_by(col(ProcessedJob.processed_at))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("old")
+    )
+    gone = await session.execute(
+        delete(ProcessedJob).where(col(ProcessedJob.job_id).in_(select(old.c.job_id))),
+        execution_options={"synchronize_session": False},
+    )
+    return int(gone.rowcount)  # type: ignore[attr-defined]
+
+
+async def count(session: AsyncSession) -> dict[JobState, int]:
+    """How many jobs have ended, by how."""
+    by_state = select(col(ProcessedJob.state), func.count()).group_by(col(ProcessedJob.state))
+    return dict((await session.execute(by_state)).all())

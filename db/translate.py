@@ -32,6 +32,8 @@ from db.errors import (
 )
 from db.models import Base
 
+STATEMENT_TIMEOUT = "57014"  # query_canceled
+
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONSTRAINTS: dict[str, type[ConstraintError]] = {
     "23000": RuleBroken,
@@ -53,7 +55,14 @@ _TRANSIENT: dict[str, type[Transient]] = {
     "55P03": LockTimeout,
     "25P03": Disconnected,  # idle_in_transaction_session_timeout
     "25006": Unavailable,  # read_only_sql_transaction: still connected to a demoted primary
-    "57014": Unavailable,  # query_canceled: statement_timeout
+    STATEMENT_TIMEOUT: Unavailable,
+}
+_SKEW = {
+    "42P01",  # undefined_table
+    "42703",  # undefined_column
+    "42883",  # undefined_function
+    "42704",  # undefined_object
+    "0A000",  # feature_not_supported: a prepared statement outlived a change of its table
 }
 _TRANSIENT_CLASSES: dict[str, type[Transient]] = {
     "08": Disconnected,
@@ -139,6 +148,21 @@ def sqlstate(error: BaseException) -> str | None:
 def is_transient(error: BaseException) -> bool:
     """True if the same work may succeed a moment later: a lost connection, a deadlock, a lock wait."""
     return isinstance(error, TimeoutError) or isinstance(translate(error), Transient)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """True if the connection to the database broke, or none was to be had: no fault of the work."""
+    if isinstance(error, ConnectionError):
+        return False  # a handler's own: the database's comes as one of the others
+    ours = translate(error)
+    return isinstance(ours, Disconnected) or (
+        isinstance(ours, Unavailable) and ours.sqlstate != STATEMENT_TIMEOUT
+    )
+
+
+def is_skew(error: BaseException) -> bool:
+    """True if the schema lacks what this code asks for, or the other way round: a deploy is under way."""
+    return sqlstate(error) in _SKEW
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -1,64 +1,114 @@
 """Burying a job: what is kept of it in the dead letters, whatever it held."""
 
+import asyncio
 import hashlib
 import traceback
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
 
-from db import dead_letters
+from db import dead_letters, inbox, outbox
 from db.dead_letters import Letter
 from db.engine import Sessions
+from db.models import JobState
 from db.transaction import transaction
 from db.translate import is_permanent
 from jobs.envelope import Delivery, Envelope, check_job_id, decode
-from jobs.errors import Undecodable
-from jobs.outcome import Buried, Retry
+from jobs.errors import PayloadMismatch, Undecodable
+from jobs.outcome import Buried, Duplicate, Retry
 from jobs.retry import Policy
+
+UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
+_LONGEST_WAIT = 30.0  # seconds for the letter's own transaction
 
 
 async def bury(
     delivery: Delivery, outcome: Buried, sessions: Sessions, policy: Policy
-) -> Buried | Retry:
-    """Put a job among the dead letters, in a transaction of its own; if that fails, try again later."""
-    letter = _letter(delivery, outcome)
+) -> Buried | Duplicate | Retry:
+    """Put a job among the dead letters, in a transaction of its own; if that fails, try again later.
+
+    A job that has ended meanwhile, by another delivery, is not buried: it was done, or is dead already.
+    """
+    letter = letter_of(delivery, outcome)
     try:
-        try:
-            await _keep(sessions, letter)
-        except Exception as error:
-            if not is_permanent(error):
-                raise
-            # something in it is such as the database can't hold; the bytes of the job it can
-            await _keep(sessions, replace(letter, payload=None, problems=[], raw=delivery.body))
+        async with asyncio.timeout(_LONGEST_WAIT):
+            try:
+                ended = await _keep(sessions, delivery, outcome, letter)
+            except Exception as error:
+                if not is_permanent(error):
+                    raise
+                # something in it is such as the database can't hold; the bytes of the job it can
+                plain = replace(letter, payload=None, problems=[], attempts=[], raw=delivery.body)
+                ended = await _keep(sessions, delivery, outcome, plain)
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
-        return Retry(policy.delay(delivery.attempt), error)
-    return outcome
+        return Retry(policy.delay(delivery.attempt), error, spent=False)
+    return ended or outcome
 
 
-async def _keep(sessions: Sessions, letter: Letter) -> None:
+async def _keep(
+    sessions: Sessions, delivery: Delivery, outcome: Buried, letter: Letter
+) -> Duplicate | None:
+    kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery.body)
     async with transaction(sessions) as session:
+        if not await inbox.remember(
+            session,
+            letter.job_id,
+            kind,
+            body_hash,
+            state=JobState.DEAD,
+            attempt=delivery.attempt,
+        ):
+            ended = await inbox.recall(session, letter.job_id)
+            if not isinstance(outcome.error, PayloadMismatch):
+                await outbox.settle(session, [letter.job_id])
+                return Duplicate(ended.state, ended.result)
         await dead_letters.bury(session, letter)
+        await outbox.settle(session, [letter.job_id])
+    return None
 
 
-def _letter(delivery: Delivery, outcome: Buried) -> Letter:
+def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
+    """All that is known of a job that is given up."""
     envelope = _decodable(delivery.body)
-    payload = _storable_json(envelope.payload) if envelope else None
+    payload = _storable_json(dict(envelope.payload)) if envelope else None
     error = outcome.error
+    described = storable_text(f"{type(error).__name__}: {error}")
+    last = {
+        "attempt": delivery.attempt,
+        "worker": delivery.worker,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "error": described,
+    }
     return Letter(
         job_id=storable_job_id(delivery.job_id),
         kind=envelope.kind if envelope else None,
         payload=payload,
         raw=delivery.body if payload is None else None,
+        actor=envelope.actor if envelope else None,
+        trace_id=envelope.trace_id if envelope else None,
         reason=outcome.reason,
-        error=_storable_text(f"{type(error).__name__}: {error}"),
+        error=described,
         problems=[
-            {"field": _storable_text(each.field), "problem": _storable_text(each.problem)}
+            {"field": storable_text(each.field), "problem": storable_text(each.problem)}
             for each in outcome.problems
         ],
-        traceback=_storable_text("".join(traceback.format_exception(error))),
+        traceback=storable_text("".join(traceback.format_exception(error))),
         attempt=delivery.attempt,
+        attempts=[*map(dict, delivery.history), last],
+        worker=delivery.worker,
+        fingerprint=fingerprint(envelope.kind if envelope else None, outcome),
     )
+
+
+def fingerprint(kind: str | None, outcome: Buried) -> str:
+    """The same for jobs of a kind that failed in the same way: in one place, or by the same fields."""
+    frames = traceback.extract_tb(outcome.error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
+    fields = ",".join(sorted({problem.field for problem in outcome.problems}))
+    what = "\0".join((kind or "", outcome.reason, type(outcome.error).__name__, place, fields))
+    return hashlib.sha256(what.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def storable_job_id(job_id: str) -> str:
@@ -71,6 +121,16 @@ def storable_job_id(job_id: str) -> str:
     return job_id
 
 
+def storable_text(text: str) -> str:
+    """What PostgreSQL can hold of a text: neither NUL nor half a character."""
+    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def _payload_hash(body: bytes) -> bytes:
+    envelope = _decodable(body)
+    return envelope.payload_hash if envelope else hashlib.sha256(body).digest()
+
+
 def _decodable(body: bytes) -> Envelope | None:
     try:
         return decode(body)
@@ -78,10 +138,6 @@ def _decodable(body: bytes) -> Envelope | None:
         return None
 
 
-def _storable_json(payload: Any) -> Any | None:
+def _storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
     """The payload, or None if PostgreSQL's JSONB would refuse it: then the bytes are kept instead."""
     return None if b"\\u0000" in to_json(payload) else payload
-
-
-def _storable_text(text: str) -> str:
-    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()

@@ -3,8 +3,8 @@
     {"t": try, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue ms}
 
 Reserved names begin with an underscore and never reach the payload model:
-`_actor` (who asks, for the audit log) and `_trace_id`. A kind that begins with `cron:` was put
-there by arq's schedule.
+`_actor` (who asks, for the audit log), `_trace_id`, and `_staged` (the job came out of the outbox and
+has a message there to settle). A kind that begins with `cron:` was put there by arq's schedule.
 """
 
 import hashlib
@@ -26,7 +26,11 @@ SCHEDULE_ACTOR = "schedule"
 CRON_PREFIX = "cron:"
 
 _YEAR_MS = 365 * 24 * 3600 * 1000
-_RESERVED = {"_actor": 200, "_trace_id": 64}  # name → the longest value that the audit log keeps
+_RESERVED = {  # name → the longest value; of the first two, the longest that the audit log keeps
+    "_actor": 200,
+    "_trace_id": 64,
+    "_staged": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Envelope:
     attempt: int | None = None
     enqueued_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     scheduled: bool = False
+    staged: bool = False
 
     @property
     def wire_name(self) -> str:
@@ -54,11 +59,19 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One arrival of a job at a worker, as it came; a job may arrive more than once."""
+    """One arrival of a job at a worker, as it came; a job may arrive more than once.
+
+    `attempt` counts from 1. Arrivals that ended with the worker or its connections are counted
+    apart: `crashes`, `interruptions`. `history` tells of the earlier ones, as far as it is known.
+    """
 
     job_id: str
     attempt: int
     body: bytes
+    crashes: int = 0
+    interruptions: int = 0
+    history: tuple[Mapping[str, Any], ...] = ()
+    worker: str = ""
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -72,6 +85,8 @@ def encode(envelope: Envelope) -> bytes:
         reserved["_actor"] = envelope.actor
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
+    if envelope.staged:
+        reserved["_staged"] = "1"
     for name in reserved:
         _reserved(reserved, name)
     body: dict[str, Any] = {
@@ -107,6 +122,7 @@ def decode(body: bytes) -> Envelope:
         attempt=_whole(content, "t", 1, 1_000_000),
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
+        staged=reserved["_staged"] is not None,
     )
 
 

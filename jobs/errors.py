@@ -4,8 +4,11 @@ JobError
 ├── Undecodable         the bytes on the queue are not our JSON
 ├── InvalidPayload      the payload breaks the kind's rules: every field at fault is listed
 ├── UnknownKind         no such kind here; a newer worker may know it
-└── PayloadMismatch     another payload was already done under this job id
-RetryLater              not an error: a handler asks to be called again
+├── PayloadMismatch     another payload was already done under this job id
+├── InvalidRequest      a producer asks for what no worker would take
+├── WorkerLost          the job's worker died again and again while it ran
+└── Permanent           a handler says that trying again cannot help
+RetryLater, Snooze      not errors: a handler asks to be called again
 """
 
 from collections.abc import Iterable
@@ -14,6 +17,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from db.errors import LedgerqError
+
+LONGEST_DELAY = 10 * 365 * 86_400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,45 @@ class PayloadMismatch(JobError):
         super().__init__([Problem("job_id", problem)])
 
 
+class InvalidRequest(JobError):
+    """A producer asks for what no worker would take."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__([Problem(field, problem)])
+
+
+class WorkerLost(JobError):
+    """The job's worker died again and again while it ran: it is not given another one."""
+
+    def __init__(self, crashes: int) -> None:
+        self.crashes = crashes
+        problem = f"its worker died {crashes} times while it ran, the last time with no other job"
+        super().__init__([Problem("job", problem)])
+
+
+class Permanent(JobError):
+    """Raised by a handler: trying again cannot help. The job is buried at once."""
+
+    def __init__(self, problem: str, *, field: str = "job") -> None:
+        super().__init__([Problem(field, problem)])
+
+
 class RetryLater(Exception):
-    """Raised by a handler to be called again after `delay` seconds; the transaction is rolled back."""
+    """Raised by a handler to be called again after `delay` seconds: rolled back, one attempt spent."""
 
     def __init__(self, delay: float) -> None:
-        self.delay = delay
+        self.delay = _in_range(delay)
         super().__init__(f"again in {delay:g} s")
+
+
+class Snooze(Exception):
+    """Raised by a handler to be called again after `delay` seconds: rolled back, no attempt spent."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = _in_range(delay)
+        super().__init__(f"snoozes for {delay:g} s")
+
+
+def _in_range(delay: float) -> float:
+    """A delay that a queue can hold; NaN and infinities are none."""
+    return min(max(delay, 0.0), LONGEST_DELAY) if delay == delay else 0.0  # noqa: PLR0124 - NaN

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from db.models import JobState
 from jobs.errors import Problem
 
 
@@ -15,17 +16,19 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Committed by an earlier delivery, with this result; nothing was done now."""
+    """The job had ended before: done with this result, cancelled, or dead; nothing was done now."""
 
-    result: Any
+    state: JobState
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Rolled back; to be delivered again after `delay` seconds."""
+    """Rolled back; to be delivered again after `delay` seconds. A `spent` attempt counts."""
 
     delay: float
     error: BaseException
+    spent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

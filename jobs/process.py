@@ -3,10 +3,11 @@
 1. decode    the bytes, believing nothing
 2. resolve   the kind, and the payload by the kind's rules
 3. open      the transaction: all that follows commits together or not at all
-4. remember  the job in the inbox; if it is there already, its work is done: answer as then
+4. remember  the job in the inbox; if it is there already, it has ended: answer as then
 5. handle    it: rows are added, flushed for their ids, written to the audit log
-6. commit    on leaving the transaction; if another one came first, all again from 3
-7. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
+6. settle    its message in the outbox, if it was staged there
+7. commit    on leaving the transaction; if another one came first, all again from 3
+8. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
 """
 
 import asyncio
@@ -16,14 +17,15 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import inbox
+from db import inbox, outbox
 from db.audit import Origin
 from db.engine import Sessions
+from db.models import JobState
 from db.transaction import in_transaction
 from jobs.burial import bury
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import PayloadMismatch
+from jobs.errors import PayloadMismatch, WorkerLost
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.registry import Job, Registry
 from jobs.retry import Policy, decide
@@ -34,15 +36,23 @@ async def process(
 ) -> Outcome:
     """Take one delivery to its end. Raises nothing but a cancellation, which rolls back."""
     try:
-        check_job_id(delivery.job_id)
+        _check(delivery, policy)
         job = registry.resolve(decode(delivery.body))
         async with asyncio.timeout(job.kind.timeout or policy.timeout):
             return await _in_one_transaction(delivery, job, sessions)
-    except Exception as error:  # noqa: BLE001 - every error of a job is decided on here
-        outcome = decide(error, delivery.attempt, policy)
+    except BaseException as error:  # every error of a job is decided on here, SystemExit too
+        if _told_to_stop(error):
+            raise
+        outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
         return await bury(delivery, outcome, sessions, policy)
     return outcome
+
+
+def _check(delivery: Delivery, policy: Policy) -> None:
+    check_job_id(delivery.job_id)
+    if delivery.crashes >= policy.max_crashes:
+        raise WorkerLost(delivery.crashes)
 
 
 async def _in_one_transaction(
@@ -51,16 +61,29 @@ async def _in_one_transaction(
     job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
 
     async def once(session: AsyncSession) -> Completed | Duplicate:
-        if not await inbox.remember(session, job_id, job.kind.name, payload_hash):
-            done = await inbox.recall(session, job_id)
-            if done.payload_hash != payload_hash:
+        if not await inbox.remember(
+            session, job_id, job.kind.name, payload_hash, attempt=delivery.attempt
+        ):
+            ended = await inbox.recall(session, job_id)
+            if ended.state is JobState.DONE and ended.payload_hash != payload_hash:
                 raise PayloadMismatch(job_id)
-            return Duplicate(done.result)
+            await outbox.settle(session, [job_id])
+            return Duplicate(ended.state, ended.result)
         result = to_jsonable_python(await job.handle(_context(session, delivery, job)))
         await inbox.keep_result(session, job_id, result)
+        if job.envelope.staged:
+            await outbox.settle(session, [job_id])
         return Completed(result)
 
     return await in_transaction(sessions, once)
+
+
+def _told_to_stop(error: BaseException) -> bool:
+    """True if this task is cancelled from outside, not by what the handler awaited."""
+    if isinstance(error, GeneratorExit):
+        return True
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
 def _context(session: AsyncSession, delivery: Delivery, job: Job[Any]) -> JobContext:

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlmodel import col
 
-from db import projects, tasks
+from db import inbox, projects, tasks
 from db.audit import Origin
 from db.engine import Sessions
 from db.inputs import NewProject, NewTask
-from db.models import AuditLog, Base, DeadLetter, ProcessedJob, Task
+from db.models import AuditLog, Base, DeadLetter, JobState, ProcessedJob, Task
 from db.session import INCLUDE_DELETED
 from db.transaction import transaction
 from jobs.envelope import Delivery, Envelope, encode
@@ -62,6 +62,12 @@ async def history(sessions: Sessions, entity_type: str, entity_id: int) -> Seque
         return (await session.scalars(entries.order_by(col(AuditLog.id)))).all()
 
 
+async def done(sessions: Sessions) -> int:
+    """How many jobs are done, by the inbox."""
+    async with sessions() as session:
+        return (await inbox.count(session)).get(JobState.DONE, 0)
+
+
 async def effects(sessions: Sessions, job_id: str) -> tuple[int, int, int]:
     """Tasks, audit entries and inbox rows that a create_task job of that id left."""
     async with sessions() as session:
@@ -70,7 +76,9 @@ async def effects(sessions: Sessions, job_id: str) -> tuple[int, int, int]:
         ).all()
         ids = [entry.entity_id for entry in entries]
         left = select(func.count()).select_from(Task).where(col(Task.id).in_(ids))
-        done = select(func.count()).where(col(ProcessedJob.job_id) == job_id)
+        done = select(func.count()).where(
+            col(ProcessedJob.job_id) == job_id, col(ProcessedJob.state) == JobState.DONE
+        )
         return await session.scalar(left) or 0, len(entries), await session.scalar(done) or 0
 
 

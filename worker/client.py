@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
 
 from db.errors import LedgerqError
-from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, encode
+from jobs.envelope import UNKNOWN_ACTOR, encode
 from jobs.registry import Payload
+from jobs.request import Request, as_requests
 from worker.config import WorkerConfig
 from worker.connection import connect, require_redis
 from worker.keys import job_key, result_key
@@ -22,17 +22,6 @@ from worker.wire import from_wire
 
 BATCH = 500  # jobs in one round trip
 _ENQUEUE = (Path(__file__).parent / "lua" / "enqueue.lua").read_text()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A job to enqueue. The same `job_id` again is the same job: it is not enqueued a second time."""
-
-    payload: Payload
-    job_id: str | None = None
-    delay: timedelta = timedelta(0)
-    actor: str = UNKNOWN_ACTOR
-    trace_id: str | None = None
 
 
 class JobFailed(LedgerqError):
@@ -125,17 +114,17 @@ class JobClient:
 
     async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
         """Enqueue many jobs, some hundreds in each round trip; answers in the order asked."""
-        wanted = [r if isinstance(r, Request) else Request(r) for r in requests]
+        wanted = as_requests(requests)
         jobs: list[EnqueuedJob] = []
         for start in range(0, len(wanted), BATCH):
             jobs += await self._enqueue_batch(wanted[start : start + BATCH])
         return jobs
 
     async def _enqueue_batch(self, requests: Sequence[Request]) -> list[EnqueuedJob]:
-        ids = [_checked_id(request) for request in requests]
+        ids = [request.checked_id() for request in requests]
         arguments: list[bytes | str | int] = []
         for job_id, request in zip(ids, requests, strict=True):
-            arguments += [job_id, _body(request), _milliseconds(request.delay)]
+            arguments += [job_id, encode(request.envelope), _milliseconds(request.delay)]
         added = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
         return [
             EnqueuedJob(job_id, bool(is_new), self._redis)
@@ -182,23 +171,6 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
         reason = result["r"]
         raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
     return result["r"]
-
-
-def _checked_id(request: Request) -> str:
-    if request.job_id is None:
-        return uuid4().hex
-    check_job_id(request.job_id)
-    return request.job_id
-
-
-def _body(request: Request) -> bytes:
-    envelope = Envelope(
-        kind=request.payload.kind,
-        payload=request.payload.model_dump(mode="json", exclude_unset=True),
-        actor=request.actor,
-        trace_id=request.trace_id,
-    )
-    return encode(envelope)
 
 
 def _milliseconds(delay: timedelta) -> int:

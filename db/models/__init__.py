@@ -3,7 +3,7 @@
 from db.models import triggers as _triggers  # noqa: F401 - it adds them to the tables
 from db.models.audit import Action, AuditLog
 from db.models.base import Base
-from db.models.delivery import DeadLetter, ProcessedJob
+from db.models.delivery import DeadLetter, JobState, OutboxMessage, ProcessedJob, UniqueKey
 from db.models.project import Project
 from db.models.task import LEGAL_MOVES, Task, TaskPriority, TaskStatus
 from db.models.worker import Worker, WorkerType
@@ -14,11 +14,14 @@ __all__ = [
     "AuditLog",
     "Base",
     "DeadLetter",
+    "JobState",
+    "OutboxMessage",
     "ProcessedJob",
     "Project",
     "Task",
     "TaskPriority",
     "TaskStatus",
+    "UniqueKey",
     "Worker",
     "WorkerType",
 ]

@@ -18,6 +18,9 @@ class Action(StrEnum):
     DELETE = "delete"
     RESTORE = "restore"
     PURGE = "purge"
+    REPLAY = "replay"
+    DISCARD = "discard"
+    CANCEL = "cancel"
 
 
 class AuditLog(Base, table=True):

@@ -1,23 +1,74 @@
-"""What the delivery of jobs leaves in the database: the inbox and the dead letters."""
+"""What the delivery of jobs leaves in the database: outbox, inbox, dead letters, unique keys."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index, LargeBinary, Text
+from sqlalchemy import Index, LargeBinary, Text, text
 from sqlmodel import Field
 
-from db.models.base import Base, Json, created_at, primary_key
+from db.models.base import NEVER_AGAIN, Base, Json, UtcDateTime, choice, created_at, primary_key
+
+
+class JobState(StrEnum):
+    """How a job ended. Only a replay takes it back, and only from DEAD."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+class OutboxMessage(Base, table=True):
+    """A job that was staged in its producer's own transaction. It stays until the job has ended.
+
+    `next_dispatch_at` is when the relay puts it on Redis, for the first time or again.
+    """
+
+    __tablename__ = "outbox_message"
+    __table_args__ = (
+        Index("ix_outbox_message_due", "next_dispatch_at", "seq"),
+        Index(
+            "ix_outbox_message_ordering",
+            "ordering_key",
+            "seq",
+            postgresql_where=text("ordering_key IS NOT NULL"),
+        ),
+        NEVER_AGAIN,
+    )
+
+    seq: int = primary_key()
+    job_id: str = Field(max_length=200, unique=True)
+    kind: str = Field(max_length=100)
+    payload: Any = Field(sa_type=Json, nullable=False)
+    actor: str = Field(max_length=200)
+    trace_id: str | None = Field(default=None, max_length=64)
+    ordering_key: str | None = Field(default=None, max_length=200)
+    next_dispatch_at: datetime = created_at()
+    dispatches: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    created_at: datetime = created_at()
 
 
 class ProcessedJob(Base, table=True):
-    """The inbox: one row for each job whose effects are committed, written in the same transaction."""
+    """The inbox: one row for each job that has ended, written in the transaction that ended it.
+
+    Whoever adds the row decides how the job ended: a job can't be both done and dead.
+    """
 
     __tablename__ = "processed_job"
+    __table_args__ = (
+        Index("ix_processed_job_processed_at", "processed_at", postgresql_using="brin"),
+    )
 
     job_id: str = Field(primary_key=True, max_length=200)
     kind: str = Field(max_length=100)
     payload_hash: bytes = Field(sa_type=LargeBinary)
     result: Any = Field(default=None, sa_type=Json, nullable=True)
+    state: JobState = Field(
+        default=JobState.DONE,
+        sa_type=choice(JobState, "state"),
+        sa_column_kwargs={"server_default": JobState.DONE.value},
+    )
+    attempt: int | None = None
     processed_at: datetime = created_at()
 
 
@@ -25,16 +76,36 @@ class DeadLetter(Base, table=True):
     """A job that will not be tried again, with all that is needed to see why and to replay it."""
 
     __tablename__ = "dead_letter"
-    __table_args__ = (Index("ix_dead_letter_buried_at", "buried_at"),)
+    __table_args__ = (
+        Index("ix_dead_letter_buried_at", "buried_at"),
+        Index("ix_dead_letter_fingerprint", "fingerprint"),
+    )
 
     id: int = primary_key()
     job_id: str = Field(max_length=200, unique=True)
     kind: str | None = Field(default=None, max_length=100)
     payload: Any = Field(default=None, sa_type=Json, nullable=True)
     raw: bytes | None = Field(default=None, sa_type=LargeBinary)
+    actor: str | None = Field(default=None, max_length=200)
+    trace_id: str | None = Field(default=None, max_length=64)
     reason: str = Field(max_length=50)
     error: str = Field(sa_type=Text)
     problems: Any = Field(default=None, sa_type=Json, nullable=True)
     traceback: str | None = Field(default=None, sa_type=Text)
     attempt: int
+    attempts: Any = Field(default=None, sa_type=Json, nullable=True)
+    worker: str | None = Field(default=None, max_length=200)
+    fingerprint: str | None = Field(default=None, max_length=16)
     buried_at: datetime = created_at()
+
+
+class UniqueKey(Base, table=True):
+    """While it lasts, a job staged under the same key is the job that has it already."""
+
+    __tablename__ = "unique_key"
+    __table_args__ = (Index("ix_unique_key_expires_at", "expires_at"),)
+
+    kind: str = Field(primary_key=True, max_length=100)
+    key: str = Field(primary_key=True, max_length=200)
+    job_id: str = Field(max_length=200)
+    expires_at: datetime = Field(sa_type=UtcDateTime)

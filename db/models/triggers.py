@@ -1,11 +1,11 @@
-"""What the database itself sees to, whoever writes: an append-only audit log, and updated_at.
+"""What the database itself does, whoever calls: an append-only audit log, updated_at, enqueue_job.
 
 The migrations hold the same statements: a migration must never change when the code does.
 """
 
 from sqlalchemy import DDL, Table, event
 
-from db.models import audit, project, task, worker  # noqa: F401 - the tables must be there
+from db.models import audit, delivery, project, task, worker  # noqa: F401 - the tables must be there
 from db.models.base import Base
 
 APPEND_ONLY_POSTGRESQL = (
@@ -61,6 +61,47 @@ TOUCH_SQLITE = (
     END
     """,
 )
+ENQUEUE_JOB = (
+    """
+    CREATE OR REPLACE FUNCTION enqueue_job(
+        kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',
+        run_at timestamptz DEFAULT NULL, ordering_key text DEFAULT NULL, trace_id text DEFAULT NULL
+    ) RETURNS text LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    DECLARE
+        id text := coalesce(enqueue_job.job_id, replace(gen_random_uuid()::text, '-', ''));
+    BEGIN
+        IF coalesce(length(enqueue_job.kind), 0) NOT BETWEEN 1 AND 100 THEN
+            RAISE EXCEPTION 'kind: must have 1 to 100 characters' USING ERRCODE = '22023';
+        END IF;
+        IF length(id) NOT BETWEEN 1 AND 200 OR id ~ '[[:cntrl:]]' THEN
+            RAISE EXCEPTION 'job_id: must have 1 to 200 printable characters' USING ERRCODE = '22023';
+        END IF;
+        IF jsonb_typeof(enqueue_job.payload) IS DISTINCT FROM 'object' THEN
+            RAISE EXCEPTION 'payload: must be a JSON object' USING ERRCODE = '22023';
+        END IF;
+        IF octet_length(enqueue_job.payload::text) > 900000 THEN
+            RAISE EXCEPTION 'payload: must have at most 900000 bytes' USING ERRCODE = '22023';
+        END IF;
+        IF enqueue_job.ordering_key IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock(hashtextextended(enqueue_job.ordering_key, 0));
+        END IF;
+        INSERT INTO outbox_message
+            (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at)
+        VALUES (id, enqueue_job.kind, enqueue_job.payload, coalesce(enqueue_job.actor, 'sql'),
+            enqueue_job.trace_id, enqueue_job.ordering_key, coalesce(enqueue_job.run_at, now()))
+        ON CONFLICT (job_id) DO NOTHING;
+        IF NOT FOUND AND NOT EXISTS (
+            SELECT 1 FROM outbox_message AS staged WHERE staged.job_id = id
+            AND staged.kind = enqueue_job.kind AND staged.payload = enqueue_job.payload
+        ) THEN
+            RAISE EXCEPTION 'job_id: % is staged with another payload; use a new id for new work', id
+                USING ERRCODE = '23505';
+        END IF;
+        RETURN id;
+    END $$
+    """,
+)
 
 
 def _after_create(table: Table, dialect: str, statements: tuple[str, ...]) -> None:
@@ -72,6 +113,7 @@ def _after_create(table: Table, dialect: str, statements: tuple[str, ...]) -> No
 
 _after_create(Base.metadata.tables["audit_log"], "postgresql", APPEND_ONLY_POSTGRESQL)
 _after_create(Base.metadata.tables["audit_log"], "sqlite", APPEND_ONLY_SQLITE)
+_after_create(Base.metadata.tables["outbox_message"], "postgresql", ENQUEUE_JOB)
 for _name in ("project", "worker", "task"):
     _after_create(Base.metadata.tables[_name], "postgresql", TOUCH_POSTGRESQL)
     _after_create(Base.metadata.tables[_name], "sqlite", TOUCH_SQLITE)

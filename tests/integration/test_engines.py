@@ -17,6 +17,7 @@ from jobs import kinds
 from jobs.context import JobContext
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, CreateWorker, DeleteTask
 from jobs.registry import Kind, Payload, Registry
+from jobs.request import Request
 from jobs.schedule import Recurring
 from tests.support import (
     both_engines,
@@ -31,7 +32,7 @@ from tests.support import (
     rows,
 )
 from worker.app import worker_settings
-from worker.client import EnqueuedJob, JobClient, JobFailed, Request, results
+from worker.client import EnqueuedJob, JobClient, JobFailed, results
 from worker.config import Config
 from worker.connection import connect
 

@@ -9,7 +9,8 @@ from fakeredis.aioredis import FakeRedis
 
 from jobs.envelope import decode
 from jobs.kinds import CreateProject, CreateTask
-from worker.client import JobClient, JobFailed, Request, ResultExpired
+from jobs.request import Request
+from worker.client import JobClient, JobFailed, ResultExpired
 from worker.wire import from_wire, to_wire
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from db.settings import load
 from jobs.registry import Payload
-from worker.client import EnqueuedJob, JobClient, Request, results
+from jobs.request import Request
+from worker.client import EnqueuedJob, JobClient, results
 from worker.config import WorkerConfig
 from worker.demo.plan import Plan
 

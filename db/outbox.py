@@ -1,0 +1,185 @@
+"""The outbox: jobs staged in their producer's transaction, kept until the job's own one deletes them.
+
+A message is never "sent". It is due, is put on Redis, and falls due again later and later, until the
+job has ended. So nothing has to notice that Redis lost it; a second put under the same id is harmless.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.functions import FunctionElement
+from sqlmodel import col
+
+from db.models import OutboxMessage
+from db.models.base import UtcDateTime, utc_now
+from db.writes import MOST_AT_ONCE
+
+FIRST_PAUSE = 30  # seconds from a dispatch to the next of the same message; doubled each time …
+LONGEST_PAUSE = 1800  # … up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A job to be staged. `run_at` holds it back; those of one `ordering_key` run one after another."""
+
+    job_id: str
+    kind: str
+    payload: dict[str, Any]
+    actor: str
+    trace_id: str | None = None
+    ordering_key: str | None = None
+    run_at: datetime | None = None
+
+
+class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
+    """When a message that is dispatched now falls due again, with jitter where the database has it."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(next_dispatch)
+def _next_dispatch(element: next_dispatch, compiler: Any, **options: Any) -> str:
+    return (
+        f"now() + make_interval(secs => least({FIRST_PAUSE} * 2 ^ least(outbox_message.dispatches, 6), "
+        f"{LONGEST_PAUSE}) * (0.8 + 0.4 * random()))"
+    )
+
+
+@compiles(next_dispatch, "sqlite")
+def _next_dispatch_on_sqlite(element: next_dispatch, compiler: Any, **options: Any) -> str:
+    return (
+        "strftime('%Y-%m-%d %H:%M:%f000', 'now', '+' || "
+        f"min({FIRST_PAUSE} * (1 << min(outbox_message.dispatches, 6)), {LONGEST_PAUSE}) || ' seconds')"
+    )
+
+
+async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
+    """Stage jobs in the caller's transaction; the ids of those that were not staged before.
+
+    Messages with an ordering key keep the order given. Producers of one key take turns, until
+    each commits: otherwise the order in which numbers are drawn is not that of the commits.
+    """
+    keys = sorted({each.ordering_key for each in messages if each.ordering_key is not None})
+    on_sqlite = session.get_bind().dialect.name == "sqlite"
+    if keys and not on_sqlite:
+        await session.execute(
+            text(
+                "SELECT pg_advisory_xact_lock(hashtextextended(k, 0)) FROM unnest(CAST(:keys AS text[])) AS k"
+            ),
+            {"keys": keys},
+        )
+    # sorted, because two transactions that insert the same ids in another order deadlock
+    free = sorted((m for m in messages if m.ordering_key is None), key=lambda m: m.job_id)
+    ordered = [m for m in messages if m.ordering_key is not None]
+    insert = (sqlite.insert if on_sqlite else postgresql.insert)(OutboxMessage)
+    fresh = insert.on_conflict_do_nothing(index_elements=["job_id"])
+    added: set[str] = set()
+    rows = [_row(message) for message in (*free, *ordered)]
+    for start in range(0, len(rows), MOST_AT_ONCE // 4):
+        batch = rows[start : start + MOST_AT_ONCE // 4]
+        values = fresh.values(batch).returning(col(OutboxMessage.job_id))
+        added |= set(await session.scalars(values))
+    return added
+
+
+async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]:
+    """The messages to be put on Redis now, oldest first; each falls due again later.
+
+    Those that another relay holds are skipped. Of one ordering key only the oldest is ever due.
+    """
+    earlier = aliased(OutboxMessage)
+    must_wait = exists().where(
+        col(earlier.ordering_key) == col(OutboxMessage.ordering_key),
+        col(earlier.seq) < col(OutboxMessage.seq),
+    )
+    due = (
+        select(col(OutboxMessage.seq))
+        .where(
+            col(OutboxMessage.next_dispatch_at) <= utc_now(),
+            col(OutboxMessage.ordering_key).is_(None) | ~must_wait,
+        )
+        .order_by(col(OutboxMessage.next_dispatch_at), col(OutboxMessage.seq))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    dispatched = await session.scalars(
+        update(OutboxMessage)
+        .where(col(OutboxMessage.seq).in_(select(due.c.seq)))
+        .values(dispatches=col(OutboxMessage.dispatches) + 1, next_dispatch_at=next_dispatch())
+        .returning(OutboxMessage),
+        execution_options={"synchronize_session": False},
+    )
+    return sorted(dispatched, key=lambda message: message.seq)
+
+
+async def all_due(session: AsyncSession) -> int:
+    """Redis has lost its data: whatever was put there is due again. Answers with how many."""
+    lost = update(OutboxMessage).where(
+        col(OutboxMessage.dispatches) > 0, col(OutboxMessage.next_dispatch_at) > utc_now()
+    )
+    made_due = await session.execute(
+        lost.values(next_dispatch_at=utc_now(), dispatches=0),
+        execution_options={"synchronize_session": False},
+    )
+    return int(made_due.rowcount)  # type: ignore[attr-defined]
+
+
+async def due_now(session: AsyncSession, job_id: str) -> bool:
+    """Redis has lost this job; False if it is not staged, or has ended."""
+    found = await session.execute(
+        update(OutboxMessage)
+        .where(col(OutboxMessage.job_id) == job_id)
+        .values(next_dispatch_at=utc_now())
+        .returning(col(OutboxMessage.seq)),
+        execution_options={"synchronize_session": False},
+    )
+    return found.first() is not None
+
+
+async def settle(session: AsyncSession, job_ids: Iterable[str]) -> None:
+    """These jobs end in this transaction: their messages go with it."""
+    await session.execute(
+        delete(OutboxMessage).where(col(OutboxMessage.job_id).in_(sorted(job_ids))),
+        execution_options={"synchronize_session": False},
+    )
+
+
+async def find(session: AsyncSession, job_id: str) -> OutboxMessage | None:
+    """The message of a job that is staged and has not ended."""
+    staged = select(OutboxMessage).where(col(OutboxMessage.job_id) == job_id)
+    return (await session.scalars(staged)).one_or_none()
+
+
+async def find_many(session: AsyncSession, job_ids: Iterable[str]) -> Sequence[OutboxMessage]:
+    """The messages of those jobs that are staged and have not ended."""
+    wanted = sorted(set(job_ids))
+    if not wanted:
+        return []
+    staged = select(OutboxMessage).where(col(OutboxMessage.job_id).in_(wanted))
+    return (await session.scalars(staged)).all()
+
+
+async def count(session: AsyncSession) -> int:
+    """How many staged jobs have not ended."""
+    return await session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
+
+
+def _row(message: Message) -> dict[str, Any]:
+    return {
+        "job_id": message.job_id,
+        "kind": message.kind,
+        "payload": message.payload,
+        "actor": message.actor,
+        "trace_id": message.trace_id,
+        "ordering_key": message.ordering_key,
+        "next_dispatch_at": message.run_at or utc_now(),
+    }

@@ -1,0 +1,115 @@
+"""Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from db import inbox, outbox
+from db import unique as unique_keys
+from db.models import OutboxMessage
+from db.outbox import Message
+from db.translate import translated
+from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, encode
+from jobs.errors import InvalidRequest, PayloadMismatch
+from jobs.registry import Payload
+from jobs.request import Request, Unique, as_requests
+
+
+@dataclass(frozen=True, slots=True)
+class StagedJob:
+    """A job in the outbox. `is_new` is False if one of its id or unique key is there, or has ended."""
+
+    job_id: str
+    is_new: bool
+
+
+async def stage(
+    session: AsyncSession,
+    payload: Payload,
+    *,
+    job_id: str | None = None,
+    delay: timedelta = timedelta(0),
+    actor: str = UNKNOWN_ACTOR,
+    trace_id: str | None = None,
+    ordering_key: str | None = None,
+    unique: Unique | None = None,
+) -> StagedJob:
+    """Stage one job: it is enqueued when the session's transaction commits, and not if it rolls back.
+
+    Args:
+        session: the caller's; its commit is the job's birth.
+        payload: what the job carries; its class says the kind.
+        job_id: the idempotency key; without one each call is a new job.
+        delay: not to be run before then.
+        actor: who asks, for the audit log.
+        trace_id: kept in the audit log beside it.
+        ordering_key: jobs of one key run one after another, in the order staged. A job of the key
+            that is retried holds up those behind it; one that is buried lets them go on.
+        unique: while its window lasts, the same kind and key is the same job.
+
+    Raises:
+        PayloadMismatch: this job id is staged or has ended with another payload.
+        JobError: an argument is such as no worker would take; says which.
+    """
+    request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique)
+    return (await stage_many(session, [request]))[0]
+
+
+async def stage_many(
+    session: AsyncSession, requests: Iterable[Request | Payload]
+) -> list[StagedJob]:
+    """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
+    wanted = as_requests(requests)
+    now = datetime.now(UTC)
+    with translated():
+        ids = [await _id_of(session, request, now) for request in wanted]
+        asked = list(zip(ids, wanted, strict=True))
+        messages = {job_id: _message(job_id, request, now) for job_id, request in reversed(asked)}
+        named = [job_id for job_id, request in asked if request.may_exist]
+        ended = await inbox.hashes(session, named)
+        fresh = [messages[job_id] for job_id in dict.fromkeys(ids) if job_id not in ended]
+        added = await outbox.add(session, fresh)
+        known = ended | _hashes(await outbox.find_many(session, named))
+    for job_id, request in asked:
+        payload_hash = request.envelope.payload_hash
+        if request.unique is None and known.get(job_id, payload_hash) != payload_hash:
+            raise PayloadMismatch(job_id)
+    return [_answer(job_id, added) for job_id in ids]
+
+
+def _answer(job_id: str, added: set[str]) -> StagedJob:
+    is_new = job_id in added
+    added.discard(job_id)  # asked for twice in one call, it is new once
+    return StagedJob(job_id, is_new)
+
+
+async def _id_of(session: AsyncSession, request: Request, now: datetime) -> str:
+    job_id = request.checked_id()
+    if request.unique is None:
+        return job_id
+    key, window = request.unique.key, request.unique.window
+    kind = request.payload.kind
+    return await unique_keys.take(session, kind, key, job_id, now=now, window=window)
+
+
+def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
+    return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
+
+
+def _message(job_id: str, request: Request, now: datetime) -> Message:
+    key = request.ordering_key
+    if key is not None and (not 1 <= len(key) <= MAX_JOB_ID or not key.isprintable()):
+        raise InvalidRequest("ordering_key", f"must have 1 to {MAX_JOB_ID} printable characters")
+    envelope = request.envelope
+    encode(replace(envelope, staged=True))  # what no worker would take is refused here
+    return Message(
+        job_id=job_id,
+        kind=envelope.kind,
+        payload=dict(envelope.payload),
+        actor=envelope.actor,
+        trace_id=envelope.trace_id,
+        ordering_key=key,
+        run_at=now + request.delay if request.delay > timedelta(0) else None,
+    )
