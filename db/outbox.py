@@ -133,16 +133,16 @@ async def all_due(session: AsyncSession) -> int:
     return int(made_due.rowcount)  # type: ignore[attr-defined]
 
 
-async def due_now(session: AsyncSession, job_id: str) -> bool:
-    """Redis has lost this job; False if it is not staged, or has ended."""
-    found = await session.execute(
+async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
+    """Redis does not have these jobs; answers with those that are staged and have not ended."""
+    found = await session.scalars(
         update(OutboxMessage)
-        .where(col(OutboxMessage.job_id) == job_id)
+        .where(col(OutboxMessage.job_id).in_(sorted(job_ids)))
         .values(next_dispatch_at=utc_now())
-        .returning(col(OutboxMessage.seq)),
+        .returning(col(OutboxMessage.job_id)),
         execution_options={"synchronize_session": False},
     )
-    return found.first() is not None
+    return set(found)
 
 
 async def settle(session: AsyncSession, job_ids: Iterable[str]) -> None:

@@ -117,7 +117,8 @@ def storable_job_id(job_id: str) -> str:
         check_job_id(job_id)
     except Undecodable:
         digest = hashlib.sha256(job_id.encode(errors="backslashreplace")).hexdigest()[:16]
-        return f"{ascii(job_id)[1:-1][:100]}~{digest}"
+        shown = ascii(job_id)[1:-1].replace("\\udc", "\\x")  # bytes that were no text
+        return f"{shown[:100]}~{digest}"
     return job_id
 
 

@@ -4,7 +4,7 @@ JobError
 ├── Undecodable         the bytes on the queue are not our JSON
 ├── InvalidPayload      the payload breaks the kind's rules: every field at fault is listed
 ├── UnknownKind         no such kind here; a newer worker may know it
-├── PayloadMismatch     another payload was already done under this job id
+├── PayloadMismatch     this job id already stands for another payload
 ├── InvalidRequest      a producer asks for what no worker would take
 ├── WorkerLost          the job's worker died again and again while it ran
 └── Permanent           a handler says that trying again cannot help
@@ -65,10 +65,10 @@ class UnknownKind(JobError):
 
 
 class PayloadMismatch(JobError):
-    """Another payload was already done under this job id."""
+    """This job id already stands for another payload: queued, done or dead."""
 
     def __init__(self, job_id: str) -> None:
-        problem = f"{job_id} was already done with another payload; use a new id for new work"
+        problem = f"{job_id} already stands for another payload; use a new id for new work"
         super().__init__([Problem("job_id", problem)])
 
 

@@ -11,6 +11,7 @@ from db.errors import LedgerqError
 from jobs import kinds
 from jobs.registry import Registry
 from jobs.schedule import SCHEDULE, Recurring
+from worker.broker import Terms
 from worker.config import Config, WorkerConfig, load_config
 from worker.connection import connect, settings_for_arq_check
 from worker.cron import cron_jobs
@@ -31,7 +32,8 @@ def build_worker(
 ) -> JobWorker:
     """Our engine, ready to run. `overrides` are arq's own arguments, such as `burst=True`."""
     settings = worker_settings(config, registry or kinds.registry(), schedule)
-    return JobWorker(**{**get_kwargs(settings), **overrides})
+    terms = _terms(config.worker)
+    return JobWorker(**{"terms": terms, **get_kwargs(settings), **overrides})
 
 
 def worker_settings(
@@ -69,6 +71,11 @@ def worker_settings(
             "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
     )
+
+
+def _terms(worker: WorkerConfig) -> Terms:
+    policy = worker.policy
+    return Terms(worker.lease, policy.lone_crashes, policy.max_crashes)
 
 
 def _function(name: str) -> Function:

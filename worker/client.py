@@ -12,12 +12,13 @@ from arq.connections import ArqRedis
 from arq.jobs import Job
 
 from db.errors import LedgerqError
-from jobs.envelope import UNKNOWN_ACTOR, encode
+from jobs.envelope import UNKNOWN_ACTOR, Envelope, decode, encode
+from jobs.errors import InvalidRequest, PayloadMismatch, Undecodable
 from jobs.registry import Payload
-from jobs.request import Request, as_requests
+from jobs.request import Request, Unique, as_requests
 from worker.config import WorkerConfig
 from worker.connection import connect, require_redis
-from worker.keys import job_key, result_key
+from worker.keys import job_key, result_key, unique_key
 from worker.wire import from_wire
 
 BATCH = 500  # jobs in one round trip
@@ -95,6 +96,7 @@ class JobClient:
         delay: timedelta = timedelta(0),
         actor: str = UNKNOWN_ACTOR,
         trace_id: str | None = None,
+        unique: Unique | None = None,
     ) -> EnqueuedJob:
         """Enqueue one job; when this returns, Redis has it.
 
@@ -104,8 +106,13 @@ class JobClient:
             delay: not to be run before then.
             actor: who asks, for the audit log.
             trace_id: kept in the audit log beside it.
+            unique: while its window lasts, the same kind and key is the same job. Redis keeps
+                these keys; those of staged jobs are kept by the database.
+
+        Raises:
+            PayloadMismatch: a job of this id is queued, or just ended, with another payload.
         """
-        request = Request(payload, job_id, delay, actor, trace_id)
+        request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
         return (await self.enqueue_many([request]))[0]
 
     def job(self, job_id: str) -> EnqueuedJob:
@@ -122,14 +129,18 @@ class JobClient:
 
     async def _enqueue_batch(self, requests: Sequence[Request]) -> list[EnqueuedJob]:
         ids = [request.checked_id() for request in requests]
-        arguments: list[bytes | str | int] = []
-        for job_id, request in zip(ids, requests, strict=True):
-            arguments += [job_id, encode(request.envelope), _milliseconds(request.delay)]
-        added = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
-        return [
-            EnqueuedJob(job_id, bool(is_new), self._redis)
-            for job_id, is_new in zip(ids, added, strict=True)
-        ]
+        envelopes = [_envelope(request) for request in requests]
+        arguments: list[bytes | str | int] = [0]
+        for job_id, request, envelope in zip(ids, requests, envelopes, strict=True):
+            arguments += [job_id, encode(envelope), _milliseconds(request.delay), *_unique(request)]
+        answers = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
+        jobs = []
+        for job_id, envelope, answer in zip(ids, envelopes, answers, strict=True):
+            there = job_id if answer == 1 else answer[0].decode()
+            if there == job_id and answer != 1:
+                _check_same(job_id, envelope, answer[1])
+            jobs.append(EnqueuedJob(there, answer == 1, self._redis))
+        return jobs
 
 
 async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
@@ -171,6 +182,29 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
         reason = result["r"]
         raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
     return result["r"]
+
+
+def _envelope(request: Request) -> Envelope:
+    if request.ordering_key is not None:
+        raise InvalidRequest("ordering_key", "only staged jobs have an order; use jobs.staging")
+    return request.envelope
+
+
+def _unique(request: Request) -> tuple[str, int]:
+    if request.unique is None:
+        return "", 0
+    key = unique_key(request.payload.kind, request.unique.key)
+    return key, max(1, _milliseconds(request.unique.window))
+
+
+def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:
+    """Compare with the body, or the result, of the job that has this id already."""
+    try:
+        known = decode(there)
+    except Undecodable:
+        return  # not ours to judge
+    if known.payload_hash != wanted.payload_hash:
+        raise PayloadMismatch(job_id)
 
 
 def _milliseconds(delay: timedelta) -> int:

@@ -69,6 +69,15 @@ class WorkerConfig(BaseSettings):
     drain_timeout: int = Field(
         default=20, ge=1, le=DAY, description="how long running jobs may go on after SIGTERM"
     )
+    lease: float = Field(
+        default=15,
+        ge=1,
+        le=3600,
+        description="how long a claim holds that its worker no longer renews: what a dead worker costs",
+    )
+    relay_interval: float = Field(
+        default=0.5, gt=0, le=60, description="the pause between two looks at the outbox"
+    )
     keep_result: int = Field(
         default=3600, ge=0, le=365 * DAY, description="how long a job's result stays on Redis"
     )

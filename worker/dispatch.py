@@ -1,4 +1,4 @@
-"""Between arq and the flow: a delivery in, an outcome out, told to arq in the way it understands."""
+"""Between a queue's delivery and the flow of jobs: a delivery in, an outcome out, and one log line."""
 
 import time
 from dataclasses import dataclass
@@ -9,19 +9,27 @@ from arq import Retry as ArqRetry
 from arq.typing import WorkerCoroutine
 
 from db.engine import Database
+from db.models import JobState
 from jobs.envelope import Delivery
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Registry
 from jobs.retry import Policy
+from worker.config import process_name
+from worker.relay import Relay
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 RESOURCES = "ledgerq"  # our one entry in arq's ctx
+OURS = "ledgerq_kind"  # the attribute by which our engine knows our functions among arq's
 
 
 class JobBuried(Exception):
-    """What arq is told of a job that ended among the dead letters; it keeps this as the result."""
+    """What a waiting client is told of a job that ended among the dead letters."""
+
+
+class JobCancelled(Exception):
+    """What a waiting client is told of a job that was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +39,51 @@ class Resources:
     database: Database
     registry: Registry
     policy: Policy
+    relay: Relay
 
 
 def dispatcher(name: str) -> WorkerCoroutine:
-    """The coroutine that arq calls for the kind of that name, or for a body that has no kind here."""
+    """The coroutine that arq calls for the kind of that name, or for a body that has no kind here.
+
+    Our own engine does not call it: it knows it by its mark and calls `run`.
+    """
 
     async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
-        resources: Resources = ctx[RESOURCES]
-        delivery = Delivery(ctx["job_id"], ctx["job_try"], body)
-        started = time.perf_counter()
-        outcome = await process(
-            delivery, resources.registry, resources.database.sessions, resources.policy
-        )
-        report(delivery, name, outcome, time.perf_counter() - started)
-        return _tell_arq(outcome)
+        delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
+        outcome = await run(ctx[RESOURCES], delivery, name)
+        if isinstance(outcome, Retry):
+            raise ArqRetry(defer=outcome.delay)
+        failure = failure_of(outcome)
+        if failure:
+            raise failure from None
+        return outcome.result  # type: ignore[union-attr]
 
     dispatch.__qualname__ = name
+    setattr(dispatch, OURS, name)
     return cast("WorkerCoroutine", dispatch)
+
+
+async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
+    """Take one delivery to its end, and say so in the log."""
+    started = time.perf_counter()
+    outcome = await process(
+        delivery, resources.registry, resources.database.sessions, resources.policy
+    )
+    report(delivery, name, outcome, time.perf_counter() - started)
+    return outcome
+
+
+def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
+    """What a waiting client is told instead of a result."""
+    match outcome:
+        case Buried(reason, error):
+            return JobBuried(f"{reason}: {error}")
+        case Duplicate(JobState.DEAD):
+            return JobBuried("is among the dead letters; see: ledgerq dead show")
+        case Duplicate(JobState.CANCELLED):
+            return JobCancelled("was cancelled")
+        case _:
+            return None
 
 
 def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> None:
@@ -58,28 +94,17 @@ def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> N
     match outcome:
         case Completed(result):
             line.info("job.completed", result=result)
-        case Duplicate(result):
-            line.info("job.duplicate", result=result)
-        case Retry(delay, error):
-            line.warning("job.retried", delay=round(delay, 3), error=_one_line(error))
+        case Duplicate(state, result):
+            line.info("job.duplicate", state=state.value, result=result)
+        case Retry(delay, error, spent):
+            line.warning("job.retried", delay=round(delay, 3), spent=spent, error=one_line(error))
         case Buried(reason, error):
-            line.error("job.buried", reason=reason, error=_one_line(error))
+            line.error("job.buried", reason=reason, error=one_line(error))
         case _:
             assert_never(outcome)
 
 
-def _tell_arq(outcome: Outcome) -> Any:
-    match outcome:
-        case Completed(result) | Duplicate(result):
-            return result
-        case Retry(delay):
-            raise ArqRetry(defer=delay)
-        case Buried(reason, error):
-            raise JobBuried(f"{reason}: {error}") from None
-        case _:
-            assert_never(outcome)
-
-
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An error as a log line and a note can carry it."""
     text = str(getattr(error, "orig", None) or error)
     return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -1,7 +1,10 @@
 """Is all well? Each worker says on Redis that it lives; `check` asks Redis, the database and the workers."""
 
 import asyncio
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
@@ -15,6 +18,7 @@ from worker.config import Config, runs_here
 from worker.connection import address_of, connect, require_redis
 from worker.keys import WORKERS
 
+ALIVE = "ledgerq_alive"  # in arq's ctx: when our engine last looked at its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
 _FORGOTTEN = 3600.0
@@ -36,12 +40,19 @@ async def check(config: Config) -> list[Check]:
     return [*await _check_redis(config), *await _check_database(config)]
 
 
-async def keep_beating(redis: ArqRedis, worker: str) -> None:
-    """Show that this worker lives, until cancelled; then take its name off."""
+def looks_alive(ctx: Mapping[Any, Any]) -> bool:
+    """False if our engine has not looked at its queue for a while; arq's own does not say."""
+    looked = ctx.get(ALIVE)
+    return looked is None or time.monotonic() - looked < 2 * SILENCE
+
+
+async def keep_beating(redis: ArqRedis, worker: str, alive: Callable[[], bool]) -> None:
+    """Show that this worker lives, for as long as it does, until cancelled; then take its name off."""
     try:
         while True:
             try:
-                await beat(redis, worker)
+                if alive():
+                    await beat(redis, worker)
             except (RedisError, OSError) as error:
                 log.warning("worker.heartbeat_missed", error=str(error))
             await asyncio.sleep(BEAT)

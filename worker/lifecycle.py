@@ -1,6 +1,5 @@
 """From arq's startup hook to its shutdown hook: the engine is born and disposed here."""
 
-import asyncio
 from typing import Any
 
 import structlog
@@ -8,10 +7,12 @@ import structlog
 from db.engine import build_database
 from db.schema import require_current
 from jobs.registry import Registry
+from worker.beside import Beside
 from worker.config import Config, process_name
 from worker.dispatch import RESOURCES, Resources
-from worker.health import keep_beating
+from worker.health import keep_beating, looks_alive
 from worker.logs import configure_logging
+from worker.relay import Relay
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -22,7 +23,8 @@ class Lifecycle:
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config
         self._registry = registry
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._beside = Beside()
+        self._started = False
 
     async def startup(self, ctx: dict[Any, Any]) -> None:
         """Build the engine, make sure that it reaches a current schema, and show that we live.
@@ -32,20 +34,22 @@ class Lifecycle:
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
         """
         configure_logging(self._config.worker)
+        worker, redis = self._config.worker, ctx["redis"]
         database = build_database(self._config.database)
-        ctx[RESOURCES] = Resources(database, self._registry, self._config.worker.policy)
+        relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
+        ctx[RESOURCES] = Resources(database, self._registry, worker.policy, relay)
         await database.ping()
         await require_current(database)
-        self._heartbeat = asyncio.create_task(keep_beating(ctx["redis"], process_name()))
+        self._beside.start(lambda: keep_beating(redis, process_name(), lambda: looks_alive(ctx)))
+        self._beside.start(relay.run)
+        self._started = True
         log.info("worker.started", worker=process_name(), database=self._config.database.address)
 
     async def shutdown(self, ctx: dict[Any, Any]) -> None:
         """Dispose the engine; arq calls this too when the startup failed half-way."""
-        if self._heartbeat:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat}, timeout=5)
+        await self._beside.end()
         resources: Resources | None = ctx.pop(RESOURCES, None)
         if resources:
             await resources.database.dispose()
-        if self._heartbeat:
+        if self._started:
             log.info("worker.stopped", worker=process_name())

@@ -1,17 +1,40 @@
 -- Put jobs on the queue, all in one round trip; one that is queued, running or just done is left alone.
--- KEYS[1] the queue; ARGV (id, body, delay in ms) for each job. Answers 1 for each job added, else 0.
+-- KEYS[1] the queue; ARGV[1] 1 if a result that is still kept does not matter (the database knows better),
+-- then for each job (id, body, delay in ms, unique key or '', its window in ms).
+-- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}.
 -- A body has no expiry: it lives until its job has ended.
+local queue, anew = KEYS[1], ARGV[1] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local added = {}
-for i = 1, #ARGV, 3 do
+
+local function there(id)
+    local body = redis.call('GET', 'arq:job:' .. id)
+    if body and redis.call('ZSCORE', queue, id) then return body end
+    return not anew and redis.call('GET', 'arq:result:' .. id)
+end
+
+local function add(id, body, delay)
+    redis.call('SET', 'arq:job:' .. id, body)
+    if anew then redis.call('DEL', 'arq:result:' .. id) end
+    redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
+end
+
+local answers = {}
+for i = 2, #ARGV, 5 do
     local id, body, delay = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-    if redis.call('EXISTS', 'arq:job:' .. id, 'arq:result:' .. id) == 0 then
-        redis.call('SET', 'arq:job:' .. id, body)
-        redis.call('ZADD', KEYS[1], string.format('%.0f', now + delay), id)
-        added[#added + 1] = 1
+    local unique, window = ARGV[i + 3], tonumber(ARGV[i + 4])
+    local holder = unique ~= '' and redis.call('GET', unique)
+    if holder then
+        answers[#answers + 1] = {holder, ''}
     else
-        added[#added + 1] = 0
+        local known = there(id)
+        if known then
+            answers[#answers + 1] = {id, known}
+        else
+            add(id, body, delay)
+            if unique ~= '' then redis.call('SET', unique, id, 'PX', window) end
+            answers[#answers + 1] = 1
+        end
     end
 end
-return added
+return answers

@@ -1,0 +1,39 @@
+"""What runs beside the jobs for as long as the worker does, and must not end before it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+class Beside:
+    """Keeps coroutines running until they are ended together."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run this until `end`; whatever it raises is logged, and it is begun again."""
+        self._tasks.append(asyncio.create_task(_for_ever(work)))
+
+    async def end(self, seconds: float = 5) -> None:
+        """Cancel all, and wait for them, but not for ever."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while left := [task for task in self._tasks if not task.done()]:
+            for task in left:
+                task.cancel()  # again: on Python 3.11 wait_for, inside redis-py, can swallow one
+            await asyncio.wait(left, timeout=0.5)
+            if asyncio.get_running_loop().time() > deadline:
+                log.error("worker.left_behind", tasks=len(left))
+                return
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("worker.must_go_on")
+            await asyncio.sleep(1)

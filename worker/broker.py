@@ -1,0 +1,188 @@
+"""The queue on Redis as our engine uses it: claim, renew and finish, each one script and one round trip.
+
+A claim is a lease: it names its owner by a token, runs out by Redis' own clock, and can only be renewed
+or ended by its owner. Claimed jobs move behind those that are due, so they never stand in the way.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from arq.connections import ArqRedis
+from pydantic_core import from_json, to_json
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from worker.keys import ABORTED, cancel_key, lane_key, running_key
+
+_LUA = Path(__file__).parent / "lua"
+Verb = Literal["done", "retry", "release", "interrupt"]
+
+
+class Lease(IntEnum):
+    """What became of a lease that was to be renewed."""
+
+    RENEWED = 1
+    GONE = 0  # Redis has forgotten the job
+    TAKEN = -1  # it ran out, and somebody else has the job
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is ours for the length of the lease. `body` is None if Redis has lost it."""
+
+    job_id: str
+    body: bytes | None
+    attempt: int
+    score: float
+    crashes: int
+    interruptions: int
+    history: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a claim ends. Times are milliseconds; `keep` 0 keeps the result for ever.
+
+    `outlive` leaves the claim there for a while, so that the same cron job is not enqueued again.
+    """
+
+    job_id: str
+    verb: Verb
+    delay: int = 0
+    result: bytes = b""
+    keep: int = 0
+    note: Mapping[str, Any] | None = None
+    outlive: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a look at the queue brought. `room` asks to let all running jobs end before the next look."""
+
+    jobs: Sequence[Claim] = ()
+    room: bool = False
+    aborted: Collection[str] = ()
+    cancelled: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """For how long a job is claimed, in seconds, and what a job costs that loses its workers."""
+
+    lease: float = 15
+    lone_crashes: int = 2
+    max_crashes: int = 3
+
+    @property
+    def lease_ms(self) -> int:
+        """As Redis wants it."""
+        return int(self.lease * 1000)
+
+
+class Broker:
+    """One worker's hold on one queue. Its token is new with each start of the worker."""
+
+    def __init__(self, redis: Redis, queue: str, worker: str, terms: Terms) -> None:
+        self.redis, self.queue, self.worker, self.terms = redis, queue, worker, terms
+        self.token = uuid4().hex
+        self._claim = redis.register_script((_LUA / "claim.lua").read_text())
+        self._renew = redis.register_script((_LUA / "renew.lua").read_text())
+        self._finish = redis.register_script((_LUA / "finish.lua").read_text())
+
+    @classmethod
+    def beside(cls, redis: ArqRedis, queue: str, worker: str, terms: Terms) -> "Broker":
+        """A broker on connections of its own to where `redis` goes, which never send a command twice.
+
+        A claim whose answer is lost must not be sent again unseen: it would claim other jobs.
+        """
+        pool = redis.connection_pool
+        options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
+        options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        alike = ConnectionPool(connection_class=pool.connection_class, **options)
+        return cls(Redis(connection_pool=alike), queue, worker, terms)
+
+    async def claim(self, wanted: int, *, busy: int) -> Claimed:
+        """Claim up to so many due jobs; `busy` is how many this worker runs now."""
+        terms = self.terms
+        keys = [
+            self.queue, running_key(self.queue), ABORTED,
+            cancel_key(self.queue), lane_key(self.queue),
+        ]  # fmt: skip
+        arguments: list[str | int] = [
+            wanted, terms.lease_ms, self.token, self.worker,
+            busy, terms.lone_crashes, terms.max_crashes,
+        ]  # fmt: skip
+        jobs, room, aborted, cancelled = await self._claim(keys=keys, args=arguments)
+        return Claimed(
+            [_claim(each) for each in jobs], bool(room), _texts(aborted), _texts(cancelled)
+        )
+
+    async def renew(self, job_ids: Sequence[str]) -> dict[str, Lease]:
+        """Hold on to these jobs for another lease."""
+        if not job_ids:
+            return {}
+        answers = await self._renew(
+            keys=[self.queue, running_key(self.queue)],
+            args=[self.terms.lease_ms, self.token, *map(raw, job_ids)],
+        )
+        return {job_id: Lease(each) for job_id, each in zip(job_ids, answers, strict=True)}
+
+    async def finish(self, endings: Sequence[Ending]) -> list[bool]:
+        """End claims; False for each that was not ours any more: then nothing was done."""
+        arguments: list[Any] = [self.token]
+        for each in endings:
+            note = to_json(each.note) if each.note else b""
+            arguments += [
+                raw(each.job_id), each.verb, each.delay, each.result,
+                each.keep, note, each.outlive,
+            ]  # fmt: skip
+        keys = [self.queue, running_key(self.queue), ABORTED]
+        return [bool(each) for each in await self._finish(keys=keys, args=arguments)]
+
+    async def strays(self, known: Collection[str]) -> list[str]:
+        """Jobs that are ours on Redis, but not here: the answer to their claim was lost on its way."""
+        entries: dict[bytes, bytes] = await self.redis.hgetall(running_key(self.queue))  # type: ignore[misc]
+        mine = f"{self.token}|".encode()
+        ours = (text(job_id) for job_id, entry in entries.items() if entry.startswith(mine))
+        return [job_id for job_id in ours if job_id not in known]
+
+    async def disconnect(self) -> None:
+        """Close the connections; the next command opens new ones, to whom the name then leads."""
+        await self.redis.connection_pool.disconnect()
+
+    async def close(self) -> None:
+        """Let go of Redis."""
+        await self.redis.aclose(close_connection_pool=True)
+
+
+def text(job_id: bytes) -> str:
+    """An id as text, whatever its bytes: `raw` gives them back."""
+    return job_id.decode(errors="surrogateescape")
+
+
+def raw(job_id: str) -> bytes:
+    """An id as Redis has it."""
+    return job_id.encode(errors="surrogateescape")
+
+
+def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
+    return frozenset(map(text, job_ids))
+
+
+def _claim(answer: Sequence[Any]) -> Claim:
+    job_id, body, attempt, score, crashes, interruptions, log = answer
+    return Claim(text(job_id), body, attempt, float(score), crashes, interruptions, _history(log))
+
+
+def _history(log: bytes) -> tuple[Mapping[str, Any], ...]:
+    """What is legible of it: a hand-made key must not cost the job."""
+    try:
+        entries = [from_json(line) for line in log.split(b"\n") if line]
+    except ValueError:
+        return ()
+    return tuple(entry for entry in entries if isinstance(entry, dict))

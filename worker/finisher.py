@@ -1,0 +1,56 @@
+"""Ends claims in batches, and again and again until Redis has heard: a lost "done" would be a second start."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from redis.exceptions import RedisError
+
+from worker.broker import Broker, Ending
+from worker.patience import Patience
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+MOST_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class Finisher:
+    """Takes endings from jobs that run at the same time and sends those that came together as one."""
+
+    broker: Broker
+    on_trouble: Callable[[], None]
+    _waiting: list[tuple[Ending, "asyncio.Future[bool]"]] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def finish(self, ending: Ending) -> bool:
+        """Wait until Redis has ended the claim; False if it was not ours any more."""
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ending, told))
+        self._news.set()
+        return await told
+
+    async def run(self) -> None:
+        """Send what has come, until cancelled."""
+        patience = Patience()
+        while True:
+            await self._news.wait()
+            try:
+                await self._send()
+                patience.reset()
+            except (RedisError, OSError, TimeoutError) as error:
+                self.on_trouble()
+                if patience.failures == 0:
+                    log.warning("worker.acknowledge_waits", error=str(error))
+                await asyncio.sleep(patience.next())
+
+    async def _send(self) -> None:
+        batch = self._waiting[:MOST_AT_ONCE]  # stays there until Redis has answered
+        answers = await self.broker.finish([ending for ending, _ in batch])
+        del self._waiting[: len(batch)]
+        for (_, told), ended in zip(batch, answers, strict=True):
+            if not told.done():
+                told.set_result(ended)
+        if not self._waiting:
+            self._news.clear()

@@ -1,0 +1,64 @@
+"""Holds on to what was claimed: renews the leases of running jobs, beside the jobs and whatever they do."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import structlog
+from redis.exceptions import RedisError
+
+from worker.broker import Broker, Claimed, Ending, Lease
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+@dataclass(slots=True)
+class Leases:
+    """The claims of one worker. `running` says which jobs it has; `on_taken` is told of each it lost."""
+
+    broker: Broker
+    running: Callable[[], Collection[str]]
+    on_taken: Callable[[str], None]
+    _doubt_until: float = 0
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def claim(self, wanted: int, *, busy: int) -> Claimed:
+        """Claim jobs; if the answer is lost, what it said is found out and handed back later."""
+        async with self._claiming:
+            try:
+                return await self.broker.claim(wanted, busy=busy)
+            except BaseException:
+                self.doubt()
+                raise
+
+    def doubt(self) -> None:
+        """Redis may have claimed for us what we never heard of."""
+        # a command that waits in a hung socket may still be read; two leases are time enough
+        self._doubt_until = time.monotonic() + 2 * self.broker.terms.lease
+
+    async def keep(self) -> None:
+        """Renew at a third of the lease, until cancelled."""
+        while True:
+            await asyncio.sleep(self.broker.terms.lease / 3)
+            try:
+                await self._renew()
+                if time.monotonic() < self._doubt_until:
+                    await self._hand_back_strays()
+            except (RedisError, OSError, TimeoutError) as error:
+                self.doubt()
+                log.warning("worker.renewal_missed", error=str(error))
+
+    async def _renew(self) -> None:
+        held = sorted(self.running())
+        for job_id, lease in (await self.broker.renew(held)).items():
+            if lease is Lease.TAKEN and job_id in self.running():
+                log.warning("worker.lease_lost", job_id=job_id)
+                self.on_taken(job_id)
+
+    async def _hand_back_strays(self) -> None:
+        async with self._claiming:
+            strays = await self.broker.strays(self.running())
+            if strays:
+                await self.broker.finish([Ending(job_id, "release") for job_id in strays])
+                log.warning("worker.strays_handed_back", jobs=len(strays))

@@ -1,0 +1,119 @@
+#!lua flags=allow-oom
+-- Claim due jobs: each gets a lease that names its owner, and moves behind those that are due.
+-- KEYS  queue, running, aborted, cancelled, lane
+-- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
+--       crashes after which a job runs alone, crashes after which it is given up
+-- Answers {jobs, room wanted, aborted ids, cancelled ids}; a job is
+-- {id, body or nil, attempt, score, crashes, interruptions, log}. "Room wanted" asks the owner to let its
+-- jobs end and claim again: the next one must run alone.
+local queue, running, aborted, cancelled, lane = unpack(KEYS)
+local wanted, lease, token, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local busy, lone, hopeless = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local MONTH = 30 * 24 * 3600 * 1000
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- a key of the wrong type is as good as none: one bad key must not stop the queue
+local function guarded(...)
+    local answer = redis.pcall(...)
+    if type(answer) == 'table' and answer.err then return false end
+    return answer
+end
+
+local function later(id, ms) redis.call('ZADD', queue, 'XX', whole(now + ms), id) end
+
+-- what is known of a job that went wrong before; `lost` is the entry of an owner that died with it
+local function trouble_of(id, lost)
+    local known = guarded('HMGET', 'ledgerq:trouble:' .. id, 'crashes', 'interruptions', 'log')
+    known = known or {false, false, false}
+    local crashes = (tonumber(known[1]) or 0) + (lost and 1 or 0)
+    return crashes, tonumber(known[2]) or 0, known[3] or ''
+end
+
+local function note_crash(id, lost, log)
+    local _, since, attempt, who = string.match(lost, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+    local line = cjson.encode({
+        attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
+        error = 'the worker died',
+    })
+    local key = 'ledgerq:trouble:' .. id
+    log = log .. line .. '\n'
+    guarded('HINCRBY', key, 'crashes', 1)
+    if #log < 100000 then guarded('HSET', key, 'log', log) end
+    guarded('PEXPIRE', key, MONTH)
+    return log
+end
+
+local function attempt_of(id, lost)
+    local key = 'arq:retry:' .. id
+    if lost then return tonumber(guarded('GET', key) or 1) or 1 end
+    local attempt = guarded('INCR', key)
+    if not attempt then
+        redis.call('DEL', key)
+        attempt = redis.call('INCR', key)
+    end
+    redis.call('PEXPIRE', key, MONTH)
+    return attempt
+end
+
+local some_cancelled = redis.call('ZCARD', cancelled) > 0
+local jobs, room = {}, 0
+
+-- true if the job may not be claimed now; it is then out of the way for a while
+local function must_wait(id, crashes)
+    if some_cancelled and redis.call('ZSCORE', cancelled, id) then
+        later(id, 1000)
+        return true
+    end
+    if crashes < lone or crashes >= hopeless or (busy == 0 and #jobs == 0) then return false end
+    local taken = redis.call('SET', lane, token, 'NX', 'PX', lease)
+    if taken or redis.call('GET', lane) == token then
+        redis.call('PEXPIRE', lane, lease)
+        room = 1
+    else
+        later(id, 1000)
+    end
+    return true
+end
+
+if wanted > 0 then
+    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, wanted)
+    for i = 1, #due, 2 do
+        local id = due[i]
+        local progress = 'arq:in-progress:' .. id
+        local held = redis.call('PTTL', progress)
+        if held ~= -2 then
+            if held < 0 then
+                redis.call('PEXPIRE', progress, lease)
+                held = lease
+            end
+            later(id, held + 1)
+        else
+            local lost = redis.call('HGET', running, id)
+            local crashes, interruptions, log = trouble_of(id, lost)
+            if not must_wait(id, crashes) then
+                if lost then log = note_crash(id, lost, log) end
+                local attempt = attempt_of(id, lost)
+                redis.call('SET', progress, token, 'PX', lease)
+                redis.call('HSET', running, id, token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker)
+                redis.call('PERSIST', 'arq:job:' .. id)
+                later(id, lease)
+                local body = guarded('GET', 'arq:job:' .. id)
+                jobs[#jobs + 1] = {id, body, attempt, due[i + 1], crashes, interruptions, log}
+                if crashes >= lone and crashes < hopeless then break end
+            elseif room == 1 then
+                break
+            end
+        end
+    end
+end
+
+local function standing(set, age)
+    if redis.call('ZCARD', set) == 0 then return {} end
+    redis.call('ZREMRANGEBYSCORE', set, '-inf', whole(now - age))
+    return redis.call('ZRANGE', set, 0, 999)
+end
+
+return {jobs, room, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000)}

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- Renew leases. KEYS queue, running; ARGV lease in ms, the owner's token, ids.
+-- Answers for each id: 1 renewed, 0 gone (Redis has forgotten the job), -1 somebody else has it.
+local queue, running = unpack(KEYS)
+local lease, token = tonumber(ARGV[1]), ARGV[2]
+local time = redis.call('TIME')
+local until_when = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + lease)
+local answers = {}
+for i = 3, #ARGV do
+    local id = ARGV[i]
+    local entry = redis.call('HGET', running, id)
+    local holder = redis.call('GET', 'arq:in-progress:' .. id)
+    if entry and string.sub(entry, 1, #token + 1) == token .. '|' and (not holder or holder == token) then
+        redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease)
+        redis.call('ZADD', queue, 'XX', 'GT', until_when, id)
+        answers[#answers + 1] = 1
+    elseif entry or holder then
+        answers[#answers + 1] = -1
+    else
+        answers[#answers + 1] = 0
+    end
+end
+return answers

@@ -1,0 +1,263 @@
+"""Runs what was claimed: our kinds by the flow of jobs, anybody else's functions as arq's users know them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arq.constants import keep_cronjob_progress
+from arq.cron import CronJob
+from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
+from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, truncate
+from arq.worker import Function, JobExecutionFailed, RetryJob
+from arq.worker import Retry as ArqRetry
+
+from db import outbox
+from db.transaction import transaction
+from db.translate import is_interruption
+from jobs.burial import bury, storable_text
+from jobs.envelope import Delivery
+from jobs.errors import JobError, Problem
+from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from worker.broker import Claim, Ending, Verb
+from worker.dispatch import OURS, RESOURCES, Resources, failure_of, one_line, report, run
+from worker.wire import UNROUTABLE
+
+if TYPE_CHECKING:
+    from worker.engine import JobWorker
+
+log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
+
+
+class Expired(JobError):
+    """The job's body is no longer on Redis, or is empty."""
+
+    def __init__(self) -> None:
+        super().__init__([Problem("body", "is gone from Redis, or empty")])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A claimed job as it was read: which function it asks for, and what a result says of it."""
+
+    claim: Claim
+    function: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    attempt: int
+    enqueued_ms: int
+    started_ms: int
+
+
+class Runner:
+    """Runs the claims of one worker, each to the ending that Redis is to be told."""
+
+    def __init__(self, worker: "JobWorker") -> None:
+        self._worker = worker
+
+    async def run(self, claim: Claim) -> Ending:
+        """Run one job. Raises nothing but a cancellation."""
+        if not claim.body:
+            return await self._without_body(claim)
+        try:
+            call = self._read(claim, claim.body)
+        except SerializationError as error:
+            return self.failed(_unread(claim), error)
+        function = self._worker.functions.get(call.function)
+        if function is None:
+            problem = JobExecutionFailed(f"function {call.function!r} not found")
+            return self.failed(call, problem)
+        context = self._context(call)
+        await self._hook(self._worker.on_job_start, context)
+        kind = getattr(function.coroutine, OURS, None)
+        ending = await (self._ours(call, kind) if kind else self._foreign(call, function, context))
+        await self._hook(self._worker.on_job_end, context)
+        return ending
+
+    async def after(self, claim: Claim) -> None:
+        """Call the hook that wants to know of ended jobs."""
+        if self._worker.after_job_end:
+            context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
+            await self._hook(self._worker.after_job_end, context)
+
+    def failed(self, call: Call, error: BaseException) -> Ending:
+        """The job is over, and this is what a waiting client is told."""
+        self._worker.jobs_failed += 1
+        return self._done(call, error, success=False)
+
+    def aborted(self, claim: Claim) -> Ending:
+        """The job is over because arq's `Job.abort` asked for it."""
+        try:
+            call = self._read(claim, claim.body or b"")
+        except SerializationError:
+            call = _unread(claim)
+        return self.failed(call, asyncio.CancelledError())
+
+    async def _ours(self, call: Call, kind: str) -> Ending:
+        resources: Resources = self._worker.ctx[RESOURCES]
+        return self._ending(call, await run(resources, self._delivery(call), kind))
+
+    def _ending(self, call: Call, outcome: Outcome) -> Ending:
+        worker = self._worker
+        match outcome:
+            case Retry():
+                worker.jobs_retried += 1
+                return self._again(call, outcome)
+            case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
+                worker.jobs_complete += 1
+                return self._done(call, result, success=True)
+            case _:
+                return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
+
+    def _again(self, call: Call, retry: Retry) -> Ending:
+        interrupted = not retry.spent and is_interruption(retry.error)
+        if interrupted:
+            self._worker.doubt_database()
+        note = {
+            "attempt": call.attempt,
+            "worker": self._worker.name,
+            "since": call.started_ms,
+            "at": timestamp_ms(),
+            "error": one_line(retry.error)[:500],
+        }
+        verb: Verb = "retry" if retry.spent else "interrupt" if interrupted else "release"
+        quiet = verb == "release"  # a job that snoozes for a year must not fill its log
+        return Ending(
+            call.claim.job_id, verb, int(retry.delay * 1000), note=None if quiet else note
+        )
+
+    def _delivery(self, call: Call) -> Delivery:
+        claim = call.claim
+        return Delivery(
+            claim.job_id,
+            call.attempt,
+            claim.body or b"",
+            claim.crashes,
+            claim.interruptions,
+            claim.history,
+            self._worker.name,
+        )
+
+    async def _foreign(
+        self, call: Call, function: Function | CronJob, context: dict[Any, Any]
+    ) -> Ending:
+        """A function of arq's users: arq's rules, arq's log lines."""
+        worker, name = self._worker, f"{call.claim.job_id}:{call.function}"
+        limit = worker.max_tries if function.max_tries is None else function.max_tries
+        if call.attempt > limit:
+            log.warning("%s max retries %d exceeded", name, limit)
+            return self.failed(call, JobExecutionFailed(f"max {limit} retries exceeded"))
+        started = time.perf_counter()
+        log.info("→ %s(%s) try=%d", name, args_to_string(call.args, call.kwargs), call.attempt)
+        timeout = worker.job_timeout_s if function.timeout_s is None else function.timeout_s
+        try:
+            async with asyncio.timeout(timeout):
+                result = await function.coroutine(context, *call.args, **call.kwargs)
+        except BaseException as error:  # what a function raises is its own affair
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            return self._foreign_error(call, name, error)
+        worker.jobs_complete += 1
+        shown = truncate(repr(result)) if worker.log_results and result is not None else ""
+        log.info("%6.2fs ← %s ● %s", time.perf_counter() - started, name, shown)
+        return self._done(call, result, success=True)
+
+    def _foreign_error(self, call: Call, name: str, error: BaseException) -> Ending:
+        worker = self._worker
+        again = isinstance(error, ArqRetry | RetryJob | asyncio.CancelledError)
+        if worker.retry_jobs and again:
+            worker.jobs_retried += 1
+            delay = int(getattr(error, "defer_score", None) or 0)
+            log.info("↻ %s retrying job in %0.2fs", name, delay / 1000)
+            return Ending(call.claim.job_id, "retry", delay)
+        log.error("! %s failed, %s: %s", name, type(error).__name__, error, exc_info=error)
+        return self.failed(call, error)
+
+    def _done(self, call: Call, result: Any, *, success: bool) -> Ending:
+        """Over; the result is kept for as long as the function or the worker says."""
+        worker = self._worker
+        function = worker.functions.get(call.function)
+        for_ever, keep = worker.keep_result_forever, worker.keep_result_s
+        if function is not None:
+            own = function.keep_result_forever
+            for_ever = for_ever if own is None else own
+            keep = keep if function.keep_result_s is None else function.keep_result_s
+        body = b""
+        if for_ever or keep > 0:
+            body = self._result(call, result, success=success)
+        return Ending(
+            call.claim.job_id,
+            "done",
+            result=body,
+            keep=0 if for_ever else max(1, to_ms(keep) or 1),
+            outlive=to_ms(keep_cronjob_progress) or 0 if isinstance(function, CronJob) else 0,
+        )
+
+    def _result(self, call: Call, result: Any, *, success: bool) -> bytes:
+        return (
+            serialize_result(
+                call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
+                result, call.started_ms, timestamp_ms(), f"{call.claim.job_id}:{call.function}",
+                self._worker.queue_name, storable_text(call.claim.job_id), serializer=self._worker.job_serializer,
+            )
+            or b""
+        )  # fmt: skip
+
+    def _read(self, claim: Claim, body: bytes) -> Call:
+        name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(
+            body, deserializer=self._worker.job_deserializer
+        )
+        attempt = claim.attempt + max(0, (asked_try or 1) - 1)
+        return Call(claim, name, args, kwargs, attempt, enqueued_ms, timestamp_ms())
+
+    def _context(self, call: Call) -> dict[Any, Any]:
+        return {
+            **self._worker.ctx,
+            "job_id": call.claim.job_id,
+            "job_try": call.attempt,
+            "enqueue_time": ms_to_datetime(call.enqueued_ms),
+            "score": int(call.claim.score),
+        }
+
+    async def _hook(
+        self, hook: Callable[[dict[Any, Any]], Awaitable[Any]] | None, context: dict[Any, Any]
+    ) -> None:
+        """Call a hook of the worker's user. Its failure is logged: it decides nothing."""
+        if hook is None:
+            return
+        try:
+            async with asyncio.timeout(self._worker.job_timeout_s):
+                await hook(context)
+        except Exception:
+            log.exception("hook %s failed", getattr(hook, "__name__", hook))
+
+    async def _without_body(self, claim: Claim) -> Ending:
+        """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
+        call = _unread(claim)
+        resources: Resources | None = self._worker.ctx.get(RESOURCES)
+        if resources is None:
+            log.warning("job %s expired", claim.job_id)
+            return self.failed(call, JobExecutionFailed("job expired"))
+        delivery = self._delivery(call)
+        outcome: Outcome
+        try:
+            async with transaction(resources.database.sessions) as session:
+                staged = await outbox.due_now(session, [claim.job_id])
+        except Exception as error:  # noqa: BLE001 - asked again when the database answers
+            outcome = Retry(1, error, spent=False)
+        else:
+            if staged:
+                resources.relay.wake()
+                return Ending(claim.job_id, "done")
+            burial = Buried("expired", Expired())
+            outcome = await bury(delivery, burial, resources.database.sessions, resources.policy)
+        report(delivery, UNROUTABLE, outcome, 0)
+        return self._ending(call, outcome)
+
+
+def _unread(claim: Claim) -> Call:
+    now = timestamp_ms()
+    return Call(claim, "<unknown>", (), {}, claim.attempt, now, now)
