@@ -65,7 +65,7 @@ class UnknownKind(JobError):
 
 
 class PayloadMismatch(JobError):
-    """This job id already stands for another payload: queued, done or dead."""
+    """Another payload already stands under this job id: queued, done or dead."""
 
     def __init__(self, job_id: str) -> None:
         problem = f"{job_id} already stands for another payload; use a new id for new work"

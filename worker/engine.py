@@ -6,6 +6,7 @@ stop    claim nothing more, let jobs end, hand back the rest, run the shutdown h
 """
 
 import asyncio
+import logging
 import signal
 import time
 from contextlib import suppress
@@ -90,6 +91,10 @@ class JobWorker(Worker):
             broker, self.tasks.keys, lambda job_id: self._cancel(job_id, Why.TAKEN)
         )
         self._finisher = Finisher(broker, self._leases.doubt)
+        names = ", ".join(self.functions)
+        logging.getLogger("arq.worker").info(
+            "Starting worker for %d functions: %s", len(self.functions), names
+        )
         if self.on_startup:
             await self.on_startup(self.ctx)
         self._beside.start(self._leases.keep)
@@ -161,7 +166,6 @@ class JobWorker(Worker):
             del self.job_tasks[claim.job_id]
             why = self._reasons.pop(claim.job_id, Why.STOPPING)
         if job.cancelled():
-            self.jobs_retried += 1
             ending = await self._after_cancelling(claim, why)
         elif (error := job.exception()) is not None:
             log.error("worker.job_broke_the_runner", job_id=claim.job_id, exc_info=error)
@@ -175,6 +179,7 @@ class JobWorker(Worker):
     async def _after_cancelling(self, claim: Claim, why: Why) -> Ending:
         if why is Why.ABORTED:
             return self._runner.aborted(claim)
+        self.jobs_retried += 1
         return Ending(claim.job_id, "release", 1000 if why is Why.CANCELLED else 0)
 
     def _cancel(self, job_id: str, why: Why) -> None:

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
 from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
-from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, truncate
+from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms
 from arq.worker import Function, JobExecutionFailed, RetryJob
 from arq.worker import Retry as ArqRetry
 
@@ -22,6 +20,7 @@ from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from worker.broker import Claim, Ending, Verb
+from worker.call import Call, extra_of, shown_in_log, unread
 from worker.dispatch import OURS, RESOURCES, Resources, failure_of, one_line, report, run
 from worker.wire import UNROUTABLE
 
@@ -38,19 +37,6 @@ class Expired(JobError):
         super().__init__([Problem("body", "is gone from Redis, or empty")])
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A claimed job as it was read: which function it asks for, and what a result says of it."""
-
-    claim: Claim
-    function: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    attempt: int
-    enqueued_ms: int
-    started_ms: int
-
-
 class Runner:
     """Runs the claims of one worker, each to the ending that Redis is to be told."""
 
@@ -64,9 +50,10 @@ class Runner:
         try:
             call = self._read(claim, claim.body)
         except SerializationError as error:
-            return self.failed(_unread(claim), error)
+            return self.failed(unread(claim), error)
         function = self._worker.functions.get(call.function)
         if function is None:
+            log.warning("job %s, function %r not found", claim.job_id, call.function)
             problem = JobExecutionFailed(f"function {call.function!r} not found")
             return self.failed(call, problem)
         context = self._context(call)
@@ -92,7 +79,8 @@ class Runner:
         try:
             call = self._read(claim, claim.body or b"")
         except SerializationError:
-            call = _unread(claim)
+            call = unread(claim)
+        log.info("%6.2fs ⊘ %s aborted", call.waited, call.name)
         return self.failed(call, asyncio.CancelledError())
 
     async def _ours(self, call: Call, kind: str) -> Ending:
@@ -144,13 +132,14 @@ class Runner:
         self, call: Call, function: Function | CronJob, context: dict[Any, Any]
     ) -> Ending:
         """A function of arq's users: arq's rules, arq's log lines."""
-        worker, name = self._worker, f"{call.claim.job_id}:{call.function}"
+        worker = self._worker
+        name = call.function if isinstance(function, CronJob) else call.name
         limit = worker.max_tries if function.max_tries is None else function.max_tries
         if call.attempt > limit:
-            log.warning("%s max retries %d exceeded", name, limit)
+            log.warning("%6.2fs ! %s max retries %d exceeded", call.waited, name, limit)
             return self.failed(call, JobExecutionFailed(f"max {limit} retries exceeded"))
-        started = time.perf_counter()
-        log.info("→ %s(%s) try=%d", name, args_to_string(call.args, call.kwargs), call.attempt)
+        shown = args_to_string(call.args, call.kwargs)
+        log.info("%6.2fs → %s(%s)%s", call.waited, name, shown, call.remarks)
         timeout = worker.job_timeout_s if function.timeout_s is None else function.timeout_s
         try:
             async with asyncio.timeout(timeout):
@@ -161,19 +150,23 @@ class Runner:
                 raise
             return self._foreign_error(call, name, error)
         worker.jobs_complete += 1
-        shown = truncate(repr(result)) if worker.log_results and result is not None else ""
-        log.info("%6.2fs ← %s ● %s", time.perf_counter() - started, name, shown)
+        shown = shown_in_log(result) if worker.log_results and result is not None else ""
+        log.info("%6.2fs ← %s ● %s", call.lasted, name, shown)
         return self._done(call, result, success=True)
 
     def _foreign_error(self, call: Call, name: str, error: BaseException) -> Ending:
         worker = self._worker
-        again = isinstance(error, ArqRetry | RetryJob | asyncio.CancelledError)
-        if worker.retry_jobs and again:
+        if worker.retry_jobs and isinstance(error, ArqRetry):
             worker.jobs_retried += 1
-            delay = int(getattr(error, "defer_score", None) or 0)
-            log.info("↻ %s retrying job in %0.2fs", name, delay / 1000)
+            delay = error.defer_score or 0
+            log.info("%6.2fs ↻ %s retrying job in %0.2fs", call.lasted, name, delay / 1000)
             return Ending(call.claim.job_id, "retry", delay)
-        log.error("! %s failed, %s: %s", name, type(error).__name__, error, exc_info=error)
+        if worker.retry_jobs and isinstance(error, RetryJob | asyncio.CancelledError):
+            worker.jobs_retried += 1
+            log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
+            return Ending(call.claim.job_id, "retry")
+        told = "%6.2fs ! %s failed, %s: %s", call.lasted, name, type(error).__name__, error
+        log.error(*told, exc_info=error, extra={"extra": extra_of(error)})
         return self.failed(call, error)
 
     def _done(self, call: Call, result: Any, *, success: bool) -> Ending:
@@ -200,7 +193,7 @@ class Runner:
         return (
             serialize_result(
                 call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
-                result, call.started_ms, timestamp_ms(), f"{call.claim.job_id}:{call.function}",
+                result, call.started_ms, timestamp_ms(), call.name,
                 self._worker.queue_name, storable_text(call.claim.job_id), serializer=self._worker.job_serializer,
             )
             or b""
@@ -236,7 +229,7 @@ class Runner:
 
     async def _without_body(self, claim: Claim) -> Ending:
         """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
-        call = _unread(claim)
+        call = unread(claim)
         resources: Resources | None = self._worker.ctx.get(RESOURCES)
         if resources is None:
             log.warning("job %s expired", claim.job_id)
@@ -256,8 +249,3 @@ class Runner:
             outcome = await bury(delivery, burial, resources.database.sessions, resources.policy)
         report(delivery, UNROUTABLE, outcome, 0)
         return self._ending(call, outcome)
-
-
-def _unread(claim: Claim) -> Call:
-    now = timestamp_ms()
-    return Call(claim, "<unknown>", (), {}, claim.attempt, now, now)

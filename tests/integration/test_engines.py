@@ -309,7 +309,9 @@ async def test_bulk_enqueue_keeps_the_order_and_finds_duplicates(
     config: Config, client: JobClient
 ) -> None:
     """1,200 jobs in three round trips: one answer each, in the order asked."""
-    requests = [Request(CreateProject(name=f"P{n % 1000}"), job_id=f"p{n % 1000}") for n in range(1200)]
+    requests = [
+        Request(CreateProject(name=f"P{n % 1000}"), job_id=f"p{n % 1000}") for n in range(1200)
+    ]
     jobs = await client.enqueue_many(requests)
     assert [job.job_id for job in jobs] == [request.job_id for request in requests]
     assert [job.is_new for job in jobs] == [True] * 1000 + [False] * 200
