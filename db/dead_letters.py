@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -36,6 +36,26 @@ class Letter:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which letters are meant: those that have all of what is named here."""
+
+    kind: str | None = None
+    reason: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL has it."""
+        named = asdict(self).items()
+        return [
+            col(getattr(DeadLetter, name)) == value for name, value in named if value is not None
+        ]
+
+
+EVERY = Which()
+
+
 async def bury(session: AsyncSession, letter: Letter) -> None:
     """Keep the letter. A job has one: a replayed job that fails again has a new one by then."""
     dialect = session.get_bind().dialect.name
@@ -57,24 +77,35 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
 
 async def newest(
     session: AsyncSession,
+    which: Which = EVERY,
     *,
-    kind: str | None = None,
-    reason: str | None = None,
-    fingerprint: str | None = None,
     before_id: int | None = None,
     limit: int = 50,
 ) -> Sequence[DeadLetter]:
     """Letters, the newest first; the next page begins before this one's last id."""
-    letters = select(DeadLetter).order_by(col(DeadLetter.id).desc()).limit(limit)
-    if kind is not None:
-        letters = letters.where(col(DeadLetter.kind) == kind)
-    if reason is not None:
-        letters = letters.where(col(DeadLetter.reason) == reason)
-    if fingerprint is not None:
-        letters = letters.where(col(DeadLetter.fingerprint) == fingerprint)
+    letters = select(DeadLetter).where(*which.conditions).order_by(col(DeadLetter.id).desc())
     if before_id is not None:
         letters = letters.where(col(DeadLetter.id) < before_id)
-    return (await session.scalars(letters)).all()
+    return (await session.scalars(letters.limit(limit))).all()
+
+
+async def groups(
+    session: AsyncSession, which: Which = EVERY, *, limit: int = 50
+) -> Sequence[tuple[int, DeadLetter]]:
+    """Letters of one fingerprint counted, each group with its newest letter; the largest first."""
+    counted = (
+        select(func.count().label("letters"), func.max(col(DeadLetter.id)).label("newest"))
+        .where(*which.conditions)
+        .group_by(col(DeadLetter.fingerprint))
+        .subquery()
+    )
+    found = (
+        select(counted.c.letters, DeadLetter)
+        .join(counted, col(DeadLetter.id) == counted.c.newest)
+        .order_by(counted.c.letters.desc(), col(DeadLetter.id).desc())
+        .limit(limit)
+    )
+    return [(letters, newest) for letters, newest in await session.execute(found)]
 
 
 async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[DeadLetter]:
