@@ -75,6 +75,16 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     return (await session.scalars(letter)).one_or_none()
 
 
+async def buried(session: AsyncSession, job_ids: Collection[str]) -> set[str]:
+    """Of these jobs, those that have a letter."""
+    wanted = sorted(set(job_ids))
+    return set(
+        await session.scalars(
+            select(col(DeadLetter.job_id)).where(col(DeadLetter.job_id).in_(wanted))
+        )
+    )
+
+
 async def newest(
     session: AsyncSession,
     which: Which = EVERY,

@@ -223,7 +223,8 @@ async def test_an_id_that_could_not_be_stored_is_replayed_under_the_letters(
 
 async def test_an_edit_is_for_one_job(any_sessions: Sessions) -> None:
     """Two jobs with one edited payload or one id are a mistake."""
-    for edit in ({"payload": {}}, {"new_job_id": "x"}):
+    edits: list[dict[str, Any]] = [{"payload": {}}, {"new_job_id": "x"}]
+    for edit in edits:
         with pytest.raises(InvalidRequest, match="is for one job"):
             await replay(any_sessions, "a", "b", **edit)
 
