@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from arq.connections import ArqRedis
@@ -25,7 +25,7 @@ from worker.keys import (
     running_key,
     trouble_key,
 )
-from worker.status import Running, now_ms, read_running, text
+from worker.status import Running, moment, now_ms, number, read_running, text
 
 Where: TypeAlias = Literal[
     "queued", "deferred", "running", "retrying", "staged", "done", "dead", "cancelled", "unknown"
@@ -139,7 +139,7 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         envelope=_legible(body),
         running=read_running(job_id, entry, held=bool(held)) if entry else None,
         held=bool(held),
-        tries=_number(text(tries or b"")),
+        tries=number(text(tries or b"")),
         trouble={text(name): text(value) for name, value in trouble.items()},
     )
 
@@ -151,14 +151,14 @@ def _combined(job_id: str, kept: _Kept, seen: _Seen) -> JobStatus:
         state=_state(kept, seen),
         kind=_kind(kept, seen),
         attempt=_attempt(kept, seen),
-        enqueued_at=_moment(seen.envelope.enqueued_ms) if seen.envelope else None,
+        enqueued_at=moment(seen.envelope.enqueued_ms) if seen.envelope else None,
         staged_at=kept.message.created_at if kept.message else None,
         ended_at=ended.processed_at if ended else letter.buried_at if letter else None,
         result=ended.result if ended else None,
         reason=letter.reason if letter else None,
         error=letter.error if letter else None,
-        crashes=_number(seen.trouble.get("crashes", "")),
-        interruptions=_number(seen.trouble.get("interruptions", "")),
+        crashes=number(seen.trouble.get("crashes", "")),
+        interruptions=number(seen.trouble.get("interruptions", "")),
         attempts=(letter.attempts if letter else None) or _log(seen.trouble.get("log", "")),
         audit=[
             Entry(e.at, e.actor, e.action.value, f"{e.entity_type} {e.entity_id}")
@@ -168,7 +168,7 @@ def _combined(job_id: str, kept: _Kept, seen: _Seen) -> JobStatus:
     if found.state == "running" and running:
         return replace(found, running_since=running.since, worker=running.worker)
     if found.state in {"queued", "deferred", "retrying"}:
-        return replace(found, due_at=_moment(seen.score))
+        return replace(found, due_at=moment(seen.score))
     if found.state == "staged" and kept.message:
         return replace(found, due_at=kept.message.next_dispatch_at)
     return found
@@ -229,14 +229,3 @@ def _log(lines: str) -> list[dict[str, Any]]:
             entry = None
         found.append(entry if isinstance(entry, dict) else {"error": line})
     return found
-
-
-def _moment(ms: float | None) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
-    except (OverflowError, ValueError, OSError):
-        return None
-
-
-def _number(value: str) -> int:
-    return int(value) if value.isdecimal() else 0

@@ -130,8 +130,20 @@ async def now_ms(redis: ArqRedis) -> int:
 def read_running(job_id: str, entry: bytes, *, held: bool) -> Running:
     """A worker's note on a job that it has: `token|since|attempt|worker`."""
     _, since, attempt, worker = (*text(entry).split("|", 3), "", "", "")[:4]
-    began = datetime.fromtimestamp(int(since) / 1000, UTC) if since.isdecimal() else None
-    return Running(job_id, worker, began, int(attempt) if attempt.isdecimal() else None, held)
+    return Running(job_id, worker, moment(number(since)), number(attempt) or None, held)
+
+
+def moment(ms: float | None) -> datetime | None:
+    """Milliseconds on Redis as a time, if they are one."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def number(value: str) -> int:
+    """A count on Redis; 0 if it is none."""
+    return int(value) if value.isdecimal() else 0
 
 
 def text(value: bytes) -> str:
