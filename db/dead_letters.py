@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from db.models import DeadLetter
@@ -54,6 +55,10 @@ class Which:
 
 
 EVERY = Which()
+_BRIEF = [
+    defer(getattr(DeadLetter, name), raiseload=True)
+    for name in ("payload", "raw", "traceback", "attempts")
+]
 
 
 async def bury(session: AsyncSession, letter: Letter) -> None:
@@ -91,18 +96,23 @@ async def newest(
     *,
     before_id: int | None = None,
     limit: int = 50,
+    brief: bool = False,
 ) -> Sequence[DeadLetter]:
-    """Letters, the newest first; the next page begins before this one's last id."""
+    """Letters, the newest first; the next page begins before this one's last id.
+
+    Brief ones come without what may be long: payload, raw bytes, traceback, attempts.
+    """
     letters = select(DeadLetter).where(*which.conditions).order_by(col(DeadLetter.id).desc())
     if before_id is not None:
         letters = letters.where(col(DeadLetter.id) < before_id)
-    return (await session.scalars(letters.limit(limit))).all()
+    options = _BRIEF if brief else ()
+    return (await session.scalars(letters.limit(limit).options(*options))).all()
 
 
 async def groups(
     session: AsyncSession, which: Which = EVERY, *, limit: int = 50
 ) -> Sequence[tuple[int, DeadLetter]]:
-    """Letters of one fingerprint counted, each group with its newest letter; the largest first."""
+    """Letters of one fingerprint counted, each group with its newest one, brief; the largest first."""
     counted = (
         select(func.count().label("letters"), func.max(col(DeadLetter.id)).label("newest"))
         .where(*which.conditions)
@@ -114,6 +124,7 @@ async def groups(
         .join(counted, col(DeadLetter.id) == counted.c.newest)
         .order_by(counted.c.letters.desc(), col(DeadLetter.id).desc())
         .limit(limit)
+        .options(*_BRIEF)
     )
     return [(letters, newest) for letters, newest in await session.execute(found)]
 

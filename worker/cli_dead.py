@@ -74,7 +74,7 @@ def list_(
         async with sessions() as session:
             if group:
                 return list(await dead_letters.groups(session, which, limit=limit))
-            newest = await dead_letters.newest(session, which, limit=limit)
+            newest = await dead_letters.newest(session, which, limit=limit, brief=True)
             return [(None, letter) for letter in newest]
 
     found = asyncio.run(_on_database(look))

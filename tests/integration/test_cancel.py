@@ -223,6 +223,19 @@ async def test_a_wait_for_a_lock_is_begun_again_until_the_time_is_over(
         assert (await asked).state is JobState.DONE
 
 
+async def test_a_wait_ends_in_its_time_and_leaves_nothing(
+    sessions: Sessions, redis: ArqRedis
+) -> None:
+    """In the middle of the wait for the lock; the job goes on and is done."""
+    async with transaction(sessions) as running:
+        await inbox.remember(running, "job", "create_project", b"")
+        with pytest.raises(StillRuns):
+            await ask(redis, sessions, timeout=0.3)
+        assert not await waiting_for_a_lock(sessions, "INSERT INTO processed_job")
+    assert await redis.keys("*") == []
+    assert (await ask(redis, sessions)).state is JobState.DONE
+
+
 async def test_a_cancelled_job_that_is_delivered_settles_its_message(
     any_sessions: Sessions, config: Config, nowhere: ArqRedis
 ) -> None:

@@ -1,26 +1,41 @@
 """Replay and discard: a dead job lives once more, or stays dead for good, and the log says who said so."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from arq.connections import ArqRedis
 
 from db import dead_letters, inbox, outbox
-from db.dead_letters import Letter, Which
+from db.dead_letters import EVERY, Letter, Which
 from db.engine import Sessions
 from db.models import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob, Task
 from db.transaction import transaction
 from jobs import kinds, letters
 from jobs.envelope import Delivery, Envelope, encode
-from jobs.errors import InvalidRequest, NotReplayable, Undecodable
+from jobs.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
 from jobs.kinds import CreateProject, CreateTask
 from jobs.letters import Replayed
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.process import process
 from jobs.retry import Policy
 from tests.support import count, delivery, letter, new_project, rows
+from worker import keys
+from worker import letters as worker_letters
+from worker.config import WorkerConfig
+from worker.connection import connect
+from worker.letters import Swept, replay_all
 
 LAUNCH = CreateProject(name="Launch")
+QUEUE = "arq:queue"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
+    client = connect(WorkerConfig(redis_url=redis_url))
+    yield client
+    await client.aclose(close_connection_pool=True)
 
 
 async def run(sessions: Sessions, arrived: Delivery) -> Outcome:
@@ -267,6 +282,68 @@ async def test_pages_hold_every_letter_once(any_sessions: Sessions) -> None:
     one = [p async for p in letters.pages(any_sessions, Which(fingerprint="f"))]
     assert [[each.job_id for each in page] for page in one] == [["odd"]]
     assert [p async for p in letters.pages(any_sessions, Which(kind="nope"))] == []
+
+
+async def swept(redis: ArqRedis, sessions: Sessions) -> Swept:
+    return await replay_all(redis, sessions, QUEUE, EVERY, actor="me", reason="")
+
+
+async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> list[Replayed]:
+    return await worker_letters.replay(redis, sessions, QUEUE, job_ids, actor="me", reason="")
+
+
+async def test_two_who_replay_everything_share_the_work(
+    any_sessions: Sessions, redis: ArqRedis
+) -> None:
+    """Each letter is replayed by one of them; what can't be replayed stays."""
+    for n in range(40):
+        await dead(any_sessions, f"d{n}")
+    await unread(any_sessions, "odd")
+    answers = await asyncio.gather(swept(redis, any_sessions), swept(redis, any_sessions))
+    assert sum(each.taken for each in answers) == 40
+    assert [str(each) for each in answers[0].obstacles] == [
+        "payload: of job odd, no kind and payload can be read; give --kind and --payload"
+    ]
+    assert await count(any_sessions, OutboxMessage) == await count(any_sessions, AuditLog) == 40
+
+
+async def test_what_redis_still_has_of_a_dead_job_does_not_come_first(
+    any_sessions: Sessions, redis: ArqRedis
+) -> None:
+    """A worker that died before it could say so left the old payload; what a worker has is its own."""
+    for job_id in ("dead", "held"):
+        await dead(any_sessions, job_id)
+        await redis.set(keys.job_key(job_id), b"old")
+        await redis.zadd(QUEUE, {job_id: 1})
+        await redis.hset(keys.trouble_key(job_id), "crashes", "3")  # type: ignore[misc]
+        await redis.hset(keys.running_key(QUEUE), job_id, "token|1|1|gone")  # type: ignore[misc]
+    await redis.set(f"{keys.in_progress_key_prefix}held", "token")
+    await named(redis, any_sessions, ["dead", "held"])
+    left = {key.decode() for key in await redis.keys("*:dead")}
+    assert left == set()
+    assert await redis.zrange(QUEUE, 0, -1) == [b"held"]
+    assert await redis.get(keys.job_key("held")) == b"old"
+    assert await count(any_sessions, OutboxMessage) == 2
+
+
+async def test_a_replay_does_without_redis(any_sessions: Sessions) -> None:
+    """The outbox is what counts."""
+    await dead(any_sessions)
+    nowhere = connect(WorkerConfig(redis_url="redis://127.0.0.1:1"))
+    assert await named(nowhere, any_sessions, ["dead"])
+    assert await count(any_sessions, OutboxMessage) == 1
+
+
+async def test_all_that_are_named_or_none(any_sessions: Sessions, redis: ArqRedis) -> None:
+    """An id without a letter is named; the others keep theirs, and Redis what it has of a living job."""
+    await dead(any_sessions)
+    await redis.set(keys.job_key("alive"), b"body")
+    with pytest.raises(NotBuried, match="alive"):
+        await named(redis, any_sessions, ["dead", "alive"])
+    with pytest.raises(NotBuried, match="alive"):
+        await worker_letters.discard(any_sessions, ["dead", "alive"], actor="me", reason="")
+    assert await nothing_changed(any_sessions)
+    assert await redis.get(keys.job_key("alive")) == b"body"
 
 
 async def test_letters_that_failed_alike_are_one_group(any_sessions: Sessions) -> None:
