@@ -19,7 +19,6 @@ from db.schema import require_current
 from db.settings import load
 from jobs import kinds as catalogue
 from jobs.errors import NotBuried
-from jobs.letters import Replayed
 from worker import letters
 from worker.arguments import (
     NO_REASON,
@@ -32,8 +31,17 @@ from worker.arguments import (
 )
 from worker.config import load_config
 from worker.connection import connect
-from worker.letters import Swept
-from worker.terminal import out, print_fields, print_json, print_rows, say, spelt_out
+from worker.letters import Mended, Swept
+from worker.terminal import (
+    complain,
+    out,
+    print_attempts,
+    print_fields,
+    print_json,
+    print_rows,
+    say,
+    spelt_out,
+)
 
 T = TypeVar("T")
 
@@ -49,6 +57,12 @@ OfReason = Annotated[str | None, typer.Option("--reason", help="Only buried for 
 OfFingerprint = Annotated[
     str | None, typer.Option("--fingerprint", help="Only those that failed in the same way.")
 ]
+
+
+_SHOWN = (
+    "job_id", "kind", "reason", "error", "actor", "trace_id", "worker", "attempt", "buried_at",
+    "fingerprint", "payload",
+)  # fmt: skip
 
 
 def add_to(root: typer.Typer) -> None:
@@ -84,9 +98,9 @@ def list_(
         say("no dead letters" if which == EVERY else "no such dead letters")
     elif group:
         print_rows(
-            ("count", "newest", "kind", "reason", "error", "fingerprint"),
+            ("count", "newest", "kind", "reason", "fingerprint", "error"),
             [
-                (n, at.buried_at, at.kind, at.reason, at.error[:200], at.fingerprint)
+                (n, at.buried_at, at.kind, at.reason, at.fingerprint, at.error[:200])
                 for n, at in found
             ],
         )
@@ -115,11 +129,11 @@ def show(
     if as_json:
         print_json(letter.model_dump())
         return
-    print_fields(letter.model_dump(exclude={"traceback", "problems", "attempts", "raw"}))
+    print_fields({name: getattr(letter, name) for name in _SHOWN})
     print_fields({"raw": repr(letter.raw[:2000]) if letter.raw else None})
-    for name in ("problems", "attempts"):
-        for each in getattr(letter, name) or ():
-            print_fields({name.removesuffix("s"): each})
+    for each in letter.problems or ():
+        print_fields({"problem": each})
+    print_attempts(letter.attempts or ())
     for line in (letter.traceback or "").splitlines():
         out.print(spelt_out(line), markup=False, highlight=False, soft_wrap=True)
 
@@ -154,18 +168,13 @@ def replay(
         _show_swept("replayed", swept, as_json=as_json)
         return
 
-    async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> list[Replayed]:
+    async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> Mended:
         fields = await _fields(sessions, ids[0], kind, payload)
         return await letters.replay(
             redis, sessions, queue, ids, payload=fields, kind=kind, new_job_id=new_id, **said
         )
 
-    replayed = asyncio.run(_on_both(mend))
-    if as_json:
-        print_json({"replayed": [asdict(each) for each in replayed]})
-        return
-    for each in replayed:
-        say(f"{each.letter_of} is staged again, as {each.kind} under the id {each.job_id}")
+    _show_mended(asyncio.run(_on_both(mend)), as_json=as_json)
 
 
 @app.command()
@@ -233,14 +242,32 @@ async def _fields(
     return checked_payload(named, payload).model_dump(mode="json", exclude_unset=True)
 
 
+def _show_mended(mended: Mended, *, as_json: bool) -> None:
+    _warn(told=mended.told)
+    if as_json:
+        print_json({"replayed": [asdict(each) for each in mended.jobs]})
+        return
+    for each in mended.jobs:
+        say(f"{each.letter_of} is staged again, as {each.kind} under the id {each.job_id}")
+
+
 def _show_swept(what: str, swept: Swept, *, as_json: bool) -> None:
     left = [str(each) for each in swept.obstacles]
+    _warn(told=swept.told)
     if as_json:
         print_json({what: swept.taken, "left": swept.left, "obstacles": left})
         return
     say(f"{swept.taken} {what}" + (f", {swept.left} left as they are:" if swept.left else ""))
     for line in left:
         say(line)
+
+
+def _warn(*, told: bool) -> None:
+    if not told:
+        complain(
+            "ledgerq: REDIS_URL: Redis does not answer; the jobs run when it does, and if it "
+            "still has an old payload of one, that comes first"
+        )
 
 
 def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:

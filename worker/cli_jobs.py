@@ -18,7 +18,7 @@ from worker.connection import connect
 from worker.job_status import JobStatus, job_status
 from worker.status import Status
 from worker.status import status as status_of_all
-from worker.terminal import complain, out, print_fields, print_json, print_rows, say
+from worker.terminal import complain, print_attempts, print_fields, print_json, print_rows, say
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -154,11 +154,6 @@ def _show_job(found: JobStatus) -> None:
     fields = asdict(found)
     attempts, entries = fields.pop("attempts"), fields.pop("audit")
     print_fields(fields)
-    if attempts:
-        print_rows(
-            ("attempt", "worker", "error"),
-            [(each.get("attempt"), each.get("worker"), each.get("error")) for each in attempts],
-        )
+    print_attempts(attempts)
     if entries:
-        print_rows(entries[0], [each.values() for each in entries])
-    out.print(end="")
+        print_rows(list(entries[0]), [each.values() for each in entries])

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,9 +17,15 @@ from jobs.errors import NotBuried, NotReplayable
 from jobs.letters import Replayed
 from worker.retract import retract
 
-log = structlog.stdlib.get_logger("ledgerq.letters")
-
 MOST_OBSTACLES = 20  # so many are told of, all are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """The jobs that will run once more. `told` is False if Redis could not be reached."""
+
+    jobs: list[Replayed]
+    told: bool
 
 
 @dataclass(slots=True)
@@ -30,6 +35,7 @@ class Swept:
     taken: int = 0
     left: int = 0
     obstacles: list[NotReplayable] = field(default_factory=list)
+    told: bool = True
 
 
 async def replay(
@@ -43,7 +49,7 @@ async def replay(
     payload: Mapping[str, Any] | None = None,
     kind: str | None = None,
     new_job_id: str | None = None,
-) -> list[Replayed]:
+) -> Mended:
     """Replay these, in one transaction; arguments and errors are those of `jobs.letters.replay`.
 
     Raises:
@@ -60,9 +66,8 @@ async def replay(
 
     async with sessions() as session:
         _require(job_ids, await dead_letters.buried(session, job_ids))
-    if new_job_id is None:
-        await _forget(redis, queue, job_ids)
-    return await in_transaction(sessions, once)
+    told = new_job_id is not None or await _forget(redis, queue, job_ids)
+    return Mended(await in_transaction(sessions, once), told)
 
 
 async def replay_all(
@@ -74,7 +79,7 @@ async def replay_all(
         obstacles = [each for each in map(letters.obstacle, page) if each]
         in_the_way = {each.job_id for each in obstacles}
         ids = [letter.job_id for letter in page if letter.job_id not in in_the_way]
-        await _forget(redis, queue, ids)
+        swept.told = swept.told and await _forget(redis, queue, ids)
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
             return len(await letters.replay(session, ids, actor=actor, reason=reason))
@@ -121,14 +126,14 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
         raise NotBuried(missing)
 
 
-async def _forget(redis: ArqRedis, queue: str, job_ids: Collection[str]) -> None:
+async def _forget(redis: ArqRedis, queue: str, job_ids: Collection[str]) -> bool:
     """What Redis may still have of the dead jobs, their old payload and count of crashes, must not come first.
 
-    It has nothing if the worker that buried them lived on to say so. So it need not answer.
+    It has nothing if the worker that buried them lived on to say so: it need not answer.
     """
-    if not job_ids:
-        return
     try:
-        await retract(redis, queue, dict.fromkeys(job_ids, b""))
-    except (RedisError, OSError, TimeoutError) as error:
-        log.warning("letters.redis_not_told", jobs=len(job_ids), error=str(error))
+        if job_ids:
+            await retract(redis, queue, dict.fromkeys(job_ids, b""))
+    except (RedisError, OSError, TimeoutError):
+        return False
+    return True

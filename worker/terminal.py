@@ -1,7 +1,8 @@
 """What the command line prints: tables and lines for people that no terminal obeys, JSON for programs."""
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to wrap at
 err = Console(stderr=True)
 
 
@@ -40,12 +41,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain, ensure_ascii=False))  # noqa: T201 - unwrapped and uncoloured
 
 
-def print_rows(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table. Long words are folded: an id that is cut off is no use."""
-    table = Table(*[Column(name, overflow="fold") for name in columns])
+def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table. Where it is narrow the last column is wrapped first: an id that is cut is no use."""
+    *names, last = columns
+    table = Table(*[Column(name, overflow="fold", no_wrap=True) for name in names])
+    table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*map(cell, row))
     out.print(table)
+
+
+def print_attempts(attempts: Iterable[Mapping[str, object]]) -> None:
+    """What is known of each attempt that failed."""
+    rows = [(each.get("attempt"), each.get("worker"), each.get("error")) for each in attempts]
+    if rows:
+        print_rows(("attempt", "worker", "error"), rows)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

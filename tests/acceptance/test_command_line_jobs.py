@@ -263,3 +263,17 @@ async def test_status_and_job_say_where_the_jobs_are(
         shown = ledgerq("job", job_id, env=env)
         assert shown.returncode == 0, shown.stderr
         assert said in shown.stdout
+
+
+async def test_a_replay_without_redis_says_so_beside_its_answer(
+    config: Config, sessions: Sessions
+) -> None:
+    """A program still reads one JSON object."""
+    await bury(sessions, "d1", "d2")
+    env = {**environment(config), "REDIS_URL": "redis://:hunter2@127.0.0.1:1"}
+    for arguments in (["d1"], ["--all"]):
+        result = ledgerq("dead", "replay", *arguments, "--json", env=env)
+        assert json.loads(result.stdout)["replayed"]
+        assert "REDIS_URL: Redis does not answer" in result.stderr
+        assert "hunter2" not in result.stderr
+    assert await count(sessions, OutboxMessage) == 2

@@ -25,7 +25,7 @@ from worker import keys
 from worker import letters as worker_letters
 from worker.config import WorkerConfig
 from worker.connection import connect
-from worker.letters import Swept, replay_all
+from worker.letters import Mended, Swept, replay_all
 
 LAUNCH = CreateProject(name="Launch")
 QUEUE = "arq:queue"
@@ -288,7 +288,7 @@ async def swept(redis: ArqRedis, sessions: Sessions) -> Swept:
     return await replay_all(redis, sessions, QUEUE, EVERY, actor="me", reason="")
 
 
-async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> list[Replayed]:
+async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> Mended:
     return await worker_letters.replay(redis, sessions, QUEUE, job_ids, actor="me", reason="")
 
 
@@ -330,7 +330,7 @@ async def test_a_replay_does_without_redis(any_sessions: Sessions) -> None:
     """The outbox is what counts."""
     await dead(any_sessions)
     nowhere = connect(WorkerConfig(redis_url="redis://127.0.0.1:1"))
-    assert await named(nowhere, any_sessions, ["dead"])
+    assert not (await named(nowhere, any_sessions, ["dead"])).told
     assert await count(any_sessions, OutboxMessage) == 1
 
 
