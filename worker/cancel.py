@@ -79,7 +79,8 @@ async def cancel(
         job_id: the job.
         actor: who cancels, for the audit log.
         reason: why, for the audit log.
-        timeout: seconds to wait for a worker that runs it to roll it back.
+        timeout: seconds to wait for a worker that runs it to roll it back. On SQLite a wait for
+            another writer is not cut short, so it may take 30 s longer.
         keep_result: seconds for which Redis answers to who waits for the job.
 
     Raises:
