@@ -1,6 +1,6 @@
 """The audit log. Every function that changes a table calls `record` in the same transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,13 @@ class Change:
 
 async def record(session: AsyncSession, origin: Origin, *changes: Change) -> None:
     """Write one entry for each change, in one statement."""
-    if changes:
-        await session.execute(insert(AuditLog), [_entry(origin, change) for change in changes])
+    await record_many(session, [(origin, change) for change in changes])
+
+
+async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
+    """The same for changes of several origins."""
+    if entries := [_entry(origin, change) for origin, change in changes]:
+        await session.execute(insert(AuditLog), entries)
 
 
 async def history(
@@ -80,6 +85,12 @@ async def history(
         .limit(limit)
     )
     return (await session.scalars(entries)).all()
+
+
+async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Sequence[AuditLog]:
+    """What a job did, and what was done to it, oldest first."""
+    entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
+    return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 
 
 def _entry(origin: Origin, change: Change) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from db.models import DeadLetter
@@ -36,6 +37,30 @@ class Letter:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which letters are meant: those that have all of what is named here."""
+
+    kind: str | None = None
+    reason: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL has it."""
+        named = asdict(self).items()
+        return [
+            col(getattr(DeadLetter, name)) == value for name, value in named if value is not None
+        ]
+
+
+EVERY = Which()
+_BRIEF = [
+    defer(getattr(DeadLetter, name), raiseload=True)
+    for name in ("payload", "raw", "traceback", "attempts")
+]
+
+
 async def bury(session: AsyncSession, letter: Letter) -> None:
     """Keep the letter. A job has one: a replayed job that fails again has a new one by then."""
     dialect = session.get_bind().dialect.name
@@ -55,26 +80,53 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     return (await session.scalars(letter)).one_or_none()
 
 
+async def buried(session: AsyncSession, job_ids: Collection[str]) -> set[str]:
+    """Of these jobs, those that have a letter."""
+    wanted = sorted(set(job_ids))
+    return set(
+        await session.scalars(
+            select(col(DeadLetter.job_id)).where(col(DeadLetter.job_id).in_(wanted))
+        )
+    )
+
+
 async def newest(
     session: AsyncSession,
+    which: Which = EVERY,
     *,
-    kind: str | None = None,
-    reason: str | None = None,
-    fingerprint: str | None = None,
     before_id: int | None = None,
     limit: int = 50,
+    brief: bool = False,
 ) -> Sequence[DeadLetter]:
-    """Letters, the newest first; the next page begins before this one's last id."""
-    letters = select(DeadLetter).order_by(col(DeadLetter.id).desc()).limit(limit)
-    if kind is not None:
-        letters = letters.where(col(DeadLetter.kind) == kind)
-    if reason is not None:
-        letters = letters.where(col(DeadLetter.reason) == reason)
-    if fingerprint is not None:
-        letters = letters.where(col(DeadLetter.fingerprint) == fingerprint)
+    """Letters, the newest first; the next page begins before this one's last id.
+
+    Brief ones come without what may be long: payload, raw bytes, traceback, attempts.
+    """
+    letters = select(DeadLetter).where(*which.conditions).order_by(col(DeadLetter.id).desc())
     if before_id is not None:
         letters = letters.where(col(DeadLetter.id) < before_id)
-    return (await session.scalars(letters)).all()
+    options = _BRIEF if brief else ()
+    return (await session.scalars(letters.limit(limit).options(*options))).all()
+
+
+async def groups(
+    session: AsyncSession, which: Which = EVERY, *, limit: int = 50
+) -> Sequence[tuple[int, DeadLetter]]:
+    """Letters of one fingerprint counted, each group with its newest one, brief; the largest first."""
+    counted = (
+        select(func.count().label("letters"), func.max(col(DeadLetter.id)).label("newest"))
+        .where(*which.conditions)
+        .group_by(col(DeadLetter.fingerprint))
+        .subquery()
+    )
+    found = (
+        select(counted.c.letters, DeadLetter)
+        .join(counted, col(DeadLetter.id) == counted.c.newest)
+        .order_by(counted.c.letters.desc(), col(DeadLetter.id).desc())
+        .limit(limit)
+        .options(*_BRIEF)
+    )
+    return [(letters, newest) for letters, newest in await session.execute(found)]
 
 
 async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[DeadLetter]:

@@ -88,7 +88,7 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
         .order_by(col(ProcessedJob.processed_at))
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("old")
+        .cte("old", nesting=True)  # a statement that begins with WITH has no rowcount on SQLite
     )
     gone = await session.execute(
         delete(ProcessedJob).where(col(ProcessedJob.job_id).in_(select(old.c.job_id))),

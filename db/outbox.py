@@ -173,6 +173,12 @@ async def count(session: AsyncSession) -> int:
     return await session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
 
 
+async def oldest(session: AsyncSession) -> datetime | None:
+    """When the job was staged that was staged first, of those that have not ended."""
+    first = select(col(OutboxMessage.created_at)).order_by(col(OutboxMessage.seq)).limit(1)
+    return await session.scalar(first)
+
+
 def _row(message: Message) -> dict[str, Any]:
     return {
         "job_id": message.job_id,

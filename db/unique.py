@@ -35,9 +35,10 @@ async def take(
     return str((await session.scalars(holder)).one())
 
 
-async def forget_expired(session: AsyncSession, now: datetime) -> None:
-    """Remove the keys whose window is over."""
-    await session.execute(
+async def forget_expired(session: AsyncSession, now: datetime) -> int:
+    """Remove the keys whose window is over. Answers with how many."""
+    gone = await session.execute(
         delete(UniqueKey).where(col(UniqueKey.expires_at) <= now),
         execution_options={"synchronize_session": False},
     )
+    return int(gone.rowcount)  # type: ignore[attr-defined]

@@ -72,7 +72,7 @@ async def _keep(
 def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
     """All that is known of a job that is given up."""
     envelope = _decodable(delivery.body)
-    payload = _storable_json(dict(envelope.payload)) if envelope else None
+    payload = storable_json(dict(envelope.payload)) if envelope else None
     error = outcome.error
     described = storable_text(f"{type(error).__name__}: {error}")
     last = {
@@ -127,6 +127,11 @@ def storable_text(text: str) -> str:
     return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
+def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
+    """The payload, or None if PostgreSQL's JSONB would refuse it."""
+    return None if b"\\u0000" in to_json(payload) else payload
+
+
 def _payload_hash(body: bytes) -> bytes:
     envelope = _decodable(body)
     return envelope.payload_hash if envelope else hashlib.sha256(body).digest()
@@ -137,8 +142,3 @@ def _decodable(body: bytes) -> Envelope | None:
         return decode(body)
     except Undecodable:
         return None
-
-
-def _storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
-    """The payload, or None if PostgreSQL's JSONB would refuse it: then the bytes are kept instead."""
-    return None if b"\\u0000" in to_json(payload) else payload

@@ -6,6 +6,8 @@ JobError
 ├── UnknownKind         no such kind here; a newer worker may know it
 ├── PayloadMismatch     this job id already stands for another payload
 ├── InvalidRequest      a producer asks for what no worker would take
+├── NotBuried           a job that was to be replayed or discarded has no dead letter
+├── NotReplayable       what is kept of a dead job does not suffice to run it again
 ├── WorkerLost          the job's worker died again and again while it ran
 └── Permanent           a handler says that trying again cannot help
 RetryLater, Snooze      not errors: a handler asks to be called again
@@ -77,6 +79,23 @@ class InvalidRequest(JobError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__([Problem(field, problem)])
+
+
+class NotBuried(JobError):
+    """A job that was to be replayed or discarded has no dead letter: it never had, or no longer has."""
+
+    def __init__(self, job_ids: Iterable[str]) -> None:
+        self.job_ids = tuple(job_ids)
+        problem = f"not among the dead letters: {', '.join(self.job_ids)}"
+        super().__init__([Problem("job_id", problem)])
+
+
+class NotReplayable(JobError):
+    """What is kept of a dead job does not suffice to run it again; the text says what would."""
+
+    def __init__(self, job_id: str, field: str, problem: str) -> None:
+        self.job_id = job_id
+        super().__init__([Problem(field, f"of job {job_id}, {problem}")])
 
 
 class WorkerLost(JobError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jobs.kinds import PurgeDeletedTasks
+from jobs.kinds import PruneProcessedJobs, PurgeDeletedTasks
 from jobs.registry import Payload
 
 
@@ -22,4 +22,5 @@ class Recurring:
 
 SCHEDULE: Iterable[Recurring] = (
     Recurring(PurgeDeletedTasks, minute=frozenset({17})),  # hourly, off the full hour's crowd
+    Recurring(PruneProcessedJobs, hour=frozenset({3}), minute=frozenset({41})),  # daily, by night
 )

@@ -1,7 +1,6 @@
 """The command line. Every error of ours is one line on standard error and exit status 1."""
 
 import asyncio
-import json
 import signal
 import sys
 from datetime import timedelta
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -24,16 +21,18 @@ from db.schema import current_revision
 from db.schema import migrate as migrate_schema
 from db.settings import load, refuse_unknown
 from jobs import kinds as catalogue
-from jobs.errors import InvalidPayload
 from jobs.registry import Payload
+from worker import cli_dead, cli_jobs
 from worker import health as health_checks
 from worker.app import build_worker
+from worker.arguments import AsJson, checked_payload
 from worker.client import EnqueuedJob, JobClient
 from worker.config import PREFIX, WorkerConfig, load_config
 from worker.demo import run as demonstration
 from worker.demo.plan import LEAST_JOBS
 from worker.dev import run_dev
 from worker.logs import configure_logging
+from worker.terminal import complain, err, out, print_json
 
 app = typer.Typer(
     name="ledgerq",
@@ -42,12 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
+cli_jobs.add_to(app)
+cli_dead.add_to(app)
 
 LONGEST = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 
 
 def main() -> None:
@@ -57,14 +54,8 @@ def main() -> None:
     try:
         app()
     except (LedgerqError, SQLAlchemyError, RedisError) as error:
-        line = _printable(str(getattr(error, "orig", None) or error))
-        err.print(f"ledgerq: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(f"ledgerq: {getattr(error, 'orig', None) or error}")
         sys.exit(1)
-
-
-def _printable(text: str) -> str:
-    """One line that no terminal obeys."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
@@ -109,7 +100,7 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Put one job on the queue."""
-    checked = _checked(kind, payload)
+    checked = checked_payload(kind, payload)
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= LONGEST:
             raise SettingError(option, "is out of range", f"give 0 to {LONGEST} seconds")
@@ -119,14 +110,6 @@ def enqueue(
 async def _revision(config: DatabaseConfig) -> str | None:
     async with open_database(config) as database:
         return await current_revision(database)
-
-
-def _checked(kind: str, payload: str) -> Payload:
-    try:
-        model: type[Payload] = catalogue.registry().kind(kind).payload
-        return model.model_validate_json(payload)
-    except ValidationError as error:
-        raise InvalidPayload.from_validation(error) from None
 
 
 async def _enqueue(
@@ -145,7 +128,7 @@ async def _enqueue(
         if wait is not None:
             answer["result"] = await _result(job, wait)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     out.print(
         f"{payload.kind} is job {job.job_id}"
@@ -182,7 +165,7 @@ def health(
     ok = all(check.ok for check in checks if require_worker or check.name != "workers")
     if as_json:
         found = {check.name: {"ok": check.ok, "detail": check.detail} for check in checks}
-        _print_json({"ok": ok, **found})
+        print_json({"ok": ok, **found})
     else:
         for check in checks:
             mark = "[green]ok[/]  " if check.ok else "[red]down[/]"
@@ -196,7 +179,7 @@ def kinds(as_json: AsJson = False) -> None:
     """What can be enqueued, with the JSON schema of each payload."""
     schemas = {kind.name: kind.payload.model_json_schema() for kind in catalogue.CATALOGUE}
     if as_json:
-        _print_json(schemas)
+        print_json(schemas)
         return
     for name, schema in schemas.items():
         table = Table("field", "type", "required", title=name, title_justify="left")
@@ -236,7 +219,7 @@ def demo(
             progress=lambda done: bar.update(task, completed=done),
         )
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     else:
         _print_report(report)
     raise typer.Exit(0 if report.tally.agrees else 1)
@@ -263,7 +246,3 @@ def dev(
 ) -> None:
     """Keep a PostgreSQL, a Redis and a worker running for development; data stays between runs."""
     run_dev(folder, reset=reset, console=err)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))  # noqa: T201 - unwrapped and uncoloured

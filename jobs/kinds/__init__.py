@@ -8,6 +8,7 @@ from jobs.kinds import (
     create_task,
     create_worker,
     delete_task,
+    prune_processed_jobs,
     purge_deleted_tasks,
     restore_task,
     update_task,
@@ -19,6 +20,7 @@ from jobs.kinds.create_project import CreateProject
 from jobs.kinds.create_task import CreateTask
 from jobs.kinds.create_worker import CreateWorker
 from jobs.kinds.delete_task import DeleteTask
+from jobs.kinds.prune_processed_jobs import PruneProcessedJobs
 from jobs.kinds.purge_deleted_tasks import PurgeDeletedTasks
 from jobs.kinds.restore_task import RestoreTask
 from jobs.kinds.update_task import UpdateTask
@@ -35,6 +37,7 @@ CATALOGUE = (
     delete_task.KIND,
     restore_task.KIND,
     purge_deleted_tasks.KIND,
+    prune_processed_jobs.KIND,
 )
 
 
@@ -52,6 +55,7 @@ __all__ = [
     "CreateTask",
     "CreateWorker",
     "DeleteTask",
+    "PruneProcessedJobs",
     "PurgeDeletedTasks",
     "RestoreTask",
     "UpdateTask",

@@ -20,6 +20,27 @@ OURS = (sys.executable, "-m", "worker", "worker")
 STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
 
 
+def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *arguments],
+        env={**os.environ, **(env or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What a failed command says: one line, no traceback, no password."""
+    assert result.returncode == 1, result.stderr
+    assert "hunter2" not in result.stderr + result.stdout
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
 class Process:
     """A process whose standard error is read line by line as it comes."""
 

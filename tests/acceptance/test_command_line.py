@@ -14,7 +14,7 @@ from db.engine import Sessions
 from db.models import Task
 from db.transaction import transaction
 from jobs.kinds import CATALOGUE
-from tests.acceptance.processes import ROOT, environment, worker_process
+from tests.acceptance.processes import ROOT, environment, ledgerq, one_line, worker_process
 from tests.support import count, effects, history, new_project
 from worker.config import Config
 from worker.demo import run as run_demo
@@ -23,26 +23,6 @@ NOWHERE = {
     "DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/app",
     "REDIS_URL": "redis://:hunter2@127.0.0.1:1/0",
 }
-
-
-def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        env={**os.environ, **(env or {})},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def one_line(result: subprocess.CompletedProcess[str]) -> str:
-    """What a failed command says: one line, no traceback, no password."""
-    assert result.returncode == 1, result.stderr
-    assert "hunter2" not in result.stderr + result.stdout
-    (line,) = result.stderr.strip().splitlines()
-    return line
 
 
 def test_kinds_lists_what_can_be_enqueued() -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import Process
-from tests.acceptance.test_command_line import ledgerq, one_line
+from tests.acceptance.processes import Process, ledgerq, one_line
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -67,8 +67,11 @@ def test_the_commands_that_it_names_exist() -> None:
     told = set(re.findall(r"ledgerq ([a-z]+)(?=[ `\n])", README)) - {"worker"}
     assert told
     assert told - {"is", "worker"} <= set(commands) | {"runs"}
-    for command, option in re.findall(r"ledgerq ([a-z]+)[^`\n]*? (--[a-z-]+)", README):
-        assert option in {name for each in commands[command].params for name in each.opts}
+    for command, sub, option in re.findall(
+        r"ledgerq ([a-z]+)(?: ([a-z]+))?[^`\n]*? (--[a-z-]+)", README
+    ):
+        meant = getattr(commands[command], "commands", {}).get(sub, commands[command])
+        assert option in {name for each in meant.params for name in each.opts}
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

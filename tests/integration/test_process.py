@@ -233,7 +233,7 @@ async def test_a_payload_that_the_database_cannot_hold_is_kept_as_bytes(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The net below the checks: a letter that is refused is written again without the payload."""
-    monkeypatch.setattr("jobs.burial._storable_json", lambda payload: {"n": "\x00"})
+    monkeypatch.setattr("jobs.burial.storable_json", lambda payload: {"n": "\x00"})
     arrived = delivery(CreateTask(title="x", project_id=99))
     assert isinstance(await run(sessions, arrived), Buried)
     assert (await letter(sessions, "job-1")).raw == arrived.body

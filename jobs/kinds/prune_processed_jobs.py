@@ -1,0 +1,34 @@
+"""prune_processed_jobs: forget jobs that ended long ago, and unique keys whose window is over.
+
+Answers with how many of each went. A forgotten job that is delivered once more runs once more, so none is
+forgotten within a week: that is longer than any queue or outbox holds on to a job that has ended.
+"""
+
+from datetime import timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from db import inbox, unique
+from jobs.context import JobContext
+from jobs.registry import Kind, Payload
+
+
+class PruneProcessedJobs(Payload):
+    """How long it is known that a job has ended, and how many go in one run at most."""
+
+    kind: ClassVar[str] = "prune_processed_jobs"
+
+    older_than_days: Annotated[float, Field(ge=7, le=36_500)] = 90
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
+
+
+async def handle(context: JobContext, prune: PruneProcessedJobs) -> dict[str, int]:
+    ended_before = context.now - timedelta(days=prune.older_than_days)
+    return {
+        "jobs": await inbox.prune(context.session, ended_before=ended_before, limit=prune.limit),
+        "unique_keys": await unique.forget_expired(context.session, context.now),
+    }
+
+
+KIND = Kind(PruneProcessedJobs, handle)

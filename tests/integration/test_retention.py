@@ -1,0 +1,91 @@
+"""Retention: what has long ended is forgotten, and nothing that may still come back."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from db import dead_letters, inbox, unique
+from db.engine import Sessions
+from db.models import JobState, ProcessedJob, UniqueKey
+from db.transaction import transaction
+from jobs import kinds
+from jobs.kinds import CreateTask, PruneProcessedJobs
+from jobs.outcome import Buried, Completed
+from jobs.process import process
+from jobs.retry import Policy
+from jobs.schedule import SCHEDULE
+from tests.support import delivery, rows
+
+LONG_AGO = datetime.now(UTC) - timedelta(days=100)
+
+
+async def ended_long_ago(sessions: Sessions, *job_ids: str) -> None:
+    async with transaction(sessions) as session:
+        for job_id in job_ids:
+            await inbox.remember(session, job_id, "create_task", b"", state=JobState.DONE)
+    await age(sessions)
+
+
+async def age(sessions: Sessions) -> None:
+    """Every job that has ended did so a hundred days ago."""
+    async with transaction(sessions) as session:
+        await session.execute(update(ProcessedJob).values(processed_at=LONG_AGO))
+
+
+async def prune(sessions: Sessions, job_id: str = "prune", **payload: int) -> object:
+    arrived = delivery(PruneProcessedJobs(**payload), job_id)
+    return await process(arrived, kinds.registry(), sessions, Policy())
+
+
+async def known(sessions: Sessions) -> set[str]:
+    return {row.job_id for row in await rows(sessions, ProcessedJob)}
+
+
+async def test_jobs_that_ended_long_ago_are_forgotten(any_sessions: Sessions) -> None:
+    """The oldest first, so many at most; what ended lately is kept. The answer says how many went."""
+    await ended_long_ago(any_sessions, "a", "b", "c")
+    async with transaction(any_sessions) as session:
+        await inbox.remember(session, "fresh", "create_task", b"")
+    assert await prune(any_sessions, limit=2) == Completed({"jobs": 2, "unique_keys": 0})
+    assert await prune(any_sessions, "again") == Completed({"jobs": 1, "unique_keys": 0})
+    assert await known(any_sessions) == {"fresh", "prune", "again"}
+
+
+async def test_a_job_with_a_dead_letter_is_kept(any_sessions: Sessions) -> None:
+    """However old: a redelivery must not run what a person has yet to decide on."""
+    dead = delivery(CreateTask(title="x", project_id=99), "dead")
+    assert isinstance(await process(dead, kinds.registry(), any_sessions, Policy()), Buried)
+    await age(any_sessions)
+    assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 0})
+    assert await known(any_sessions) == {"dead", "prune"}
+    async with transaction(any_sessions) as session:
+        assert await dead_letters.find(session, "dead")
+
+
+async def test_unique_keys_go_when_their_window_is_over(any_sessions: Sessions) -> None:
+    """And not before."""
+    now = datetime.now(UTC)
+    async with transaction(any_sessions) as session:
+        for key, days in (("over", 1), ("open", 3)):
+            start = now - timedelta(days=2)
+            await unique.take(session, "k", key, key, now=start, window=timedelta(days=days))
+    assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 1})
+    assert [row.key for row in await rows(any_sessions, UniqueKey)] == ["open"]
+
+
+async def test_no_job_is_forgotten_within_a_week(any_sessions: Sessions) -> None:
+    """Less than seven days is refused: a job delivered again so late could run twice."""
+    await ended_long_ago(any_sessions, "a")
+    with pytest.raises(ValueError, match="older_than_days"):
+        PruneProcessedJobs(older_than_days=6.9)
+    rushed = PruneProcessedJobs.model_construct({"older_than_days"}, older_than_days=6)
+    outcome = await process(delivery(rushed), kinds.registry(), any_sessions, Policy())
+    assert isinstance(outcome, Buried)
+    assert "a" in await known(any_sessions)
+
+
+def test_it_runs_once_a_day() -> None:
+    """With its defaults."""
+    (entry,) = (each for each in SCHEDULE if each.payload is PruneProcessedJobs)
+    assert len(entry.hour or ()) == len(entry.minute or ()) == len(entry.second or ()) == 1

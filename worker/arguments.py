@@ -1,0 +1,57 @@
+"""What several commands ask for, and how it is checked."""
+
+import getpass
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from jobs import kinds as catalogue
+from jobs.envelope import check_job_id
+from jobs.errors import InvalidPayload
+from jobs.registry import Payload
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+Actor = Annotated[
+    str | None, typer.Option(show_default="cli:<you>", help="Who asks, for the audit log.")
+]
+Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+NO_REASON = "none given"
+
+
+def for_the_log(actor: str | None, because: str) -> dict[str, str]:
+    """Who asks, or as far as the system knows who runs the command; and why."""
+    if actor is None:
+        try:
+            actor = f"cli:{getpass.getuser()}"
+        except (KeyError, OSError, ImportError):  # a container may run as a user without a name
+            actor = "cli"
+    return {"actor": actor, "reason": because}
+
+
+def checked_payload(kind: str, payload: str) -> Payload:
+    """The payload by its kind's rules.
+
+    Raises:
+        UnknownKind: no such kind here.
+        InvalidPayload: with every field at fault.
+    """
+    model: type[Payload] = catalogue.registry().kind(kind).payload
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        raise InvalidPayload.from_validation(error) from None
+
+
+def checked_ids(job_ids: Iterable[str]) -> list[str]:
+    """Ids that a job can have, each once.
+
+    Raises:
+        Undecodable: one is empty, too long, or not printable.
+    """
+    distinct = list(dict.fromkeys(job_ids))
+    for job_id in distinct:
+        check_job_id(job_id)
+    return distinct

@@ -1,0 +1,298 @@
+"""`ledgerq dead`: look at the dead letters, replay or discard them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+import typer
+from arq.connections import ArqRedis
+
+from db import dead_letters
+from db.config import DatabaseConfig
+from db.dead_letters import EVERY, Which
+from db.engine import Sessions, open_database
+from db.errors import SettingError
+from db.models import DeadLetter
+from db.schema import require_current
+from db.settings import load
+from jobs import kinds as catalogue
+from jobs.errors import NotBuried
+from worker import letters
+from worker.arguments import (
+    NO_REASON,
+    Actor,
+    AsJson,
+    Because,
+    checked_ids,
+    checked_payload,
+    for_the_log,
+)
+from worker.config import load_config
+from worker.connection import connect
+from worker.letters import Mended, Swept
+from worker.terminal import (
+    complain,
+    out,
+    print_attempts,
+    print_fields,
+    print_json,
+    print_rows,
+    say,
+    spelt_out,
+)
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="The dead letters: jobs that will not be tried again, until somebody decides.",
+    no_args_is_help=True,
+)
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="The jobs' ids.")]
+All = Annotated[bool, typer.Option("--all", help="All of them, or all that fit the filters.")]
+OfKind = Annotated[str | None, typer.Option("--kind", help="Only of this kind.")]
+OfReason = Annotated[str | None, typer.Option("--reason", help="Only buried for this reason.")]
+OfFingerprint = Annotated[
+    str | None, typer.Option("--fingerprint", help="Only those that failed in the same way.")
+]
+
+
+_SHOWN = (
+    "job_id", "kind", "reason", "error", "actor", "trace_id", "worker", "attempt", "buried_at",
+    "fingerprint", "payload",
+)  # fmt: skip
+
+
+def add_to(root: typer.Typer) -> None:
+    """Register the commands."""
+    root.add_typer(app, name="dead")
+
+
+@app.command("list")
+def list_(
+    kind: OfKind = None,
+    reason: OfReason = None,
+    fingerprint: OfFingerprint = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many at most.")] = 50,
+    group: Annotated[
+        bool, typer.Option("--group", help="Count those that failed in the same way.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The newest first, or with --group the most frequent."""
+    which = Which(kind, reason, fingerprint)
+
+    async def look(sessions: Sessions) -> list[tuple[int | None, DeadLetter]]:
+        async with sessions() as session:
+            if group:
+                return list(await dead_letters.groups(session, which, limit=limit))
+            newest = await dead_letters.newest(session, which, limit=limit, brief=True)
+            return [(None, letter) for letter in newest]
+
+    found = asyncio.run(_on_database(look))
+    if as_json:
+        print_json({"groups" if group else "letters": [_brief(*each) for each in found]})
+    elif not found:
+        say("no dead letters" if which == EVERY else "no such dead letters")
+    elif group:
+        print_rows(
+            ("count", "newest", "kind", "reason", "fingerprint", "error"),
+            [
+                (n, at.buried_at, at.kind, at.reason, at.fingerprint, at.error[:200])
+                for n, at in found
+            ],
+        )
+    else:
+        print_rows(
+            ("job", "buried", "kind", "reason", "error"),
+            [(at.job_id, at.buried_at, at.kind, at.reason, at.error[:200]) for _, at in found],
+        )
+
+
+@app.command()
+def show(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """All that is kept of one: payload or bytes, fields at fault, attempts, traceback."""
+    checked_ids([job_id])
+
+    async def look(sessions: Sessions) -> DeadLetter | None:
+        async with sessions() as session:
+            return await dead_letters.find(session, job_id)
+
+    letter = asyncio.run(_on_database(look))
+    if letter is None:
+        raise NotBuried([job_id])
+    if as_json:
+        print_json(letter.model_dump())
+        return
+    print_fields({name: getattr(letter, name) for name in _SHOWN})
+    print_fields({"raw": repr(letter.raw[:2000]) if letter.raw else None})
+    for each in letter.problems or ():
+        print_fields({"problem": each})
+    print_attempts(letter.attempts or ())
+    for line in (letter.traceback or "").splitlines():
+        out.print(spelt_out(line), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def replay(
+    job_ids: Ids = None,
+    every: All = False,
+    kind: Annotated[
+        str | None, typer.Option(help="Run it as this kind; with --all, only those of it.")
+    ] = None,
+    reason: OfReason = None,
+    fingerprint: OfFingerprint = None,
+    payload: Annotated[
+        str | None, typer.Option(help="Run it with these fields, a JSON object.")
+    ] = None,
+    new_id: Annotated[str | None, typer.Option(help="Run it as a new job of this id.")] = None,
+    because: Because = NO_REASON,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let dead jobs run once more, with their payload or an edited one."""
+    ids = _chosen(job_ids, every, {"--reason": reason, "--fingerprint": fingerprint})
+    if every or len(ids) > 1:
+        _refuse({"--payload": payload, "--new-id": new_id}, "is for one job", "name one")
+    said = for_the_log(actor, because)
+    if every:
+        which = Which(kind, reason, fingerprint)
+        swept = asyncio.run(
+            _on_both(lambda r, s, queue: letters.replay_all(r, s, queue, which, **said))
+        )
+        _show_swept("replayed", swept, as_json=as_json)
+        return
+
+    async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> Mended:
+        fields = await _fields(sessions, ids[0], kind, payload)
+        return await letters.replay(
+            redis, sessions, queue, ids, payload=fields, kind=kind, new_job_id=new_id, **said
+        )
+
+    _show_mended(asyncio.run(_on_both(mend)), as_json=as_json)
+
+
+@app.command()
+def discard(
+    job_ids: Ids = None,
+    every: All = False,
+    kind: OfKind = None,
+    reason: OfReason = None,
+    fingerprint: OfFingerprint = None,
+    because: Because = NO_REASON,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Throw letters away: their jobs stay dead for good. The audit log keeps who did it."""
+    filters = {"--kind": kind, "--reason": reason, "--fingerprint": fingerprint}
+    ids = _chosen(job_ids, every, filters)
+    said = for_the_log(actor, because)
+    if every:
+        which = Which(kind, reason, fingerprint)
+        swept = asyncio.run(_on_database(lambda s: letters.discard_all(s, which, **said)))
+        _show_swept("discarded", swept, as_json=as_json)
+        return
+    discarded = asyncio.run(_on_database(lambda s: letters.discard(s, ids, **said)))
+    if as_json:
+        print_json({"discarded": discarded})
+        return
+    for job_id in discarded:
+        say(f"{job_id} is discarded")
+
+
+def _chosen(job_ids: list[str] | None, every: bool, filters: Mapping[str, str | None]) -> list[str]:
+    """The ids that were named; none with --all."""
+    if every and job_ids:
+        raise SettingError("ID", "is given beside --all", "give one or the other")
+    if not every:
+        if not job_ids:
+            raise SettingError("ID", "is missing", "name the jobs, or give --all")
+        _refuse(filters, "belongs to --all", "leave it out, or give --all and no id")
+    return checked_ids(job_ids or [])
+
+
+def _refuse(options: Mapping[str, str | None], problem: str, cure: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise SettingError(option, problem, cure)
+
+
+async def _fields(
+    sessions: Sessions, job_id: str, kind: str | None, payload: str | None
+) -> dict[str, Any] | None:
+    """The edited payload, by the rules of the kind that the job has or is to have."""
+    if payload is None:
+        if kind is not None:
+            catalogue.registry().kind(kind)
+        return None
+    async with sessions() as session:
+        letter = await dead_letters.find(session, job_id)
+    if letter is None:
+        raise NotBuried([job_id])
+    named = kind or letter.kind
+    if named is None:
+        raise SettingError(
+            "--kind", "is missing", f"the letter of job {job_id} names none: give it"
+        )
+    return checked_payload(named, payload).model_dump(mode="json", exclude_unset=True)
+
+
+def _show_mended(mended: Mended, *, as_json: bool) -> None:
+    _warn(told=mended.told)
+    if as_json:
+        print_json({"replayed": [asdict(each) for each in mended.jobs]})
+        return
+    for each in mended.jobs:
+        say(f"{each.letter_of} is staged again, as {each.kind} under the id {each.job_id}")
+
+
+def _show_swept(what: str, swept: Swept, *, as_json: bool) -> None:
+    left = [str(each) for each in swept.obstacles]
+    _warn(told=swept.told)
+    if as_json:
+        print_json({what: swept.taken, "left": swept.left, "obstacles": left})
+        return
+    say(f"{swept.taken} {what}" + (f", {swept.left} left as they are:" if swept.left else ""))
+    for line in left:
+        say(line)
+
+
+def _warn(*, told: bool) -> None:
+    if not told:
+        complain(
+            "ledgerq: REDIS_URL: Redis does not answer; the jobs run when it does, and if it "
+            "still has an old payload of one, that comes first"
+        )
+
+
+def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:
+    row = letter.model_dump(exclude={"raw", "traceback", "payload", "attempts"})
+    return row if count is None else {"count": count, **row}
+
+
+async def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> T:
+    async with _sessions(load(DatabaseConfig)) as sessions:
+        return await work(sessions)
+
+
+async def _on_both(work: Callable[[ArqRedis, Sessions, str], Awaitable[T]]) -> T:
+    config = load_config()
+    redis = connect(config.worker)
+    try:
+        async with _sessions(config.database) as sessions:
+            return await work(redis, sessions, config.worker.queue)
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+@asynccontextmanager
+async def _sessions(config: DatabaseConfig) -> AsyncIterator[Sessions]:
+    async with open_database(config) as database:
+        await database.ping()
+        await require_current(database)
+        yield database.sessions

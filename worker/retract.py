@@ -1,0 +1,28 @@
+"""Takes jobs off the queue that have ended in the database, or are to begin anew from there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from arq.connections import ArqRedis
+
+from worker.keys import cancel_key, running_key
+
+_RETRACT = (Path(__file__).parent / "lua" / "retract.lua").read_text()
+
+
+async def retract(
+    redis: ArqRedis, queue: str, results: Mapping[str, bytes], *, keep: int = 0
+) -> int:
+    """Forget these jobs on Redis, except those that a worker has; answers with how many went.
+
+    Args:
+        redis: where the queue is.
+        queue: its key.
+        results: for each job what to answer to who waits for it, or nothing.
+        keep: for how many seconds.
+    """
+    arguments: list[bytes | str | int] = [keep * 1000]
+    for job_id, result in results.items():
+        arguments += [job_id, result]
+    script = redis.register_script(_RETRACT)
+    return sum(await script(keys=[queue, running_key(queue), cancel_key(queue)], args=arguments))

@@ -1,0 +1,84 @@
+"""What the command line prints: tables and lines for people that no terminal obeys, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to wrap at
+err = Console(stderr=True)
+
+
+def printable(text: str) -> str:
+    """One line that no terminal obeys."""
+    return spelt_out(" ".join(text.split()))
+
+
+def spelt_out(line: str) -> str:
+    """The line with its control characters spelt out, its spaces kept."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def say(text: str) -> None:
+    """A line for a person."""
+    out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, in red."""
+    err.print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Unwrapped and uncoloured; times as ISO 8601, bytes as base64."""
+    plain = to_jsonable_python(value, bytes_mode="base64", fallback=str)
+    print(json.dumps(plain, ensure_ascii=False))  # noqa: T201 - unwrapped and uncoloured
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table. Where it is narrow the last column is wrapped first: an id that is cut is no use."""
+    *names, last = columns
+    table = Table(*[Column(name, overflow="fold", no_wrap=True) for name in names])
+    table.add_column(last, overflow="fold")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    out.print(table)
+
+
+def print_attempts(attempts: Iterable[Mapping[str, object]]) -> None:
+    """What is known of each attempt that failed."""
+    rows = [(each.get("attempt"), each.get("worker"), each.get("error")) for each in attempts]
+    if rows:
+        print_rows(("attempt", "worker", "error"), rows)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """One line a field; those without a value are left out."""
+    shown = {name: value for name, value in fields.items() if value not in (None, "", [], {}, 0)}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        out.print(
+            f"{name.replace('_', ' '):<{width}}  {cell(value)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def cell(value: object) -> Text:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return Text()
+        case str():
+            return Text(printable(value))
+        case datetime():
+            return Text(value.strftime("%Y-%m-%d %H:%M:%S UTC"))
+        case _:
+            return Text(printable(json.dumps(to_jsonable_python(value), ensure_ascii=False)))
