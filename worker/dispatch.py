@@ -1,6 +1,7 @@
 """Between a queue's delivery and the flow of jobs: a delivery in, an outcome out, and one log line."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
@@ -10,7 +11,10 @@ from arq.typing import WorkerCoroutine
 
 from db.engine import Database
 from db.models import JobState
-from jobs.envelope import Delivery
+from db.transaction import transaction
+from jobs import letters
+from jobs.envelope import Delivery, check_job_id, decode
+from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Registry
@@ -73,13 +77,24 @@ async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
     return outcome
 
 
+async def cancel_aborted(resources: Resources, delivery: Delivery) -> None:
+    """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
+    with suppress(Undecodable):  # then it can't have run, and never will
+        check_job_id(delivery.job_id)
+        envelope = decode(delivery.body)
+        async with transaction(resources.database.sessions) as session:
+            await letters.cancel(
+                session, delivery.job_id, actor="arq", reason="Job.abort", envelope=envelope
+            )
+
+
 def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
     """What a waiting client is told instead of a result."""
     match outcome:
         case Buried(reason, error):
             return JobBuried(f"{reason}: {error}")
         case Duplicate(JobState.DEAD):
-            return JobBuried("is among the dead letters; see: ledgerq dead show")
+            return JobBuried("had ended among the dead letters; see: ledgerq job ID")
         case Duplicate(JobState.CANCELLED):
             return JobCancelled("was cancelled")
         case _:

@@ -11,7 +11,6 @@ import signal
 import time
 from contextlib import suppress
 from datetime import datetime
-from enum import Enum, auto
 from typing import Any
 
 import structlog
@@ -21,7 +20,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from db.errors import LedgerqError
 from worker.beside import Beside
-from worker.broker import Broker, Claim, Ending, Terms
+from worker.broker import Broker, Terms
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
@@ -30,21 +29,11 @@ from worker.health import ALIVE
 from worker.leases import Leases
 from worker.patience import Patience
 from worker.runner import Runner
+from worker.running import Running, Why
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-GRACE = (
-    10.0  # seconds for jobs that are rolled back, and for what Redis must still hear, at the end
-)
-
-
-class Why(Enum):
-    """Why a running job is cancelled."""
-
-    ABORTED = auto()  # arq's Job.abort: it is over
-    CANCELLED = auto()  # `ledgerq cancel` waits for it to be rolled back, and then ends it for good
-    TAKEN = auto()  # its lease ran out, somebody else has it
-    STOPPING = auto()  # the worker stops; the job runs elsewhere, and no attempt is spent
+GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 
 class JobWorker(Worker):
@@ -58,9 +47,9 @@ class JobWorker(Worker):
         super().__init__(*args, **kwargs)
         self.name = process_name()
         self._terms = terms or Terms()
-        self._runner = Runner(self)
-        self._reasons: dict[str, Why] = {}
         self._beside = Beside()
+        self._broker: Broker | None = None
+        self._running: Running | None = None
         self._draining: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()  # a slot is free, or it is time to stop
@@ -87,27 +76,27 @@ class JobWorker(Worker):
         self.ctx["redis"] = self.pool
         self.ctx[ALIVE] = time.monotonic()
         broker = Broker.beside(self.pool, self.queue_name, self.name, self._terms)
-        self._leases = Leases(
-            broker, self.tasks.keys, lambda job_id: self._cancel(job_id, Why.TAKEN)
-        )
-        self._finisher = Finisher(broker, self._leases.doubt)
+        leases = Leases(broker, self.tasks.keys, lambda job_id: running.cancel(job_id, Why.TAKEN))
+        finisher = Finisher(broker, leases.doubt)
+        running = Running(Runner(self), finisher, self.tasks, self.job_tasks, self._job_ended)
+        self._broker, self._running = broker, running
         names = ", ".join(self.functions)
         logging.getLogger("arq.worker").info(
             "Starting worker for %d functions: %s", len(self.functions), names
         )
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self._beside.start(self._leases.keep)
-        self._beside.start(self._finisher.run)
-        await self._work()
+        self._beside.start(leases.keep)
+        self._beside.start(finisher.run)
+        await self._work(leases, running)
 
-    async def _work(self) -> None:
+    async def _work(self, leases: Leases, running: Running) -> None:
         while not self._stopping.is_set():
             if not await self._database_answers():
                 await self._pause(self._patience.next())
                 continue
             try:
-                saturated = await self._look()
+                saturated = await self._look(leases, running)
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
@@ -121,17 +110,19 @@ class JobWorker(Worker):
                     self._patience.reset()
                 await self._pause(self.poll_delay_s, for_slot=saturated)
 
-    async def _look(self) -> bool:
+    async def _look(self, leases: Leases, running: Running) -> bool:
         """Look at the queue once and start what is there; True if there may be more than we can take."""
         self.ctx[ALIVE] = time.monotonic()
         wanted = self._wanted()
-        claimed = await self._leases.claim(wanted, busy=len(self.tasks))
+        claimed = await leases.claim(wanted, busy=len(self.tasks))
+        aborted = claimed.aborted if self.allow_abort_jobs else ()
         for claim in claimed.jobs:
-            if claim.job_id not in self.tasks:
-                self._start(claim)
-        if self.allow_abort_jobs:
-            self._cancel_all(claimed.aborted, Why.ABORTED)
-        self._cancel_all(claimed.cancelled, Why.CANCELLED)
+            self._alone = self._terms.lone_crashes <= claim.crashes < self._terms.max_crashes
+            running.start(claim, aborted=claim.job_id in aborted)
+        for job_id in aborted:
+            running.cancel(job_id, Why.ABORTED)
+        for job_id in claimed.cancelled:
+            running.cancel(job_id, Why.CANCELLED)
         if claimed.room and self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
             return False
@@ -146,51 +137,9 @@ class JobWorker(Worker):
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
-    def _start(self, claim: Claim) -> None:
-        self._alone = self._terms.lone_crashes <= claim.crashes < self._terms.max_crashes
-        task = self.loop.create_task(self._take_to_its_end(claim))
-        self.tasks[claim.job_id] = task
-        task.add_done_callback(lambda _: self._ended(claim.job_id))
-
-    def _ended(self, job_id: str) -> None:
-        del self.tasks[job_id]
+    def _job_ended(self) -> None:
         self._alone = False
         self._news.set()
-
-    async def _take_to_its_end(self, claim: Claim) -> None:
-        """Run a job, and see to it that Redis hears how it ended. Raises nothing."""
-        job = self.job_tasks[claim.job_id] = self.loop.create_task(self._runner.run(claim))
-        try:
-            await asyncio.wait({job})
-        finally:
-            del self.job_tasks[claim.job_id]
-            why = self._reasons.pop(claim.job_id, Why.STOPPING)
-        if job.cancelled():
-            ending = await self._after_cancelling(claim, why)
-        elif (error := job.exception()) is not None:
-            log.error("worker.job_broke_the_runner", job_id=claim.job_id, exc_info=error)
-            ending = Ending(claim.job_id, "retry", int(self._terms.lease_ms))
-        else:
-            ending = job.result()
-        if not await self._finisher.finish(ending):
-            log.warning("worker.finished_too_late", job_id=claim.job_id)
-        await self._runner.after(claim)
-
-    async def _after_cancelling(self, claim: Claim, why: Why) -> Ending:
-        if why is Why.ABORTED:
-            return self._runner.aborted(claim)
-        self.jobs_retried += 1
-        return Ending(claim.job_id, "release", 1000 if why is Why.CANCELLED else 0)
-
-    def _cancel(self, job_id: str, why: Why) -> None:
-        job = self.job_tasks.get(job_id)
-        if job and job_id not in self._reasons:
-            self._reasons[job_id] = why
-            job.cancel()
-
-    def _cancel_all(self, job_ids: Any, why: Why) -> None:
-        for job_id in job_ids:
-            self._cancel(job_id, why)
 
     def doubt_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
@@ -213,8 +162,8 @@ class JobWorker(Worker):
     async def _wait_for_redis(self, error: BaseException) -> None:
         if self._patience.failures == 0:
             log.warning("worker.waits_for_redis", error=str(error) or type(error).__name__)
-        if isinstance(error, ReadOnlyError):  # still connected to what was the primary
-            await self._leases.broker.disconnect()
+        if self._broker and isinstance(error, ReadOnlyError):  # connected to what was the primary
+            await self._broker.disconnect()
             await self.pool.connection_pool.disconnect()
         await self._pause(self._patience.next())
 
@@ -272,8 +221,8 @@ class JobWorker(Worker):
             await asyncio.wait(self.tasks.values(), timeout=patience)
         deadline = self.loop.time() + GRACE
         while self.tasks and self.loop.time() < deadline:
-            for job in self.job_tasks.values():
-                job.cancel()  # again and again: some code swallows one
+            if self._running:
+                self._running.cancel_everything()
             await asyncio.wait(self.tasks.values(), timeout=1)
         self._stopping.set()
         self._news.set()
@@ -303,7 +252,7 @@ class JobWorker(Worker):
             return
         with suppress(RedisError, OSError):  # Redis forgets the key by itself
             await self._pool.delete(self.health_check_key)
-        if hasattr(self, "_leases"):
-            await self._leases.broker.close()
+        if self._broker:
+            await self._broker.close()
         await self._pool.aclose(close_connection_pool=True)
         self._pool = None

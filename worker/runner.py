@@ -21,7 +21,16 @@ from jobs.errors import JobError, Problem
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from worker.broker import Claim, Ending, Verb
 from worker.call import Call, extra_of, shown_in_log, unread
-from worker.dispatch import OURS, RESOURCES, Resources, failure_of, one_line, report, run
+from worker.dispatch import (
+    OURS,
+    RESOURCES,
+    Resources,
+    cancel_aborted,
+    failure_of,
+    one_line,
+    report,
+    run,
+)
 from worker.wire import UNROUTABLE
 
 if TYPE_CHECKING:
@@ -74,13 +83,25 @@ class Runner:
         self._worker.jobs_failed += 1
         return self._done(call, error, success=False)
 
-    def aborted(self, claim: Claim) -> Ending:
-        """The job is over because arq's `Job.abort` asked for it."""
+    def handed_back(self) -> None:
+        """Count a job that will run elsewhere."""
+        self._worker.jobs_retried += 1
+
+    async def aborted(self, claim: Claim, *, started: bool = True) -> Ending:
+        """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
         try:
             call = self._read(claim, claim.body or b"")
         except SerializationError:
             call = unread(claim)
-        log.info("%6.2fs ⊘ %s aborted", call.waited, call.name)
+        resources: Resources | None = self._worker.ctx.get(RESOURCES)
+        function = self._worker.functions.get(call.function)
+        if resources and function and hasattr(function.coroutine, OURS):
+            try:
+                await cancel_aborted(resources, self._delivery(call))
+            except Exception as error:  # noqa: BLE001 - asked again when the database answers
+                return self._again(call, Retry(1, error, spent=False))
+        when = "" if started else " before start"
+        log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
     async def _ours(self, call: Call, kind: str) -> Ending:

@@ -79,6 +79,7 @@ class DeadLetter(Base, table=True):
     __table_args__ = (
         Index("ix_dead_letter_buried_at", "buried_at"),
         Index("ix_dead_letter_fingerprint", "fingerprint"),
+        NEVER_AGAIN,
     )
 
     id: int = primary_key()

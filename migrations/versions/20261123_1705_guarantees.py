@@ -1,5 +1,7 @@
 """The guarantees: outbox, unique keys, cancelled jobs, and what a dead letter needs to be replayed."""
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -102,8 +104,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("kind", "key", name="pk_unique_key"),
     )
     op.create_index("ix_unique_key_expires_at", "unique_key", ["expires_at"])
-    for name, kind in LETTER_COLUMNS:
-        op.add_column("dead_letter", sa.Column(name, kind, nullable=True))
+    recreate: Literal["never", "always"] = (
+        "never" if on_postgresql() else "always"
+    )  # there, an id must not be given twice
+    options = {"sqlite_autoincrement": True}
+    with op.batch_alter_table("dead_letter", recreate=recreate, table_kwargs=options) as table:
+        for name, kind in LETTER_COLUMNS:
+            table.add_column(sa.Column(name, kind, nullable=True))
     op.create_index("ix_dead_letter_fingerprint", "dead_letter", ["fingerprint"])
     give_jobs_a_state()
     allow_actions(NEW_ACTIONS)

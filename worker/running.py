@@ -1,0 +1,94 @@
+"""The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+import structlog
+
+from worker.broker import Claim, Ending
+from worker.finisher import Finisher
+from worker.runner import Runner
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
+
+
+class Why(Enum):
+    """Why a running job is cancelled."""
+
+    ABORTED = auto()  # arq's Job.abort: it is over
+    CANCELLED = auto()  # `ledgerq cancel` waits for it to be rolled back, and then ends it for good
+    TAKEN = auto()  # its lease ran out, somebody else has it
+    STOPPING = auto()  # the worker stops; the job runs elsewhere, and no attempt is spent
+
+
+class Running:
+    """Runs claims as tasks. `tasks` and `jobs` are arq's own dictionaries, which its users may look at."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        finisher: Finisher,
+        tasks: dict[str, asyncio.Task[None]],
+        jobs: dict[str, asyncio.Task[Ending]],
+        on_ended: Callable[[], None],
+    ) -> None:
+        self._runner, self._finisher, self._on_ended = runner, finisher, on_ended
+        self._tasks, self._jobs = tasks, jobs
+        self._reasons: dict[str, Why] = {}
+
+    def start(self, claim: Claim, *, aborted: bool) -> None:
+        """Begin with a job, unless it runs here already; an aborted one is only ended."""
+        if claim.job_id in self._tasks:
+            return
+        task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
+        self._tasks[claim.job_id] = task
+        task.add_done_callback(lambda _: self._ended(claim.job_id))
+
+    def cancel(self, job_id: str, why: Why) -> None:
+        """Cancel a job if it runs; the first reason is the one that counts."""
+        job = self._jobs.get(job_id)
+        if job and job_id not in self._reasons:
+            self._reasons[job_id] = why
+            job.cancel()
+
+    def cancel_everything(self) -> None:
+        """The worker stops. May be called again: some code swallows a cancellation."""
+        for job_id, job in self._jobs.items():
+            self._reasons.setdefault(job_id, Why.STOPPING)
+            job.cancel()
+
+    def _ended(self, job_id: str) -> None:
+        del self._tasks[job_id]
+        self._on_ended()
+
+    async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:
+        if aborted:
+            ending = await self._runner.aborted(claim, started=False)
+        else:
+            ending = await self._run(claim)
+        if not await self._finisher.finish(ending):
+            log.warning("worker.finished_too_late", job_id=claim.job_id)
+        await self._runner.after(claim)
+
+    async def _run(self, claim: Claim) -> Ending:
+        job = self._jobs[claim.job_id] = asyncio.create_task(self._runner.run(claim))
+        try:
+            await asyncio.wait({job})
+        finally:
+            del self._jobs[claim.job_id]
+            why = self._reasons.pop(claim.job_id, Why.STOPPING)
+        if job.cancelled():
+            return await self._cancelled(claim, why)
+        if (error := job.exception()) is not None:
+            log.error("worker.job_broke_the_runner", job_id=claim.job_id, exc_info=error)
+            return Ending(claim.job_id, "retry", _BROKEN)
+        return job.result()
+
+    async def _cancelled(self, claim: Claim, why: Why) -> Ending:
+        if why is Why.ABORTED:
+            return await self._runner.aborted(claim)
+        self._runner.handed_back()
+        return Ending(claim.job_id, "release", 1000 if why is Why.CANCELLED else 0)
