@@ -22,5 +22,5 @@ class Recurring:
 
 SCHEDULE: Iterable[Recurring] = (
     Recurring(PurgeDeletedTasks, minute=frozenset({17})),  # hourly, off the full hour's crowd
-    Recurring(PruneProcessedJobs, hour=frozenset({3}), minute=frozenset({41})),  # daily, by night
+    Recurring(PruneProcessedJobs, minute=frozenset({41})),
 )

@@ -187,7 +187,9 @@ class JobWorker(Worker):
         if self.tasks or await self.pool.zcard(self.queue_name):
             return False
         resources: Resources | None = self.ctx.get(RESOURCES)
-        return resources is None or await resources.relay.step() == 0
+        if resources and await resources.relay.step():
+            return False
+        return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""

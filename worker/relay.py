@@ -38,6 +38,7 @@ class Relay:
     def __init__(self, redis: ArqRedis, sessions: Sessions, queue: str, interval: float) -> None:
         self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval
         self._woken = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
         self._enqueue = redis.register_script(_ENQUEUE)
 
     def wake(self) -> None:
@@ -64,6 +65,10 @@ class Relay:
 
     async def step(self) -> int:
         """Put on Redis what is due now, a batch at most; answers with how many."""
+        async with self._one_at_a_time:
+            return await self._step()
+
+    async def _step(self) -> int:
         await self._notice_loss()
         async with transaction(self.sessions) as session:
             due = await outbox.take_due(session, BATCH)

@@ -1,0 +1,242 @@
+"""Claims on a real Redis: one owner at a time, and nothing on the queue can stop it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support import eventually
+from worker.broker import Broker, Ending, Lease, Terms
+from worker.config import Config
+from worker.connection import connect
+
+QUEUE = "arq:queue"
+SHORT = Terms(lease=0.2)
+
+
+@pytest.fixture
+async def brokers(config: Config) -> AsyncIterator[list[Broker]]:
+    """Two workers on one queue, with short leases."""
+    redis = connect(config.worker)
+    both = [Broker.beside(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
+    yield both
+    for broker in both:
+        await broker.close()
+    await redis.aclose(close_connection_pool=True)
+
+
+async def put(broker: Broker, *job_ids: str | bytes) -> None:
+    for job_id in job_ids:
+        raw = job_id.encode() if isinstance(job_id, str) else job_id
+        await broker.redis.set(b"arq:job:" + raw, b"{}")
+        await broker.redis.zadd(QUEUE, {raw: 1})
+
+
+async def claimed(broker: Broker, wanted: int = 10, busy: int = 0) -> list[str]:
+    return [claim.job_id for claim in (await broker.claim(wanted, busy=busy)).jobs]
+
+
+async def lease_runs_out(broker: Broker, job_id: str) -> None:
+    async def gone() -> bool:
+        return not await broker.redis.exists(f"arq:in-progress:{job_id}")
+
+    await eventually(gone)
+    await asyncio.sleep(0.005)  # the score is in whole milliseconds
+
+
+async def test_a_job_has_one_owner(brokers: list[Broker]) -> None:
+    """Ten looks at once at 200 jobs: each job is claimed once."""
+    await put(brokers[0], *(f"j{n}" for n in range(200)))
+    looks = await asyncio.gather(*(claimed(brokers[n % 2], 20) for n in range(10)))
+    ids = [job_id for look in looks for job_id in look]
+    assert len(ids) == len(set(ids)) == 200
+
+
+async def test_only_the_owner_renews_and_ends(brokers: list[Broker]) -> None:
+    """Another one's attempt changes nothing, and is told so."""
+    first, second = brokers
+    await put(first, "a")
+    assert await claimed(first) == ["a"]
+    assert await second.renew(["a"]) == {"a": Lease.TAKEN}
+    assert await second.finish([Ending("a", "done")]) == [False]
+    assert await first.renew(["a"]) == {"a": Lease.RENEWED}
+    assert await first.finish([Ending("a", "done", result=b"{}", keep=1000)]) == [True]
+    left = await first.redis.keys("*")
+    assert left == [b"arq:result:a"]
+
+
+async def test_the_job_of_a_dead_worker_is_taken_over(brokers: list[Broker]) -> None:
+    """After the lease, with the crash noted and no attempt spent; the dead one's late end counts for nothing."""
+    first, second = brokers
+    await put(first, "a")
+    assert await claimed(first) == ["a"]
+    await lease_runs_out(first, "a")
+    (claim,) = (await second.claim(10, busy=0)).jobs
+    assert (claim.attempt, claim.crashes) == (1, 1)
+    assert claim.history[0]["worker"] == "worker-1"
+    assert await first.finish([Ending("a", "done")]) == [False]
+    assert await first.renew(["a"]) == {"a": Lease.TAKEN}
+    assert await second.finish([Ending("a", "done")]) == [True]
+
+
+async def test_a_lease_that_ran_out_is_renewed_if_nobody_took_the_job(
+    brokers: list[Broker],
+) -> None:
+    """A worker that was stopped for a while goes on with what is still its own."""
+    first, _ = brokers
+    await put(first, "a")
+    await claimed(first)
+    await lease_runs_out(first, "a")
+    assert await first.renew(["a"]) == {"a": Lease.RENEWED}
+    assert await first.finish([Ending("a", "done")]) == [True]
+
+
+async def test_attempts_interruptions_and_crashes_are_counted_apart(
+    brokers: list[Broker],
+) -> None:
+    """A retry spends an attempt; an interruption is counted, a release is not; each leaves its note."""
+    first, _ = brokers
+    await put(first, "a")
+    for ending in (
+        Ending("a", "retry", note={"error": "one"}),
+        Ending("a", "interrupt", note={"error": "two"}),
+        Ending("a", "release"),
+    ):
+        assert await claimed(first) == ["a"]
+        assert await first.finish([ending]) == [True]
+        await asyncio.sleep(0.002)
+    (claim,) = (await first.claim(10, busy=0)).jobs
+    assert (claim.attempt, claim.interruptions, claim.crashes) == (2, 1, 0)
+    assert [note["error"] for note in claim.history] == ["one", "two"]
+
+
+async def test_a_delayed_retry_waits(brokers: list[Broker]) -> None:
+    """It is not due before its time."""
+    first, _ = brokers
+    await put(first, "a")
+    await claimed(first)
+    await first.finish([Ending("a", "retry", delay=60_000)])
+    assert await claimed(first) == []
+
+
+async def test_a_wiped_redis_is_not_filled_with_ghosts(brokers: list[Broker]) -> None:
+    """The end of a job that Redis has forgotten puts nothing back."""
+    first, _ = brokers
+    await put(first, "a")
+    await claimed(first)
+    await first.redis.flushdb()
+    assert await first.renew(["a"]) == {"a": Lease.GONE}
+    for verb in ("retry", "release", "interrupt", "done"):
+        assert await first.finish([Ending("a", verb, 0, b"{}")]) == [False]
+    assert await first.redis.keys("*") == []
+
+
+async def test_running_jobs_do_not_stand_in_the_way(brokers: list[Broker]) -> None:
+    """A hundred claimed jobs at the head of the queue: the next look finds the job behind them."""
+    first, second = brokers
+    await put(first, *(f"j{n}" for n in range(100)))
+    assert len(await claimed(first, 100)) == 100
+    await put(first, "behind")
+    assert await claimed(second, 1) == ["behind"]
+
+
+async def test_a_job_that_a_stock_worker_runs_is_left_alone(brokers: list[Broker]) -> None:
+    """arq's own in-progress key holds as long as it says; a key that never expires is given an end."""
+    first, _ = brokers
+    await put(first, "theirs", "stuck", "ours")
+    await first.redis.set("arq:in-progress:theirs", b"1", px=60_000)
+    await first.redis.set("arq:in-progress:stuck", b"1")
+    assert await claimed(first) == ["ours"]
+    assert await first.redis.pttl("arq:in-progress:stuck") > 0
+    assert await claimed(first) == []
+
+
+async def test_no_key_of_the_wrong_sort_stops_the_queue(brokers: list[Broker]) -> None:
+    """Wrong types, words for numbers, ids that are no text, scores without end: the job behind them runs."""
+    first, _ = brokers
+    redis = first.redis
+    await put(
+        first, "retry-text", "retry-list", "body-list", "trouble-text", b"\xff\xfe", "endless"
+    )
+    await redis.set("arq:retry:retry-text", "many")
+    await redis.rpush("arq:retry:retry-list", "x")  # type: ignore[misc]
+    await redis.delete("arq:job:body-list")
+    await redis.rpush("arq:job:body-list", "x")  # type: ignore[misc]
+    await redis.set("ledgerq:trouble:trouble-text", "x")
+    await redis.zadd(QUEUE, {"endless": "-inf", "good": 2})
+    await redis.set("arq:job:good", b"{}")
+    claims = {claim.job_id: claim for claim in (await first.claim(10, busy=0)).jobs}
+    assert claims["good"].body == b"{}"
+    assert claims["body-list"].body is None
+    assert claims["retry-text"].attempt == claims["retry-list"].attempt == 1
+    assert claims["trouble-text"].crashes == 0
+    assert await first.finish([Ending(job_id, "done") for job_id in claims]) == [True] * 7
+    assert await redis.zcard(QUEUE) == 0
+
+
+async def test_an_answer_that_was_lost_is_found_again(brokers: list[Broker]) -> None:
+    """Jobs that are ours on Redis but unknown here can be named, and handed back unspent."""
+    first, second = brokers
+    await put(first, "known", "stray")
+    await claimed(first)
+    assert await first.strays({"known"}) == ["stray"]
+    assert await second.strays(()) == []
+    await first.finish([Ending("stray", "release")])
+    (claim,) = (await second.claim(10, busy=0)).jobs
+    assert (claim.job_id, claim.attempt, claim.crashes) == ("stray", 1, 0)
+
+
+async def lose_worker(broker: Broker, times: int) -> None:
+    for _ in range(times):
+        assert await claimed(broker) == ["suspect"]
+        await lease_runs_out(broker, "suspect")
+
+
+async def test_a_job_that_lost_two_workers_runs_alone(brokers: list[Broker]) -> None:
+    """A busy worker is asked to make room; the others go on with other jobs meanwhile."""
+    first, second = brokers
+    await put(first, "suspect")
+    await lose_worker(first, 2)
+    await put(first, "other")
+    await first.redis.zadd(QUEUE, {"suspect": 0.5})
+    look = await first.claim(10, busy=3)
+    assert (look.jobs, look.room) == ([], True)
+    assert await claimed(second, busy=3) == ["other"]
+    await first.redis.zadd(QUEUE, {"suspect": 0.5})
+    await put(first, "another")
+    (claim,) = (await first.claim(10, busy=0)).jobs
+    assert (claim.job_id, claim.crashes) == ("suspect", 2)
+
+
+async def test_a_hopeless_job_is_handed_out_to_be_buried(brokers: list[Broker]) -> None:
+    """After the third crash it needs no room of its own: it is not run again."""
+    first, _ = brokers
+    await put(first, "suspect")
+    await lose_worker(first, 3)
+    (claim,) = (await first.claim(10, busy=5)).jobs
+    assert (claim.job_id, claim.crashes) == ("suspect", 3)
+    assert len(claim.history) == 3
+
+
+async def test_a_job_that_is_being_cancelled_is_not_claimed(brokers: list[Broker]) -> None:
+    """Who cancels it must not lose the race against the next worker."""
+    first, _ = brokers
+    await put(first, "a", "b")
+    seconds, _ = await first.redis.time()
+    await first.redis.zadd(f"ledgerq:cancel:{QUEUE}", {"a": seconds * 1000})
+    look = await first.claim(10, busy=0)
+    assert [claim.job_id for claim in look.jobs] == ["b"]
+    assert look.cancelled == {"a"}
+
+
+async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
+    """Claims and endings free memory in the end: they work when nothing can be enqueued any more."""
+    first, _ = brokers
+    await put(first, "a")
+    await first.redis.config_set("maxmemory", "1")
+    try:
+        assert await claimed(first) == ["a"]
+        assert await first.renew(["a"]) == {"a": Lease.RENEWED}
+        assert await first.finish([Ending("a", "done")]) == [True]
+    finally:
+        await first.redis.config_set("maxmemory", "0")

@@ -1,0 +1,194 @@
+"""From the outbox to a running job: staged jobs reach Redis, and come back if it forgets them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy import text
+
+from db.config import DatabaseConfig
+from db.engine import Sessions, open_database
+from db.models import AuditLog, DeadLetter, OutboxMessage, Project, Task
+from db.transaction import transaction
+from jobs import kinds
+from jobs.kinds import CreateProject, CreateTask
+from jobs.request import Request
+from jobs.staging import stage_many
+from tests.support import count, done, drain, eventually, new_project, our_worker, rows
+from worker.client import JobClient
+from worker.config import Config
+from worker.connection import connect
+from worker.relay import Relay
+
+LAUNCH = CreateProject(name="Launch")
+
+
+async def staged(sessions: Sessions, *requests: Request) -> None:
+    async with transaction(sessions) as session:
+        await stage_many(session, requests)
+
+
+async def burst(config: Config) -> None:
+    await drain(our_worker(config, kinds.registry(), burst=True, handle_signals=False))
+
+
+@asynccontextmanager
+async def relay_of(config: Config, sessions: Sessions) -> AsyncIterator[Relay]:
+    redis = connect(config.worker)
+    yield Relay(redis, sessions, config.worker.queue, 0.05)
+    await redis.aclose(close_connection_pool=True)
+
+
+async def test_a_staged_job_runs_once_and_leaves_nothing_behind(
+    config: Config, sessions: Sessions
+) -> None:
+    """Committed with its producer's rows, relayed, done; outbox and queue are empty."""
+    project_id = await new_project(sessions)
+    task = CreateTask(title="staged", project_id=project_id)
+    await staged(sessions, Request(task, actor="service:crm", job_id="once"))
+    await burst(config)
+    assert [each.title for each in await rows(sessions, Task)] == ["staged"]
+    assert (await rows(sessions, AuditLog))[-1].actor == "service:crm"
+    assert await count(sessions, OutboxMessage) == 0
+    async with relay_of(config, sessions) as relay:
+        assert await relay.redis.zcard(config.worker.queue) == 0
+
+
+async def test_a_job_by_sql_runs_too(config: Config, sessions: Sessions) -> None:
+    """Any language with a PostgreSQL driver is a producer."""
+    async with transaction(sessions) as session:
+        await session.execute(
+            text("SELECT enqueue_job('create_project', '{\"name\": \"From SQL\"}', actor => 'go')")
+        )
+    await burst(config)
+    assert [project.name for project in await rows(sessions, Project)] == ["From SQL"]
+    assert (await rows(sessions, AuditLog))[-1].actor == "go"
+
+
+async def test_on_sqlite_too(redis_url: str, sqlite_url: object) -> None:
+    """The smallest use: one worker, one file, the same promise."""
+    database = DatabaseConfig(url=sqlite_url)
+    from worker.config import WorkerConfig  # noqa: PLC0415
+
+    config = Config(WorkerConfig(redis_url=redis_url, poll_delay=0.02), database)
+    async with open_database(database) as opened:
+        await staged(opened.sessions, Request(LAUNCH, job_id="once"))
+        await burst(config)
+        assert await count(opened.sessions, Project) == 1
+        assert await count(opened.sessions, OutboxMessage) == 0
+
+
+async def test_an_emptied_redis_is_filled_again(config: Config, sessions: Sessions) -> None:
+    """All that was there and has not ended comes back at the relay's next look."""
+    await staged(sessions, *(Request(LAUNCH, job_id=f"j{n}") for n in range(1200)))
+    async with relay_of(config, sessions) as relay:
+        assert [await relay.step() for _ in range(4)] == [500, 500, 200, 0]
+        await relay.redis.flushall()
+        assert [await relay.step() for _ in range(4)] == [500, 500, 200, 0]
+        assert await relay.redis.zcard(config.worker.queue) == 1200
+        await relay.redis.set(f"ledgerq:epoch:{config.worker.queue}", "another server's")
+        assert await relay.step() == 500
+
+
+async def test_a_second_put_changes_nothing(config: Config, sessions: Sessions) -> None:
+    """What is queued stays where it is; what lost its place, or its body, has both again."""
+    await staged(sessions, Request(LAUNCH, job_id="a"), Request(LAUNCH, job_id="b"))
+    async with relay_of(config, sessions) as relay:
+        await relay.step()
+        redis, queue = relay.redis, config.worker.queue
+        before = await redis.zrange(queue, 0, -1, withscores=True)
+        await redis.delete(f"ledgerq:epoch:{queue}")
+        assert await relay.step() == 2
+        assert await redis.zrange(queue, 0, -1, withscores=True) == before
+        await redis.zrem(queue, "a")
+        await redis.delete("arq:job:b", f"ledgerq:epoch:{queue}")
+        assert await relay.step() == 2
+        assert await redis.zcard(queue) == 2
+        assert await redis.exists("arq:job:b")
+
+
+async def test_a_staged_job_whose_body_is_lost_is_sent_again_not_buried(
+    config: Config, sessions: Sessions
+) -> None:
+    """The database has it: Redis' loss is nobody's dead letter."""
+    await staged(sessions, Request(LAUNCH, job_id="a"))
+    async with relay_of(config, sessions) as relay:
+        await relay.step()
+        await relay.redis.delete("arq:job:a")
+        await burst(config)
+    assert await done(sessions) == 1
+    assert await count(sessions, DeadLetter) == 0
+
+
+async def test_what_redis_did_not_take_is_due_at_once(
+    config: Config, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push that fails does not cost half a minute."""
+    await staged(sessions, Request(LAUNCH, job_id="a"))
+
+    async def broken(*args: object, **kwargs: object) -> None:
+        raise RedisConnectionError("cut")
+
+    async with relay_of(config, sessions) as relay:
+        with monkeypatch.context() as patch:
+            patch.setattr(relay, "_enqueue", broken)
+            with pytest.raises(RedisConnectionError):
+                await relay.step()
+        assert await relay.step() == 1
+
+
+async def test_a_row_out_of_shape_ends_among_the_dead_letters(
+    config: Config, sessions: Sessions
+) -> None:
+    """By whose INSERT ever: it does not stop the relay, and it is seen."""
+    insert = "INSERT INTO outbox_message (job_id, kind, payload, actor) VALUES"
+    async with transaction(sessions) as session:
+        await session.execute(text(f"{insert} ('list', 'create_project', '[1]', 'sql')"))
+        await session.execute(text(f"{insert} ('kind', E'a\\nb', '{{}}', 'sql')"))
+        await session.execute(text(f"{insert} ('actor', 'create_project', '{{}}', E'a\\nb')"))
+    await staged(sessions, Request(LAUNCH, job_id="good"))
+    await burst(config)
+    letters = {letter.job_id: letter.reason for letter in await rows(sessions, DeadLetter)}
+    assert letters == {"list": "undecodable", "kind": "undecodable", "actor": "invalid_payload"}
+    assert await done(sessions) == 1
+    assert await count(sessions, OutboxMessage) == 0
+
+
+async def test_jobs_of_one_key_run_in_order_on_two_workers(
+    config: Config, sessions: Sessions
+) -> None:
+    """Forty jobs of two keys: each key's projects come in the order staged."""
+    await staged(
+        sessions,
+        *(
+            Request(CreateProject(name=f"{k}{n:02}"), ordering_key=k)
+            for n in range(20)
+            for k in "ab"
+        ),
+    )
+    workers = [our_worker(config, kinds.registry(), handle_signals=False) for _ in range(2)]
+    running = [asyncio.create_task(worker.main()) for worker in workers]
+
+    async def all_done() -> bool:
+        return await done(sessions) == 40
+
+    await eventually(all_done)
+    for worker, run in zip(workers, running, strict=True):
+        await worker.close()
+        await asyncio.wait({run}, timeout=5)
+    names = [project.name for project in sorted(await rows(sessions, Project), key=lambda p: p.id)]
+    for key in "ab":
+        of_key = [name for name in names if name.startswith(key)]
+        assert of_key == sorted(of_key)
+
+
+async def test_a_producer_that_waits_is_answered(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """`client.job(id).result()` works for staged jobs too, once they are on Redis."""
+    await staged(sessions, Request(LAUNCH, job_id="a"))
+    await burst(config)
+    (project,) = await rows(sessions, Project)
+    assert await client.job("a").result(timeout=5) == project.id
