@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from db.arrays import insert_rows
 from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
@@ -67,7 +68,7 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
     """The same for changes of several origins."""
     if entries := [_entry(origin, change) for origin, change in changes]:
-        await session.execute(insert(AuditLog), entries)
+        await insert_rows(session, AuditLog, entries)
 
 
 async def history(

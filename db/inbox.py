@@ -1,15 +1,28 @@
 """The inbox: which jobs have ended. The row commits with what ended the job, so a second end finds it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select, update
+from pydantic_core import to_json
+from sqlalchemy import delete, exists, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db.models import DeadLetter, JobState, ProcessedJob
+
+_REMEMBER_MANY = text(
+    "INSERT INTO processed_job (job_id, kind, payload_hash, attempt) "
+    "SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), "
+    "CAST(:hashes AS bytea[]), CAST(:attempts AS int[])) "
+    "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
+)
+_KEEP_RESULTS = text(
+    "UPDATE processed_job SET result = v.result::jsonb "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:results AS text[])) AS v(job_id, result) "
+    "WHERE processed_job.job_id = v.job_id"
+)
 
 
 async def remember(
@@ -35,6 +48,35 @@ async def remember(
         note.on_conflict_do_nothing(index_elements=["job_id"]).returning(col(ProcessedJob.job_id))
     )
     return added.first() is not None
+
+
+async def remember_many(
+    session: AsyncSession, jobs: Sequence[tuple[str, str, bytes, int]]
+) -> set[str]:
+    """The same for many jobs (id, kind, payload hash, attempt); the ids of those that had not ended.
+
+    Ids are inserted in their order, so that two batches that meet wait for each other and don't deadlock.
+    """
+    rows = sorted(jobs)
+    if session.get_bind().dialect.name != "postgresql":
+        return {row[0] for row in rows if await remember(session, *row[:3], attempt=row[3])}
+    ids, kinds, payload_hashes, attempts = map(list, zip(*rows, strict=True))
+    added = await session.scalars(
+        _REMEMBER_MANY,
+        {"ids": ids, "kinds": kinds, "hashes": payload_hashes, "attempts": attempts},
+    )
+    return set(added)
+
+
+async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> None:
+    """Keep what many jobs answered."""
+    if session.get_bind().dialect.name != "postgresql":
+        for job_id, result in results.items():
+            await keep_result(session, job_id, result)
+        return
+    ids = sorted(results)
+    values = [None if results[i] is None else to_json(results[i]).decode() for i in ids]
+    await session.execute(_KEEP_RESULTS, {"ids": ids, "results": values})
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:

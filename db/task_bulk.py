@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db import audit, tasks, writes
+from db.arrays import insert_returning_ids
 from db.audit import Change, Origin
 from db.errors import NotFound, Refused
 from db.inputs import NewTask, TaskChanges
@@ -20,18 +21,26 @@ async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewT
         MissingReference: a project, parent, assignee or creator does not exist.
         Refused: a parent belongs to another project.
     """
+    return await create_of_many(session, [(origin, new) for new in news])
+
+
+async def create_of_many(
+    session: AsyncSession, news: Sequence[tuple[Origin, NewTask]]
+) -> list[int]:
+    """The same for tasks of several origins. Raises as `create_many`."""
     if not news:
         return []
-    await _require_parents(session, news)
-    values = [new.model_dump() for new in news]
-    added = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
+    await _require_parents(session, [new for _, new in news])
+    values = [new.model_dump() for _, new in news]
     async with writes.naming_references(session, (Task(**value) for value in values)):
-        ids = list(await session.scalars(added, values))
-    changes = [
-        Change("task", task_id, Action.CREATE, {}, audit.filled(value))
-        for task_id, value in zip(ids, values, strict=True)
-    ]
-    await audit.record(session, origin, *changes)
+        ids = await insert_returning_ids(session, Task, values)
+    await audit.record_many(
+        session,
+        [
+            (origin, Change("task", task_id, Action.CREATE, {}, audit.filled(value)))
+            for task_id, (origin, _), value in zip(ids, news, values, strict=True)
+        ],
+    )
     return ids
 
 

@@ -41,7 +41,7 @@ async def process(
         async with asyncio.timeout(job.kind.timeout or policy.timeout):
             return await _in_one_transaction(delivery, job, sessions)
     except BaseException as error:  # every error of a job is decided on here, SystemExit too
-        if _told_to_stop(error):
+        if told_to_stop(error):
             raise
         outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
@@ -69,7 +69,8 @@ async def _in_one_transaction(
                 raise PayloadMismatch(job_id)
             await outbox.settle(session, [job_id])
             return Duplicate(ended.state, ended.result)
-        result = to_jsonable_python(await job.handle(_context(session, delivery, job)))
+        context = context_of(session, delivery, job, now=datetime.now(UTC))
+        result = to_jsonable_python(await job.handle(context))
         await inbox.keep_result(session, job_id, result)
         if job.envelope.staged:
             await outbox.settle(session, [job_id])
@@ -78,7 +79,7 @@ async def _in_one_transaction(
     return await in_transaction(sessions, once)
 
 
-def _told_to_stop(error: BaseException) -> bool:
+def told_to_stop(error: BaseException) -> bool:
     """True if this task is cancelled from outside, not by what the handler awaited."""
     if isinstance(error, GeneratorExit):
         return True
@@ -86,7 +87,10 @@ def _told_to_stop(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
-def _context(session: AsyncSession, delivery: Delivery, job: Job[Any]) -> JobContext:
+def context_of(
+    session: AsyncSession, delivery: Delivery, job: Job[Any], *, now: datetime
+) -> JobContext:
+    """What the handler is given."""
     origin = Origin(
         actor=job.envelope.actor,
         job_id=delivery.job_id,
@@ -94,4 +98,4 @@ def _context(session: AsyncSession, delivery: Delivery, job: Job[Any]) -> JobCon
         attempt=delivery.attempt,
         trace_id=job.envelope.trace_id,
     )
-    return JobContext(session, origin, now=datetime.now(UTC))
+    return JobContext(session, origin, now)

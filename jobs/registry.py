@@ -1,6 +1,6 @@
 """Which kinds this worker can do."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -24,11 +24,18 @@ P = TypeVar("P", bound=Payload)
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[P]):
-    """A payload and what is done with it. `timeout` is seconds; None takes the worker's."""
+    """A payload and what is done with it. `timeout` is seconds; None takes the worker's.
+
+    `handle_many`, where there is one, does for many jobs in one transaction what `handle` does for
+    each in its own, and answers with their results in the same order. `handle` is the reference.
+    """
 
     payload: type[P]
     handle: Callable[[JobContext, P], Awaitable[Any]]
     timeout: float | None = None
+    handle_many: Callable[[Sequence[JobContext], Sequence[P]], Awaitable[Sequence[Any]]] | None = (
+        None
+    )
 
     @property
     def name(self) -> str:

@@ -32,8 +32,8 @@ def build_worker(
 ) -> JobWorker:
     """Our engine, ready to run. `overrides` are arq's own arguments, such as `burst=True`."""
     settings = worker_settings(config, registry or kinds.registry(), schedule)
-    terms = _terms(config.worker)
-    return JobWorker(**{"terms": terms, **get_kwargs(settings), **overrides})
+    ours = {"terms": _terms(config.worker), "batch": config.worker.batch}
+    return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 
 
 def worker_settings(

@@ -33,7 +33,10 @@ class Lease(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours for the length of the lease. `body` is None if Redis has lost it."""
+    """A job that is ours for the length of the lease. `body` is None if Redis has lost it.
+
+    `in_bulk` if it was claimed as one of a kind whose jobs share a transaction.
+    """
 
     job_id: str
     body: bytes | None
@@ -42,6 +45,7 @@ class Claim:
     crashes: int
     interruptions: int
     history: tuple[Mapping[str, Any], ...]
+    in_bulk: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,17 @@ class Broker:
         alike = ConnectionPool(connection_class=pool.connection_class, **options)
         return cls(Redis(connection_pool=alike), queue, worker, terms)
 
-    async def claim(self, wanted: int, *, busy: int) -> Claimed:
-        """Claim up to so many due jobs; `busy` is how many this worker runs now."""
+    async def claim(
+        self, wanted: int, *, busy: int, beside: int = 0, kinds: Collection[str] = ()
+    ) -> Claimed:
+        """Claim due jobs, in their order.
+
+        Args:
+            wanted: at most so many of any kind.
+            busy: how many this worker runs now.
+            beside: so many more, if they are of kinds whose jobs share a transaction.
+            kinds: these.
+        """
         terms = self.terms
         keys = [
             self.queue, running_key(self.queue), ABORTED,
@@ -115,7 +128,7 @@ class Broker:
         ]  # fmt: skip
         arguments: list[str | int] = [
             wanted, terms.lease_ms, self.token, self.worker,
-            busy, terms.lone_crashes, terms.max_crashes,
+            busy, terms.lone_crashes, terms.max_crashes, beside, *kinds,
         ]  # fmt: skip
         jobs, room, aborted, cancelled = await self._claim(keys=keys, args=arguments)
         return Claimed(
@@ -175,8 +188,17 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
 
 
 def _claim(answer: Sequence[Any]) -> Claim:
-    job_id, body, attempt, score, crashes, interruptions, log = answer
-    return Claim(text(job_id), body, attempt, float(score), crashes, interruptions, _history(log))
+    job_id, body, attempt, score, crashes, interruptions, log, in_bulk = answer
+    return Claim(
+        text(job_id),
+        body,
+        attempt,
+        float(score),
+        crashes,
+        interruptions,
+        _history(log) if log else (),
+        bool(in_bulk),
+    )
 
 
 def _history(log: bytes) -> tuple[Mapping[str, Any], ...]:

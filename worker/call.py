@@ -5,6 +5,7 @@ from typing import Any
 
 from arq.utils import timestamp_ms, truncate
 
+from jobs.envelope import Envelope
 from worker.broker import Claim
 
 LATE = 1.2  # seconds after its time that arq's log calls delayed
@@ -43,6 +44,19 @@ class Call:
         again = f" try={self.attempt}" if self.attempt > 1 else ""
         late = (self.started_ms - self.claim.score) / 1000
         return again + (f" delayed={late:0.2f}s" if late > LATE else "")
+
+
+def called(claim: Claim, envelope: Envelope) -> Call:
+    """A job of ours, from what was read of it."""
+    return Call(
+        claim,
+        envelope.wire_name,
+        (),
+        dict(envelope.payload),
+        claim.attempt,
+        envelope.enqueued_ms,
+        timestamp_ms(),
+    )
 
 
 def unread(claim: Claim) -> Call:

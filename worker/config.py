@@ -57,6 +57,12 @@ class WorkerConfig(BaseSettings):
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
+    batch: int = Field(
+        default=200,
+        ge=1,
+        le=1000,
+        description="jobs that may share one transaction, of kinds that can; 1 gives each its own",
+    )
     job_timeout: float = Field(
         default=60,
         gt=0,
@@ -105,10 +111,10 @@ class Config:
     database: DatabaseConfig
 
     def for_worker(self) -> Self:
-        """Each running job needs one connection; a dead letter or a check may need another."""
+        """Each running job needs one connection; batches, the relay and dead letters need some more."""
         database = self.database.model_copy(
             update={
-                "pool_size": max(self.database.pool_size, self.worker.max_jobs + 2),
+                "pool_size": max(self.database.pool_size, self.worker.max_jobs + 6),
                 "application_name": process_name(),
             }
         )

@@ -1,6 +1,8 @@
 """Between a queue's delivery and the flow of jobs: a delivery in, an outcome out, and one log line."""
 
+import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
@@ -13,6 +15,7 @@ from db.engine import Database
 from db.models import JobState
 from db.transaction import transaction
 from jobs import letters
+from jobs.batch import Arrival, process_batch
 from jobs.envelope import Delivery, check_job_id, decode
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
@@ -75,6 +78,21 @@ async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
     )
     report(delivery, name, outcome, time.perf_counter() - started)
     return outcome
+
+
+async def run_batch(resources: Resources, arrivals: Sequence[Arrival], name: str) -> list[Outcome]:
+    """Take deliveries of one kind to their ends; one log line for all that were completed."""
+    started = time.perf_counter()
+    outcomes = await process_batch(
+        arrivals, resources.registry, resources.database.sessions, resources.policy
+    )
+    seconds = time.perf_counter() - started
+    completed = [isinstance(outcome, Completed) for outcome in outcomes]
+    log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
+    for arrival, outcome, good in zip(arrivals, outcomes, completed, strict=True):
+        if not good or log.is_enabled_for(logging.DEBUG):
+            report(arrival.delivery, name, outcome, seconds)
+    return outcomes
 
 
 async def cancel_aborted(resources: Resources, delivery: Delivery) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -20,7 +21,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from db.errors import LedgerqError
 from worker.beside import Beside
-from worker.broker import Broker, Terms
+from worker.broker import Broker, Claim, Terms
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
@@ -33,6 +34,8 @@ from worker.running import Running, Why
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
+BATCHES = 2  # at once: while one waits for the database, the next is made
+MORE_THAN_ONE = 2
 GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 
@@ -41,10 +44,15 @@ class JobWorker(Worker):
 
     Args:
         terms: for how long a claim holds; after that, another worker takes the job of a dead one.
+        batch: jobs that may share a transaction, of kinds that can; 1 gives each its own.
     """
 
-    def __init__(self, *args: Any, terms: Terms | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, terms: Terms | None = None, batch: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._batch = batch
+        self._bulk_kinds: tuple[str, ...] = ()
         self.name = process_name()
         self._terms = terms or Terms()
         self._beside = Beside()
@@ -86,9 +94,18 @@ class JobWorker(Worker):
         )
         if self.on_startup:
             await self.on_startup(self.ctx)
+        self._bulk_kinds = self._kinds_in_bulk()
         self._beside.start(leases.keep)
         self._beside.start(finisher.run)
         await self._work(leases, running)
+
+    def _kinds_in_bulk(self) -> tuple[str, ...]:
+        """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
+        resources: Resources | None = self.ctx.get(RESOURCES)
+        hooks = self.on_job_start or self.on_job_end or self.after_job_end
+        if resources is None or hooks or self._batch < MORE_THAN_ONE or self.max_burst_jobs >= 0:
+            return ()
+        return tuple(kind.name for kind in resources.registry if kind.handle_many)
 
     async def _work(self, leases: Leases, running: Running) -> None:
         while not self._stopping.is_set():
@@ -113,12 +130,14 @@ class JobWorker(Worker):
     async def _look(self, leases: Leases, running: Running) -> bool:
         """Look at the queue once and start what is there; True if there may be more than we can take."""
         self.ctx[ALIVE] = time.monotonic()
-        wanted = self._wanted()
-        claimed = await leases.claim(wanted, busy=len(self.tasks))
-        aborted = claimed.aborted if self.allow_abort_jobs else ()
-        for claim in claimed.jobs:
-            self._alone = self._terms.lone_crashes <= claim.crashes < self._terms.max_crashes
-            running.start(claim, aborted=claim.job_id in aborted)
+        wanted = self._wanted(running)
+        room = self._bulk_kinds and wanted and running.batches < BATCHES
+        beside = self._batch if room else 0
+        claimed = await leases.claim(
+            wanted, busy=len(self.tasks), beside=beside, kinds=self._bulk_kinds
+        )
+        aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
+        self._start(running, claimed.jobs, aborted)
         for job_id in aborted:
             running.cancel(job_id, Why.ABORTED)
         for job_id in claimed.cancelled:
@@ -127,12 +146,27 @@ class JobWorker(Worker):
             await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
             return False
         await self.heart_beat()
-        return len(claimed.jobs) == wanted
+        return len(claimed.jobs) >= max(wanted, beside)
 
-    def _wanted(self) -> int:
+    def _start(self, running: Running, claims: Sequence[Claim], aborted: Collection[str]) -> None:
+        """Start what was claimed: jobs that may share a transaction together, the others each alone."""
+        batch = []
+        for claim in claims:
+            if claim.in_bulk and claim.attempt == 1 and claim.job_id not in aborted:
+                batch.append(claim)
+                continue
+            self._alone = self._terms.lone_crashes <= claim.crashes < self._terms.max_crashes
+            running.start(claim, aborted=claim.job_id in aborted)
+        if len(batch) > 1:
+            running.start_batch(batch)
+        elif batch:
+            running.start(batch[0], aborted=False)
+
+    def _wanted(self, running: Running) -> int:
+        """How many jobs of any kind there is room for."""
         if not self.allow_pick_jobs or self._alone:
             return 0
-        free = self.max_jobs - len(self.tasks)
+        free = self.max_jobs - (len(self.tasks) - running.batched)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)

@@ -1,7 +1,7 @@
 """Ends claims in batches, and again and again until Redis has heard: a lost "done" would be a second start."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,7 +12,7 @@ from worker.patience import Patience
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-MOST_AT_ONCE = 500
+MOST_AT_ONCE = 50
 
 
 @dataclass(slots=True)
@@ -21,13 +21,15 @@ class Finisher:
 
     broker: Broker
     on_trouble: Callable[[], None]
-    _waiting: list[tuple[Ending, "asyncio.Future[bool]"]] = field(default_factory=list)
+    _waiting: list[tuple[Sequence[Ending], "asyncio.Future[list[bool]]"]] = field(
+        default_factory=list
+    )
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def finish(self, ending: Ending) -> bool:
-        """Wait until Redis has ended the claim; False if it was not ours any more."""
-        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ending, told))
+    async def finish(self, endings: Sequence[Ending]) -> list[bool]:
+        """Wait until Redis has ended these claims; False for each that was not ours any more."""
+        told: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((endings, told))
         self._news.set()
         return await told
 
@@ -47,9 +49,10 @@ class Finisher:
 
     async def _send(self) -> None:
         batch = self._waiting[:MOST_AT_ONCE]  # stays there until Redis has answered
-        answers = await self.broker.finish([ending for ending, _ in batch])
+        answers = iter(await self.broker.finish([each for some, _ in batch for each in some]))
         del self._waiting[: len(batch)]
-        for (_, told), ended in zip(batch, answers, strict=True):
+        for endings, told in batch:
+            ended = [next(answers) for _ in endings]
             if not told.done():
                 told.set_result(ended)
         if not self._waiting:

@@ -23,11 +23,13 @@ class Leases:
     _doubt_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def claim(self, wanted: int, *, busy: int) -> Claimed:
+    async def claim(
+        self, wanted: int, *, busy: int, beside: int, kinds: Collection[str]
+    ) -> Claimed:
         """Claim jobs; if the answer is lost, what it said is found out and handed back later."""
         async with self._claiming:
             try:
-                return await self.broker.claim(wanted, busy=busy)
+                return await self.broker.claim(wanted, busy=busy, beside=beside, kinds=kinds)
             except BaseException:
                 self.doubt()
                 raise

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arq.constants import keep_cronjob_progress
@@ -15,12 +15,13 @@ from arq.worker import Retry as ArqRetry
 from db import outbox
 from db.transaction import transaction
 from db.translate import is_interruption
+from jobs.batch import Arrival, arrive
 from jobs.burial import bury, storable_text
 from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from worker.broker import Claim, Ending, Verb
-from worker.call import Call, extra_of, shown_in_log, unread
+from worker.call import Call, called, extra_of, shown_in_log, unread
 from worker.dispatch import (
     OURS,
     RESOURCES,
@@ -30,6 +31,7 @@ from worker.dispatch import (
     one_line,
     report,
     run,
+    run_batch,
 )
 from worker.wire import UNROUTABLE
 
@@ -71,6 +73,27 @@ class Runner:
         ending = await (self._ours(call, kind) if kind else self._foreign(call, function, context))
         await self._hook(self._worker.on_job_end, context)
         return ending
+
+    async def run_batch(self, claims: Sequence[Claim]) -> list[Ending]:
+        """Run jobs of kinds that go in bulk, those of one kind in one transaction."""
+        resources: Resources = self._worker.ctx[RESOURCES]
+        batches: dict[str, list[tuple[Claim, Arrival]]] = {}
+        alone: list[Claim] = []
+        for claim in claims:
+            delivery = self._delivery(unread(claim))
+            arrival = arrive(delivery, resources.registry) if claim.attempt == 1 else None
+            if arrival and arrival.job.kind.handle_many and not arrival.job.envelope.attempt:
+                batches.setdefault(arrival.job.kind.name, []).append((claim, arrival))
+            else:
+                alone.append(claim)
+        endings = {}
+        for name, batch in batches.items():
+            outcomes = await run_batch(resources, [arrival for _, arrival in batch], name)
+            for (claim, arrival), outcome in zip(batch, outcomes, strict=True):
+                endings[claim.job_id] = self._ending(called(claim, arrival.job.envelope), outcome)
+        for claim in alone:
+            endings[claim.job_id] = await self.run(claim)
+        return [endings[claim.job_id] for claim in claims]
 
     async def after(self, claim: Claim) -> None:
         """Call the hook that wants to know of ended jobs."""

@@ -1,8 +1,9 @@
 """The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import Any
 
 import structlog
 
@@ -32,12 +33,14 @@ class Running:
         runner: Runner,
         finisher: Finisher,
         tasks: dict[str, asyncio.Task[None]],
-        jobs: dict[str, asyncio.Task[Ending]],
+        jobs: dict[str, asyncio.Task[Any]],
         on_ended: Callable[[], None],
     ) -> None:
         self._runner, self._finisher, self._on_ended = runner, finisher, on_ended
         self._tasks, self._jobs = tasks, jobs
         self._reasons: dict[str, Why] = {}
+        self.batches = 0
+        self.batched = 0  # jobs in them
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
         """Begin with a job, unless it runs here already; an aborted one is only ended."""
@@ -69,9 +72,53 @@ class Running:
             ending = await self._runner.aborted(claim, started=False)
         else:
             ending = await self._run(claim)
-        if not await self._finisher.finish(ending):
-            log.warning("worker.finished_too_late", job_id=claim.job_id)
-        await self._runner.after(claim)
+        await self._end([claim], [ending])
+
+    def start_batch(self, claims: Sequence[Claim]) -> None:
+        """Begin with jobs that share transactions; if one of them is cancelled, the others begin again."""
+        claims = [claim for claim in claims if claim.job_id not in self._tasks]
+        task = asyncio.create_task(self._take_batch_to_its_end(claims))
+        self.batches += 1
+        self.batched += len(claims)
+        for claim in claims:
+            self._tasks[claim.job_id] = task
+        task.add_done_callback(lambda _: self._batch_ended(claims))
+
+    def _batch_ended(self, claims: Sequence[Claim]) -> None:
+        self.batches -= 1
+        self.batched -= len(claims)
+        for claim in claims:
+            del self._tasks[claim.job_id]
+        self._on_ended()
+
+    async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
+        job = asyncio.create_task(self._runner.run_batch(claims))
+        self._jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
+        try:
+            await asyncio.wait({job})
+        finally:
+            for claim in claims:
+                del self._jobs[claim.job_id]
+        if not job.cancelled() and job.exception() is None:
+            for claim in claims:
+                self._reasons.pop(claim.job_id, None)  # too late: it is done
+            await self._end(claims, job.result())
+            return
+        if not job.cancelled():
+            log.error("worker.job_broke_the_runner", exc_info=job.exception())
+        endings = await asyncio.gather(*(self._one_of_a_batch(claim) for claim in claims))
+        await self._end(claims, endings)
+
+    async def _one_of_a_batch(self, claim: Claim) -> Ending:
+        why = self._reasons.pop(claim.job_id, None)
+        return await (self._cancelled(claim, why) if why else self._run(claim))
+
+    async def _end(self, claims: Sequence[Claim], endings: Sequence[Ending]) -> None:
+        ended = await self._finisher.finish(endings)
+        for claim, ours in zip(claims, ended, strict=True):
+            if not ours:
+                log.warning("worker.finished_too_late", job_id=claim.job_id)
+            await self._runner.after(claim)
 
     async def _run(self, claim: Claim) -> Ending:
         job = self._jobs[claim.job_id] = asyncio.create_task(self._runner.run(claim))
@@ -85,7 +132,8 @@ class Running:
         if (error := job.exception()) is not None:
             log.error("worker.job_broke_the_runner", job_id=claim.job_id, exc_info=error)
             return Ending(claim.job_id, "retry", _BROKEN)
-        return job.result()
+        ending: Ending = job.result()
+        return ending
 
     async def _cancelled(self, claim: Claim, why: Why) -> Ending:
         if why is Why.ABORTED:

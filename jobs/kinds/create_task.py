@@ -1,8 +1,9 @@
 """create_task: a task, or with `parent_task_id` a subtask. Answers with its id."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from db import tasks
+from db import task_bulk, tasks
 from db.inputs import NewTask
 from jobs.context import JobContext
 from jobs.registry import Kind, Payload
@@ -19,4 +20,11 @@ async def handle(context: JobContext, new: CreateTask) -> int:
     return task.id
 
 
-KIND = Kind(CreateTask, handle)
+async def handle_many(contexts: Sequence[JobContext], news: Sequence[CreateTask]) -> list[int]:
+    origins = [context.origin for context in contexts]
+    return await task_bulk.create_of_many(
+        contexts[0].session, list(zip(origins, news, strict=True))
+    )
+
+
+KIND = Kind(CreateTask, handle, handle_many=handle_many)

@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects, task_bulk, tasks, workers, writes
-from db.audit import Origin
+from db.audit import Change, Origin
 from db.engine import Sessions
 from db.inputs import (
     NewProject,
@@ -89,6 +89,12 @@ WRITES: dict[str, Call] = {
     "tasks.delete": lambda s, t: tasks.delete(s, ORIGIN, t.id, now=LATER),
     "tasks.restore": _restore,
     "tasks.purge": _purge,
+    "task_bulk.create_of_many": lambda s, t: task_bulk.create_of_many(
+        s, [(ORIGIN, NewTask(title="x", project_id=t.project_id))]
+    ),
+    "task_bulk.create_of_many": lambda s, t: task_bulk.create_of_many(
+        s, [(ORIGIN, NewTask(title="x", project_id=t.project_id))]
+    ),
     "task_bulk.create_many": lambda s, t: task_bulk.create_many(
         s, ORIGIN, [NewTask(title="x", project_id=t.project_id)]
     ),
@@ -140,11 +146,11 @@ async def test_a_write_and_its_entry_go_together(
     task = await new_task(any_sessions)
     before = (await rows(any_sessions, Task), await rows(any_sessions, Project))
 
-    async def refuse(session: AsyncSession, origin: Origin, *changes: object) -> None:
-        if origin.actor == "walker":
+    async def refuse(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
+        if any(origin.actor == "walker" for origin, _ in changes):
             raise ZeroDivisionError
 
-    monkeypatch.setattr("db.audit.record", refuse)
+    monkeypatch.setattr("db.audit.record_many", refuse)
     with pytest.raises(ZeroDivisionError):
         async with transaction(any_sessions) as session:
             await WRITES[name](session, await session.get_one(Task, task.id))

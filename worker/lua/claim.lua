@@ -2,13 +2,16 @@
 -- Claim due jobs: each gets a lease that names its owner, and moves behind those that are due.
 -- KEYS  queue, running, aborted, cancelled, lane
 -- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
---       crashes after which a job runs alone, crashes after which it is given up
+--       crashes after which a job runs alone, crashes after which it is given up,
+--       jobs wanted beside those of the kinds that follow
 -- Answers {jobs, room wanted, aborted ids, cancelled ids}; a job is
--- {id, body or nil, attempt, score, crashes, interruptions, log}. "Room wanted" asks the owner to let its
+-- {id, body or nil, attempt, score, crashes, interruptions, log, in bulk}. "Room wanted" asks the owner to let its
 -- jobs end and claim again: the next one must run alone.
 local queue, running, aborted, cancelled, lane = unpack(KEYS)
 local wanted, lease, token, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, lone, hopeless = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local beside, bulk = tonumber(ARGV[8]), {}
+for i = 9, #ARGV do bulk[ARGV[i]] = true end
 local MONTH = 30 * 24 * 3600 * 1000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -58,6 +61,13 @@ local function attempt_of(id, lost)
     return attempt
 end
 
+-- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction
+local function goes_in_bulk(body, crashes)
+    if beside == 0 or not body or crashes > 0 then return false end
+    local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
+    return kind and bulk[kind]
+end
+
 local some_cancelled = redis.call('ZCARD', cancelled) > 0
 local jobs, room = {}, 0
 
@@ -78,8 +88,9 @@ local function must_wait(id, crashes)
     return true
 end
 
-if wanted > 0 then
-    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, wanted)
+if wanted + beside > 0 then
+    local most = wanted + beside
+    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
     for i = 1, #due, 2 do
         local id = due[i]
         local progress = 'arq:in-progress:' .. id
@@ -93,15 +104,18 @@ if wanted > 0 then
         else
             local lost = redis.call('HGET', running, id)
             local crashes, interruptions, log = trouble_of(id, lost)
+            local body = guarded('GET', 'arq:job:' .. id)
+            local in_bulk = goes_in_bulk(body, crashes)
+            if not in_bulk and wanted == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
+                if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
                 if lost then log = note_crash(id, lost, log) end
                 local attempt = attempt_of(id, lost)
                 redis.call('SET', progress, token, 'PX', lease)
                 redis.call('HSET', running, id, token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker)
                 redis.call('PERSIST', 'arq:job:' .. id)
                 later(id, lease)
-                local body = guarded('GET', 'arq:job:' .. id)
-                jobs[#jobs + 1] = {id, body, attempt, due[i + 1], crashes, interruptions, log}
+                jobs[#jobs + 1] = {id, body, attempt, due[i + 1], crashes, interruptions, log, in_bulk and 1 or 0}
                 if crashes >= lone and crashes < hopeless then break end
             elseif room == 1 then
                 break

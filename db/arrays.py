@@ -1,0 +1,75 @@
+"""Many rows in one statement of a fixed shape: columns travel as arrays, so PostgreSQL plans it once.
+
+A VALUES list has another shape for each number of rows, and a driver's executemany runs once per row.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import JSON, TextClause, insert, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+async def insert_rows(session: AsyncSession, table: type[SQLModel], rows: Rows) -> None:
+    """Insert rows that all name the same columns."""
+    await _insert(session, table, rows, returning=False)
+
+
+async def insert_returning_ids(
+    session: AsyncSession, table: type[SQLModel], rows: Rows
+) -> list[int]:
+    """The same; answers with the ids that the database gave, in the order of the rows."""
+    return await _insert(session, table, rows, returning=True)
+
+
+async def _insert(
+    session: AsyncSession, table: type[SQLModel], rows: Rows, *, returning: bool
+) -> list[int]:
+    if not rows:
+        return []
+    if session.get_bind().dialect.name != "postgresql":
+        plain = insert(table)
+        if returning:
+            plain = plain.returning(table.id, sort_by_parameter_order=True)  # type: ignore[attr-defined]
+        added = await session.execute(plain, list(rows))
+        return list(added.scalars()) if returning else []
+    columns = tuple(rows[0])
+    as_json = {column for column in columns if _is_json(table, column)}
+    arrays = {
+        column: [_json(row[column]) if column in as_json else row[column] for row in rows]
+        for column in columns
+    }
+    added = await session.execute(_statement(table, columns, returning), arrays)
+    return sorted(added.scalars()) if returning else []  # drawn in the order of the rows
+
+
+@lru_cache(maxsize=64)
+def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool) -> TextClause:
+    types = table.__table__.columns  # type: ignore[attr-defined]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    arrays = ", ".join(
+        f"CAST(:{c} AS {'TEXT' if _is_json(table, c) else types[c].type.compile(dialect)}[])"
+        for c in columns
+    )
+    values = ", ".join(f"v.{c}::jsonb" if _is_json(table, c) else f"v.{c}" for c in columns)
+    names = ", ".join(columns)
+    return text(
+        f"INSERT INTO {table.__tablename__} ({names}) SELECT {values} "  # noqa: S608 - names of ours
+        f"FROM unnest({arrays}) WITH ORDINALITY AS v({names}, row_number) ORDER BY row_number"
+        + (" RETURNING id" if returning else "")
+    )
+
+
+@lru_cache(maxsize=256)
+def _is_json(table: type[SQLModel], column: str) -> bool:
+    return isinstance(table.__table__.columns[column].type, JSON)  # type: ignore[attr-defined]
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else to_json(value).decode()
