@@ -35,7 +35,8 @@ class Lease(IntEnum):
 class Claim:
     """A job that is ours for the length of the lease. `body` is None if Redis has lost it.
 
-    `in_bulk` if it was claimed as one of a kind whose jobs share a transaction.
+    `in_bulk` if it was claimed as one of a kind whose jobs share a transaction, `runs_alone` if no
+    other job may be claimed while it runs: it has lost workers before.
     """
 
     job_id: str
@@ -46,6 +47,7 @@ class Claim:
     interruptions: int
     history: tuple[Mapping[str, Any], ...]
     in_bulk: bool
+    runs_alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ class Claimed:
     room: bool = False
     aborted: Collection[str] = ()
     cancelled: Collection[str] = ()
+    due_in: float | None = None  # seconds until the next job is due
+
+    @property
+    def more(self) -> bool:
+        """True if a job is due that was not claimed."""
+        return self.due_in == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +138,13 @@ class Broker:
             wanted, terms.lease_ms, self.token, self.worker,
             busy, terms.lone_crashes, terms.max_crashes, beside, *kinds,
         ]  # fmt: skip
-        jobs, room, aborted, cancelled = await self._claim(keys=keys, args=arguments)
+        jobs, room, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
         return Claimed(
-            [_claim(each) for each in jobs], bool(room), _texts(aborted), _texts(cancelled)
+            [_claim(each, terms) for each in jobs],
+            bool(room),
+            _texts(aborted),
+            _texts(cancelled),
+            None if due_in < 0 else due_in / 1000,
         )
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, Lease]:
@@ -187,7 +199,7 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
     return frozenset(map(text, job_ids))
 
 
-def _claim(answer: Sequence[Any]) -> Claim:
+def _claim(answer: Sequence[Any], terms: Terms) -> Claim:
     job_id, body, attempt, score, crashes, interruptions, log, in_bulk = answer
     return Claim(
         text(job_id),
@@ -198,6 +210,7 @@ def _claim(answer: Sequence[Any]) -> Claim:
         interruptions,
         _history(log) if log else (),
         bool(in_bulk),
+        terms.lone_crashes <= crashes < terms.max_crashes,
     )
 
 

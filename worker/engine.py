@@ -9,7 +9,6 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -21,16 +20,19 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from db.errors import LedgerqError
 from worker.beside import Beside
-from worker.broker import Broker, Claim, Terms
+from worker.broker import Broker, Claimed, Terms
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
 from worker.finisher import Finisher
 from worker.health import ALIVE
+from worker.keys import ABORTED, cancel_key
 from worker.leases import Leases
+from worker.pace import Pace
 from worker.patience import Patience
 from worker.runner import Runner
 from worker.running import Running, Why
+from worker.wake import Wake
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -55,13 +57,11 @@ class JobWorker(Worker):
         self._bulk_kinds: tuple[str, ...] = ()
         self.name = process_name()
         self._terms = terms or Terms()
-        self._beside = Beside()
+        self._helpers = Beside()
         self._broker: Broker | None = None
         self._running: Running | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
-        self._news = asyncio.Event()  # a slot is free, or it is time to stop
-        self._alone = False  # the job that runs is one that may take its worker along
+        self._pace = Pace(self.poll_delay_s)
         self._database_in_doubt = False
         self._patience = Patience()
 
@@ -86,7 +86,7 @@ class JobWorker(Worker):
         broker = Broker.beside(self.pool, self.queue_name, self.name, self._terms)
         leases = Leases(broker, self.tasks.keys, lambda job_id: running.cancel(job_id, Why.TAKEN))
         finisher = Finisher(broker, leases.doubt)
-        running = Running(Runner(self), finisher, self.tasks, self.job_tasks, self._job_ended)
+        running = Running(Runner(self), finisher, self.tasks, self.job_tasks, self._pace.free)
         self._broker, self._running = broker, running
         names = ", ".join(self.functions)
         logging.getLogger("arq.worker").info(
@@ -95,9 +95,21 @@ class JobWorker(Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         self._bulk_kinds = self._kinds_in_bulk()
-        self._beside.start(leases.keep)
-        self._beside.start(finisher.run)
+        self._helpers.start(leases.keep)
+        self._helpers.start(finisher.run)
+        self._helpers.start(self._wake(broker).run)
         await self._work(leases, running)
+
+    def _wake(self, broker: Broker) -> Wake:
+        resources: Resources | None = self.ctx.get(RESOURCES)
+        wake = Wake(
+            broker.redis.connection_pool,
+            (self.queue_name, ABORTED, cancel_key(self.queue_name)),
+            on_change=self._pace.change,
+            on_emptied=resources.relay.wake if resources else self._pace.change,
+        )
+        self._pace.told = lambda: wake.listening
+        return wake
 
     def _kinds_in_bulk(self) -> tuple[str, ...]:
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
@@ -108,72 +120,65 @@ class JobWorker(Worker):
         return tuple(kind.name for kind in resources.registry if kind.handle_many)
 
     async def _work(self, leases: Leases, running: Running) -> None:
-        while not self._stopping.is_set():
+        while not self._pace.stopping:
             if not await self._database_answers():
-                await self._pause(self._patience.next())
+                await self._pace.sleep(self._patience.next())
                 continue
             try:
-                saturated = await self._look(leases, running)
+                claimed = await self._look(leases, running)
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
                 await self._wait_for_redis(error)
             except Exception:
                 log.exception("worker.round_failed")
-                await self._pause(self._patience.next())
+                await self._pace.sleep(self._patience.next())
             else:
                 if self._patience.failures:
                     log.info("worker.goes_on", failures=self._patience.failures)
                     self._patience.reset()
-                await self._pause(self.poll_delay_s, for_slot=saturated)
+                await self._wait_for_more(claimed, running)
 
-    async def _look(self, leases: Leases, running: Running) -> bool:
-        """Look at the queue once and start what is there; True if there may be more than we can take."""
+    async def _wait_for_more(self, claimed: Claimed, running: Running) -> None:
+        if claimed.room and self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
+        elif not self._wanted(running):
+            await self._pace.until_free()
+        elif not claimed.more:
+            await self._pace.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
+        elif not self._beside(running):
+            await self._pace.until_free()
+
+    async def _look(self, leases: Leases, running: Running) -> Claimed:
+        """Look at the queue once and start what is there."""
+        self._pace.look()
         self.ctx[ALIVE] = time.monotonic()
-        wanted = self._wanted(running)
-        room = self._bulk_kinds and wanted and running.batches < BATCHES
-        beside = self._batch if room else 0
+        wanted, beside = self._wanted(running), self._beside(running)
         claimed = await leases.claim(
             wanted, busy=len(self.tasks), beside=beside, kinds=self._bulk_kinds
         )
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
-        self._start(running, claimed.jobs, aborted)
+        running.start_all(claimed.jobs, aborted)
         for job_id in aborted:
             running.cancel(job_id, Why.ABORTED)
         for job_id in claimed.cancelled:
             running.cancel(job_id, Why.CANCELLED)
-        if claimed.room and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
-            return False
         await self.heart_beat()
-        return len(claimed.jobs) >= max(wanted, beside)
-
-    def _start(self, running: Running, claims: Sequence[Claim], aborted: Collection[str]) -> None:
-        """Start what was claimed: jobs that may share a transaction together, the others each alone."""
-        batch = []
-        for claim in claims:
-            if claim.in_bulk and claim.attempt == 1 and claim.job_id not in aborted:
-                batch.append(claim)
-                continue
-            self._alone = self._terms.lone_crashes <= claim.crashes < self._terms.max_crashes
-            running.start(claim, aborted=claim.job_id in aborted)
-        if len(batch) > 1:
-            running.start_batch(batch)
-        elif batch:
-            running.start(batch[0], aborted=False)
+        return claimed
 
     def _wanted(self, running: Running) -> int:
         """How many jobs of any kind there is room for."""
-        if not self.allow_pick_jobs or self._alone:
+        if not self.allow_pick_jobs or running.alone:
             return 0
         free = self.max_jobs - (len(self.tasks) - running.batched)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
-    def _job_ended(self) -> None:
-        self._alone = False
-        self._news.set()
+    def _beside(self, running: Running) -> int:
+        """How many more there is room for that share a transaction."""
+        room = self._bulk_kinds and self._wanted(running) and running.batches < BATCHES
+        return self._batch if room else 0
 
     def doubt_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
@@ -199,20 +204,7 @@ class JobWorker(Worker):
         if self._broker and isinstance(error, ReadOnlyError):  # connected to what was the primary
             await self._broker.disconnect()
             await self.pool.connection_pool.disconnect()
-        await self._pause(self._patience.next())
-
-    async def _pause(self, seconds: float, *, for_slot: bool = False) -> None:
-        """Wait until the time is over, a slot is free if one is waited for, or it is time to stop."""
-        self._news.clear()
-        if for_slot and len(self.tasks) < self.max_jobs and not self._alone:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not self._stopping.is_set():
-                    await self._news.wait()
-                    self._news.clear()
-                    if for_slot or self.burst:
-                        return
+        await self._pace.sleep(self._patience.next())
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():
@@ -260,8 +252,7 @@ class JobWorker(Worker):
             if self._running:
                 self._running.cancel_everything()
             await asyncio.wait(self.tasks.values(), timeout=1)
-        self._stopping.set()
-        self._news.set()
+        self._pace.stop()
         main, deadline = self.main_task, self.loop.time() + GRACE
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
@@ -276,7 +267,7 @@ class JobWorker(Worker):
             if self._draining:
                 await self._draining
         finally:
-            await self._beside.end()
+            await self._helpers.end()
             try:
                 if self.on_shutdown and self._pool:
                     await self.on_shutdown(self.ctx)

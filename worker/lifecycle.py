@@ -42,6 +42,7 @@ class Lifecycle:
         await require_current(database)
         self._beside.start(lambda: keep_beating(redis, process_name(), lambda: looks_alive(ctx)))
         self._beside.start(relay.run)
+        self._beside.start(lambda: relay.listen(database))
         self._started = True
         log.info("worker.started", worker=process_name(), database=self._config.database.address)
 

@@ -17,8 +17,9 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import outbox
-from db.engine import Sessions
+from db.engine import Database, Sessions
 from db.errors import LedgerqError
+from db.listen import STAGED, listen
 from db.models import OutboxMessage
 from db.transaction import transaction
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, encode
@@ -62,6 +63,17 @@ class Relay:
                 patience.reset()
             if not full:
                 await self._pause()
+
+    async def listen(self, database: Database) -> None:
+        """Look at once when the database tells that something was staged, until cancelled."""
+        patience = Patience()
+        while True:
+            try:
+                await listen(database, STAGED, self.wake)
+                patience.reset()
+            except (SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
+                log.debug("relay.hears_nothing", error=str(error).partition("\n")[0])
+            await asyncio.sleep(patience.next())
 
     async def step(self) -> int:
         """Put on Redis what is due now, a batch at most; answers with how many."""

@@ -1,7 +1,7 @@
 """The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -39,13 +39,28 @@ class Running:
         self._runner, self._finisher, self._on_ended = runner, finisher, on_ended
         self._tasks, self._jobs = tasks, jobs
         self._reasons: dict[str, Why] = {}
+        self.alone = False  # the job that runs is one that may take its worker along
         self.batches = 0
         self.batched = 0  # jobs in them
+
+    def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
+        """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
+        batch = []
+        for claim in claims:
+            if claim.in_bulk and claim.attempt == 1 and claim.job_id not in aborted:
+                batch.append(claim)
+            else:
+                self.start(claim, aborted=claim.job_id in aborted)
+        if len(batch) == 1:
+            self.start(batch[0], aborted=False)
+        elif batch:
+            self.start_batch(batch)
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
         """Begin with a job, unless it runs here already; an aborted one is only ended."""
         if claim.job_id in self._tasks:
             return
+        self.alone = self.alone or claim.runs_alone
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self._tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._ended(claim.job_id))
@@ -65,6 +80,7 @@ class Running:
 
     def _ended(self, job_id: str) -> None:
         del self._tasks[job_id]
+        self.alone = False
         self._on_ended()
 
     async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:

@@ -101,6 +101,17 @@ ENQUEUE_JOB = (
         RETURN id;
     END $$
     """,
+    """
+    CREATE OR REPLACE FUNCTION outbox_message_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_notify('ledgerq_outbox', '');
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER outbox_message_notify AFTER INSERT ON outbox_message
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox_message_notify()
+    """,
 )
 
 

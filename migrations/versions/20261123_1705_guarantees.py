@@ -44,6 +44,20 @@ AUDIT_LOG_ON_SQLITE = (
     """,
 )
 
+NOTIFY = (
+    """
+    CREATE FUNCTION outbox_message_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_notify('ledgerq_outbox', '');
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER outbox_message_notify AFTER INSERT ON outbox_message
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox_message_notify()
+    """,
+)
+
 ENQUEUE_JOB = """
 CREATE FUNCTION enqueue_job(
     kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',
@@ -145,6 +159,8 @@ def create_outbox() -> None:
     )
     if on_postgresql():
         op.execute(sa.text(ENQUEUE_JOB.replace(":", r"\:")))
+        for statement in NOTIFY:
+            op.execute(statement)
 
 
 def give_jobs_a_state() -> None:
@@ -188,3 +204,5 @@ def downgrade() -> None:
     if on_postgresql():
         op.execute("DROP FUNCTION enqueue_job")
     op.drop_table("outbox_message")
+    if on_postgresql():
+        op.execute("DROP FUNCTION outbox_message_notify()")

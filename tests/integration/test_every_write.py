@@ -89,12 +89,6 @@ WRITES: dict[str, Call] = {
     "tasks.delete": lambda s, t: tasks.delete(s, ORIGIN, t.id, now=LATER),
     "tasks.restore": _restore,
     "tasks.purge": _purge,
-    "task_bulk.create_of_many": lambda s, t: task_bulk.create_of_many(
-        s, [(ORIGIN, NewTask(title="x", project_id=t.project_id))]
-    ),
-    "task_bulk.create_of_many": lambda s, t: task_bulk.create_of_many(
-        s, [(ORIGIN, NewTask(title="x", project_id=t.project_id))]
-    ),
     "task_bulk.create_many": lambda s, t: task_bulk.create_many(
         s, ORIGIN, [NewTask(title="x", project_id=t.project_id)]
     ),

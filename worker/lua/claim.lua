@@ -4,7 +4,7 @@
 -- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
 --       crashes after which a job runs alone, crashes after which it is given up,
 --       jobs wanted beside those of the kinds that follow
--- Answers {jobs, room wanted, aborted ids, cancelled ids}; a job is
+-- Answers {jobs, room wanted, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
 -- {id, body or nil, attempt, score, crashes, interruptions, log, in bulk}. "Room wanted" asks the owner to let its
 -- jobs end and claim again: the next one must run alone.
 local queue, running, aborted, cancelled, lane = unpack(KEYS)
@@ -63,7 +63,7 @@ end
 
 -- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction
 local function goes_in_bulk(body, crashes)
-    if beside == 0 or not body or crashes > 0 then return false end
+    if not body or crashes > 0 then return false end
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
     return kind and bulk[kind]
 end
@@ -106,7 +106,7 @@ if wanted + beside > 0 then
             local crashes, interruptions, log = trouble_of(id, lost)
             local body = guarded('GET', 'arq:job:' .. id)
             local in_bulk = goes_in_bulk(body, crashes)
-            if not in_bulk and wanted == 0 then break end -- jobs start in their order
+            if (in_bulk and beside or wanted) == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
                 if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
                 if lost then log = note_crash(id, lost, log) end
@@ -130,4 +130,11 @@ local function standing(set, age)
     return redis.call('ZRANGE', set, 0, 999)
 end
 
-return {jobs, room, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000)}
+-- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
+local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+local due_in = first[2] and math.max(0, math.min(tonumber(first[2]) - now, 3600000)) or -1
+
+return {
+    jobs, room, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
+    math.floor(due_in),
+}

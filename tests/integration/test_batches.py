@@ -1,0 +1,210 @@
+"""Many jobs in one transaction leave what they would leave each in its own."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
+
+from db.engine import Sessions
+from db.inputs import NewTask
+from db.models import AuditLog, DeadLetter, OutboxMessage, ProcessedJob, Task, TaskPriority
+from db.transaction import transaction
+from jobs import kinds
+from jobs.batch import Arrival, arrive, process_batch
+from jobs.envelope import Delivery, encode
+from jobs.kinds import CreateProject, CreateTask
+from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from jobs.process import process
+from jobs.request import Request
+from jobs.retry import Policy
+from jobs.staging import stage_many
+from tests.support import count, delivery, done, drain, new_project, our_worker, rows
+from worker.client import JobClient, results
+from worker.config import Config
+
+REGISTRY, POLICY = kinds.registry(), Policy(timeout=5)
+
+
+def arrived(*deliveries: Delivery) -> list[Arrival]:
+    found = [arrive(each, REGISTRY) for each in deliveries]
+    return [each for each in found if each]
+
+
+async def run(sessions: Sessions, *deliveries: Delivery) -> list[Outcome]:
+    return await process_batch(arrived(*deliveries), REGISTRY, sessions, POLICY)
+
+
+def tasks(project_id: int, number: int) -> list[Delivery]:
+    return [
+        delivery(CreateTask(title=f"t{n}", project_id=project_id), f"job-{n:03}")
+        for n in range(number)
+    ]
+
+
+async def left(sessions: Sessions) -> list[tuple[Any, ...]]:
+    """What each job left, without what differs from run to run."""
+    changing = {"id", "created_at", "updated_at", "at", "processed_at", "entity_id", "result"}
+    by_id = {task.id: task for task in await rows(sessions, Task)}
+    entries = sorted(await rows(sessions, AuditLog), key=lambda entry: str(entry.job_id))
+    notes = {note.job_id: note for note in await rows(sessions, ProcessedJob)}
+    return [
+        (
+            by_id[entry.entity_id].model_dump(exclude=changing),
+            entry.model_dump(exclude=changing),
+            notes[str(entry.job_id)].model_dump(exclude=changing),
+            notes[str(entry.job_id)].result == entry.entity_id,
+        )
+        for entry in entries
+        if entry.job_id
+    ]
+
+
+TITLES = st.text(min_size=1, max_size=30).filter(
+    lambda t: t.strip() and "\x00" not in t and not any("\ud800" <= c <= "\udfff" for c in t)
+)
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(
+    wanted=st.lists(
+        st.fixed_dictionaries(
+            {"title": TITLES, "priority": st.sampled_from(TaskPriority)},
+            optional={
+                "description": st.none() | TITLES,
+                "tags": st.lists(st.sampled_from("abcd"), unique=True),
+                "due_at": st.none() | st.datetimes(timezones=st.timezones()),
+            },
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+async def test_a_batch_leaves_what_its_jobs_would_leave_alone(
+    database: Any, wanted: Sequence[dict[str, Any]]
+) -> None:
+    """Tasks, audit entries and marks are the same, field by field, whatever the tasks are."""
+    sessions = database.sessions
+    project_id = await new_project(sessions)
+    try:
+        payloads = [CreateTask(project_id=project_id, **fields) for fields in wanted]
+    except ValueError:
+        return  # a date beyond the year 9999 in UTC
+    alone = [delivery(p, f"{project_id}-a-{n}") for n, p in enumerate(payloads)]
+    together = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
+    for each in alone:
+        assert isinstance(await process(each, REGISTRY, sessions, POLICY), Completed)
+    assert all(isinstance(o, Completed) for o in await run(sessions, *together))
+    mine = [
+        entry for entry in await left(sessions) if entry[1]["job_id"].startswith(f"{project_id}-")
+    ]
+    half = len(payloads)
+
+    def anonymous(entries: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        for _, entry, note, _ in entries:
+            entry.pop("job_id"), note.pop("job_id")
+        return entries
+
+    assert anonymous(mine[:half]) == anonymous(mine[half:])
+
+
+async def test_a_bad_job_takes_no_neighbour_along(any_sessions: Sessions) -> None:
+    """One of forty points at no project: thirty-nine are done, one is a dead letter."""
+    project_id = await new_project(any_sessions)
+    batch = tasks(project_id, 40)
+    batch[17] = delivery(CreateTask(title="bad", project_id=999), "bad")
+    outcomes = await run(any_sessions, *batch)
+    assert [n for n, o in enumerate(outcomes) if isinstance(o, Buried)] == [17]
+    assert sum(isinstance(o, Completed) for o in outcomes) == 39
+    assert await count(any_sessions, Task) == 39
+    assert [letter.job_id for letter in await rows(any_sessions, DeadLetter)] == ["bad"]
+
+
+async def test_jobs_of_a_batch_that_had_ended_are_duplicates(any_sessions: Sessions) -> None:
+    """They answer as the first time; the others are done."""
+    project_id = await new_project(any_sessions)
+    batch = tasks(project_id, 6)
+    (first, *_) = await run(any_sessions, *batch[:3])
+    again = await run(any_sessions, *batch)
+    assert isinstance(first, Completed)
+    assert isinstance(again[0], Duplicate)
+    assert again[0].result == first.result
+    assert [type(o) for o in again] == [Duplicate] * 3 + [Completed] * 3
+    assert await count(any_sessions, Task) == 6
+    assert [type(o) for o in await run(any_sessions, *batch)] == [Duplicate] * 6
+
+
+async def test_batches_that_meet_do_each_job_once(sessions: Sessions) -> None:
+    """Four batches of the same fifty jobs at once, in other orders: no deadlock, fifty tasks."""
+    project_id = await new_project(sessions)
+    batch = tasks(project_id, 50)
+    orders = [batch, batch[::-1], batch[25:] + batch[:25], batch[::2] + batch[1::2]]
+    outcomes = await asyncio.gather(*(run(sessions, *order) for order in orders))
+    flat = [outcome for some in outcomes for outcome in some]
+    assert sum(isinstance(o, Completed) for o in flat) == 50
+    assert sum(isinstance(o, Duplicate) for o in flat) == 150
+    assert await count(sessions, Task) == 50
+
+
+async def test_a_lost_database_interrupts_the_whole_batch(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not split: smaller batches would not help. No attempt is spent."""
+    project_id = await new_project(sessions)
+
+    async def lost(*args: object) -> None:
+        error = OperationalError("SELECT 1", {}, ConnectionError())
+        error.connection_invalidated = True
+        raise error
+
+    monkeypatch.setattr("db.inbox.remember_many", lost)
+    outcomes = await run(sessions, *tasks(project_id, 5))
+    assert all(isinstance(o, Retry) and not o.spent for o in outcomes)
+
+
+async def test_staged_jobs_of_a_batch_are_settled(any_sessions: Sessions) -> None:
+    """Their messages leave the outbox in the batch's transaction."""
+    project_id = await new_project(any_sessions)
+    requests = [
+        Request(CreateTask(title="x", project_id=project_id), job_id=f"s{n}") for n in range(5)
+    ]
+    async with transaction(any_sessions) as session:
+        await stage_many(session, requests)
+    bodies = [encode(r.envelope).replace(b'"k":{', b'"k":{"_staged":"1",') for r in requests]
+    batch = [Delivery(f"s{n}", 1, body) for n, body in enumerate(bodies)]
+    assert all(isinstance(o, Completed) for o in await run(any_sessions, *batch))
+    assert await count(any_sessions, OutboxMessage) == 0
+
+
+async def test_the_engine_runs_what_it_finds_together(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Five hundred tasks, some other jobs among them and one that is bad: each has its own result."""
+    project_id = await new_project(sessions)
+    wanted: list[Any] = [CreateTask(title=f"t{n}", project_id=project_id) for n in range(500)]
+    wanted[100:100] = [CreateProject(name=f"p{n}") for n in range(20)]
+    bad = Request(CreateTask(title="bad", project_id=999), job_id="bad")
+    jobs = await client.enqueue_many([*wanted, bad])
+    await drain(our_worker(config, kinds.registry(), burst=True, handle_signals=False))
+    answers = await results(jobs[:-1])
+    by_id = {task.id: task.title for task in await rows(sessions, Task)}
+    for asked, answer in zip(wanted, answers, strict=True):
+        if isinstance(asked, NewTask):
+            assert by_id[answer] == asked.title
+    assert await done(sessions) == 520
+    assert [letter.job_id for letter in await rows(sessions, DeadLetter)] == ["bad"]
+
+
+async def test_each_job_can_have_a_commit_of_its_own(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """LEDGERQ_BATCH=1: as many transactions as jobs."""
+    project_id = await new_project(sessions)
+    await client.enqueue_many([CreateTask(title=f"t{n}", project_id=project_id) for n in range(30)])
+    worker = our_worker(config, kinds.registry(), burst=True, handle_signals=False, batch=1)
+    await drain(worker)
+    moments = {note.processed_at for note in await rows(sessions, ProcessedJob)}
+    assert len(moments) == 30  # now() is the start of the transaction

@@ -1,0 +1,82 @@
+"""Hears at once that a queue has changed, whoever changed it: Redis tells by client-side caching.
+
+Redis 6 and later notify a connection when keys of a prefix change (`CLIENT TRACKING … BCAST`,
+https://redis.io/docs/latest/develop/reference/client-side-caching/), a stock arq client's ZADD too. It is a
+hint: what is missed is found by the next look at the queue.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from worker.patience import Patience
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_SILENCE = 15.0  # seconds after which the connection is asked whether it still is one
+_INVALIDATIONS = "__redis__:invalidate"
+
+
+class Wake:
+    """Listens on a connection of its own. `listening` is False while changes may go unheard."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        prefixes: Sequence[str],
+        *,
+        on_change: Callable[[], None],
+        on_emptied: Callable[[], None],
+    ) -> None:
+        self._pool, self._prefixes = pool, prefixes
+        self._on_change, self._on_emptied = on_change, on_emptied
+        self.listening = False
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        patience = Patience()
+        while True:
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                await self._subscribe(connection)
+                self.listening = True
+                patience.reset()
+                self._on_change()  # something may have changed before
+                await self._listen(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.debug("worker.hears_nothing", error=str(error))
+            finally:
+                self.listening = False
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(patience.next())
+
+    async def _subscribe(self, connection: AbstractConnection) -> None:
+        await connection.connect()  # type: ignore[no-untyped-call]
+        await connection.send_command("CLIENT", "ID")
+        own = await connection.read_response()
+        prefixes = [word for prefix in self._prefixes for word in ("PREFIX", prefix)]
+        await connection.send_command(
+            "CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes
+        )
+        await connection.read_response()
+        await connection.send_command("SUBSCRIBE", _INVALIDATIONS)
+        await connection.read_response()
+
+    async def _listen(self, connection: AbstractConnection) -> None:
+        asked = False
+        while True:
+            message = await connection.read_response(timeout=_SILENCE)
+            if message is None and asked:
+                return  # it is none any more
+            if message is None:
+                await connection.send_command("PING", check_health=False)
+            elif message[0] == b"message" and message[2] is None:
+                self._on_emptied()
+                self._on_change()
+            elif message[0] == b"message":
+                self._on_change()
+            asked = message is None
