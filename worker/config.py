@@ -82,13 +82,13 @@ class WorkerConfig(BaseSettings):
         description="how long a claim holds that its worker no longer renews: what a dead worker costs",
     )
     relay_interval: float = Field(
-        default=0.5, gt=0, le=60, description="the pause between two looks at the outbox"
+        default=1, gt=0, le=60, description="the longest pause between two looks at the outbox"
     )
     keep_result: int = Field(
         default=3600, ge=0, le=365 * DAY, description="how long a job's result stays on Redis"
     )
     poll_delay: float = Field(
-        default=0.1, gt=0, le=60, description="the pause between two looks at the queue"
+        default=0.1, gt=0, le=60, description="the pause between two looks at the queue, unless Redis tells of changes"
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console, json, or auto: console on a terminal, else json"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-LONGEST = 0.5  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
+LONGEST = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
 _APART = 0.005  # seconds between two looks of a busy worker: its own writes are changes too
 
 

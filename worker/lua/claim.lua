@@ -68,12 +68,11 @@ local function goes_in_bulk(body, crashes)
     return kind and bulk[kind]
 end
 
-local some_cancelled = redis.call('ZCARD', cancelled) > 0
 local jobs, room = {}, 0
 
 -- true if the job may not be claimed now; it is then out of the way for a while
 local function must_wait(id, crashes)
-    if some_cancelled and redis.call('ZSCORE', cancelled, id) then
+    if redis.call('ZSCORE', cancelled, id) then
         later(id, 1000)
         return true
     end
