@@ -32,6 +32,7 @@ from worker.demo import run as demonstration
 from worker.demo.plan import LEAST_JOBS
 from worker.dev import run_dev
 from worker.logs import configure_logging
+from worker.supervise import Supervisor
 from worker.terminal import complain, err, out, print_json
 
 app = typer.Typer(
@@ -70,11 +71,19 @@ def check_settings() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="So many, started again if one ends.")
+    ] = 1,
+) -> None:
     """Run jobs from the queue until SIGTERM or SIGINT."""
     config = load_config()
     configure_logging(config.worker)
+    if processes > 1:
+        raise typer.Exit(asyncio.run(Supervisor(processes).run()))
     build_worker(config).run()
+    # the interpreter gives signals their default meaning back before it ends: a late one would kill
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 @app.command()

@@ -88,7 +88,10 @@ class WorkerConfig(BaseSettings):
         default=3600, ge=0, le=365 * DAY, description="how long a job's result stays on Redis"
     )
     poll_delay: float = Field(
-        default=0.1, gt=0, le=60, description="the pause between two looks at the queue, unless Redis tells of changes"
+        default=0.1,
+        gt=0,
+        le=60,
+        description="the pause between two looks at the queue, unless Redis tells of changes",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console, json, or auto: console on a terminal, else json"

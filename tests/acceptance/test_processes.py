@@ -1,0 +1,49 @@
+"""Several workers under one command: restarted, stopped together, shown together."""
+
+import asyncio
+import os
+import signal
+
+from db.engine import Sessions
+from jobs.kinds import CreateTask
+from tests.acceptance.processes import OURS, Process, environment
+from tests.support import done, eventually, new_project
+from worker.client import JobClient
+from worker.config import Config
+from worker.connection import connect
+from worker.health import living_workers
+
+
+def pids(supervisor: Process) -> list[int]:
+    return [e["pid"] for e in supervisor.events if e["event"] == "supervisor.worker_started"]
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_all_stop_together(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Three workers; one is killed -9 and another takes its place; SIGTERM ends them all with status 0."""
+    supervisor = Process([*OURS, "--processes", "3"], environment(config))
+    try:
+        supervisor.wait_for("worker.started", times=3)
+        first = pids(supervisor)
+        os.kill(first[0], signal.SIGKILL)
+        supervisor.wait_for("worker.started", times=4)
+        redis = connect(config.worker)
+        assert {f":{pid}" for pid in pids(supervisor)[1:]} <= {
+            name[name.rindex(":") :] for name in await living_workers(redis)
+        }
+        await redis.aclose(close_connection_pool=True)
+        project_id = await new_project(sessions)
+        await client.enqueue_many(
+            [CreateTask(title=f"t{n}", project_id=project_id) for n in range(100)]
+        )
+
+        async def all_done() -> bool:
+            return await done(sessions) == 100
+
+        await eventually(all_done)
+        supervisor.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(supervisor.wait) == 0
+        assert [e["event"] for e in supervisor.events].count("worker.stopped") == 3
+    finally:
+        supervisor.close()

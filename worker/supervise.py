@@ -1,0 +1,70 @@
+"""Several worker processes on one machine: started together, started again if one ends, stopped together."""
+
+import asyncio
+import signal
+import sys
+import time
+
+import structlog
+
+from worker.patience import Patience
+
+log = structlog.stdlib.get_logger("ledgerq.supervisor")
+
+_COMMAND = (sys.executable, "-m", "worker", "worker")
+_STEADY = 60.0  # seconds after which a worker is no longer one that fails at its start
+
+
+class Supervisor:
+    """Runs workers until told to stop; each has the supervisor's environment."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Supervise; the exit status is 0 if every worker ended well when told to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        statuses = await asyncio.gather(*(self._keep(n) for n in range(1, self._processes + 1)))
+        return max(abs(status) for status in statuses)
+
+    def _stop(self, number: signal.Signals) -> None:
+        log.info("supervisor.stopping", signal=number.name, workers=len(self._running))
+        self._stopping.set()
+        for worker in self._running.values():
+            if worker.returncode is None:
+                worker.send_signal(signal.SIGTERM)
+
+    async def _keep(self, number: int) -> int:
+        """One worker, and the next when it ends; the exit status of the last."""
+        patience, status = Patience(), 0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            status = await self._one(number)
+            if self._stopping.is_set():
+                break
+            if time.monotonic() - started > _STEADY:
+                patience.reset()
+            pause = patience.next()
+            log.error("supervisor.worker_ended", number=number, status=status, again_in=pause)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
+        return status
+
+    async def _one(self, number: int) -> int:
+        # a process group of its own: Ctrl-C is the supervisor's to pass on
+        worker = await asyncio.create_subprocess_exec(*_COMMAND, process_group=0)
+        self._running[number] = worker
+        log.info("supervisor.worker_started", number=number, pid=worker.pid)
+        if self._stopping.is_set():
+            worker.send_signal(signal.SIGTERM)
+        try:
+            return await worker.wait()
+        finally:
+            del self._running[number]
