@@ -19,7 +19,6 @@ from db.engine import Sessions
 from db.transaction import in_transaction
 from db.translate import is_interruption
 from jobs.burial import bury
-from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
 from jobs.errors import JobError
 from jobs.outcome import Buried, Completed, Outcome
@@ -98,13 +97,13 @@ async def _in_one_transaction(
 
 
 async def _handle(session: AsyncSession, work: Sequence[Arrival]) -> dict[str, Any]:
-    handle_many = work[0].job.kind.handle_many
-    assert handle_many  # noqa: S101 - only such kinds come in batches
-    now = datetime.now(UTC)
-    contexts: list[JobContext] = [
-        context_of(session, each.delivery, each.job, now=now) for each in work
-    ]
-    results = await handle_many(contexts, [each.job.payload for each in work])
+    kind, now = work[0].job.kind, datetime.now(UTC)
+    contexts = [context_of(session, each.delivery, each.job, now=now) for each in work]
+    payloads = [each.job.payload for each in work]
+    if kind.handle_many:
+        results = await kind.handle_many(contexts, payloads)
+    else:
+        results = [await kind.handle(*each) for each in zip(contexts, payloads, strict=True)]
     pairs = zip(work, results, strict=True)
     return {each.delivery.job_id: to_jsonable_python(result) for each, result in pairs}
 

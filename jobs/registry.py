@@ -26,8 +26,9 @@ P = TypeVar("P", bound=Payload)
 class Kind(Generic[P]):
     """A payload and what is done with it. `timeout` is seconds; None takes the worker's.
 
-    `handle_many`, where there is one, does for many jobs in one transaction what `handle` does for
-    each in its own, and answers with their results in the same order. `handle` is the reference.
+    Jobs of a kind that is `quick` may share a transaction, in which they are handled one after another:
+    for handlers that do nothing but use the database. `handle_many`, where there is one, does it for
+    many at once, and answers with their results in the same order; `handle` is the reference.
     """
 
     payload: type[P]
@@ -37,10 +38,17 @@ class Kind(Generic[P]):
         None
     )
 
+    quick: bool = False
+
     @property
     def name(self) -> str:
         """The name on the wire."""
         return self.payload.kind
+
+    @property
+    def in_bulk(self) -> bool:
+        """True if its jobs may share a transaction."""
+        return self.quick or self.handle_many is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class JobWorker(Worker):
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
         if resources is None or hooks or self._batch < MORE_THAN_ONE or self.max_burst_jobs >= 0:
             return ()
-        return tuple(kind.name for kind in resources.registry if kind.handle_many)
+        return tuple(kind.name for kind in resources.registry if kind.in_bulk)
 
     async def _work(self, leases: Leases, running: Running) -> None:
         while not self._pace.stopping:

@@ -82,7 +82,7 @@ class Runner:
         for claim in claims:
             delivery = self._delivery(unread(claim))
             arrival = arrive(delivery, resources.registry) if claim.attempt == 1 else None
-            if arrival and arrival.job.kind.handle_many and not arrival.job.envelope.attempt:
+            if arrival and arrival.job.kind.in_bulk and not arrival.job.envelope.attempt:
                 batches.setdefault(arrival.job.kind.name, []).append((claim, arrival))
             else:
                 alone.append(claim)

@@ -31,4 +31,4 @@ async def handle(context: JobContext, update: UpdateTask) -> int:
     return task.id
 
 
-KIND = Kind(UpdateTask, handle)
+KIND = Kind(UpdateTask, handle, quick=True)

@@ -11,12 +11,20 @@ from sqlalchemy.exc import OperationalError
 
 from db.engine import Sessions
 from db.inputs import NewTask
-from db.models import AuditLog, DeadLetter, OutboxMessage, ProcessedJob, Task, TaskPriority
+from db.models import (
+    AuditLog,
+    DeadLetter,
+    OutboxMessage,
+    ProcessedJob,
+    Task,
+    TaskPriority,
+    TaskStatus,
+)
 from db.transaction import transaction
 from jobs import kinds
 from jobs.batch import Arrival, arrive, process_batch
 from jobs.envelope import Delivery, encode
-from jobs.kinds import CreateProject, CreateTask
+from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.request import Request
@@ -208,3 +216,23 @@ async def test_each_job_can_have_a_commit_of_its_own(
     await drain(worker)
     moments = {note.processed_at for note in await rows(sessions, ProcessedJob)}
     assert len(moments) == 30  # now() is the start of the transaction
+
+
+async def test_quick_jobs_share_a_transaction_one_after_another(any_sessions: Sessions) -> None:
+    """Two moves of each of ten tasks in their order, one of them illegal: nineteen done, one buried."""
+    project_id = await new_project(any_sessions)
+    created = await run(any_sessions, *tasks(project_id, 10))
+    ids = [outcome.result for outcome in created if isinstance(outcome, Completed)]
+    moves = [
+        delivery(ChangeTaskStatus(task_id=task_id, status=status), f"move-{status}-{task_id}")
+        for status in (TaskStatus.IN_PROGRESS, TaskStatus.DONE)
+        for task_id in ids
+    ]
+    illegal = ChangeTaskStatus(task_id=ids[3], status=TaskStatus.IN_PROGRESS)
+    moves[13] = delivery(illegal, "illegal")  # of a task that is in progress already
+    await run(any_sessions, *moves)
+    statuses = {task.id: task.status for task in await rows(any_sessions, Task)}
+    assert [n for n, i in enumerate(ids) if statuses[i] is not TaskStatus.DONE] == [3]
+    entries = [e for e in await rows(any_sessions, AuditLog) if e.kind == "change_task_status"]
+    per_job = sorted(str(entry.job_id) for entry in entries)
+    assert len(per_job) == len(set(per_job))
