@@ -4,7 +4,7 @@ Each violation says which invariant, which job, and what was found. An empty lis
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,19 @@ def check(jobs: Iterable[Sent], found: Found, destroyed: Sequence[float] = ()) -
     not ended, is excused from ending, from nothing else.
     """
     verdict = Verdict()
-    known: dict[str, Sent] = {}
+    known: set[str] = set()
     for job in jobs:
-        known[job.job_id] = job
+        known.add(job.job_id)
         _check_end(job, found, destroyed, verdict)
         _check_effects(job, found, verdict)
-    for job_id in found.effects.keys() - known.keys():
-        verdict.say("invented", f"rows of job {job_id}, which nobody sent")
+    _check_rows(known, found, verdict)
+    return verdict
+
+
+def _check_rows(known: Container[str], found: Found, verdict: Verdict) -> None:
+    for job_id in found.effects:
+        if job_id not in known:
+            verdict.say("invented", f"rows of job {job_id}, which nobody sent")
     for loose in found.loose:
         verdict.say("partial", loose)
     for job_id, reason in found.letters.items():
@@ -105,12 +111,9 @@ def check(jobs: Iterable[Sent], found: Found, destroyed: Sequence[float] = ()) -
             verdict.say("dead without a receipt", f"job {job_id}: {reason}")
     if found.outbox:
         verdict.say("stuck", f"{found.outbox} messages are left in the outbox")
-    return verdict
 
 
-def _check_end(
-    job: Sent, found: Found, destroyed: Sequence[float], verdict: Verdict
-) -> None:
+def _check_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Verdict) -> None:
     state = found.state.get(job.job_id)
     must_end = job.answer == "ok"
     if job.in_database:
@@ -126,7 +129,9 @@ def _check_end(
     if job.answer == "fail" and state:
         verdict.say("invented", f"job {job.job_id} was rolled back and is {state}")
     if must_end and state is None:
-        verdict.say("lost", f"job {job.job_id} ({job.source}, {job.kind}, {job.answer}) never ended")
+        verdict.say(
+            "lost", f"job {job.job_id} ({job.source}, {job.kind}, {job.answer}) never ended"
+        )
     if state == "dead" and not job.poison:
         verdict.counts["buried by faults"] += 1
     if state == "done" and job.poison:
@@ -142,9 +147,13 @@ def _check_effects(job: Sent, found: Found, verdict: Verdict) -> None:
     expected = job.effects if state == "done" else 0
     if len(rows) > expected:
         invariant = "doubled" if state == "done" else "partial"
-        verdict.say(invariant, f"job {job.job_id} is {state} and left {len(rows)} tasks, not {expected}")
+        verdict.say(
+            invariant, f"job {job.job_id} is {state} and left {len(rows)} tasks, not {expected}"
+        )
     elif len(rows) < expected:
-        verdict.say("partial", f"job {job.job_id} is done and left {len(rows)} tasks, not {expected}")
+        verdict.say(
+            "partial", f"job {job.job_id} is done and left {len(rows)} tasks, not {expected}"
+        )
     times = {row["audit_at"] for row in rows} | {row["task_at"] for row in rows}
     if state == "done" and rows:
         times.add(found.ended[job.job_id])
@@ -154,13 +163,35 @@ def _check_effects(job: Sent, found: Found, verdict: Verdict) -> None:
 
 def check_leftovers(redis: redis_sync.Redis, postgresql: PostgreSQL) -> list[str]:
     """After the drain: what nobody will clean up."""
-    wrong = []
+    wrong: list[str] = []
     for key in sorted(redis.scan_iter("*", count=1000)):
-        if key.startswith((b"arq:", b"ledgerq:")) and not key.startswith(_KEPT_KEYS):
-            if redis.ttl(key) < 0:
-                wrong.append(f"leaked: {key!r} is left on Redis")
+        ours = key.startswith((b"arq:", b"ledgerq:")) and not key.startswith(_KEPT_KEYS)
+        if ours and redis.execute_command("TTL", key) == -1:
+            wrong.append(f"leaked: {key!r} is left on Redis")
     for pid, name in postgresql.worker_backends().items():
         owner = int(name.rpartition(":")[2])
         if not Path(f"/proc/{owner}").exists():
             wrong.append(f"leaked: backend {pid} of {name}, which is dead")
     return wrong
+
+
+def explain(redis: redis_sync.Redis, postgresql: PostgreSQL, job_id: str) -> str:
+    """All that the servers know of a job that did not end: for whoever has to find out why."""
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.zscore("arq:queue", job_id)
+        pipe.get(f"arq:job:{job_id}")
+        pipe.get(f"arq:in-progress:{job_id}")
+        pipe.pttl(f"arq:in-progress:{job_id}")
+        pipe.hget("ledgerq:running:arq:queue", job_id)
+        pipe.get(f"arq:retry:{job_id}")
+        pipe.hgetall(f"ledgerq:trouble:{job_id}")
+        pipe.exists(f"arq:result:{job_id}")
+        pipe.time()
+        known = pipe.execute(raise_on_error=False)
+    names = ("score", "body", "claim", "claim_ms", "running", "tries", "trouble", "result", "now")
+    message = postgresql.fetch(
+        "SELECT next_dispatch_at::text, dispatches, now()::text AS now FROM outbox_message "
+        "WHERE job_id = $1",
+        job_id,
+    )
+    return f"{dict(zip(names, known, strict=True))} outbox={[dict(row) for row in message]}"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,11 @@ class Member:
     def pid(self) -> int:
         """Its process id, in its name too."""
         return self.process.pid
+
+    @property
+    def name(self) -> str:
+        """As it calls itself on the servers."""
+        return f"ledgerq:{socket.gethostname()[:40]}:{self.pid}"
 
     @property
     def alive(self) -> bool:

@@ -56,7 +56,12 @@ class History:
     def _take(self, said: dict[str, Any]) -> Sent:
         if said["event"] == "invoke":
             job = Sent(
-                said["id"], said["source"], said["kind"], said["effects"], said["poison"], said["at"]
+                said["id"],
+                said["source"],
+                said["kind"],
+                said["effects"],
+                said["poison"],
+                said["at"],
             )
             self.jobs[job.job_id] = job
         elif said["event"] == "again":

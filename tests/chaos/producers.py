@@ -159,9 +159,7 @@ class Producer:
 
         async def enqueue() -> None:
             async with transaction(sessions) as session:
-                await session.execute(
-                    text("INSERT INTO producer_row VALUES (:id)"), {"id": job_id}
-                )
+                await session.execute(text("INSERT INTO producer_row VALUES (:id)"), {"id": job_id})
                 if source == "staged":
                     await stage(session, payload, job_id=job_id, actor="chaos")
                 else:

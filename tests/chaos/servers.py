@@ -85,6 +85,10 @@ class Redis:
         shutil.rmtree(where, ignore_errors=True)
         shutil.copytree(self.folder / "appendonlydir", where)
 
+    def empty(self) -> None:
+        """Take a stopped Redis' data away."""
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+
     def put_back(self, where: Path) -> None:
         """Set a stopped Redis back to that copy."""
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
@@ -114,7 +118,9 @@ class PostgreSQL:
         """A new cluster with the role and its empty database, running."""
         folder.mkdir(parents=True, exist_ok=True)
         get_server = embedded._postgresql_wheel()
-        server = get_server(folder / "data", cleanup_mode=None)  # initdb, and the user if we are root
+        server = get_server(
+            folder / "data", cleanup_mode=None
+        )  # initdb, and the user if we are root
         user = server.system_user
         server.stop()
         made = cls(folder)
@@ -199,9 +205,7 @@ class PostgreSQL:
         )
         return {row["pid"]: row["application_name"] for row in found}
 
-    def fetch(
-        self, query: str, *arguments: Any, database: str = DATABASE
-    ) -> list[asyncpg.Record]:
+    def fetch(self, query: str, *arguments: Any, database: str = DATABASE) -> list[asyncpg.Record]:
         """Rows, over a connection of the harness: straight, not through the proxy."""
         return asyncio.run(self._fetch(query, arguments, database))
 
@@ -234,18 +238,20 @@ def servers(folder: Path) -> Iterator[tuple[Redis, PostgreSQL]]:
     """Both, new and empty; killed at the end."""
     folder.chmod(0o755)  # PostgreSQL may run as a user of its own
     redis = Redis(folder / "redis")
-    postgresql = None
+    postgresql: PostgreSQL | None = None
     try:
         redis.start()
         postgresql = PostgreSQL.create(folder / "postgresql")
         yield redis, postgresql
     finally:
         redis.kill()
-        if postgresql:
+        if postgresql is not None:
             postgresql.stop()
 
 
-def wait_until(condition: Callable[[], object], problem: str, seconds: float = START_SECONDS) -> None:
+def wait_until(
+    condition: Callable[[], object], problem: str, seconds: float = START_SECONDS
+) -> None:
     """Poll for what sends no event."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -103,7 +103,9 @@ class World:
         finally:
             self.faults.append(Fault(name, at, time.time(), victims))
 
-    def note(self, name: str, at: float | None = None, victims: frozenset[str] = frozenset()) -> None:
+    def note(
+        self, name: str, at: float | None = None, victims: frozenset[str] = frozenset()
+    ) -> None:
         """Note a fault of a moment."""
         moment = at or time.time()
         self.faults.append(Fault(name, moment, moment, victims))

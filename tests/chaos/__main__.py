@@ -1,0 +1,51 @@
+"""The command line: `python -m tests.chaos`."""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import SystemRandom
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tests.chaos import faults
+from tests.chaos.report import Report
+from tests.chaos.run import Phase, run_phase
+
+REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
+out = Console()
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="About how long; CHAOS_MINUTES too.")] = float(
+        os.environ.get("CHAOS_MINUTES", "10")
+    ),
+    seed: Annotated[int | None, typer.Option(help="Replays a schedule.")] = None,
+) -> None:
+    """Break everything, for a while, and see whether the promises hold. Exit status 1 if one does not."""
+    chosen = SystemRandom().randrange(2**31) if seed is None else seed
+    out.print(f"seed {chosen}", highlight=False)
+    report = Report(chosen)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ledgerq-chaos-") as folder:
+        for number, phase in enumerate(phases(minutes * 60)):
+            run_phase(phase, chosen + number * 1000, Path(folder) / str(number), report, out)
+    report.seconds = time.monotonic() - started
+    report.show(out)
+    report.write(REPORT)
+    sys.exit(0 if report.ok else 1)
+
+
+def phases(seconds: float) -> list[Phase]:
+    """The random part, split between losing nothing and losing what Redis has."""
+    return [
+        Phase("everything but loss", seconds * 0.5, faults.KEEPING, cuts=12),
+        Phase("Redis loses data", seconds * 0.15, faults.DESTROYING, cuts=6, pause=2),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)
