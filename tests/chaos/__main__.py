@@ -16,7 +16,7 @@ from tests.chaos.report import Report
 from tests.chaos.run import Phase, run_phase
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
-out = Console()
+out = Console(width=150)
 
 
 def main(
@@ -42,7 +42,7 @@ def main(
 def phases(seconds: float) -> list[Phase]:
     """The random part, split between losing nothing and losing what Redis has."""
     return [
-        Phase("everything but loss", seconds * 0.5, faults.KEEPING, cuts=12),
+        Phase("everything but loss", seconds * 0.5, faults.KEEPING, cuts=12, lease=5),
         Phase("Redis loses data", seconds * 0.15, faults.DESTROYING, cuts=6, pause=2),
     ]
 

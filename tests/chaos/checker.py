@@ -115,30 +115,30 @@ def _check_rows(known: Container[str], found: Found, verdict: Verdict) -> None:
 
 def _check_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Verdict) -> None:
     state = found.state.get(job.job_id)
-    must_end = job.answer == "ok"
-    if job.in_database:
-        committed = job.job_id in found.producers
-        must_end = committed
-        if job.answer == "ok" and not committed:
-            verdict.say("lost", f"job {job.job_id}: acknowledged, but its producer's row is gone")
-        if state and not committed:
-            verdict.say("invented", f"job {job.job_id} ended, but its producer rolled back")
-    elif any(at >= job.invoked for at in destroyed) and state is None:
-        verdict.counts["excused"] += 1
-        must_end = False
-    if job.answer == "fail" and state:
-        verdict.say("invented", f"job {job.job_id} was rolled back and is {state}")
-    if must_end and state is None:
-        verdict.say(
-            "lost", f"job {job.job_id} ({job.source}, {job.kind}, {job.answer}) never ended"
-        )
+    verdict.counts[f"jobs {state or 'absent'}"] += 1
+    if state is None and _must_end(job, found, destroyed, verdict):
+        what = f"job {job.job_id} ({job.source}, {job.kind}, {job.answer}) never ended"
+        verdict.say("lost", what)
+    if state and (job.answer == "fail" or (job.in_database and job.job_id not in found.producers)):
+        verdict.say("invented", f"job {job.job_id} was rolled back by its producer and is {state}")
     if state == "dead" and not job.poison:
         verdict.counts["buried by faults"] += 1
     if state == "done" and job.poison:
         verdict.say("poison", f"job {job.job_id} was invalid and is done")
     if state == "dead" and job.job_id not in found.letters:
         verdict.say("lost", f"job {job.job_id} is dead without a letter")
-    verdict.counts[f"jobs {state or 'absent'}"] += 1
+
+
+def _must_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Verdict) -> bool:
+    if job.in_database:
+        committed = job.job_id in found.producers
+        if job.answer == "ok" and not committed:
+            verdict.say("lost", f"job {job.job_id}: acknowledged, but its producer's row is gone")
+        return committed
+    if any(at >= job.invoked for at in destroyed):
+        verdict.counts["excused"] += 1
+        return False
+    return job.answer == "ok"
 
 
 def _check_effects(job: Sent, found: Found, verdict: Verdict) -> None:
@@ -166,7 +166,7 @@ def check_leftovers(redis: redis_sync.Redis, postgresql: PostgreSQL) -> list[str
     wrong: list[str] = []
     for key in sorted(redis.scan_iter("*", count=1000)):
         ours = key.startswith((b"arq:", b"ledgerq:")) and not key.startswith(_KEPT_KEYS)
-        if ours and redis.execute_command("TTL", key) == -1:
+        if ours and redis.pttl(key) == -1:
             wrong.append(f"leaked: {key!r} is left on Redis")
     for pid, name in postgresql.worker_backends().items():
         owner = int(name.rpartition(":")[2])

@@ -8,10 +8,12 @@ import asyncio
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import asyncpg
 import redis as redis_sync
@@ -180,9 +182,9 @@ def exhaust_connections(world: World) -> None:
     """Idle sessions take every place that max_connections has, and the workers lose theirs."""
 
     async def hold() -> None:
-        held = []
+        held = deque[Any]()
         with suppress(asyncpg.PostgresError, OSError):
-            for _ in range(200):
+            while len(held) < 200:
                 held.append(await world.postgresql.connect(user=PostgreSQL.ROLE))
         await asyncio.sleep(world.random.uniform(0.5, 3))
         for connection in held:

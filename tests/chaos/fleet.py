@@ -161,7 +161,7 @@ class Fleet:
             time.sleep(0.05)
 
     def _judge(self, member: Member) -> None:
-        """Was it told to exit, and did it exit as told?"""
+        """It must have been told to exit, and have exited as told."""
         status = member.process.wait()
         asked = {"SIGKILL": (-signal.SIGKILL,), "SIGTERM": (0,)}.get(member.told, ())
         if status in asked or self._killed_itself(member, status):

@@ -37,6 +37,10 @@ STORM = 50  # deliveries of one job
 ANY = TypeAdapter(dict[str, Any])
 
 
+class NoAnswer(Exception):
+    """The client can't say whether the job is there."""
+
+
 class RolledBack(Exception):
     """Raised inside the producer's own transaction, on purpose."""
 
@@ -142,7 +146,9 @@ class Producer:
             pool = await create_pool(settings, job_serializer=_json, job_deserializer=json.loads)
             try:
                 given = invalid_payload(Random(seed), fields) if poison else fields
-                await pool.enqueue_job(payload.kind, _job_id=job_id, _actor="chaos", **given)
+                job = await pool.enqueue_job(payload.kind, _job_id=job_id, _actor="chaos", **given)
+                if job is None:  # known already, or the connection broke: arq does not say which
+                    raise NoAnswer
             finally:
                 await pool.aclose(close_connection_pool=True)
 

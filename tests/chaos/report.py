@@ -161,7 +161,8 @@ class Report:
         """The table, the bars, and what was violated."""
         table = Table(
             "fault", "faults", "exposures", "jobs in flight", "claimed", "first commit p50 / p99",
-            "all claimed p50 / p99", title=f"Faults, seed {self.seed}", title_justify="left",
+            "all claimed p50 / p99", title=f"Faults, seed {self.seed}",
+            title_justify="left",
         )  # fmt: skip
         for name, row in (*sorted(self.rows.items()), ("all", self.total())):
             said = row.as_json()
@@ -171,8 +172,8 @@ class Report:
                 f"{said['all_claimed_ended_p50']} / {said['all_claimed_ended_p99']}",
             )  # fmt: skip
         out.print(table)
-        for invariant in ("lost", "doubled", "partial", *sorted(self.counts)):
-            out.print(f"{invariant}: {self.counts.get(invariant, 0)}", highlight=False)
+        for name in dict.fromkeys(("lost", "doubled", "partial", *sorted(self.counts))):
+            out.print(f"{name}: {self.counts.get(name, 0)}", highlight=False)
         for bar in self.bars:
             sign = "≥" if bar.higher else "≤"
             mark = "[green]met[/]   " if bar.met else "[red]missed[/]"
