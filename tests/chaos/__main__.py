@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tests.chaos import faults
+from tests.chaos.drills import DRILLS
 from tests.chaos.report import Report
 from tests.chaos.run import Phase, run_phase
 
@@ -33,6 +34,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="ledgerq-chaos-") as folder:
         for number, phase in enumerate(phases(minutes * 60)):
             run_phase(phase, chosen + number * 1000, Path(folder) / str(number), report, out)
+        for number, drill in enumerate(DRILLS):
+            drill(chosen + number, Path(folder) / drill.__name__, report, out)
     report.seconds = time.monotonic() - started
     report.show(out)
     report.write(REPORT)

@@ -104,11 +104,8 @@ def _check_rows(known: Container[str], found: Found, verdict: Verdict) -> None:
             verdict.say("invented", f"rows of job {job_id}, which nobody sent")
     for loose in found.loose:
         verdict.say("partial", loose)
-    for job_id, reason in found.letters.items():
-        if found.state.get(job_id) == "done" and reason != "payload_mismatch":
-            verdict.say("both done and dead", f"job {job_id}: {reason}")
-        if found.state.get(job_id) is None:
-            verdict.say("dead without a receipt", f"job {job_id}: {reason}")
+    for wrong in check_letters(found):
+        verdict.say("both done and dead", wrong)
     if found.outbox:
         verdict.say("stuck", f"{found.outbox} messages are left in the outbox")
 
@@ -159,6 +156,16 @@ def _check_effects(job: Sent, found: Found, verdict: Verdict) -> None:
         times.add(found.ended[job.job_id])
     if len(times) > 1:
         verdict.say("partial", f"the rows of job {job.job_id} were not committed together: {times}")
+
+
+def check_letters(found: Found) -> list[str]:
+    """A job is done or dead, not both; only a payload that came under a used id may be both."""
+    wrong = []
+    for job_id, reason in found.letters.items():
+        state = found.state.get(job_id)
+        if state is None or (state == "done" and reason != "payload_mismatch"):
+            wrong.append(f"job {job_id} has a letter ({reason}) and is {state}")
+    return wrong
 
 
 def check_leftovers(redis: redis_sync.Redis, postgresql: PostgreSQL) -> list[str]:

@@ -61,3 +61,27 @@ def invalid_payload(random: Random, fields: dict[str, Any]) -> dict[str, Any]:
             {name: value for name, value in fields.items() if name != "project_id"},
         )
     )
+
+
+KEYS: tuple[bytes, ...] = (  # ids, each over a good body
+    b"\xff\xfe-not-text",
+    b"line\nbreak",
+    b"nul\x00",
+    b"x" * 300,
+    b"",
+    "größe-№-1".encode(),
+)
+
+
+def is_good(job_id: bytes) -> bool:
+    """True if a job of that id may run."""
+    try:
+        name = job_id.decode()
+    except UnicodeDecodeError:
+        return False
+    return 1 <= len(name) <= 200 and name.isprintable()
+
+
+def good_body(project: int) -> bytes:
+    """A body that is in order."""
+    return _with(k={"title": "in order", "project_id": project})

@@ -131,6 +131,12 @@ class Report:
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
+    def merge(self, other: "Report") -> None:
+        """All of a phase that kept a report of its own."""
+        self.add(other.rows, other.counts)
+        self.violations += other.violations
+        self.notes.setdefault("drain_seconds", {}).update(other.notes.get("drain_seconds", {}))
+
     def total(self) -> Row:
         """Over all types."""
         whole = Report(self.seed)
