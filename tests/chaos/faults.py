@@ -20,7 +20,7 @@ import redis as redis_sync
 
 from tests.chaos.fleet import Member
 from tests.chaos.proxy import Hop
-from tests.chaos.servers import PostgreSQL
+from tests.chaos.servers import PostgreSQL, wait_until
 from tests.chaos.world import World
 
 Break = Callable[[World], None]
@@ -127,12 +127,19 @@ def demote_redis(world: World) -> None:
 
 
 def load_redis(world: World) -> None:
-    """Redis loads its data again, slowly: it answers LOADING meanwhile."""
-    with world.fault("load_redis"), world.redis.client(timeout=60) as client:
-        client.config_set("key-load-delay", 20_000)  # µs for each key
-        with suppress(redis_sync.RedisError, OSError):
-            client.execute_command("DEBUG", "LOADAOF")
-        world.redis.client().config_set("key-load-delay", 0)
+    """Redis starts and takes some seconds to load its data: it answers LOADING meanwhile."""
+    with world.redis.client() as client:
+        client.bgrewriteaof()
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "no rewrite")  # type: ignore[index]
+        keys = max(1, int(str(client.dbsize())))
+    with world.fault("load_redis"):
+        world.redis.stop()
+        slow = str(int(2_000_000 / keys))  # µs for each key
+        world.redis.start(
+            **{"key-load-delay": slow, "loading-process-events-interval-bytes": "1024"}
+        )
+    with world.redis.client() as client:
+        client.config_set("key-load-delay", 0)
 
 
 def kill_postgresql_backend(world: World) -> None:

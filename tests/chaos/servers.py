@@ -28,7 +28,7 @@ class Redis:
         self.port = embedded._free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self, **more: str) -> None:
         """Start it on its port, with the data that it has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         options = {
@@ -42,6 +42,7 @@ class Redis:
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",
             "logfile": "redis.log",
+            **more,
         }
         command = [str(embedded._redis_binary())]
         for name, value in options.items():
@@ -49,8 +50,7 @@ class Redis:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        if wait:
-            wait_until(self.answers, "Redis does not start")
+        wait_until(self.answers, "Redis does not start")
 
     def answers(self) -> bool:
         """True if it takes writes and reads."""
@@ -136,11 +136,9 @@ class PostgreSQL:
         """The Unix socket, for the proxy."""
         return self.folder / ".s.PGSQL.5432"
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self) -> None:
         """Start it; after a kill that may have to wait until the last of its children is gone."""
         self._launch()
-        if not wait:
-            return
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             if time.monotonic() > deadline:
