@@ -15,6 +15,7 @@ from tests.chaos import faults
 from tests.chaos.drills import DRILLS
 from tests.chaos.report import Report
 from tests.chaos.run import Phase, run_phase
+from tests.chaos.selftest import self_test
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
 out = Console(width=150)
@@ -25,8 +26,13 @@ def main(
         os.environ.get("CHAOS_MINUTES", "10")
     ),
     seed: Annotated[int | None, typer.Option(help="Replays a schedule.")] = None,
+    self_tested: Annotated[
+        bool, typer.Option("--self-test", help="Put in bugs; each must be caught.")
+    ] = False,
 ) -> None:
     """Break everything, for a while, and see whether the promises hold. Exit status 1 if one does not."""
+    if self_tested:
+        _test_itself()
     chosen = SystemRandom().randrange(2**31) if seed is None else seed
     out.print(f"seed {chosen}", highlight=False)
     report = Report(chosen)
@@ -40,6 +46,14 @@ def main(
     report.show(out)
     report.write(REPORT)
     sys.exit(0 if report.ok else 1)
+
+
+def _test_itself() -> None:
+    with tempfile.TemporaryDirectory(prefix="ledgerq-chaos-") as folder:
+        failed = self_test(Path(folder), out)
+    for line in failed:
+        out.print(line, style="red", markup=False)
+    sys.exit(1 if failed else 0)
 
 
 def phases(seconds: float) -> list[Phase]:

@@ -3,6 +3,7 @@
 Each violation says which invariant, which job, and what was found. An empty list is the claim.
 """
 
+import json
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,21 +65,25 @@ class Verdict:
         self.violations.append(f"{invariant}: {what}")
 
 
-def look(postgresql: PostgreSQL) -> Found:
+def look(postgresql: PostgreSQL, database: str = PostgreSQL.DATABASE) -> Found:
     """Read it all: after the drain it does not move."""
     found = Found()
-    for row in postgresql.fetch(_JOBS):
+
+    def fetch(query: str) -> list[Any]:
+        return postgresql.fetch(query, database=database)
+
+    for row in fetch(_JOBS):
         found.state[row["job_id"]], found.ended[row["job_id"]] = row["state"], row["at"]
-    for row in postgresql.fetch(_EFFECTS):
+    for row in fetch(_EFFECTS):
         if row["task_id"] is None:
             found.loose.append(f"audit entry of job {row['job_id']} without its task")
         elif row["entity_id"] is None:
             found.loose.append(f"task {row['task_id']} without its audit entry")
         found.effects.setdefault(row["job_id"], []).append(row)
-    for row in postgresql.fetch(_LETTERS):
+    for row in fetch(_LETTERS):
         found.letters[row["job_id"]], found.errors[row["job_id"]] = row["reason"], row["error"]
-    found.producers = {row["job_id"]: row["at"] for row in postgresql.fetch(_PRODUCERS)}
-    found.outbox = postgresql.fetch("SELECT count(*) AS n FROM outbox_message")[0]["n"]
+    found.producers = {row["job_id"]: row["at"] for row in fetch(_PRODUCERS)}
+    found.outbox = fetch("SELECT count(*) AS n FROM outbox_message")[0]["n"]
     return found
 
 
@@ -180,6 +185,18 @@ def check_leftovers(redis: redis_sync.Redis, postgresql: PostgreSQL) -> list[str
         if not Path(f"/proc/{owner}").exists():
             wrong.append(f"leaked: backend {pid} of {name}, which is dead")
     return wrong
+
+
+def check_starts(logs: Path, jobs: Iterable[Sent]) -> list[str]:
+    """Where nothing was broken, each delivery is one start: one log line."""
+    lines = "".join(path.read_text() for path in logs.glob("*.log")).splitlines()
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    starts = Counter(event["job_id"] for event in events if event["event"].startswith("job."))
+    return [
+        f"needless: job {job.job_id} was run {starts[job.job_id]} times without a fault"
+        for job in jobs
+        if starts[job.job_id] > 1
+    ]
 
 
 def explain(redis: redis_sync.Redis, postgresql: PostgreSQL, job_id: str) -> str:

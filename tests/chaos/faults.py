@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import asyncpg
-import redis as redis_sync
 
 from tests.chaos.fleet import Member
 from tests.chaos.proxy import Hop
@@ -130,7 +129,7 @@ def load_redis(world: World) -> None:
     """Redis starts and takes some seconds to load its data: it answers LOADING meanwhile."""
     with world.redis.client() as client:
         client.bgrewriteaof()
-        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "no rewrite")  # type: ignore[index]
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "no rewrite")
         keys = max(1, int(str(client.dbsize())))
     with world.fault("load_redis"):
         world.redis.stop()

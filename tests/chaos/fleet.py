@@ -77,6 +77,11 @@ class Fleet:
             self.members.append(self._spawn(number))
         self._watch.start()
 
+    def add(self) -> None:
+        """One more."""
+        with self._lock:
+            self.members.append(self._spawn(len(self.members)))
+
     def wait_ready(self, seconds: float = 60) -> None:
         """Until each has said that it has started."""
         deadline = time.monotonic() + seconds

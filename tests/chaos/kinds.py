@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import text
 
 from db import tasks
+from db.errors import SerializationFailure
 from db.inputs import NewTask
 from jobs.context import JobContext
 from jobs.errors import RetryLater
@@ -57,7 +58,7 @@ class ChaosFlaky(_Effects):
 
 
 class ChaosConflict(_Effects):
-    """Is told by the database, after its effects, that another transaction came first."""
+    """Is told by the database, after its effects or halfway, that another transaction came first."""
 
     kind: ClassVar[str] = "chaos_conflict"
     sqlstate: str
@@ -102,9 +103,12 @@ async def _flaky(context: JobContext, job: ChaosFlaky) -> list[int]:
 
 
 async def _conflict(context: JobContext, job: ChaosConflict) -> list[int]:
-    made = await _leave(context, job)
     key = str(context.origin.job_id)
     _raised[key] = _raised.get(key, 0) + 1
+    if _raised[key] <= job.times and job.sqlstate == "halfway":
+        await _leave(context, job.model_copy(update={"effects": 1}))
+        raise SerializationFailure
+    made = await _leave(context, job)
     if _raised[key] <= job.times:
         state = "40001" if job.sqlstate == "40001" else "40P01"
         await context.session.execute(

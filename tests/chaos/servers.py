@@ -227,6 +227,15 @@ class PostgreSQL:
         """One statement that answers nothing."""
         self.fetch(statement, database=database)
 
+    def url(self, database: str = DATABASE) -> str:
+        """For the product, straight to the Unix socket."""
+        return f"postgresql://{self.ROLE}@/{database}?host={self.folder}"
+
+    def copy_database(self, name: str) -> None:
+        """Another database like the product's, under that name."""
+        statement = f"CREATE DATABASE {name} TEMPLATE {self.DATABASE} OWNER {self.ROLE}"
+        self.execute(statement, database="postgres")
+
     def _tail(self) -> str:
         return (self.folder / "log").read_text()[-800:]
 

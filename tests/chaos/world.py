@@ -193,7 +193,7 @@ def world(
         migrate(DatabaseConfig(url=environment["DATABASE_URL"]))
         postgresql.execute(checker.SETUP)
         postgresql.execute(f"GRANT ALL ON producer_row TO {PostgreSQL.ROLE}")
-        project = asyncio.run(_project(environment["DATABASE_URL"]))
+        project = new_project_at(environment["DATABASE_URL"])
         told = folder / "history"
         told.mkdir()
         producers = Producers(told, environment, project, rate, seed)
@@ -212,6 +212,11 @@ def world(
                 made.heal()
 
 
-async def _project(url: str) -> int:
-    async with open_database(DatabaseConfig(url=url)) as database:
-        return await new_project(database.sessions)
+def new_project_at(url: str) -> int:
+    """A project for tasks to be in; its id."""
+
+    async def create() -> int:
+        async with open_database(DatabaseConfig(url=url)) as database:
+            return await new_project(database.sessions)
+
+    return asyncio.run(create())
