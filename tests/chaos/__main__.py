@@ -59,8 +59,8 @@ def _test_itself() -> None:
 def phases(seconds: float) -> list[Phase]:
     """The random part, split between losing nothing and losing what Redis has."""
     return [
-        Phase("everything but loss", seconds * 0.5, faults.KEEPING, cuts=12, lease=5),
-        Phase("Redis loses data", seconds * 0.15, faults.DESTROYING, cuts=6, pause=2),
+        Phase("everything but loss", seconds * 0.4, faults.KEEPING, cuts=24),
+        Phase("Redis loses data", seconds * 0.1, faults.DESTROYING, cuts=12, pause=2),
     ]
 
 

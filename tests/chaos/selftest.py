@@ -75,7 +75,7 @@ def run_flow(
 def run_batches(bug: str, postgresql: PostgreSQL, database: str, project: int) -> list[str]:
     """Two producers stage the same jobs in opposite orders."""
     postgresql.copy_database(database)
-    said = _one({"url": postgresql.url(database), "opposite": 12, "project": project}, bug)
+    said = _one({"url": postgresql.url(database), "opposite": 40, "project": project}, bug)
     return (
         [f"deadlock: {said.count('deadlock')} of 12 pairs of batches"] if "deadlock" in said else []
     )
