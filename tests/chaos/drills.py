@@ -123,6 +123,38 @@ def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: flo
     )
 
 
+def suspect(seed: int, folder: Path, report: Report, out: Console) -> None:
+    """A job that has lost two workers must run alone: beside a steady load it must still run soon."""
+    folder.mkdir()
+    with world(folder, seed, lease=LEASE, rate=40) as made:
+        made.producers.start()
+        time.sleep(4)
+        with made.redis.client() as client:
+            client.hset("ledgerq:trouble:suspect", "crashes", "2")
+        made.postgresql.execute("INSERT INTO producer_row VALUES ('suspect')")
+        _enqueue(made, "create_task", "suspect", {"title": "alone", "project_id": made.project})
+        started = time.monotonic()
+        while time.monotonic() - started < 2 * KILL_BAR and not _ended(made, "suspect"):
+            time.sleep(0.1)
+        took = time.monotonic() - started
+        made.producers.kill()
+        report.bars.append(Bar("seconds until a job that must run alone did", took, KILL_BAR))
+        _claim_as_sent(made, "suspect")
+        finish(made, report, "suspect", 60, out)
+
+
+def _ended(made: World, job_id: str) -> bool:
+    return bool(made.postgresql.fetch("SELECT FROM processed_job WHERE job_id = $1", job_id))
+
+
+def _claim_as_sent(made: World, job_id: str) -> None:
+    """Into the history, for a job that the drill itself enqueued."""
+    line = {"id": job_id, "source": "sql", "kind": "create_task", "effects": 1, "poison": False}
+    said = [{"event": event, "at": time.time(), **line} for event in ("invoke", "ok")]
+    text = "".join(json.dumps(each) + "\n" for each in said)
+    (made.producers.folder / f"{job_id}.jsonl").write_text(text)
+
+
 def poison(seed: int, folder: Path, report: Report, out: Console, *, lease: float = 3.0) -> None:
     """Everything that ever killed a worker, once each: no worker dies, each leaves one dead letter."""
     folder.mkdir()
@@ -224,4 +256,4 @@ def finish_without_history(made: World, report: Report, out: Console) -> None:
     )
 
 
-DRILLS: tuple[Drill, ...] = (restarts, flushes, kills, poison)
+DRILLS: tuple[Drill, ...] = (restarts, flushes, kills, suspect, poison)

@@ -63,7 +63,6 @@ async def deliver(database: Database, spec: dict[str, Any], number: int) -> None
 
 async def stage_in_opposite_orders(database: Database, rounds: int, project: int) -> None:
     """Two producers stage the same jobs at once, the one from the end."""
-
     deadlocks = 0
 
     async def stage(ids: list[str]) -> None:
