@@ -61,15 +61,16 @@ def flushes(seed: int, folder: Path, report: Report, out: Console, *, jobs: int 
         _require_all_done(made, jobs, report)
 
 
-def _stage(made: World, jobs: int) -> None:
+def _stage(made: World, jobs: int, pause: float = 0.2) -> None:
     """By the SQL function, in one transaction with the producer's own rows."""
     made.postgresql.fetch(
         "WITH job AS (SELECT 'f-' || n AS id FROM generate_series(1, $1::int) AS n), "
         "own AS (INSERT INTO producer_row SELECT id FROM job) "
         "SELECT enqueue_job('chaos_effects', "
-        "jsonb_build_object('project_id', $2::int, 'pause', 0.2), job_id => id) FROM job",
+        "jsonb_build_object('project_id', $2::int, 'pause', $3::float8), job_id => id) FROM job",
         jobs,
         made.project,
+        pause,
     )
     lines = [
         f'{{"event": "{event}", "id": "f-{number}", "source": "sql", "kind": "chaos_effects", '
@@ -111,7 +112,7 @@ def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: flo
         "kill -9 at the default lease",
         seconds,
         {faults.kill_worker: 1},
-        pause=3.0,
+        pause=5.0,
         rate=25,
         lease=LEASE,
     )
@@ -126,9 +127,9 @@ def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: flo
 def suspect(seed: int, folder: Path, report: Report, out: Console) -> None:
     """A job that has lost two workers must run alone: beside a steady load it must still run soon."""
     folder.mkdir()
-    with world(folder, seed, lease=LEASE, rate=40) as made:
-        made.producers.start()
-        time.sleep(4)
+    with world(folder, seed, lease=LEASE, rate=1) as made:
+        _stage(made, 2_000, pause=0.5)
+        time.sleep(3)
         with made.redis.client() as client:
             client.hset("ledgerq:trouble:suspect", "crashes", "2")
         made.postgresql.execute("INSERT INTO producer_row VALUES ('suspect')")
@@ -137,10 +138,9 @@ def suspect(seed: int, folder: Path, report: Report, out: Console) -> None:
         while time.monotonic() - started < 2 * KILL_BAR and not _ended(made, "suspect"):
             time.sleep(0.1)
         took = time.monotonic() - started
-        made.producers.kill()
         report.bars.append(Bar("seconds until a job that must run alone did", took, KILL_BAR))
         _claim_as_sent(made, "suspect")
-        finish(made, report, "suspect", 60, out)
+        finish(made, report, "suspect", 90, out)
 
 
 def _ended(made: World, job_id: str) -> bool:

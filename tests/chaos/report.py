@@ -3,7 +3,7 @@
 import json
 import platform
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,41 +58,57 @@ class Bar:
 
 
 def exposures(
-    faults: Iterable[Fault],
+    faults: Sequence[Fault],
     jobs: Sequence[Sent],
     found: Found,
     claims: Sequence[tuple[float, dict[str, str]]],
 ) -> dict[str, Row]:
-    """What each type of fault met, and how long it took until work went on."""
+    """What each type of fault met, and how long it took until work went on.
+
+    Faults come in the order of their times. A job that a fault took from its worker, and a later one
+    again, counts for the later one only.
+    """
     rows: dict[str, Row] = {}
+    ended = [job for job in jobs if job.job_id in found.ended]
+    starts = sorted(job.answered or job.invoked for job in ended)
     commits = sorted(found.ended.values())
-    spans = [
-        (job.answered or job.invoked, found.ended[job.job_id])
-        for job in jobs
-        if job.job_id in found.ended
-    ]
-    begun, ended = sorted(start for start, _ in spans), sorted(end for _, end in spans)
-    looks = [at for at, _ in claims]
-    for fault in faults:
+    held = [_held(fault, found, claims) for fault in faults]
+    last_hit = {
+        job_id: fault.at
+        for fault, ids in zip(faults, held, strict=True)
+        if fault.takes_workers
+        for job_id in ids
+    }
+    for fault, ids in zip(faults, held, strict=True):
         row = rows.setdefault(fault.name, Row())
+        in_flight = bisect_right(starts, fault.at) - bisect_right(commits, fault.at)
         row.faults += 1
-        in_flight = bisect_right(begun, fault.at) - bisect_right(ended, fault.at)
         row.exposures += in_flight > 0
         row.in_flight += max(0, in_flight)
+        row.claimed += len(ids)
         later = bisect_right(commits, fault.healed)
         if later < len(commits) and in_flight > 0:
             row.first.append(commits[later] - fault.healed)
-        look = bisect_right(looks, fault.at) - 1
-        held = [
-            found.ended[job_id]
-            for job_id, owner in (claims[look][1].items() if look >= 0 else ())
-            if found.ended.get(job_id, 0) > fault.at
-            and (not fault.victims or owner in fault.victims)
+        its_own = [
+            job_id for job_id in ids if not fault.takes_workers or last_hit[job_id] == fault.at
         ]
-        row.claimed += len(held)
-        if held:
-            row.whole.append(max(0.0, max(held) - fault.healed))
+        if its_own:
+            row.whole.append(max(0.0, max(found.ended[each] for each in its_own) - fault.healed))
     return rows
+
+
+def _held(
+    fault: Fault, found: Found, claims: Sequence[tuple[float, dict[str, str]]]
+) -> frozenset[str]:
+    """The jobs that were claimed when it came, by the workers that it hit, and ended after it."""
+    look = bisect_right(claims, fault.at, key=lambda sample: sample[0]) - 1
+    if look < 0:
+        return frozenset()
+    return frozenset(
+        job_id
+        for job_id, owner in claims[look][1].items()
+        if found.ended.get(job_id, 0) > fault.at and (not fault.victims or owner in fault.victims)
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -37,6 +37,11 @@ class Fault:
     healed: float
     victims: frozenset[str] = frozenset()  # names of the workers that it hit, if not all
 
+    @property
+    def takes_workers(self) -> bool:
+        """True if it ended or paused workers themselves."""
+        return bool(self.victims) or self.name == "kill_all_workers"
+
 
 @dataclass(slots=True)
 class Producers:
