@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.chaos import faults
 from tests.chaos.drills import DRILLS
+from tests.chaos.exhaustive import exhaustive
 from tests.chaos.report import Report
 from tests.chaos.run import Phase, run_phase
 from tests.chaos.selftest import self_test
@@ -45,6 +46,10 @@ def main(
     self_tested: Annotated[
         bool, typer.Option("--self-test", help="Put in bugs; each must be caught.")
     ] = False,
+    complete: Annotated[
+        bool,
+        typer.Option("--exhaustive", help="A kill at every send, a cancellation at every await."),
+    ] = False,
     sliced: Annotated[
         bool, typer.Option("--slice", help="A minute of everything, without a report.")
     ] = False,
@@ -59,6 +64,8 @@ def main(
         folder.chmod(0o755)
         if self_tested:
             report.violations += self_test(folder, out)
+        elif complete:
+            exhaustive(folder / "exhaustive", report, out)
         elif sliced:
             run_phase(SLICE, chosen, folder / "slice", report, out)
             report.violations += self_test(folder, out, SLICE_BUGS)
@@ -66,7 +73,7 @@ def main(
             _everything(minutes, chosen, folder, report)
     report.seconds = time.monotonic() - started
     report.show(out)
-    if not (self_tested or sliced):
+    if not (self_tested or complete or sliced):
         report.write(REPORT)
     sys.exit(0 if report.ok else 1)
 
@@ -81,7 +88,7 @@ def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None
 def phases(seconds: float) -> list[Phase]:
     """The random part, split between losing nothing and losing what Redis has."""
     return [
-        Phase("everything but loss", seconds * 0.4, faults.KEEPING, cuts=24),
+        Phase("everything but loss", seconds * 0.38, faults.KEEPING, cuts=24),
         Phase("Redis loses data", seconds * 0.1, faults.DESTROYING, cuts=12, pause=2),
     ]
 

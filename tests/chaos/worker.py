@@ -1,6 +1,7 @@
 """A worker of the fault suite, `python -m tests.chaos.worker`: the product's, with test-only kinds.
 
-CHAOS_SKEW sets its clock that many seconds off; CHAOS_BUG puts in one of the seeded bugs.
+CHAOS_SKEW sets its clock that many seconds off; CHAOS_BUG puts in one of the seeded bugs;
+CHAOS_BURST lets it end when its queue is empty.
 """
 
 import os
@@ -25,9 +26,10 @@ def main() -> None:
     from worker.logs import configure_logging  # noqa: PLC0415
 
     install(os.environ.pop("CHAOS_BUG", ""))
+    burst = bool(os.environ.pop("CHAOS_BURST", ""))
     config = load_config()
     configure_logging(config.worker)
-    build_worker(config, registry=registry()).run()
+    build_worker(config, registry=registry(), burst=burst).run()
 
 
 if __name__ == "__main__":
