@@ -28,7 +28,7 @@ async def run(spec: dict[str, Any]) -> None:
     """Deliver the job as often as asked, one after another or together."""
     async with open_database(DatabaseConfig(url=spec["url"])) as database:
         if spec.get("opposite"):
-            await stage_in_opposite_orders(database, spec["opposite"], spec["project"])
+            await stage_in_opposite_orders(database, spec["project"])
             return
         deliveries = [deliver(database, spec, number) for number in range(spec.get("times", 1))]
         if spec.get("together"):
@@ -61,25 +61,27 @@ async def deliver(database: Database, spec: dict[str, Any], number: int) -> None
         bugs.crash()
 
 
-async def stage_in_opposite_orders(database: Database, rounds: int, project: int) -> None:
-    """Two producers stage the same jobs at once, the one from the end."""
-    deadlocks = 0
+async def stage_in_opposite_orders(database: Database, project: int) -> None:
+    """Two producers stage the same three jobs at once, the one from the end; they meet in the middle.
 
-    async def stage(ids: list[str]) -> None:
-        nonlocal deadlocks
-        requests = [Request(ChaosEffects(project_id=project), job_id) for job_id in ids]
+    A third one holds the middle until both wait for it: so they meet each time.
+    """
+    ids = ["batch-a", "batch-m", "batch-z"]
+
+    async def stage(job_ids: list[str]) -> None:
+        requests = [Request(ChaosEffects(project_id=project), job_id) for job_id in job_ids]
         try:
             async with transaction(database.sessions) as session:
                 await stage_many(session, requests)
         except Deadlock:
-            deadlocks += 1
-
-    for number in range(rounds):
-        ids = [f"batch-{number}-{place:04}" for place in range(800)]
-        await asyncio.gather(stage(ids), stage(ids[::-1]))
-        if deadlocks:
             print("deadlock", flush=True)  # noqa: T201 - as above
-            return
+
+    async with database.sessions() as third:
+        await stage_many(third, [Request(ChaosEffects(project_id=project), ids[1])])
+        both = asyncio.gather(stage(ids), stage(ids[::-1]))
+        await asyncio.sleep(0.5)
+        await third.rollback()
+    await both
 
 
 if __name__ == "__main__":

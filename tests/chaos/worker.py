@@ -5,6 +5,7 @@ CHAOS_BURST lets it end when its queue is empty.
 """
 
 import os
+import sys
 import time
 
 
@@ -19,7 +20,10 @@ def main() -> None:
     """As `ledgerq worker`."""
     if skew := float(os.environ.pop("CHAOS_SKEW", "0")):
         _skew(skew)
-    from tests.chaos.bugs import install  # noqa: PLC0415 - after the clock
+    from redis.exceptions import RedisError  # noqa: PLC0415 - after the clock
+
+    from db.errors import LedgerqError  # noqa: PLC0415
+    from tests.chaos.bugs import install  # noqa: PLC0415
     from tests.chaos.kinds import registry  # noqa: PLC0415
     from worker.app import build_worker  # noqa: PLC0415
     from worker.config import load_config  # noqa: PLC0415
@@ -29,7 +33,10 @@ def main() -> None:
     burst = bool(os.environ.pop("CHAOS_BURST", ""))
     config = load_config()
     configure_logging(config.worker)
-    build_worker(config, registry=registry(), burst=burst).run()
+    try:
+        build_worker(config, registry=registry(), burst=burst).run()
+    except (LedgerqError, RedisError) as error:  # one line, as `ledgerq worker` says it
+        sys.exit(f"ledgerq: {error}")
 
 
 if __name__ == "__main__":
