@@ -171,7 +171,7 @@ class Fleet:
         asked = {"SIGKILL": (-signal.SIGKILL,), "SIGTERM": (0,)}.get(member.told, ())
         if status in asked or self._killed_itself(member, status):
             return
-        if not member.ready and (not member.told or status == -signal.SIGTERM):
+        if not member.ready and status in {1, -signal.SIGTERM}:
             self.refused_starts += 1  # its process manager starts it again, as we do
             time.sleep(0.2)
             return
