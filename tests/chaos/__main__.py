@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tests.chaos import faults
+from tests.chaos import faults, server_faults
 from tests.chaos.drills import DRILLS
 from tests.chaos.exhaustive import exhaustive
 from tests.chaos.report import Report
@@ -28,7 +28,7 @@ SLICE = Phase(
     faults={
         fault: 1
         for fault in faults.KEEPING
-        if fault not in {faults.half_open, faults.lock_table, faults.pause_redis}
+        if fault not in {faults.half_open, server_faults.lock_table, server_faults.pause_redis}
     },
     cuts=10,
     rate=25,

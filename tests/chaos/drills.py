@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.chaos import checker, faults
+from tests.chaos import checker, faults, server_faults
 from tests.chaos.poison import BODIES, KEYS, good_body, is_good
 from tests.chaos.report import Bar, Report, percentile
 from tests.chaos.run import Phase, finish, run_phase
@@ -30,7 +30,7 @@ def restarts(
         before = made.fleet.pids()
         made.producers.start()
         time.sleep(1.5)
-        for restart in (faults.restart_redis, faults.restart_postgresql):
+        for restart in (server_faults.restart_redis, server_faults.restart_postgresql):
             for _ in range(times):
                 restart(made)
                 made.producers.ensure()
@@ -51,7 +51,7 @@ def flushes(seed: int, folder: Path, report: Report, out: Console, *, jobs: int 
         time.sleep(2)
         took = []
         for _ in range(3):
-            faults.flush_redis(made)
+            server_faults.flush_redis(made)
             took.append(_until_all_are_back(made))
             time.sleep(1)
         report.bars.append(
