@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -47,7 +48,8 @@ def receipt_after_effects() -> None:
 
     async def flow(delivery: Delivery, job: Job[Any], sessions: Sessions) -> Completed | Duplicate:
         async with transaction(sessions) as session:
-            result = await job.handle(jobs.process._context(session, delivery, job))
+            context = jobs.process.context_of(session, delivery, job, now=datetime.now(UTC))
+            result = await job.handle(context)
         crash()
         async with transaction(sessions) as session:
             await inbox.remember(session, delivery.job_id, job.kind.name, job.envelope.payload_hash)

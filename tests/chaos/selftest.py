@@ -76,9 +76,7 @@ def run_batches(bug: str, postgresql: PostgreSQL, database: str, project: int) -
     """Two producers stage the same jobs in opposite orders."""
     postgresql.copy_database(database)
     said = _one({"url": postgresql.url(database), "opposite": True, "project": project}, bug)
-    return (
-        [f"deadlock: {said.count('deadlock')} of 12 pairs of batches"] if "deadlock" in said else []
-    )
+    return ["deadlock: two batches of the same jobs"] if "deadlock" in said else []
 
 
 def _one(spec: dict[str, Any], bug: str, *, crash: bool = False) -> str:
