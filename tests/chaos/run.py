@@ -92,7 +92,7 @@ def _settled(made: World) -> list[str]:
             left = checker.check_leftovers(client, made.postgresql)
         if (
             made.destroyed
-        ):  # who deletes the queue leaves bodies behind, of jobs that were only there
+        ):  # who deletes the queue, but not all bodies, leaves some of them behind
             left = [each for each in left if "arq:job:" not in each]
         if not left or time.monotonic() > deadline:
             return left
