@@ -90,9 +90,7 @@ def _settled(made: World) -> list[str]:
     while True:
         with made.redis.client() as client:
             left = checker.check_leftovers(client, made.postgresql)
-        if (
-            made.destroyed
-        ):  # who deletes the queue, but not all bodies, leaves some of them behind
+        if made.destroyed:  # who deletes the queue, but not all bodies, leaves some of them behind
             left = [each for each in left if "arq:job:" not in each]
         if not left or time.monotonic() > deadline:
             return left
