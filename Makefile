@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
 
-.PHONY: demo dev test check bench format lock clean
+.PHONY: demo dev test check bench chaos format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/ledgerq demo --jobs 1000
@@ -26,6 +26,9 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 
 bench: $(READY)  ## the database layer beside the naive way
 	$(BIN)/python -m bench.database
+
+chaos: $(READY)  ## break everything for about ten minutes (CHAOS_MINUTES) and count what was lost
+	$(BIN)/python -m tests.chaos
 
 format: $(READY)
 	$(BIN)/ruff format $(CODE)

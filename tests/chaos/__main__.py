@@ -1,0 +1,97 @@
+"""The command line: `python -m tests.chaos`."""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import SystemRandom
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tests.chaos import faults, server_faults
+from tests.chaos.drills import DRILLS
+from tests.chaos.exhaustive import exhaustive
+from tests.chaos.report import Report
+from tests.chaos.run import Phase, run_phase
+from tests.chaos.selftest import self_test
+
+REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
+out = Console(width=150)
+
+
+SLICE = Phase(
+    "slice",
+    seconds=35,
+    faults={
+        fault: 1
+        for fault in faults.KEEPING
+        if fault not in {faults.half_open, server_faults.lock_table, server_faults.pause_redis}
+    },
+    cuts=10,
+    rate=25,
+    lease=3,
+    drain=100,
+)
+SLICE_BUGS = ("receipt_after_effects", "outbox_settled_first")
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="About how long; CHAOS_MINUTES too.")] = float(
+        os.environ.get("CHAOS_MINUTES", "10")
+    ),
+    seed: Annotated[int | None, typer.Option(help="Replays a schedule.")] = None,
+    self_tested: Annotated[
+        bool, typer.Option("--self-test", help="Put in bugs; each must be caught.")
+    ] = False,
+    complete: Annotated[
+        bool,
+        typer.Option("--exhaustive", help="A kill at every send, a cancellation at every await."),
+    ] = False,
+    sliced: Annotated[
+        bool, typer.Option("--slice", help="A minute of everything, without a report.")
+    ] = False,
+) -> None:
+    """Break everything, for a while, and see whether the promises hold. Exit status 1 if one does not."""
+    chosen = SystemRandom().randrange(2**31) if seed is None else seed
+    out.print(f"seed {chosen}", highlight=False)
+    report = Report(chosen)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ledgerq-chaos-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        if self_tested:
+            report.violations += self_test(folder, out)
+        elif complete:
+            exhaustive(folder / "exhaustive", report, out)
+        elif sliced:
+            run_phase(SLICE, chosen, folder / "slice", report, out)
+            report.violations += self_test(folder, out, SLICE_BUGS)
+        else:
+            _everything(minutes, chosen, folder, report)
+    report.seconds = time.monotonic() - started
+    report.show(out)
+    if not (self_tested or complete or sliced):
+        report.write(REPORT)
+    sys.exit(0 if report.ok else 1)
+
+
+def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None:
+    for number, phase in enumerate(phases(minutes * 60)):
+        run_phase(phase, seed + number * 1000, folder / f"phase-{number}", report, out)
+    for number, drill in enumerate(DRILLS):
+        drill(seed + number, folder / drill.__name__, report, out)
+
+
+def phases(seconds: float) -> list[Phase]:
+    """The random part, split between losing nothing and losing what Redis has."""
+    return [
+        Phase("everything but loss", seconds * 0.38, faults.KEEPING, cuts=24),
+        Phase("Redis loses data", seconds * 0.1, faults.DESTROYING, cuts=12, pause=2),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,231 @@
+"""Seeded bugs, put into a process of the suite by CHAOS_BUG: the suite must catch each of them.
+
+With CHAOS_CRASH set, the process kills itself in the bug's window, where it has one.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+import db.transaction
+import jobs.process
+import worker.dispatch
+from db import audit, inbox, outbox
+from db.engine import Sessions
+from db.errors import SerializationFailure
+from db.models import OutboxMessage, ProcessedJob
+from db.transaction import transaction
+from jobs.envelope import Delivery
+from jobs.outcome import Completed, Duplicate, Outcome
+from jobs.registry import Job
+from worker.broker import Broker
+from worker.leases import Leases
+from worker.relay import Relay
+
+
+def crash() -> None:
+    """kill -9 of this process, if it is asked for."""
+    if os.environ.get("CHAOS_CRASH"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def replace(owner: object, **new: Any) -> None:
+    """Set functions of a module or a class to others."""
+    for name, function in new.items():
+        setattr(owner, name, function)
+
+
+def receipt_after_effects() -> None:
+    """The inbox is written in a transaction of its own, after the effects."""
+
+    async def flow(delivery: Delivery, job: Job[Any], sessions: Sessions) -> Completed | Duplicate:
+        async with transaction(sessions) as session:
+            context = jobs.process.context_of(session, delivery, job, now=datetime.now(UTC))
+            result = await job.handle(context)
+        crash()
+        async with transaction(sessions) as session:
+            await inbox.remember(session, delivery.job_id, job.kind.name, job.envelope.payload_hash)
+        return Completed(result)
+
+    replace(jobs.process, _in_one_transaction=flow)
+
+
+def conflict_ignored() -> None:
+    """The inbox is written, but nobody asks whether the row was there already."""
+    remember = inbox.remember
+
+    async def careless(*arguments: Any, **more: Any) -> bool:
+        await remember(*arguments, **more)
+        return True
+
+    replace(inbox, remember=careless)
+
+
+def check_then_act() -> None:
+    """The inbox is asked first and written later: two deliveries at once both find nothing."""
+
+    async def remember(
+        session: AsyncSession, job_id: str, kind: str, payload_hash: bytes, **more: Any
+    ) -> bool:
+        known = await session.scalar(
+            select(col(ProcessedJob.job_id)).where(col(ProcessedJob.job_id) == job_id)
+        )
+        await asyncio.sleep(0.5)
+        row = insert(ProcessedJob).values(job_id=job_id, kind=kind, payload_hash=payload_hash)
+        await session.execute(
+            row.on_conflict_do_update(index_elements=["job_id"], set_={"kind": kind})
+        )
+        return known is None
+
+    replace(inbox, remember=remember)
+
+
+def audit_after_commit() -> None:
+    """The rows are committed before their audit entries are flushed."""
+    record, flow = audit.record, jobs.process._in_one_transaction
+    kept: list[tuple[Any, ...]] = []
+
+    async def keep(session: AsyncSession, *entries: Any) -> None:
+        kept.append(entries)
+
+    async def in_two(*arguments: Any) -> Completed | Duplicate:
+        ended = await flow(*arguments)
+        crash()
+        async with transaction(arguments[2]) as session:
+            for entries in kept:
+                await record(session, *entries)
+        return ended
+
+    replace(audit, record=keep)
+    replace(jobs.process, _in_one_transaction=in_two)
+
+
+def cancellation_swallowed() -> None:
+    """A job that is cancelled is rolled back, and acknowledged all the same."""
+    process = jobs.process.process
+
+    async def swallow(*arguments: Any) -> Outcome:
+        try:
+            return await process(*arguments)
+        except asyncio.CancelledError:
+            return Completed(None)
+
+    replace(jobs.process, process=swallow)
+    replace(worker.dispatch, process=swallow)
+
+
+def acknowledged_before_commit() -> None:
+    """The commit is left to the background."""
+    commit = db.transaction._commit_and_close
+    later: set[asyncio.Task[None]] = set()
+
+    async def soon(session: AsyncSession) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(0.3)
+            await commit(session)
+
+        later.add(asyncio.create_task(wait()))
+
+    replace(db.transaction, _commit_and_close=soon)
+
+
+def outbox_settled_first() -> None:
+    """The message is settled in a transaction before the job's own."""
+    flow = jobs.process._in_one_transaction
+
+    async def settle_first(
+        delivery: Delivery, job: Job[Any], sessions: Sessions
+    ) -> Completed | Duplicate:
+        async with transaction(sessions) as session:
+            await outbox.settle(session, [delivery.job_id])
+        crash()
+        return await flow(delivery, job, sessions)
+
+    replace(jobs.process, _in_one_transaction=settle_first)
+
+
+def retried_in_one_session() -> None:
+    """A serialization failure is tried again without rolling back what the first try did."""
+
+    async def in_transaction(
+        sessions: Sessions, work: Callable[[AsyncSession], Awaitable[Any]]
+    ) -> Any:
+        async with transaction(sessions) as session:
+            for _ in range(3):
+                try:
+                    return await work(session)
+                except SerializationFailure:
+                    continue
+            return await work(session)
+
+    replace(jobs.process, in_transaction=in_transaction)
+
+
+def batch_unsorted() -> None:
+    """A batch of staged jobs is inserted in the order given: two batches can deadlock."""
+    replace(outbox, sorted=lambda rows, key=None: list(rows))
+
+
+def finish_without_token() -> None:
+    """Whoever says so ends a claim, its owner or not."""
+    build = Broker.__init__
+
+    def careless(self: Broker, redis: Any, *arguments: Any) -> None:
+        build(self, redis, *arguments)
+        text = str(self._finish.script)
+        assert "if ours(id) then" in text
+        self._finish = redis.register_script(text.replace("if ours(id) then", "if true then"))
+
+    replace(Broker, __init__=careless)
+
+
+def lease_not_renewed() -> None:
+    """A job that takes longer than the lease loses it."""
+
+    async def forget(self: Leases) -> None:
+        await asyncio.sleep(0)
+
+    replace(Leases, _renew=forget)
+
+
+def message_deleted_before_push() -> None:
+    """The relay takes a message out of the outbox and then puts it on Redis."""
+    take_due, push = outbox.take_due, Relay._push
+
+    async def take_out(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]:
+        due = await take_due(session, limit)
+        ids = [message.seq for message in due]
+        await session.execute(delete(OutboxMessage).where(col(OutboxMessage.seq).in_(ids)))
+        return due
+
+    async def crash_first(self: Relay, messages: Sequence[OutboxMessage]) -> None:
+        crash()
+        await push(self, messages)
+
+    replace(outbox, take_due=take_out)
+    replace(Relay, _push=crash_first)
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug
+    for bug in (
+        receipt_after_effects, conflict_ignored, check_then_act, audit_after_commit,
+        cancellation_swallowed, acknowledged_before_commit, outbox_settled_first,
+        retried_in_one_session, batch_unsorted, finish_without_token, lease_not_renewed,
+        message_deleted_before_push,
+    )
+}  # fmt: skip
+
+
+def install(name: str) -> None:
+    """Put one in; none for an empty name."""
+    if name:
+        BUGS[name]()

@@ -1,0 +1,201 @@
+"""Not random but complete: a kill at every send of a worker, and a cancellation at every await of a job."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import jobs.process
+from db.config import DatabaseConfig
+from db.engine import Database, open_database
+from db.schema import migrate
+from jobs.envelope import Delivery
+from jobs.outcome import Outcome, Retry
+from jobs.retry import Policy
+from tests.chaos import checker
+from tests.chaos.fleet import ROOT, lease_setting, settings
+from tests.chaos.history import Sent, Source
+from tests.chaos.kinds import registry
+from tests.chaos.report import Report
+from tests.chaos.servers import PostgreSQL, Redis, servers
+from tests.chaos.world import new_project_at
+from tests.support import NeverReached, cancelled_at
+
+MOST_POINTS = 300
+SENDS = 150
+Prepared = tuple[Redis, PostgreSQL, int]  # and a project
+SOURCES: tuple[Source, ...] = ("client", "sql")
+
+
+def kinds(project: int) -> dict[str, tuple[dict[str, Any], int]]:
+    """What is cancelled at every await: the fields of each kind, and how many tasks it leaves."""
+    task = {"title": "a task", "project_id": project}
+    return {
+        "create_task": (task, 1),
+        "bulk_create_tasks": ({"tasks": [task] * 3}, 3),
+        "chaos_effects": ({"project_id": project, "effects": 2}, 2),
+        "chaos_conflict": (
+            {"project_id": project, "effects": 2, "sqlstate": "40001", "times": 1}, 2,
+        ),
+    }  # fmt: skip
+
+
+def exhaustive(folder: Path, report: Report, out: Console) -> None:
+    """Both; each point is an exposure of its own."""
+    folder.mkdir()
+    with _prepared(folder) as prepared:
+        _cancel_everywhere(prepared[1], prepared[2], report, out)
+        if shutil.which("strace") is None:
+            out.print("a kill at every send: skipped: no strace")
+            return
+        for source in SOURCES:
+            _kill_everywhere(prepared, source, report, out)
+
+
+@contextmanager
+def _prepared(folder: Path) -> Iterator[Prepared]:
+    with servers(folder) as (redis, postgresql):
+        migrate(DatabaseConfig(url=postgresql.url()))
+        postgresql.execute(checker.SETUP)
+        postgresql.execute(f"GRANT ALL ON producer_row TO {PostgreSQL.ROLE}")
+        yield redis, postgresql, new_project_at(postgresql.url())
+
+
+def _cancel_everywhere(postgresql: PostgreSQL, project: int, report: Report, out: Console) -> None:
+    """Each job is cancelled at one of its awaits and delivered again, until it is acknowledged."""
+    postgresql.copy_database("cancelled")
+    sent: list[Sent] = []
+    for kind, (fields, effects) in kinds(project).items():
+        for source in SOURCES:
+            for step in range(1, MOST_POINTS):
+                job = Sent(
+                    f"{kind}-{source}-{step}",
+                    source,
+                    kind,
+                    effects,
+                    poison=False,
+                    invoked=0,
+                    answer="ok",
+                )
+                sent.append(job)
+                if source == "sql":
+                    stage(postgresql, "cancelled", job, fields)
+                if not asyncio.run(_cancelled(postgresql.url("cancelled"), job, fields, step)):
+                    break
+    violations = checker.check(sent, checker.look(postgresql, "cancelled")).violations
+    report.violations += [f"cancelled at an await: {each}" for each in violations]
+    report.notes["cancelled at every await"] = len(sent)
+    out.print(
+        f"a cancellation at every await: {len(sent)} points, {len(violations)} violations",
+        highlight=False,
+    )
+
+
+async def _cancelled(url: str, job: Sent, fields: dict[str, Any], step: int) -> bool:
+    """False if the job was over before its `step`-th await."""
+    async with open_database(DatabaseConfig(url=url, pool_size=2)) as database:
+        try:
+            work = asyncio.ensure_future(cancelled_at(step, _process(database, job, fields)))
+            await asyncio.wait({work})
+            outcome = None if work.cancelled() else work.result()
+        except NeverReached:
+            return False
+        while outcome is None or isinstance(outcome, Retry):
+            outcome = await _process(database, job, fields)
+        return True
+
+
+async def _process(database: Database, job: Sent, fields: dict[str, Any]) -> Outcome:
+    content = {**fields, "_staged": "1"} if job.in_database else fields
+    body = json.dumps({"f": job.kind, "k": content, "a": [], "t": None, "et": 1}).encode()
+    delivery = Delivery(job.job_id, 1, body)
+    return await jobs.process.process(delivery, registry(), database.sessions, Policy())
+
+
+def stage(postgresql: PostgreSQL, database: str, job: Sent, fields: dict[str, Any]) -> None:
+    """By the SQL function, with the producer's own row."""
+    own = "INSERT INTO producer_row VALUES ($1)"
+    postgresql.fetch(own, job.job_id, database=database)
+    call = "SELECT enqueue_job($1, $2::text::jsonb, job_id => $3)"
+    postgresql.fetch(call, job.kind, json.dumps(fields), job.job_id, database=database)
+
+
+def _kill_everywhere(servers: Prepared, source: Source, report: Report, out: Console) -> None:
+    """SIGKILL at the n-th send of a worker that runs one job, for n = 1, 2, … until it lives."""
+    points = 0
+    violations: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        for first in range(1, SENDS, 2):
+            pair = [pool.submit(_kill_at, servers, source, number) for number in (first, first + 1)]
+            results = [each.result() for each in pair]
+            points += sum(killed for killed, _ in results)
+            violations += [each for _, found in results for each in found]
+            if not all(killed for killed, _ in results):
+                break
+    report.violations += [f"killed at a send: {each}" for each in violations]
+    report.notes.setdefault("killed at every send", {})[source] = points
+    out.print(
+        f"a kill at every send, {source}: {points} points, {len(violations)} violations",
+        highlight=False,
+    )
+
+
+def _kill_at(servers: Prepared, source: Source, number: int) -> tuple[bool, list[str]]:
+    """True if there was such a send, and what is wrong after a clean worker has been."""
+    redis, postgresql, project = servers
+    name = f"sends_{source}_{number}"
+    postgresql.copy_database(name)
+    job = Sent(name, source, "chaos_effects", 2, poison=False, invoked=0, answer="ok")
+    fields = {"project_id": project, "effects": 2}
+    if source == "sql":
+        stage(postgresql, name, job, fields)
+    else:
+        _enqueue(redis, name, fields)
+    environment = settings(
+        0, redis.port, LEDGERQ_QUEUE=name, CHAOS_BURST="1", **lease_setting(1),
+        DATABASE_URL=postgresql.url(name),
+    )  # fmt: skip
+    killed = _worker(environment, at=number) != 0
+    deadline = time.monotonic() + 60
+    while checker.look(postgresql, name).state.get(name) is None and time.monotonic() < deadline:
+        _worker(environment)
+    if source == "sql" and checker.look(postgresql, name).outbox:
+        _worker(environment)
+    return killed, checker.check([job], checker.look(postgresql, name)).violations
+
+
+def _enqueue(redis: Redis, name: str, fields: dict[str, Any]) -> None:
+    body = json.dumps({"f": "chaos_effects", "k": fields, "a": [], "t": None, "et": 1})
+    with redis.client() as client:
+        client.set(f"arq:job:{name}", body)
+        client.zadd(name, {name: 1})
+
+
+def _worker(environment: dict[str, str], at: int = 0) -> int:
+    """A worker that ends when its queue is empty; under strace it is killed at that send."""
+    inject = f"inject=sendto,sendmsg:signal=SIGKILL:when={at}"
+    strace = (
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=sendto,sendmsg",
+        "-e",
+        inject,
+    )
+    command = (*(strace if at else ()), sys.executable, "-m", "tests.chaos.worker")
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=60
+    )
+    return ended.returncode

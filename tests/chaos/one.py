@@ -1,0 +1,89 @@
+"""One delivery or more of one job, without a queue: `python -m tests.chaos.one SPEC`, SPEC as JSON.
+
+It says `acknowledged` where the engine would take the job off the queue. A seeded bug is put in by
+CHAOS_BUG; with CHAOS_CRASH it kills itself in the bug's window, or else right after acknowledging.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+import jobs.process
+from db.config import DatabaseConfig
+from db.engine import Database, open_database
+from db.errors import Deadlock
+from db.transaction import transaction
+from jobs.envelope import Delivery
+from jobs.outcome import Retry
+from jobs.request import Request
+from jobs.retry import Policy
+from jobs.staging import stage_many
+from tests.chaos import bugs
+from tests.chaos.kinds import ChaosEffects, registry
+
+
+async def run(spec: dict[str, Any]) -> None:
+    """Deliver the job as often as asked, one after another or together."""
+    async with open_database(DatabaseConfig(url=spec["url"])) as database:
+        if spec.get("opposite"):
+            await stage_in_opposite_orders(database, spec["project"])
+            return
+        deliveries = [deliver(database, spec, number) for number in range(spec.get("times", 1))]
+        if spec.get("together"):
+            await asyncio.gather(*deliveries)
+        else:
+            for delivery in deliveries:
+                await delivery
+        if "cancel_after" not in spec:
+            await asyncio.sleep(0.5)  # for what a bug leaves to the background
+
+
+async def deliver(database: Database, spec: dict[str, Any], number: int) -> None:
+    """One delivery to its end, as the engine would do it."""
+    body = json.dumps(
+        {"f": spec["kind"], "k": spec["fields"], "a": [], "t": None, "et": 1}
+    ).encode()
+    if spec.get("staged"):
+        body = body.replace(b'"k": {', b'"k": {"_staged": "1", ')
+    delivery = Delivery(spec["job_id"], number + 1, body)
+    policy = Policy(timeout=30, backoff=0.01)
+    job = asyncio.ensure_future(
+        jobs.process.process(delivery, registry(), database.sessions, policy)
+    )
+    if "cancel_after" in spec:
+        await asyncio.sleep(spec["cancel_after"])
+        job.cancel()
+    await asyncio.wait({job})
+    if not job.cancelled() and not isinstance(job.result(), Retry):
+        print("acknowledged", flush=True)  # noqa: T201 - its output is what it is for
+        bugs.crash()
+
+
+async def stage_in_opposite_orders(database: Database, project: int) -> None:
+    """Two producers stage the same three jobs at once, the one from the end; they meet in the middle.
+
+    A third one holds the middle until both wait for it: so they meet each time.
+    """
+    ids = ["batch-a", "batch-m", "batch-z"]
+
+    async def stage(job_ids: list[str]) -> None:
+        requests = [Request(ChaosEffects(project_id=project), job_id) for job_id in job_ids]
+        try:
+            async with transaction(database.sessions) as session:
+                await stage_many(session, requests)
+        except Deadlock:
+            print("deadlock", flush=True)  # noqa: T201 - as above
+
+    async with database.sessions() as third:
+        await stage_many(third, [Request(ChaosEffects(project_id=project), ids[1])])
+        both = asyncio.gather(stage(ids), stage(ids[::-1]))
+        await asyncio.sleep(0.5)
+        await third.rollback()
+    await both
+
+
+if __name__ == "__main__":
+    bugs.install(os.environ.get("CHAOS_BUG", ""))
+    asyncio.run(run(json.loads(sys.argv[1])))
