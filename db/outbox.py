@@ -21,7 +21,7 @@ from db.models import OutboxMessage
 from db.models.base import UtcDateTime, utc_now
 from db.writes import MOST_AT_ONCE
 
-FIRST_PAUSE = 30  # seconds from a dispatch to the next of the same message; doubled each time …
+FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
 LONGEST_PAUSE = 1800  # … up to here
 
 
@@ -48,7 +48,7 @@ class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL
 @compiles(next_dispatch)
 def _next_dispatch(element: next_dispatch, compiler: Any, **options: Any) -> str:
     return (
-        f"now() + make_interval(secs => least({FIRST_PAUSE} * 2 ^ least(outbox_message.dispatches, 6), "
+        f"now() + make_interval(secs => least({FIRST_PAUSE} * 2 ^ least(outbox_message.dispatches, 8), "
         f"{LONGEST_PAUSE}) * (0.8 + 0.4 * random()))"
     )
 
@@ -57,7 +57,7 @@ def _next_dispatch(element: next_dispatch, compiler: Any, **options: Any) -> str
 def _next_dispatch_on_sqlite(element: next_dispatch, compiler: Any, **options: Any) -> str:
     return (
         "strftime('%Y-%m-%d %H:%M:%f000', 'now', '+' || "
-        f"min({FIRST_PAUSE} * (1 << min(outbox_message.dispatches, 6)), {LONGEST_PAUSE}) || ' seconds')"
+        f"min({FIRST_PAUSE} * (1 << min(outbox_message.dispatches, 8)), {LONGEST_PAUSE}) || ' seconds')"
     )
 
 

@@ -149,8 +149,6 @@ class Broker:
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, Lease]:
         """Hold on to these jobs for another lease."""
-        if not job_ids:
-            return {}
         answers = await self._renew(
             keys=[self.queue, running_key(self.queue)],
             args=[self.terms.lease_ms, self.token, *map(raw, job_ids)],

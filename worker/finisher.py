@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from redis.exceptions import RedisError
 
 from worker.broker import Broker, Ending
 from worker.patience import Patience
@@ -41,10 +40,12 @@ class Finisher:
             try:
                 await self._send()
                 patience.reset()
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
                 self.on_trouble()
                 if patience.failures == 0:
-                    log.warning("worker.acknowledge_waits", error=str(error))
+                    log.warning(
+                        "worker.acknowledge_waits", error=str(error) or type(error).__name__
+                    )
                 await asyncio.sleep(patience.next())
 
     async def _send(self) -> None:

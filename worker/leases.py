@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import structlog
-from redis.exceptions import RedisError
 
 from worker.broker import Broker, Claimed, Ending, Lease
 
@@ -47,7 +46,7 @@ class Leases:
                 await self._renew()
                 if time.monotonic() < self._doubt_until:
                     await self._hand_back_strays()
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
                 self.doubt()
                 log.warning("worker.renewal_missed", error=str(error))
 

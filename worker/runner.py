@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from arq.constants import keep_cronjob_progress
@@ -256,7 +257,7 @@ class Runner:
             "job_id": call.claim.job_id,
             "job_try": call.attempt,
             "enqueue_time": ms_to_datetime(call.enqueued_ms),
-            "score": int(call.claim.score),
+            "score": int(call.claim.score) if isfinite(call.claim.score) else 0,
         }
 
     async def _hook(

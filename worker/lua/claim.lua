@@ -77,19 +77,30 @@ local function must_wait(id, crashes)
         return true
     end
     if crashes < lone or crashes >= hopeless or (busy == 0 and #jobs == 0) then return false end
-    local taken = redis.call('SET', lane, token, 'NX', 'PX', lease)
-    if taken or redis.call('GET', lane) == token then
-        redis.call('PEXPIRE', lane, lease)
-        room = 1
-    else
-        later(id, 1000)
+    if redis.call('SET', lane, token .. '|' .. id, 'NX', 'PX', lease) then room = 1 end
+    return true -- whoever has the lane takes it, in its turn
+end
+
+-- the job that this worker makes room for: while others run it waits and nothing else is claimed
+local function due_jobs()
+    local entry = redis.call('GET', lane)
+    if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
+        local id = string.sub(entry, #token + 2)
+        local score = redis.call('ZSCORE', queue, id)
+        if score and tonumber(score) <= now and busy > 0 then
+            redis.call('PEXPIRE', lane, lease)
+            room = 1
+            return {}
+        end
+        redis.call('DEL', lane)
+        if score and tonumber(score) <= now then return {id, score} end
     end
-    return true
+    local most = wanted + beside
+    return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
 end
 
 if wanted + beside > 0 then
-    local most = wanted + beside
-    local due = redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
+    local due = due_jobs()
     for i = 1, #due, 2 do
         local id = due[i]
         local progress = 'arq:in-progress:' .. id
@@ -112,7 +123,9 @@ if wanted + beside > 0 then
                 local attempt = attempt_of(id, lost)
                 redis.call('SET', progress, token, 'PX', lease)
                 redis.call('HSET', running, id, token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker)
-                redis.call('PERSIST', 'arq:job:' .. id)
+                if body and not string.find(body, '"_staged"', 1, true) then
+                    redis.call('PERSIST', 'arq:job:' .. id) -- the outbox has no other copy of it
+                end
                 later(id, lease)
                 jobs[#jobs + 1] = {id, body, attempt, due[i + 1], crashes, interruptions, log, in_bulk and 1 or 0}
                 if crashes >= lone and crashes < hopeless then break end

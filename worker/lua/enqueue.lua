@@ -2,7 +2,7 @@
 -- KEYS[1] the queue; ARGV[1] 1 if a result that is still kept does not matter (the database knows better),
 -- then for each job (id, body, delay in ms, unique key or '', its window in ms).
 -- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}.
--- A body has no expiry: it lives until its job has ended.
+-- A client's body has no expiry: it lives until its job has ended.
 local queue, anew = KEYS[1], ARGV[1] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -14,8 +14,12 @@ local function there(id)
 end
 
 local function add(id, body, delay)
-    redis.call('SET', 'arq:job:' .. id, body)
-    if anew then redis.call('DEL', 'arq:result:' .. id) end
+    if anew then -- should Redis lose the rest, the body must not stay for ever; the outbox has another
+        redis.call('SET', 'arq:job:' .. id, body, 'EX', 24 * 3600)
+        redis.call('DEL', 'arq:result:' .. id)
+    else
+        redis.call('SET', 'arq:job:' .. id, body)
+    end
     redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
 end
 

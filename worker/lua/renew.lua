@@ -5,6 +5,13 @@ local queue, running = unpack(KEYS)
 local lease, token = tonumber(ARGV[1]), ARGV[2]
 local time = redis.call('TIME')
 local until_when = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + lease)
+-- a few entries at a time: those of jobs that Redis has lost would stay for ever
+for _, id in ipairs(redis.call('HRANDFIELD', running, 5)) do
+    if not redis.call('ZSCORE', queue, id) and redis.call('EXISTS', 'arq:in-progress:' .. id) == 0 then
+        redis.call('HDEL', running, id)
+    end
+end
+
 local answers = {}
 for i = 3, #ARGV do
     local id = ARGV[i]
