@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import dead_letters, inbox
+from db.models import JobState
 from examples.api.tasks import Reading, get_client
 from examples.api.views import JobView
 from worker.client import JobClient
@@ -36,8 +37,9 @@ async def show_job(
 
 
 async def _ended(session: AsyncSession, job_id: str) -> JobView | None:
-    if done := await inbox.find(session, job_id):
-        return JobView(job_id=job_id, status="done", result=done.result)
+    ended = await inbox.find(session, job_id)
+    if ended and ended.state is not JobState.DEAD:
+        return JobView(job_id=job_id, status=ended.state.value, result=ended.result)
     if dead := await dead_letters.find(session, job_id):
         return JobView(job_id=job_id, status="dead", error=dead.error, problems=dead.problems)
     return None

@@ -85,7 +85,7 @@ class JobView(BaseModel):
     """Where a job stands; `result` is what it answered, `error` why it failed."""
 
     job_id: str
-    status: Literal["queued", "deferred", "in_progress", "done", "dead"]
+    status: Literal["queued", "deferred", "in_progress", "done", "cancelled", "dead"]
     result: Any = None
     error: str | None = None
     problems: list[dict[str, str]] = Field(default_factory=list)
