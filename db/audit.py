@@ -1,6 +1,7 @@
 """The audit log. Every function that changes a table calls `record` in the same transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
 
+_GATHERED = "audit entries to be written together"
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
@@ -67,8 +69,23 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
 
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
     """The same for changes of several origins."""
-    if entries := [_entry(origin, change) for origin, change in changes]:
+    entries = [_entry(origin, change) for origin, change in changes]
+    gathered = session.info.get(_GATHERED)
+    if gathered is not None:
+        gathered.extend(entries)
+    elif entries:
         await insert_rows(session, AuditLog, entries)
+
+
+@asynccontextmanager
+async def gathering(session: AsyncSession) -> AsyncIterator[None]:
+    """What is recorded inside the block is written at its end, in one statement of the same transaction."""
+    gathered = session.info[_GATHERED] = []
+    try:
+        yield
+    finally:
+        del session.info[_GATHERED]
+    await insert_rows(session, AuditLog, gathered)
 
 
 async def history(
