@@ -11,12 +11,11 @@ from sqlmodel import col
 
 from db.models import DeadLetter, JobState, ProcessedJob
 
-_REMEMBER = (
-    text(  # as text: each job runs it, and it costs a third of the expression's time to make
-        "INSERT INTO processed_job (job_id, kind, payload_hash, state, attempt) "
-        "VALUES (:job_id, :kind, :payload_hash, :state, :attempt) "
-        "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
-    )
+# made once: each job runs them, and an expression would be built and keyed anew each time
+_REMEMBER = text(
+    "INSERT INTO processed_job (job_id, kind, payload_hash, state, attempt) "
+    "VALUES (:job_id, :kind, :payload_hash, :state, :attempt) "
+    "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
 _REMEMBER_MANY = text(
     "INSERT INTO processed_job (job_id, kind, payload_hash, attempt) "
