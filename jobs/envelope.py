@@ -9,6 +9,7 @@ has a message there to settle). A kind that begins with `cron:` was put there by
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ UNKNOWN_ACTOR = "unknown"
 SCHEDULE_ACTOR = "schedule"
 CRON_PREFIX = "cron:"
 
+_MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _RESERVED = {  # name → the longest value; of the first two, the longest that the audit log keeps
     "_actor": 200,
@@ -147,7 +149,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise Undecodable("body", f"is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise Undecodable("body", "must be a JSON object")
-    if not _finite(content):
+    if _MAY_BE_HUGE.search(body) and not _finite(content):
         raise Undecodable("body", "holds a number that is too large to be one")
     return content
 
