@@ -18,7 +18,6 @@ from arq.connections import create_pool
 from arq.worker import Worker
 from redis.exceptions import ReadOnlyError, RedisError
 
-from db.errors import LedgerqError
 from worker.beside import Beside
 from worker.broker import Broker, Claimed, Terms
 from worker.config import process_name
@@ -191,9 +190,9 @@ class JobWorker(Worker):
         self.ctx[ALIVE] = time.monotonic()
         try:
             await resources.database.ping()
-        except (LedgerqError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             if self._patience.failures == 0:
-                log.warning("worker.paused", error=str(error))
+                log.warning("worker.paused", error=str(error).partition("\n")[0])
             return False
         self._database_in_doubt = False
         return True
