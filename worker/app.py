@@ -1,5 +1,6 @@
 """The composition root: settings in, a worker out. `arq worker.app.WorkerSettings` starts here too."""
 
+import signal
 import sys
 from collections.abc import Iterable
 from datetime import UTC
@@ -34,6 +35,13 @@ def build_worker(
     settings = worker_settings(config, registry or kinds.registry(), schedule)
     ours = {"terms": _terms(config.worker), "batch": config.worker.batch}
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
+
+
+def run_to_the_end(worker: JobWorker) -> None:
+    """Run a worker as the last act of a process: asked to stop once more, it still ends with status 0."""
+    worker.run()
+    # the interpreter gives signals their default meaning back before it ends: a late one would kill
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 def worker_settings(

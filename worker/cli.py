@@ -24,7 +24,7 @@ from jobs import kinds as catalogue
 from jobs.registry import Payload
 from worker import cli_dead, cli_jobs
 from worker import health as health_checks
-from worker.app import build_worker
+from worker.app import build_worker, run_to_the_end
 from worker.arguments import AsJson, checked_payload
 from worker.client import EnqueuedJob, JobClient
 from worker.config import PREFIX, WorkerConfig, load_config
@@ -81,9 +81,7 @@ def worker(
     configure_logging(config.worker)
     if processes > 1:
         raise typer.Exit(asyncio.run(Supervisor(processes).run()))
-    build_worker(config).run()
-    # the interpreter gives signals their default meaning back before it ends: a late one would kill
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    run_to_the_end(build_worker(config))
 
 
 @app.command()

@@ -25,7 +25,7 @@ def main() -> None:
     from db.errors import LedgerqError  # noqa: PLC0415
     from tests.chaos.bugs import install  # noqa: PLC0415
     from tests.chaos.kinds import registry  # noqa: PLC0415
-    from worker.app import build_worker  # noqa: PLC0415
+    from worker.app import build_worker, run_to_the_end  # noqa: PLC0415
     from worker.config import load_config  # noqa: PLC0415
     from worker.logs import configure_logging  # noqa: PLC0415
 
@@ -34,7 +34,7 @@ def main() -> None:
     config = load_config()
     configure_logging(config.worker)
     try:
-        build_worker(config, registry=registry(), burst=burst).run()
+        run_to_the_end(build_worker(config, registry=registry(), burst=burst))
     except (LedgerqError, RedisError) as error:  # one line, as `ledgerq worker` says it
         sys.exit(f"ledgerq: {error}")
 
