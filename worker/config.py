@@ -85,7 +85,10 @@ class WorkerConfig(BaseSettings):
         default=1, gt=0, le=60, description="the longest pause between two looks at the outbox"
     )
     keep_result: int = Field(
-        default=3600, ge=0, le=365 * DAY, description="how long a job's result stays on Redis"
+        default=300,
+        ge=0,
+        le=365 * DAY,
+        description="how long a result stays on Redis; the database keeps it longer",
     )
     poll_delay: float = Field(
         default=0.1,

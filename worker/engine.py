@@ -156,6 +156,7 @@ class JobWorker(Worker):
         claimed = await leases.claim(
             wanted, busy=len(self.tasks), beside=beside, kinds=self._bulk_kinds
         )
+        self._pace.found(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
         running.start_all(claimed.jobs, aborted)
         for job_id in aborted:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 LONGEST = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
-_APART = 0.005  # seconds between two looks of a busy worker: its own writes are changes too
+_APART = 0.005  # seconds between two looks of a worker that is busy, or too late again and again …
+_LONGEST_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
 
 
 class Pace:
@@ -19,11 +20,17 @@ class Pace:
         self._changed = self._freed = False
         self._news = asyncio.Event()
         self._looked = 0.0
+        self._in_vain = 0  # changes in a row after which there was nothing left to claim
 
     def look(self) -> None:
         """A look begins: what happens from now on is news."""
         self._changed = self._freed = False
         self._looked = time.monotonic()
+
+    def found(self, jobs: int) -> None:
+        """What the look brought."""
+        if jobs:
+            self._in_vain = 0
 
     def change(self) -> None:
         """The queue has changed."""
@@ -45,8 +52,10 @@ class Pace:
         longest = max(LONGEST, self.poll) if self.told() else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
         await self._wait(longest, lambda: self._changed or (burst and self._freed))
-        if busy:
-            await self.sleep(self._looked + _APART - time.monotonic())
+        self._in_vain = self._in_vain + 1 if self._changed else 0
+        if busy or self._in_vain > 1:
+            apart = min(_LONGEST_APART, _APART * 2 ** max(0, min(self._in_vain, 10) - 2))
+            await self.sleep(self._looked + apart - time.monotonic())
 
     async def until_free(self) -> None:
         """Wait until a job ends; not for ever, somebody may want one aborted."""
