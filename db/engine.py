@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from asyncpg import PostgresError
+from pydantic_core import from_json
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
@@ -73,9 +74,21 @@ def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
         config.url,
         echo=config.echo,
         hide_parameters=True,
+        json_deserializer=_from_json,
         connect_args=_connect_args(config),
         **pool,
     )
+
+
+def _from_json(text: str) -> Any:
+    """What JSON says, or the text itself if it is such as PostgreSQL can hold and Python can't.
+
+    Numbers of thousands of digits, values nested a thousand deep: a row of them must be readable.
+    """
+    try:
+        return from_json(text)
+    except ValueError:
+        return text
 
 
 @contextmanager

@@ -138,7 +138,7 @@ async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
     found = await session.scalars(
         update(OutboxMessage)
         .where(col(OutboxMessage.job_id).in_(sorted(job_ids)))
-        .values(next_dispatch_at=utc_now())
+        .values(next_dispatch_at=utc_now(), dispatches=0)
         .returning(col(OutboxMessage.job_id)),
         execution_options={"synchronize_session": False},
     )
@@ -164,8 +164,12 @@ async def find_many(session: AsyncSession, job_ids: Iterable[str]) -> Sequence[O
     wanted = sorted(set(job_ids))
     if not wanted:
         return []
-    staged = select(OutboxMessage).where(col(OutboxMessage.job_id).in_(wanted))
-    return (await session.scalars(staged)).all()
+    found: list[OutboxMessage] = []
+    for start in range(0, len(wanted), MOST_AT_ONCE):
+        some = wanted[start : start + MOST_AT_ONCE]
+        staged = select(OutboxMessage).where(col(OutboxMessage.job_id).in_(some))
+        found += (await session.scalars(staged)).all()
+    return found
 
 
 async def count(session: AsyncSession) -> int:

@@ -51,6 +51,10 @@ async def _keep(
     sessions: Sessions, delivery: Delivery, outcome: Buried, letter: Letter
 ) -> Duplicate | None:
     kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery.body)
+    # an id that no worker would take may still be that of a message
+    staged = {letter.job_id, storable_text(delivery.job_id)}
+    if isinstance(outcome.error, PayloadMismatch):
+        staged.discard(delivery.job_id)  # that one is another job
     async with transaction(sessions) as session:
         if not await inbox.remember(
             session,
@@ -61,11 +65,10 @@ async def _keep(
             attempt=delivery.attempt,
         ):
             ended = await inbox.recall(session, letter.job_id)
-            if not isinstance(outcome.error, PayloadMismatch):
-                await outbox.settle(session, [letter.job_id])
-                return Duplicate(ended.state, ended.result)
+            await outbox.settle(session, staged)
+            return Duplicate(ended.state, ended.result)
         await dead_letters.bury(session, letter)
-        await outbox.settle(session, [letter.job_id])
+        await outbox.settle(session, staged)
     return None
 
 
@@ -82,7 +85,7 @@ def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
         "error": described,
     }
     return Letter(
-        job_id=storable_job_id(delivery.job_id),
+        job_id=_id_of_letter(delivery, outcome),
         kind=envelope.kind if envelope else None,
         payload=payload,
         raw=delivery.body if payload is None else None,
@@ -100,6 +103,14 @@ def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
         worker=delivery.worker,
         fingerprint=fingerprint(envelope.kind if envelope else None, outcome),
     )
+
+
+def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
+    """The job's own, if it can be stored; for another payload under its id, one made of both."""
+    job_id = storable_job_id(delivery.job_id)
+    if isinstance(outcome.error, PayloadMismatch):
+        return f"{job_id[:180]}~{_payload_hash(delivery.body).hex()[:16]}"
+    return job_id
 
 
 def fingerprint(kind: str | None, outcome: Buried) -> str:
@@ -134,7 +145,9 @@ def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 def _payload_hash(body: bytes) -> bytes:
     envelope = _decodable(body)
-    return envelope.payload_hash if envelope else hashlib.sha256(body).digest()
+    if envelope:
+        return envelope.payload_hash
+    return hashlib.sha256(body).digest() if body else b""
 
 
 def _decodable(body: bytes) -> Envelope | None:

@@ -80,7 +80,7 @@ def encode(envelope: Envelope) -> bytes:
     """The bytes to put on Redis.
 
     Raises:
-        Undecodable: actor or trace are such as no worker would take.
+        Undecodable: actor, trace or length are such as no worker would take.
     """
     reserved: dict[str, str] = {}
     if envelope.actor != (SCHEDULE_ACTOR if envelope.scheduled else UNKNOWN_ACTOR):
@@ -98,7 +98,9 @@ def encode(envelope: Envelope) -> bytes:
         "k": {**envelope.payload, **reserved},
         "et": envelope.enqueued_ms,
     }
-    return to_json(body)
+    encoded = to_json(body)
+    _check_length(encoded)
+    return encoded
 
 
 def decode(body: bytes) -> Envelope:
@@ -141,8 +143,7 @@ def check_job_id(job_id: str) -> None:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    if len(body) > MAX_BODY_BYTES:
-        raise Undecodable("body", f"has {len(body)} bytes; at most {MAX_BODY_BYTES} are accepted")
+    _check_length(body)
     try:
         content = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -152,6 +153,11 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if _MAY_BE_HUGE.search(body) and not _finite(content):
         raise Undecodable("body", "holds a number that is too large to be one")
     return content
+
+
+def _check_length(body: bytes) -> None:
+    if len(body) > MAX_BODY_BYTES:
+        raise Undecodable("body", f"has {len(body)} bytes; at most {MAX_BODY_BYTES} are accepted")
 
 
 def _finite(value: object) -> bool:
@@ -192,4 +198,6 @@ def _sorted(value: Any) -> Any:
         return {key: _sorted(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):
         return [_sorted(each) for each in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # PostgreSQL gives 1e16 back as the whole number that it is
     return value

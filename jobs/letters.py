@@ -14,7 +14,7 @@ from db import audit, dead_letters, inbox, outbox
 from db.audit import Change, Origin
 from db.dead_letters import EVERY, Which
 from db.engine import Sessions
-from db.models import Action, DeadLetter, JobState
+from db.models import Action, DeadLetter, JobState, OutboxMessage
 from db.outbox import Message
 from db.translate import translated
 from jobs.burial import UNKNOWN_KIND, storable_json, storable_text
@@ -128,7 +128,7 @@ async def cancel(
     with translated():
         staged = await outbox.find(session, job_id)
         if staged:
-            envelope = Envelope(staged.kind, staged.payload, trace_id=staged.trace_id)
+            envelope = staged_envelope(staged)
         kind = envelope.kind if envelope else UNKNOWN_KIND
         payload_hash = envelope.payload_hash if envelope else b""
         if not await inbox.remember(session, job_id, kind, payload_hash, state=JobState.CANCELLED):
@@ -138,6 +138,12 @@ async def cancel(
         origin = Origin(actor, job_id, kind, trace_id=envelope.trace_id if envelope else None)
         await audit.record(session, origin, Change("job", 0, Action.CANCEL, {}, {"reason": reason}))
     return JobState.CANCELLED
+
+
+def staged_envelope(message: OutboxMessage) -> Envelope:
+    """A staged job as it travels, whatever somebody's own SQL has put there for a payload."""
+    payload = message.payload if isinstance(message.payload, dict) else {}
+    return Envelope(message.kind, payload, message.actor, message.trace_id)
 
 
 async def pages(
@@ -180,8 +186,6 @@ class _Edit:
 
 
 def _message(letter: DeadLetter, edit: _Edit) -> Message:
-    if letter.reason == "payload_mismatch" and edit.new_job_id is None:
-        raise _done_already(letter.job_id)
     envelope = _envelope(letter, edit)
     if storable_json(dict(envelope.payload)) is None:
         raise NotReplayable(

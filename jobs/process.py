@@ -65,7 +65,8 @@ async def _in_one_transaction(
             session, job_id, job.kind.name, payload_hash, attempt=delivery.attempt
         ):
             ended = await inbox.recall(session, job_id)
-            if ended.state is JobState.DONE and ended.payload_hash != payload_hash:
+            known = ended.payload_hash or payload_hash  # none is known of one that was never read
+            if ended.state is not JobState.CANCELLED and known != payload_hash:
                 raise PayloadMismatch(job_id)
             await outbox.settle(session, [job_id])
             return Duplicate(ended.state, ended.result)

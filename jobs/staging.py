@@ -1,6 +1,6 @@
 """Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -64,17 +64,18 @@ async def stage_many(
     wanted = as_requests(requests)
     now = datetime.now(UTC)
     with translated():
-        ids = [await _id_of(session, request, now) for request in wanted]
+        ids, theirs = await _ids_of(session, wanted, now)
         asked = list(zip(ids, wanted, strict=True))
         messages = {job_id: _message(job_id, request, now) for job_id, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
-        fresh = [messages[job_id] for job_id in dict.fromkeys(ids) if job_id not in ended]
+        fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
         added = await outbox.add(session, fresh)
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
         payload_hash = request.envelope.payload_hash
-        if request.unique is None and known.get(job_id, payload_hash) != payload_hash:
+        # a job that was cancelled before it came has no hash
+        if request.unique is None and (known.get(job_id) or payload_hash) != payload_hash:
             raise PayloadMismatch(job_id)
     return [_answer(job_id, added) for job_id in ids]
 
@@ -85,13 +86,23 @@ def _answer(job_id: str, added: set[str]) -> StagedJob:
     return StagedJob(job_id, is_new)
 
 
-async def _id_of(session: AsyncSession, request: Request, now: datetime) -> str:
-    job_id = request.checked_id()
-    if request.unique is None:
-        return job_id
-    key, window = request.unique.key, request.unique.window
-    kind = request.payload.kind
-    return await unique_keys.take(session, kind, key, job_id, now=now, window=window)
+async def _ids_of(
+    session: AsyncSession, requests: Sequence[Request], now: datetime
+) -> tuple[list[str], set[str]]:
+    """The id of each, and which of them are of jobs that have a unique key already.
+
+    Keys are taken in their order, so that two producers that meet wait for each other and don't deadlock.
+    """
+    ids, theirs = [request.checked_id() for request in requests], set[str]()
+    keyed = [(r.payload.kind, r.unique, n) for n, r in enumerate(requests) if r.unique]
+    for kind, unique, n in sorted(keyed, key=lambda each: (each[0], each[1].key)):
+        holder = await unique_keys.take(
+            session, kind, unique.key, ids[n], now=now, window=unique.window
+        )
+        if holder != ids[n] and holder not in ids:
+            theirs.add(holder)
+        ids[n] = holder
+    return ids, theirs
 
 
 def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:

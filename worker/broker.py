@@ -159,10 +159,9 @@ class Broker:
         """End claims; False for each that was not ours any more: then nothing was done."""
         arguments: list[Any] = [self.token]
         for each in endings:
-            note = to_json(each.note) if each.note else b""
             arguments += [
                 raw(each.job_id), each.verb, each.delay, each.result,
-                each.keep, note, each.outlive,
+                each.keep, _note(each), each.outlive,
             ]  # fmt: skip
         keys = [self.queue, running_key(self.queue), ABORTED]
         return [bool(each) for each in await self._finish(keys=keys, args=arguments)]
@@ -181,6 +180,14 @@ class Broker:
     async def close(self) -> None:
         """Let go of Redis."""
         await self.redis.aclose(close_connection_pool=True)
+
+
+def _note(ending: Ending) -> bytes:
+    """As JSON; one that can't be so is left out: it must not keep other jobs from ending."""
+    try:
+        return to_json(ending.note) if ending.note else b""
+    except ValueError:
+        return b""
 
 
 def text(job_id: bytes) -> str:

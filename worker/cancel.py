@@ -112,7 +112,7 @@ async def _end(
     async def once(session: AsyncSession) -> JobState | None:
         nonlocal envelope
         if message := await outbox.find(session, job_id):
-            envelope = Envelope(message.kind, message.payload, message.actor, message.trace_id)
+            envelope = letters.staged_envelope(message)
         return await letters.cancel(session, job_id, actor=actor, reason=reason, envelope=envelope)
 
     while True:

@@ -16,6 +16,7 @@ from db.models import JobState
 from db.transaction import transaction
 from jobs import letters
 from jobs.batch import Arrival, process_batch
+from jobs.burial import storable_text
 from jobs.envelope import Delivery, check_job_id, decode
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
@@ -140,4 +141,4 @@ def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> N
 def one_line(error: BaseException) -> str:
     """An error as a log line and a note can carry it."""
     text = str(getattr(error, "orig", None) or error)
-    return f"{type(error).__name__}: {' '.join(text.split())}"
+    return storable_text(f"{type(error).__name__}: {' '.join(text.split())}")

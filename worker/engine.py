@@ -141,8 +141,8 @@ class JobWorker(Worker):
     async def _wait_for_more(self, claimed: Claimed, running: Running) -> None:
         if claimed.room and self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
-        elif not self._wanted(running):
-            await self._pace.until_free()
+        elif not self._wanted(running) or (claimed.more and not claimed.jobs):
+            await self._pace.until_free()  # what is due is not for us, or not now
         elif not claimed.more:
             await self._pace.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
         elif not self._beside(running):

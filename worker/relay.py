@@ -6,7 +6,6 @@ keeps twice, the inbox settles.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,7 +21,7 @@ from db.errors import LedgerqError
 from db.listen import STAGED, listen
 from db.models import OutboxMessage
 from db.transaction import transaction
-from jobs.envelope import UNKNOWN_ACTOR, Envelope, encode
+from jobs.envelope import Envelope, encode
 from jobs.errors import Undecodable
 from worker.keys import epoch_key
 from worker.patience import Patience
@@ -116,8 +115,7 @@ class Relay:
     async def _push(self, messages: Sequence[OutboxMessage]) -> None:
         arguments: list[bytes | str | int] = [1]
         for message in messages:
-            body = _body(message)
-            arguments += [message.job_id, body, 0, "", 0]
+            arguments += [message.job_id, _body(message), 0, "", 0]
         await self._enqueue(keys=[self.queue], args=arguments)
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
@@ -151,5 +149,5 @@ def _body(message: OutboxMessage) -> bytes:
     )
     try:
         return encode(envelope)
-    except Undecodable:  # an actor that no log line could show
-        return encode(replace(envelope, actor=UNKNOWN_ACTOR, trace_id=None))
+    except Undecodable:  # an actor that no log line could show, or a body that is too long
+        return to_json({"f": message.kind, "k": {**message.payload, "_staged": "1"}, "et": created})

@@ -289,7 +289,7 @@ class Runner:
         else:
             if staged:
                 resources.relay.wake()
-                return Ending(claim.job_id, "done")
+                return Ending(claim.job_id, "release", 1000)  # the body comes before that
             burial = Buried("expired", Expired())
             outcome = await bury(delivery, burial, resources.database.sessions, resources.policy)
         report(delivery, UNROUTABLE, outcome, 0)

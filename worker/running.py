@@ -91,7 +91,7 @@ class Running:
         await self._end([claim], [ending])
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
-        """Begin with jobs that share transactions; if one of them is cancelled, the others begin again."""
+        """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
         claims = [claim for claim in claims if claim.job_id not in self._tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self.batches += 1
@@ -122,12 +122,12 @@ class Running:
             return
         if not job.cancelled():
             log.error("worker.job_broke_the_runner", exc_info=job.exception())
-        endings = await asyncio.gather(*(self._one_of_a_batch(claim) for claim in claims))
+            endings = [Ending(claim.job_id, "retry", _BROKEN) for claim in claims]
+        else:
+            reasons = [self._reasons.pop(claim.job_id, Why.STOPPING) for claim in claims]
+            pairs = zip(claims, reasons, strict=True)
+            endings = [await self._cancelled(claim, why) for claim, why in pairs]
         await self._end(claims, endings)
-
-    async def _one_of_a_batch(self, claim: Claim) -> Ending:
-        why = self._reasons.pop(claim.job_id, None)
-        return await (self._cancelled(claim, why) if why else self._run(claim))
 
     async def _end(self, claims: Sequence[Claim], endings: Sequence[Ending]) -> None:
         ended = await self._finisher.finish(endings)

@@ -203,23 +203,24 @@ async def test_a_payload_that_no_worker_takes_is_refused(
     assert await nothing_changed(any_sessions)
 
 
-async def test_a_job_done_with_another_payload_needs_a_new_id(any_sessions: Sessions) -> None:
-    """Under its own id it can never run; under a new one it is a new job."""
+async def test_another_payload_under_a_done_jobs_id_can_run_under_a_new_one(
+    any_sessions: Sessions,
+) -> None:
+    """Its letter has an id of its own; a replay may give it yet another one."""
     await run(any_sessions, delivery(LAUNCH, "once"))
     assert isinstance(
         await run(any_sessions, delivery(CreateProject(name="Other"), "once")), Buried
     )
-    with pytest.raises(NotReplayable, match=r"job once.*another payload.*--new-id"):
-        await replay(any_sessions, "once")
+    (refused,) = await rows(any_sessions, DeadLetter)
     for taken in ("once", "a\nb", ""):
         with pytest.raises((InvalidRequest, Undecodable), match="job_id"):
-            await replay(any_sessions, "once", new_job_id=taken)
-    assert await replay(any_sessions, "once", new_job_id="twice") == [
-        Replayed("once", "twice", "create_project")
+            await replay(any_sessions, refused.job_id, new_job_id=taken)
+    assert await replay(any_sessions, refused.job_id, new_job_id="twice") == [
+        Replayed(refused.job_id, "twice", "create_project")
     ]
     assert isinstance(await run_staged(any_sessions, "twice"), Completed)
     (entry,) = [e for e in await rows(any_sessions, AuditLog) if e.action is Action.REPLAY]
-    assert (entry.job_id, entry.after["job_id"]) == ("once", "twice")
+    assert (entry.job_id, entry.after["job_id"]) == (refused.job_id, "twice")
     again = await run(any_sessions, delivery(LAUNCH, "once"))
     assert isinstance(again, Duplicate)
     assert again.state is JobState.DONE
@@ -261,7 +262,7 @@ async def test_a_discarded_job_stays_dead(any_sessions: Sessions) -> None:
     buried = await letter(any_sessions, "dead")
     assert await discard(any_sessions, "dead", "nobody") == ["dead"]
     assert await count(any_sessions, DeadLetter) == 0
-    again = await run(any_sessions, delivery(LAUNCH, "dead"))
+    again = await run(any_sessions, delivery(CreateTask(title="x", project_id=99), "dead"))
     assert again == Duplicate(JobState.DEAD)
     (entry,) = await rows(any_sessions, AuditLog)
     assert (entry.action, entry.entity_id, entry.job_id) == (Action.DISCARD, buried.id, "dead")

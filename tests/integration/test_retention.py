@@ -85,7 +85,8 @@ async def test_no_job_is_forgotten_within_a_week(any_sessions: Sessions) -> None
     assert "a" in await known(any_sessions)
 
 
-def test_it_runs_once_a_day() -> None:
+def test_it_runs_every_hour() -> None:
     """With its defaults."""
     (entry,) = (each for each in SCHEDULE if each.payload is PruneProcessedJobs)
-    assert len(entry.hour or ()) == len(entry.minute or ()) == len(entry.second or ()) == 1
+    assert entry.hour is None
+    assert len(entry.minute or ()) == len(entry.second or ()) == 1

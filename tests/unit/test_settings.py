@@ -42,7 +42,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LEDGERQ_DB_POOL_SIZE", "7")
     config = load_config()
     assert (config.worker.max_jobs, config.database.pool_size) == (33, 7)
-    assert config.for_worker().database.pool_size == 35
+    assert config.for_worker().database.pool_size == 39
 
 
 @pytest.mark.parametrize(
