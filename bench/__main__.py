@@ -1,0 +1,136 @@
+"""The benchmark, `make bench`: ledgerq beside its peers, in one run, everybody on the same servers.
+
+With QUICK=1 it takes three minutes and looks at creating tasks only. ONLY=create,idle picks groups,
+ROUNDS=3 and SECONDS=4 say how long.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from bench import contenders as who
+from bench import report, venvs, workloads
+from bench.processes import Contender
+from bench.results import Results
+from bench.rounds import Pace, Segment, play
+from bench.servers import Servers, servers
+
+QUICK = os.environ.get("QUICK", "0") not in ("", "0")
+OURS = (who.OURS, who.STAGED)
+DEEP = (10_000, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Segments that take turns."""
+
+    name: str
+    segments: Callable[[Servers, Results, list[Contender]], list[Segment]]
+    rounds: int
+    rehearse: bool = True
+
+
+def groups() -> list[Group]:
+    """What a whole run looks at, in order."""
+    few = {"ours", "arq", "saq"}
+    return [
+        Group("create", lambda s, r, c: _create(s, c), 5),
+        Group("move", lambda s, r, c: workloads.drains(s, "move", _but(c, "staged")), 3),
+        Group("noop", lambda s, r, c: workloads.drains(s, "noop", _but(c, "staged")), 3),
+        Group("enqueue", lambda s, r, c: workloads.enqueues(s, c), 3),
+        Group("latency", _latency, 3, rehearse=False),
+        Group("idle", lambda s, r, c: workloads.idle(s, 10, _but(c, "staged")), 2, rehearse=False),
+        Group("scaling", lambda s, r, c: _scaling(s, c, few), 2, rehearse=False),
+        Group("depth", lambda s, r, c: workloads.depth(s, DEEP, 100_000, [who.OURS]), 2, False),
+        Group("recovery", lambda s, r, c: workloads.recovery(s, [who.OURS]), 2, rehearse=False),
+    ]
+
+
+def _create(servers: Servers, taking_part: Iterable[Contender]) -> list[Segment]:
+    return [*workloads.drains(servers, "create", taking_part), *workloads.yardstick(servers)]
+
+
+def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -> list[Segment]:
+    names = {"ours", "staged", "arq-default", "arq", "saq", "streaq", "pgqueuer", "procrastinate"}
+    some = [*(each for each in taking_part if each.name in names), who.STOCK_CLIENT]
+    at = workloads.latency
+    segments = [
+        *at(servers, "latency, idle", 8, 12, some),
+        *at(servers, "latency, 100/s", 100, 6, some),
+    ]
+    for each in some:
+        rate = results.median("create", "ours" if each is who.STOCK_CLIENT else each.name)
+        half = min(rate / 2, 1000) if rate else 100
+        segments += at(servers, "latency, half load", half, 5, [each])
+    return segments
+
+
+def _scaling(servers: Servers, taking_part: list[Contender], names: set[str]) -> list[Segment]:
+    ours = [each for each in taking_part if each.name == "ours"]
+    peers = [each for each in taking_part if each.name in names - {"ours"}]
+    return [
+        *workloads.scaling(servers, (1, 2, 4, 8, 16, 32), 12_000, ours),
+        *workloads.scaling(servers, (2, 8), 3_000, peers),
+    ]
+
+
+def _but(contenders: list[Contender], name: str) -> list[Contender]:
+    return [each for each in contenders if each.name != name]
+
+
+def _installed(peers: Iterable[Contender], results: Results, console: Console) -> list[Contender]:
+    """Those whose environment is there, or can be made."""
+    ready = []
+    for each in peers:
+        try:
+            if each.venv:
+                console.print(f"[dim]environment of {each.venv}[/]")
+                venvs.ensure(each.venv)
+        except venvs.NoEnvironment as error:
+            results.fail("install", each.name, str(error))
+        else:
+            ready.append(each)
+    return ready
+
+
+async def measure(servers: Servers, results: Results, console: Console) -> list[Contender]:
+    """Play what was asked for; who took part."""
+    peers = (who.ARQ, who.SAQ) if QUICK else who.PEERS
+    taking_part = [*OURS, *_installed(peers, results, console)]
+    wanted = [name for name in os.environ.get("ONLY", "").split(",") if name]
+    pace = Pace(float(os.environ.get("SECONDS", "2.5" if QUICK else "4")))
+    for group in groups():
+        if (wanted and group.name not in wanted) or (QUICK and group.name != "create"):
+            continue
+        rounds = int(os.environ.get("ROUNDS") or (3 if QUICK else group.rounds))
+        segments = group.segments(servers, results, taking_part)
+        await play(segments, rounds, pace, results, console, rehearse=group.rehearse)
+    return taking_part
+
+
+def main() -> int:
+    """Run it; exit status 1 if nothing was measured."""
+    console = Console(width=120)
+    results, started = Results(), time.monotonic()
+    with servers() as ours:
+        try:
+            taking_part = asyncio.run(measure(ours, results, console))
+        except KeyboardInterrupt:
+            console.print("stopped: what follows is what there is")
+            taking_part = [*OURS]
+        results.notes["minutes"] = round((time.monotonic() - started) / 60, 1)
+        report.show(results, console)
+        if results.values and not os.environ.get("ONLY"):
+            how = {"quick": QUICK, "minutes": results.notes["minutes"]}
+            path = report.write(results, ours, taking_part, how)
+            console.print(f"written: {path.relative_to(path.parents[1])}")
+    return 0 if results.values else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
