@@ -6,6 +6,7 @@ ROUNDS=3 and SECONDS=4 say how long.
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from bench import report, venvs, workloads
 from bench.processes import Contender
 from bench.results import Results
 from bench.rounds import Pace, Segment, play
-from bench.servers import Servers, servers
+from bench.servers import ROOT, SETTINGS, Servers, servers
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 OURS = (who.OURS, who.STAGED)
@@ -113,6 +114,22 @@ async def measure(servers: Servers, results: Results, console: Console) -> list[
     return taking_part
 
 
+def _keep(
+    results: Results, servers: Servers, taking_part: list[Contender], console: Console
+) -> None:
+    """A whole run is written down and drawn; a part of one is kept aside."""
+    how = {"quick": QUICK, "minutes": results.notes["minutes"], "servers": SETTINGS}
+    whole = not QUICK and not os.environ.get("ONLY")
+    path = report.RESULTS if whole else report.QUICK_RESULTS
+    report.write(results, servers, taking_part, how, path)
+    console.print(f"written: {path.relative_to(ROOT)}")
+    if whole:
+        try:
+            report.draw()
+        except (venvs.NoEnvironment, subprocess.CalledProcessError) as error:
+            console.print(f"no chart: {error}", style="yellow", markup=False)
+
+
 def main() -> int:
     """Run it; exit status 1 if nothing was measured."""
     console = Console(width=120)
@@ -125,10 +142,8 @@ def main() -> int:
             taking_part = [*OURS]
         results.notes["minutes"] = round((time.monotonic() - started) / 60, 1)
         report.show(results, console)
-        if results.values and not os.environ.get("ONLY"):
-            how = {"quick": QUICK, "minutes": results.notes["minutes"]}
-            path = report.write(results, ours, taking_part, how)
-            console.print(f"written: {path.relative_to(path.parents[1])}")
+        if results.values:
+            _keep(results, ours, taking_part, console)
     return 0 if results.values else 1
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,8 @@ from bench.results import Results
 from bench.servers import ROOT, Servers, run
 
 RESULTS = ROOT / "bench" / "results.json"
+QUICK_RESULTS = ROOT / ".bench" / "quick.json"
+DOCS = ROOT / "docs"
 _TITLES = {each.name: each.title for each in ALL} | {"pgbench": "pgbench, 8 clients"}
 _OURS = ("arq", "asyncpg", "redis", "sqlalchemy", "sqlmodel", "pydantic", "hiredis")
 
@@ -72,8 +76,12 @@ def _bars(results: Results) -> Table:
 
 
 def write(
-    results: Results, servers: Servers, contenders: list[Contender], how: dict[str, Any]
-) -> Path:
+    results: Results,
+    servers: Servers,
+    contenders: Sequence[Contender],
+    how: dict[str, Any],
+    path: Path = RESULTS,
+) -> None:
     """All that was measured, with what it was measured on."""
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,14 +89,27 @@ def write(
         "machine": _machine(),
         "versions": _versions(servers, contenders),
         "settings": {each.name: each.settings for each in contenders},
+        "titles": _TITLES,
         "bars": [
             {"what": b.what, "wanted": b.wanted_text, "found": b.found, "passed": b.passed}
             for b in bars(results)
         ],
         **results.as_json(),
     }
-    RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return RESULTS
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def draw(path: Path = RESULTS) -> None:
+    """The chart, by an environment of its own.
+
+    Raises:
+        NoEnvironment: it can't be installed.
+        CalledProcessError: it does not draw.
+    """
+    venvs.ensure(venvs.CHART)
+    python = str(venvs.python_of(venvs.CHART))
+    subprocess.run([python, "-m", "bench.chart", str(path), str(DOCS)], cwd=ROOT, check=True)
 
 
 def _machine() -> dict[str, Any]:
@@ -110,7 +131,7 @@ def _processor() -> str:
     return next(named, platform.machine())
 
 
-def _versions(servers: Servers, contenders: list[Contender]) -> dict[str, Any]:
+def _versions(servers: Servers, contenders: Sequence[Contender]) -> dict[str, Any]:
     postgres = run(servers, [str(servers.binaries / "postgres"), "--version"]).strip()
     peers = sorted({each.venv for each in contenders if each.venv})
     return {
