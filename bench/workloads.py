@@ -27,7 +27,7 @@ def drains(servers: Servers, kind: str, contenders: Iterable[Contender]) -> list
         drained = await drain(servers, contender, kind, pace.jobs)
         pace.learn(drained.rate)
         if kind == "create":
-            await _check(servers, drained)
+            await _check(servers, drained.jobs)
         return {
             kind: drained.rate,
             f"{kind}: Redis commands a job": drained.redis_per_job,
@@ -194,7 +194,9 @@ def recovery(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]
                 running.processes.pop(0).send_signal(signal.SIGKILL)
                 killed = time.monotonic()
                 await until(done, jobs, running)
-                return {"recovery, s": time.monotonic() - killed}
+                seconds = time.monotonic() - killed
+        await _check(servers, jobs)
+        return {"recovery, s": seconds}
 
     return [_segment("recovery, s", each, work) for each in contenders]
 
@@ -203,13 +205,13 @@ def _segment(workload: str, contender: Contender, work: ContenderWork) -> Segmen
     return Segment(workload, contender.name, functools.partial(work, contender))
 
 
-async def _check(servers: Servers, drained: Drained) -> None:
+async def _check(servers: Servers, jobs: int) -> None:
     """Each job left one task and one entry, or the number is worth nothing."""
     async with servers.database() as database:
         tasks = await database.fetchval("SELECT count(*) FROM task")
         entries = await database.fetchval("SELECT count(*) FROM audit_log WHERE action = 'create'")
-    if not tasks == entries == drained.jobs:
-        raise RuntimeError(f"{drained.jobs} jobs left {tasks} tasks and {entries} entries")
+    if not tasks == entries == jobs:
+        raise RuntimeError(f"{jobs} jobs left {tasks} tasks and {entries} entries")
 
 
 async def _bring_up(servers: Servers, contender: Contender, running: Workers) -> None:
