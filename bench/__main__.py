@@ -6,6 +6,7 @@ ROUNDS=3 and SECONDS=4 say how long.
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -133,6 +134,8 @@ def _keep(
 def main() -> int:
     """Run it; exit status 1 if nothing was measured."""
     console = Console(width=120)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers must not outlive us
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us
     results, started = Results(), time.monotonic()
     with servers() as ours:
         try:
