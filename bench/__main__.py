@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -24,7 +24,9 @@ from bench.servers import ROOT, SETTINGS, Servers, servers
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 OURS = (who.OURS, who.STAGED)
-DEEP = (10_000, 1_000_000)
+QUICKEST = ("ours", "arq", "saq", "taskiq", "pgqueuer")  # who is worth a second look
+DEEP = (10_000, 1_000_000)  # jobs queued
+FASTEST_DRIP = 1_000  # jobs a second that one client puts on the queue one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,14 @@ class Group:
 
 def groups() -> list[Group]:
     """What a whole run looks at, in order."""
-    few = {"ours", "arq", "saq"}
     return [
         Group("create", lambda s, r, c: _create(s, c), 5),
-        Group("move", lambda s, r, c: workloads.drains(s, "move", _but(c, "staged")), 3),
-        Group("noop", lambda s, r, c: workloads.drains(s, "noop", _but(c, "staged")), 3),
+        Group("move", lambda s, r, c: workloads.drains(s, "move", _of(c, QUICKEST)), 3),
+        Group("noop", lambda s, r, c: workloads.drains(s, "noop", _of(c, QUICKEST)), 3),
         Group("enqueue", lambda s, r, c: workloads.enqueues(s, c), 3),
-        Group("latency", _latency, 3, rehearse=False),
-        Group("idle", lambda s, r, c: workloads.idle(s, 10, _but(c, "staged")), 2, rehearse=False),
-        Group("scaling", lambda s, r, c: _scaling(s, c, few), 2, rehearse=False),
+        Group("latency", _latency, 2, rehearse=False),
+        Group("idle", lambda s, r, c: workloads.idle(s, 10, _but_staged(c)), 2, rehearse=False),
+        Group("scaling", lambda s, r, c: _scaling(s, c), 2, rehearse=False),
         Group("depth", lambda s, r, c: workloads.depth(s, DEEP, 100_000, [who.OURS]), 2, False),
         Group("recovery", lambda s, r, c: workloads.recovery(s, [who.OURS]), 2, rehearse=False),
     ]
@@ -58,31 +59,32 @@ def _create(servers: Servers, taking_part: Iterable[Contender]) -> list[Segment]
 
 
 def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -> list[Segment]:
-    names = {"ours", "staged", "arq-default", "arq", "saq", "streaq", "pgqueuer", "procrastinate"}
-    some = [*(each for each in taking_part if each.name in names), who.STOCK_CLIENT]
-    at = workloads.latency
+    at, known = workloads.latency, {*QUICKEST, "staged"}
+    some = [*_of(taking_part, known), who.STOCK_CLIENT]
     segments = [
-        *at(servers, "latency, idle", 8, 12, some),
+        *at(servers, "latency, idle", 8, 12, [*some, *_of(taking_part, {"arq-default"})]),
         *at(servers, "latency, 100/s", 100, 6, some),
     ]
     for each in some:
         rate = results.median("create", "ours" if each is who.STOCK_CLIENT else each.name)
-        half = min(rate / 2, 1000) if rate else 100
+        half = min(rate / 2, FASTEST_DRIP) if rate else 100
         segments += at(servers, "latency, half load", half, 5, [each])
     return segments
 
 
-def _scaling(servers: Servers, taking_part: list[Contender], names: set[str]) -> list[Segment]:
-    ours = [each for each in taking_part if each.name == "ours"]
-    peers = [each for each in taking_part if each.name in names - {"ours"}]
+def _scaling(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
     return [
-        *workloads.scaling(servers, (1, 2, 4, 8, 16, 32), 12_000, ours),
-        *workloads.scaling(servers, (2, 8), 3_000, peers),
+        *workloads.scaling(servers, (1, 2, 4, 8, 16, 32), 12_000, [who.OURS]),
+        *workloads.scaling(servers, (2, 8), 3_000, _of(taking_part, {"arq", "saq"})),
     ]
 
 
-def _but(contenders: list[Contender], name: str) -> list[Contender]:
-    return [each for each in contenders if each.name != name]
+def _of(contenders: list[Contender], names: Collection[str]) -> list[Contender]:
+    return [each for each in contenders if each.name in names]
+
+
+def _but_staged(contenders: list[Contender]) -> list[Contender]:
+    return [each for each in contenders if each is not who.STAGED]
 
 
 def _installed(peers: Iterable[Contender], results: Results, console: Console) -> list[Contender]:

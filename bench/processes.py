@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Workers:
     def __init__(self, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
         self.processes, self._log = processes, log
         self._since = time.monotonic()
-        self._cpu = 0.0
+        self._cpu: dict[int, float] = {}
 
     def check(self) -> None:
         """All of them live.
@@ -121,16 +121,19 @@ class Workers:
     def cost(self) -> Cost:
         """Since `start_counting`."""
         cpu, memory = self._used()
-        return Cost(time.monotonic() - self._since, cpu - self._cpu, memory / 2**20)
+        used = sum(now - self._cpu.get(pid, 0.0) for pid, now in cpu.items())
+        return Cost(time.monotonic() - self._since, used, memory / 2**20)
 
-    def _used(self) -> tuple[float, float]:
-        cpu = memory = 0.0
+    def _used(self) -> tuple[dict[int, float], float]:
+        """Seconds by process, and bytes of all that live; one that has ended is not counted."""
+        cpu, memory = {}, 0.0
         for process in self.processes:
             parent = psutil.Process(process.pid)
             for each in (parent, *parent.children(recursive=True)):
-                times = each.cpu_times()
-                cpu += times.user + times.system
-                memory += each.memory_info().rss
+                with suppress(psutil.NoSuchProcess):
+                    times = each.cpu_times()
+                    memory += each.memory_info().rss
+                    cpu[each.pid] = times.user + times.system
         return cpu, memory
 
 
