@@ -49,18 +49,19 @@ class Results:
         return statistics.median(ratios) if ratios else None
 
     def best(self, workload: str, among: list[str]) -> str | None:
-        """Who has the highest median."""
+        """Who has the best median."""
         known = [(value, name) for name in among if (value := self.median(workload, name))]
-        return max(known)[1] if known else None
+        choose = min if less_is_better(workload) else max
+        return choose(known)[1] if known else None
 
     def rows(self, workload: str) -> Iterator[tuple[str, float, tuple[float, float]]]:
-        """Each contender with a value: its median and its spread, the highest first."""
+        """Each contender with a value: its median and its spread, the best first."""
         found = []
         for name in self.values.get(workload, {}):
             median, spread = self.median(workload, name), self.spread(workload, name)
             if median is not None and spread is not None:
                 found.append((name, median, spread))
-        yield from sorted(found, key=lambda row: -row[1])
+        yield from sorted(found, key=lambda row: row[1], reverse=not less_is_better(workload))
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -73,3 +74,8 @@ class Results:
             "failures": self.failures,
             "notes": self.notes,
         }
+
+
+def less_is_better(workload: str) -> bool:
+    """A time or a cost, not a speed."""
+    return workload.startswith(("latency", "idle", "recovery"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import pgbench
 from bench.latency import latencies
-from bench.measure import Counter, Drained, begin, counter, drain, redis_commands, until
+from bench.measure import Drained, begin, counter, drain, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
 from bench.rounds import Pace, Segment
 from bench.servers import Servers
@@ -141,18 +141,20 @@ async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -
             await _at_rest(running)
             async with servers.redis() as redis:
                 commands, trips = await redis_commands(redis)
-                started = time.monotonic()
                 running.start_counting()
-                filled = await asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
-                first, since = await _first(done, running, jobs)
-                await until(done, jobs, running)
+                fill = asyncio.create_task(
+                    asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
+                )
+                first = await until(done, jobs // 10, running)
+                since = time.monotonic()
+                last = await until(done, jobs, running)
                 seconds = time.monotonic() - since
+                filled = await fill
                 more, more_trips = await redis_commands(redis)
             cost = running.cost()
-    assert since >= started
     return Drained(
         jobs=jobs,
-        rate=(jobs - first) / seconds,
+        rate=(last - first) / seconds,
         redis_per_job=(more - commands) / jobs,
         round_trips_per_job=(more_trips - trips) / jobs,
         cost=cost,
@@ -231,8 +233,3 @@ async def _at_rest(running: Workers) -> None:
         if running.cost().cores < 0.02 * len(running.processes) + 0.15:
             return
     raise RuntimeError("the workers do not come to rest")
-
-
-async def _first(done: Counter, running: Workers, jobs: int) -> tuple[int, float]:
-    first = await until(done, jobs // 10, running)
-    return first, time.monotonic()
