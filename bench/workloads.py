@@ -1,0 +1,235 @@
+"""What is measured, as segments of a round."""
+
+import asyncio
+import functools
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from bench import pgbench
+from bench.latency import latencies
+from bench.measure import Drained, begin, counter, drain, redis_commands, until
+from bench.processes import Contender, Workers, ask, workers
+from bench.rounds import Pace, Segment
+from bench.servers import Servers
+
+SETTLE = 4.0  # seconds that an idle worker is given to come to rest
+PGBENCH = "pgbench"
+
+ContenderWork = Callable[[Contender, Pace], Awaitable[dict[str, float]]]
+
+
+def drains(servers: Servers, kind: str, contenders: Iterable[Contender]) -> list[Segment]:
+    """Throughput of one worker process, and what it cost."""
+
+    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+        drained = await drain(servers, contender, kind, pace.jobs)
+        pace.learn(drained.rate)
+        if kind == "create":
+            await _check(servers, drained.jobs)
+        return {
+            kind: drained.rate,
+            f"{kind}: Redis commands a job": drained.redis_per_job,
+            f"{kind}: Redis round trips a job": drained.round_trips_per_job,
+            f"{kind}: cores busy": drained.cost.cores,
+            f"{kind}: MB": drained.cost.rss_mb,
+        }
+
+    return [_segment(kind, each, work) for each in contenders]
+
+
+def yardstick(servers: Servers) -> list[Segment]:
+    """pgbench at the same work, if it is there."""
+    program = pgbench.binary(servers)
+    if program is None:
+        return []
+
+    async def work(pace: Pace) -> dict[str, float]:
+        return {"create": await pgbench.transactions(servers, program, pace.seconds)}
+
+    return [Segment("create", PGBENCH, work)]
+
+
+def enqueues(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
+    """Jobs put on the queue a second: one after another, and many at once. Nobody works on them."""
+
+    async def single(contender: Contender, pace: Pace) -> dict[str, float]:
+        await begin(servers, contender, "create")
+        said = await asyncio.to_thread(ask, servers, contender, "single", "create", pace.jobs)
+        pace.learn(said["jobs"] / said["seconds"])
+        return {"enqueue, one at a time": said["jobs"] / said["seconds"]}
+
+    async def bulk(contender: Contender, pace: Pace) -> dict[str, float]:
+        await begin(servers, contender, "create")
+        said = await asyncio.to_thread(ask, servers, contender, "fill", "create", pace.jobs)
+        pace.learn(said["jobs"] / said["seconds"])
+        return {"enqueue, in bulk": said["jobs"] / said["seconds"]}
+
+    return [
+        segment
+        for each in contenders
+        for segment in (
+            _segment("enqueue, one at a time", each, single),
+            _segment("enqueue, in bulk", each, bulk),
+        )
+    ]
+
+
+def latency(
+    servers: Servers, name: str, rate: float, seconds: float, contenders: Iterable[Contender]
+) -> list[Segment]:
+    """From enqueue to commit, in milliseconds."""
+
+    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+        found = await latencies(servers, contender, rate, seconds)
+        return {f"{name}, {cut}": value for cut, value in found.items()}
+
+    return [
+        Segment(f"{name}, p50", each.name, functools.partial(work, each)) for each in contenders
+    ]
+
+
+def idle(servers: Servers, seconds: float, contenders: Iterable[Contender]) -> list[Segment]:
+    """What a worker costs that has nothing to do."""
+
+    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+        await begin(servers, contender, "create")
+        with workers(servers, contender, "create") as running:
+            await _bring_up(servers, contender, running)
+            async with servers.redis() as redis:
+                commands, trips = await redis_commands(redis)
+                running.start_counting()
+                await asyncio.sleep(seconds)
+                cost = running.cost()
+                more, more_trips = await redis_commands(redis)
+        return {
+            "idle, % of a core": cost.cores * 100,
+            "idle, Redis commands/s": (more - commands - 1) / seconds,
+            "idle, Redis round trips/s": (more_trips - trips - 1) / seconds,
+            "idle, MB": cost.rss_mb,
+        }
+
+    return [_segment("idle, % of a core", each, work) for each in contenders]
+
+
+def scaling(
+    servers: Servers, counts: Iterable[int], jobs: int, contenders: Iterable[Contender]
+) -> list[Segment]:
+    """Total throughput of many workers on two cores: what they cost each other."""
+
+    async def work(contender: Contender, count: int, pace: Pace) -> dict[str, float]:
+        drained = await crowd(servers, contender, count, jobs)
+        return {
+            f"{count} workers": drained.rate,
+            f"{count} workers: Redis commands a job": drained.redis_per_job,
+            f"{count} workers: Redis round trips a job": drained.round_trips_per_job,
+        }
+
+    return [
+        Segment(f"{count} workers", each.name, functools.partial(work, each, count))
+        for each in contenders
+        for count in counts
+    ]
+
+
+async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -> Drained:
+    """Start many workers, wait until all are at rest, then give them work."""
+    await begin(servers, contender, "create")
+    async with counter(servers, "create", Path()) as done:
+        with workers(servers, contender, "create", count) as running:
+            await _at_rest(running)
+            async with servers.redis() as redis:
+                commands, trips = await redis_commands(redis)
+                running.start_counting()
+                fill = asyncio.create_task(
+                    asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
+                )
+                first = await until(done, jobs // 10, running)
+                since = time.monotonic()
+                last = await until(done, jobs, running)
+                seconds = time.monotonic() - since
+                filled = await fill
+                more, more_trips = await redis_commands(redis)
+            cost = running.cost()
+    return Drained(
+        jobs=jobs,
+        rate=(last - first) / seconds,
+        redis_per_job=(more - commands) / jobs,
+        round_trips_per_job=(more_trips - trips) / jobs,
+        cost=cost,
+        fill_rate=filled["jobs"] / filled["seconds"],
+    )
+
+
+def depth(
+    servers: Servers, queued: Iterable[int], deferred: int, contenders: Iterable[Contender]
+) -> list[Segment]:
+    """Throughput when so many jobs wait, and when so many more are not due yet."""
+
+    async def long(contender: Contender, number: int, pace: Pace) -> dict[str, float]:
+        drained = await drain(servers, contender, "create", min(number, 10_000), queued=number)
+        return {f"{number:,} queued": drained.rate, f"{number:,} queued: MB": drained.cost.rss_mb}
+
+    async def held(contender: Contender, pace: Pace) -> dict[str, float]:
+        drained = await drain(servers, contender, "create", 10_000, deferred=deferred)
+        return {f"{deferred:,} deferred": drained.rate}
+
+    segments = [
+        Segment(f"{number:,} queued", each.name, functools.partial(long, each, number))
+        for each in contenders
+        for number in queued
+    ]
+    return segments + [_segment(f"{deferred:,} deferred", each, held) for each in contenders]
+
+
+def recovery(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
+    """Kill one of two workers in the middle of its work: seconds until the last job is committed."""
+
+    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+        jobs = 3_000
+        await begin(servers, contender, "create")
+        await asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
+        async with counter(servers, "create", Path()) as done:
+            with workers(servers, contender, "create", 2) as running:
+                await until(done, jobs // 10, running)
+                running.processes.pop(0).send_signal(signal.SIGKILL)
+                killed = time.monotonic()
+                await until(done, jobs, running)
+                seconds = time.monotonic() - killed
+        await _check(servers, jobs)
+        return {"recovery, s": seconds}
+
+    return [_segment("recovery, s", each, work) for each in contenders]
+
+
+def _segment(workload: str, contender: Contender, work: ContenderWork) -> Segment:
+    return Segment(workload, contender.name, functools.partial(work, contender))
+
+
+async def _check(servers: Servers, jobs: int) -> None:
+    """Each job left one task and one entry, or the number is worth nothing."""
+    async with servers.database() as database:
+        tasks = await database.fetchval("SELECT count(*) FROM task")
+        entries = await database.fetchval("SELECT count(*) FROM audit_log WHERE action = 'create'")
+    if not tasks == entries == jobs:
+        raise RuntimeError(f"{jobs} jobs left {tasks} tasks and {entries} entries")
+
+
+async def _bring_up(servers: Servers, contender: Contender, running: Workers) -> None:
+    """Some jobs first, so that connections are open, and then rest."""
+    await asyncio.to_thread(ask, servers, contender, "fill", "create", 100)
+    async with counter(servers, "create", Path()) as done:
+        await until(done, 100, running)
+    await asyncio.sleep(SETTLE)
+
+
+async def _at_rest(running: Workers) -> None:
+    """Wait until the workers have started: until all of them together are idle for a second."""
+    for _ in range(120):
+        running.check()
+        running.start_counting()
+        await asyncio.sleep(1)
+        if running.cost().cores < 0.02 * len(running.processes) + 0.15:
+            return
+    raise RuntimeError("the workers do not come to rest")
