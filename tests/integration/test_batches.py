@@ -23,10 +23,13 @@ from db.models import (
 from db.transaction import transaction
 from jobs import kinds
 from jobs.batch import Arrival, arrive, process_batch
+from jobs.context import JobContext
 from jobs.envelope import Delivery, encode
+from jobs.errors import RetryLater
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
+from jobs.registry import Kind, Registry
 from jobs.request import Request
 from jobs.retry import Policy
 from jobs.staging import stage_many
@@ -204,6 +207,29 @@ async def test_the_engine_runs_what_it_finds_together(
             assert by_id[answer] == asked.title
     assert await done(sessions) == 520
     assert [letter.job_id for letter in await rows(sessions, DeadLetter)] == ["bad"]
+
+
+async def test_jobs_that_failed_before_run_each_for_itself(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Fifty fail at first, together; then no more of them run at once than there are slots."""
+    at_once, most = 0, 0
+
+    async def handle(context: JobContext, task: CreateTask) -> None:
+        nonlocal at_once, most
+        if context.origin.attempt == 1:
+            raise RetryLater(0)
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.001)
+        at_once -= 1
+
+    registry = Registry([Kind(CreateTask, handle, quick=True)])
+    await client.enqueue_many([CreateTask(title=f"t{n}", project_id=1) for n in range(50)])
+    options = {"burst": True, "handle_signals": False, "schedule": []}
+    await drain(our_worker(config, registry, **options))
+    assert await done(sessions) == 50
+    assert most <= config.worker.max_jobs
 
 
 async def test_each_job_can_have_a_commit_of_its_own(

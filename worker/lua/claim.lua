@@ -61,9 +61,10 @@ local function attempt_of(id, lost)
     return attempt
 end
 
--- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction
-local function goes_in_bulk(body, crashes)
-    if not body or crashes > 0 then return false end
+-- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction; a job
+-- that has failed before is one for itself
+local function goes_in_bulk(id, body, crashes)
+    if not body or crashes > 0 or redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
     return kind and bulk[kind]
 end
@@ -115,7 +116,7 @@ if wanted + beside > 0 then
             local lost = redis.call('HGET', running, id)
             local crashes, interruptions, log = trouble_of(id, lost)
             local body = guarded('GET', 'arq:job:' .. id)
-            local in_bulk = goes_in_bulk(body, crashes)
+            local in_bulk = goes_in_bulk(id, body, crashes)
             if (in_bulk and beside or wanted) == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
                 if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
