@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
 
-.PHONY: demo dev test check bench bench-database chaos format lock clean
+.PHONY: demo dev test check bench bench-database chaos chaos-exhaustive format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/ledgerq demo --jobs 1000
@@ -32,6 +32,10 @@ bench-database: $(READY)  ## the database layer beside the naive way
 
 chaos: $(READY)  ## break everything for about ten minutes (CHAOS_MINUTES) and count what was lost
 	$(BIN)/python -m tests.chaos
+
+chaos-exhaustive: $(READY)  ## a kill at every send (with strace), a cancellation at every await; bugs put in must be caught
+	$(BIN)/python -m tests.chaos --exhaustive
+	$(BIN)/python -m tests.chaos --self-test
 
 format: $(READY)
 	$(BIN)/ruff format $(CODE)
