@@ -6,6 +6,7 @@ hint: what is missed is found by the next look at the queue.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -18,7 +19,10 @@ from worker.patience import Patience
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _SILENCE = 15.0  # seconds after which the connection is asked whether it still is one
+_APART = 0.002  # seconds between two readings of a worker that waits for changes
+_APART_AT_WORK = 0.05  # … and of one that has no room for more jobs
 _INVALIDATIONS = "__redis__:invalidate"
+_EMPTIED = re.compile(rb"[*$]-1\r\n")  # a message about no key in particular: all are gone
 
 
 class Wake:
@@ -31,9 +35,11 @@ class Wake:
         *,
         on_change: Callable[[], None],
         on_emptied: Callable[[], None],
+        interested: Callable[[], bool],
     ) -> None:
         self._pool, self._prefixes = pool, prefixes
         self._on_change, self._on_emptied = on_change, on_emptied
+        self._interested = interested
         self.listening = False
 
     async def run(self) -> None:
@@ -67,16 +73,27 @@ class Wake:
         await connection.read_response()
 
     async def _listen(self, connection: AbstractConnection) -> None:
-        asked = False
-        while True:
-            message = await connection.read_response(timeout=_SILENCE)
-            if message is None and asked:
-                return  # it is none any more
-            if message is None:
+        # a fleet at work makes thousands of messages a second, and any byte says what there is to
+        # say: they are read in heaps, and not as messages
+        reader, asked = connection._reader, False  # noqa: SLF001 - it has no other way to read in heaps
+        while reader:
+            news = await _read(reader)
+            if news == b"" or (news is None and asked):
+                return  # it is no connection any more
+            if news is None:
                 await connection.send_command("PING", check_health=False)
-            elif message[0] == b"message" and message[2] is None:
-                self._on_emptied()
+            else:
+                if _EMPTIED.search(news):
+                    self._on_emptied()
                 self._on_change()
-            elif message[0] == b"message":
-                self._on_change()
-            asked = message is None
+                await asyncio.sleep(_APART if self._interested() else _APART_AT_WORK)
+            asked = news is None
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes | None:
+    """What has come; nothing if the connection is closed, None if it is silent."""
+    try:
+        async with asyncio.timeout(_SILENCE):
+            return await reader.read(65_536)
+    except TimeoutError:
+        return None
