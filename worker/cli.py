@@ -32,7 +32,7 @@ from worker.demo import run as demonstration
 from worker.demo.plan import LEAST_JOBS
 from worker.dev import run_dev
 from worker.logs import configure_logging
-from worker.supervise import Supervisor
+from worker.supervise import Supervisor, stop_with_supervisor
 from worker.terminal import complain, err, out, print_json
 
 app = typer.Typer(
@@ -75,13 +75,17 @@ def worker(
     processes: Annotated[
         int, typer.Option(min=1, max=256, help="So many, started again if one ends.")
     ] = 1,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run jobs from the queue until SIGTERM or SIGINT."""
     config = load_config()
     configure_logging(config.worker)
     if processes > 1:
         raise typer.Exit(asyncio.run(Supervisor(processes).run()))
-    run_to_the_end(build_worker(config))
+    worker = build_worker(config)
+    if supervised:
+        stop_with_supervisor(worker.loop)
+    run_to_the_end(worker)
 
 
 @app.command()

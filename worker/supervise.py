@@ -1,6 +1,7 @@
 """Several worker processes on one machine: started together, started again if one ends, stopped together."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -11,8 +12,19 @@ from worker.patience import Patience
 
 log = structlog.stdlib.get_logger("ledgerq.supervisor")
 
-_COMMAND = (sys.executable, "-m", "worker", "worker")
+_COMMAND = (sys.executable, "-m", "worker", "worker", "--supervised")
 _STEADY = 60.0  # seconds after which a worker is no longer one that fails at its start
+
+
+def stop_with_supervisor(loop: asyncio.AbstractEventLoop) -> None:
+    """In a supervised worker: stop, as if told to, when the supervisor is gone."""
+    stdin = sys.stdin.fileno()
+
+    def gone() -> None:
+        loop.remove_reader(stdin)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(stdin, gone)
 
 
 class Supervisor:
@@ -58,8 +70,11 @@ class Supervisor:
         return status
 
     async def _one(self, number: int) -> int:
-        # a process group of its own: Ctrl-C is the supervisor's to pass on
-        worker = await asyncio.create_subprocess_exec(*_COMMAND, process_group=0)
+        # a process group of its own: Ctrl-C is the supervisor's to pass on; and a pipe that nothing is
+        # written to: it closes when the supervisor dies, so that no worker is left without one
+        worker = await asyncio.create_subprocess_exec(
+            *_COMMAND, process_group=0, stdin=asyncio.subprocess.PIPE
+        )
         self._running[number] = worker
         log.info("supervisor.worker_started", number=number, pid=worker.pid)
         if self._stopping.is_set():

@@ -29,9 +29,12 @@ async def test_a_worker_that_is_killed_is_replaced_and_all_stop_together(
         os.kill(first[0], signal.SIGKILL)
         supervisor.wait_for("worker.started", times=4)
         redis = connect(config.worker)
-        assert {f":{pid}" for pid in pids(supervisor)[1:]} <= {
-            name[name.rindex(":") :] for name in await living_workers(redis)
-        }
+        expected = {str(pid) for pid in pids(supervisor)[1:]}
+
+        async def all_seen() -> bool:
+            return expected <= {name.rpartition(":")[2] for name in await living_workers(redis)}
+
+        await eventually(all_seen)
         await redis.aclose(close_connection_pool=True)
         project_id = await new_project(sessions)
         await client.enqueue_many(
@@ -45,5 +48,16 @@ async def test_a_worker_that_is_killed_is_replaced_and_all_stop_together(
         supervisor.signal(signal.SIGTERM)
         assert await asyncio.to_thread(supervisor.wait) == 0
         assert [e["event"] for e in supervisor.events].count("worker.stopped") == 3
+    finally:
+        supervisor.close()
+
+
+async def test_no_worker_outlives_its_supervisor(config: Config, sessions: Sessions) -> None:
+    """The supervisor is killed -9: its workers notice, and stop as if they were told to."""
+    supervisor = Process([*OURS, "--processes", "2"], environment(config))
+    try:
+        supervisor.wait_for("worker.started", times=2)
+        supervisor.signal(signal.SIGKILL)
+        supervisor.wait_for("worker.stopped", times=2)
     finally:
         supervisor.close()
