@@ -28,6 +28,7 @@ CRON_PREFIX = "cron:"
 
 _MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
+_ORDERED = "o"
 _RESERVED = {  # name → the longest value; of the first two, the longest that the audit log keeps
     "_actor": 200,
     "_trace_id": 64,
@@ -47,6 +48,7 @@ class Envelope:
     enqueued_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     scheduled: bool = False
     staged: bool = False
+    ordered: bool = False  # staged under an ordering key
 
     @property
     def wire_name(self) -> str:
@@ -88,7 +90,7 @@ def encode(envelope: Envelope) -> bytes:
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
     if envelope.staged:
-        reserved["_staged"] = "1"
+        reserved["_staged"] = _ORDERED if envelope.ordered else "1"
     for name in reserved:
         _reserved(reserved, name)
     body: dict[str, Any] = {
@@ -127,6 +129,7 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
+        ordered=reserved["_staged"] == _ORDERED,
     )
 
 

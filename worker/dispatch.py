@@ -78,6 +78,8 @@ async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
         delivery, resources.registry, resources.database.sessions, resources.policy
     )
     report(delivery, name, outcome, time.perf_counter() - started)
+    if b'"_staged":"o"' in delivery.body:
+        resources.relay.wake()  # the next of its ordering key may be due
     return outcome
 
 
@@ -90,6 +92,8 @@ async def run_batch(resources: Resources, arrivals: Sequence[Arrival], name: str
     seconds = time.perf_counter() - started
     completed = [isinstance(outcome, Completed) for outcome in outcomes]
     log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
+    if any(arrival.job.envelope.ordered for arrival in arrivals):
+        resources.relay.wake()
     for arrival, outcome, good in zip(arrivals, outcomes, completed, strict=True):
         if not good or log.is_enabled_for(logging.DEBUG):
             report(arrival.delivery, name, outcome, seconds)

@@ -146,6 +146,7 @@ def _body(message: OutboxMessage) -> bytes:
         trace_id=message.trace_id,
         enqueued_ms=created,
         staged=True,
+        ordered=message.ordering_key is not None,
     )
     try:
         return encode(envelope)
