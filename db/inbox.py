@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db.models import DeadLetter, JobState, ProcessedJob
-
-_MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
+from db.writes import MOST_AT_ONCE
 
 # made once: each job runs them, and an expression would be built and keyed anew each time
 _REMEMBER = text(
@@ -109,9 +108,9 @@ async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
 async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
     """Of these jobs, those that have ended, each with the hash of its payload."""
     wanted, found = sorted(set(job_ids)), dict[str, bytes]()
-    for start in range(0, len(wanted), _MOST_AT_ONCE):
+    for start in range(0, len(wanted), MOST_AT_ONCE):
         ended = select(col(ProcessedJob.job_id), col(ProcessedJob.payload_hash)).where(
-            col(ProcessedJob.job_id).in_(wanted[start : start + _MOST_AT_ONCE])
+            col(ProcessedJob.job_id).in_(wanted[start : start + MOST_AT_ONCE])
         )
         found |= dict((await session.execute(ended)).all())
     return found

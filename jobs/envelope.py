@@ -29,6 +29,7 @@ CRON_PREFIX = "cron:"
 _MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _ORDERED = "o"
+_ORDERED_MARK = b'"_staged":"o"'
 _RESERVED = {  # name → the longest value; of the first two, the longest that the audit log keeps
     "_actor": 200,
     "_trace_id": 64,
@@ -48,7 +49,7 @@ class Envelope:
     enqueued_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     scheduled: bool = False
     staged: bool = False
-    ordered: bool = False  # staged under an ordering key
+    ordered: bool = False  # staged under an ordering key; only written, `has_ordering_key` reads it
 
     @property
     def wire_name(self) -> str:
@@ -129,8 +130,12 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
-        ordered=reserved["_staged"] == _ORDERED,
     )
+
+
+def has_ordering_key(body: bytes) -> bool:
+    """True if the relay marked these bytes so; without reading them, each delivery is asked."""
+    return _ORDERED_MARK in body
 
 
 def check_job_id(job_id: str) -> None:

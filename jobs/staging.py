@@ -73,9 +73,8 @@ async def stage_many(
         added = await outbox.add(session, fresh)
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
-        payload_hash = request.envelope.payload_hash
-        # a job that was cancelled before it came has no hash
-        if request.unique is None and (known.get(job_id) or payload_hash) != payload_hash:
+        there = known.get(job_id)  # a job that was cancelled before it came has no hash
+        if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     return [_answer(job_id, added) for job_id in ids]
 
@@ -94,12 +93,13 @@ async def _ids_of(
     Keys are taken in their order, so that two producers that meet wait for each other and don't deadlock.
     """
     ids, theirs = [request.checked_id() for request in requests], set[str]()
+    own = set(ids)
     keyed = [(r.payload.kind, r.unique, n) for n, r in enumerate(requests) if r.unique]
     for kind, unique, n in sorted(keyed, key=lambda each: (each[0], each[1].key)):
         holder = await unique_keys.take(
             session, kind, unique.key, ids[n], now=now, window=unique.window
         )
-        if holder != ids[n] and holder not in ids:
+        if holder not in own:
             theirs.add(holder)
         ids[n] = holder
     return ids, theirs

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlmodel import col
 
-from db import inbox, projects, tasks
+from db import inbox, outbox, projects, tasks
 from db.audit import Origin
 from db.engine import Sessions
 from db.inputs import NewProject, NewTask
@@ -93,6 +93,15 @@ def delivery(payload: Payload, job_id: str = "job-1", attempt: int = 1) -> Deliv
         payload.kind, payload.model_dump(mode="json", exclude_unset=True), actor="tester"
     )
     return Delivery(job_id, attempt, encode(envelope))
+
+
+async def staged_delivery(sessions: Sessions, job_id: str) -> Delivery:
+    """A staged job as the relay sends it."""
+    async with sessions() as session:
+        message = await outbox.find(session, job_id)
+    assert message
+    envelope = Envelope(message.kind, message.payload, message.actor, message.trace_id, staged=True)
+    return Delivery(job_id, 1, encode(envelope))
 
 
 def stock_worker(config: Config, registry: Registry, **overrides: Any) -> arq.Worker:

@@ -7,7 +7,6 @@ or ended by its owner. Claimed jobs move behind those that are due, so they neve
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -18,8 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from worker.keys import ABORTED, cancel_key, lane_key, running_key
+from worker.scripts import script
 
-_LUA = Path(__file__).parent / "lua"
 Verb = Literal["done", "retry", "release", "interrupt"]
 
 
@@ -35,7 +34,7 @@ class Lease(IntEnum):
 class Claim:
     """A job that is ours for the length of the lease. `body` is None if Redis has lost it.
 
-    `in_bulk` if it was claimed as one of a kind whose jobs share a transaction, `runs_alone` if no
+    `in_bulk` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_alone` if no
     other job may be claimed while it runs: it has lost workers before.
     """
 
@@ -102,9 +101,9 @@ class Broker:
     def __init__(self, redis: Redis, queue: str, worker: str, terms: Terms) -> None:
         self.redis, self.queue, self.worker, self.terms = redis, queue, worker, terms
         self.token = uuid4().hex
-        self._claim = redis.register_script((_LUA / "claim.lua").read_text())
-        self._renew = redis.register_script((_LUA / "renew.lua").read_text())
-        self._finish = redis.register_script((_LUA / "finish.lua").read_text())
+        self._claim = script(redis, "claim")
+        self._renew = script(redis, "renew")
+        self._finish = script(redis, "finish")
 
     @classmethod
     def beside(cls, redis: ArqRedis, queue: str, worker: str, terms: Terms) -> "Broker":

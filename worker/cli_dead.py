@@ -1,8 +1,7 @@
 """`ledgerq dead`: look at the dead letters, replay or discard them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -12,10 +11,9 @@ from arq.connections import ArqRedis
 from db import dead_letters
 from db.config import DatabaseConfig
 from db.dead_letters import EVERY, Which
-from db.engine import Sessions, open_database
+from db.engine import Sessions
 from db.errors import SettingError
 from db.models import DeadLetter
-from db.schema import require_current
 from db.settings import load
 from jobs import kinds as catalogue
 from jobs.errors import NotBuried
@@ -30,8 +28,8 @@ from worker.arguments import (
     for_the_log,
 )
 from worker.config import load_config
-from worker.connection import connect
 from worker.letters import Mended, Swept
+from worker.opening import opened_both, opened_database
 from worker.terminal import (
     complain,
     out,
@@ -276,23 +274,11 @@ def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:
 
 
 async def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> T:
-    async with _sessions(load(DatabaseConfig)) as sessions:
+    async with opened_database(load(DatabaseConfig)) as sessions:
         return await work(sessions)
 
 
 async def _on_both(work: Callable[[ArqRedis, Sessions, str], Awaitable[T]]) -> T:
     config = load_config()
-    redis = connect(config.worker)
-    try:
-        async with _sessions(config.database) as sessions:
-            return await work(redis, sessions, config.worker.queue)
-    finally:
-        await redis.aclose(close_connection_pool=True)
-
-
-@asynccontextmanager
-async def _sessions(config: DatabaseConfig) -> AsyncIterator[Sessions]:
-    async with open_database(config) as database:
-        await database.ping()
-        await require_current(database)
-        yield database.sessions
+    async with opened_both(config) as (redis, sessions):
+        return await work(redis, sessions, config.worker.queue)

@@ -6,16 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from db.engine import open_database
 from db.errors import LedgerqError, SettingError
 from db.models import JobState
-from db.schema import require_current
 from worker.arguments import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
 from worker.cancel import CancelAnswer
 from worker.cancel import cancel as cancel_job
 from worker.config import Config, load_config
-from worker.connection import connect
 from worker.job_status import JobStatus, job_status
+from worker.opening import opened_both
 from worker.status import Status
 from worker.status import status as status_of_all
 from worker.terminal import complain, print_attempts, print_fields, print_json, print_rows, say
@@ -98,17 +96,11 @@ async def _cancel(
     said: dict[str, str],
     timeout: float,  # noqa: ASYNC109
 ) -> CancelAnswer:
-    redis = connect(config.worker)
-    try:
-        async with open_database(config.database) as database:
-            await database.ping()
-            await require_current(database)
-            return await cancel_job(
-                redis, database.sessions, config.worker.queue, job_id, **said,
-                timeout=timeout, keep_result=config.worker.keep_result,
-            )  # fmt: skip
-    finally:
-        await redis.aclose(close_connection_pool=True)
+    async with opened_both(config) as (redis, sessions):
+        return await cancel_job(
+            redis, sessions, config.worker.queue, job_id, **said,
+            timeout=timeout, keep_result=config.worker.keep_result,
+        )  # fmt: skip
 
 
 def _told(answer: CancelAnswer) -> str:

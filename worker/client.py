@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -19,10 +18,10 @@ from jobs.request import Request, Unique, as_requests
 from worker.config import WorkerConfig
 from worker.connection import connect, require_redis
 from worker.keys import job_key, result_key, unique_key
+from worker.scripts import script
 from worker.wire import from_wire
 
 BATCH = 500  # jobs in one round trip
-_ENQUEUE = (Path(__file__).parent / "lua" / "enqueue.lua").read_text()
 
 
 class JobFailed(LedgerqError):
@@ -71,7 +70,7 @@ class JobClient:
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
-        self._enqueue = redis.register_script(_ENQUEUE)
+        self._enqueue = script(redis, "enqueue")
 
     @classmethod
     @asynccontextmanager

@@ -17,7 +17,7 @@ from db.transaction import transaction
 from jobs import letters
 from jobs.batch import Arrival, process_batch
 from jobs.burial import storable_text
-from jobs.envelope import Delivery, check_job_id, decode
+from jobs.envelope import Delivery, check_job_id, decode, has_ordering_key
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
@@ -78,8 +78,7 @@ async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
         delivery, resources.registry, resources.database.sessions, resources.policy
     )
     report(delivery, name, outcome, time.perf_counter() - started)
-    if b'"_staged":"o"' in delivery.body:
-        resources.relay.wake()  # the next of its ordering key may be due
+    _look_for_next(resources, [delivery])
     return outcome
 
 
@@ -92,12 +91,17 @@ async def run_batch(resources: Resources, arrivals: Sequence[Arrival], name: str
     seconds = time.perf_counter() - started
     completed = [isinstance(outcome, Completed) for outcome in outcomes]
     log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
-    if any(arrival.job.envelope.ordered for arrival in arrivals):
-        resources.relay.wake()
+    _look_for_next(resources, [arrival.delivery for arrival in arrivals])
     for arrival, outcome, good in zip(arrivals, outcomes, completed, strict=True):
         if not good or log.is_enabled_for(logging.DEBUG):
             report(arrival.delivery, name, outcome, seconds)
     return outcomes
+
+
+def _look_for_next(resources: Resources, deliveries: Sequence[Delivery]) -> None:
+    """One of an ordering key has ended: the next may be due."""
+    if any(has_ordering_key(delivery.body) for delivery in deliveries):
+        resources.relay.wake()
 
 
 async def cancel_aborted(resources: Resources, delivery: Delivery) -> None:

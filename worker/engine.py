@@ -36,7 +36,6 @@ from worker.wake import Wake
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 BATCHES = 2  # at once: while one waits for the database, the next is made
-MORE_THAN_ONE = 2
 GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 
@@ -115,7 +114,7 @@ class JobWorker(Worker):
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
         resources: Resources | None = self.ctx.get(RESOURCES)
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
-        if resources is None or hooks or self._batch < MORE_THAN_ONE or self.max_burst_jobs >= 0:
+        if resources is None or hooks or self._batch <= 1 or self.max_burst_jobs >= 0:
             return ()
         return tuple(kind.name for kind in resources.registry if kind.in_bulk)
 

@@ -6,7 +6,6 @@ keeps twice, the inbox settles.
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import uuid4
 
 import structlog
@@ -25,9 +24,9 @@ from jobs.envelope import Envelope, encode
 from jobs.errors import Undecodable
 from worker.keys import epoch_key
 from worker.patience import Patience
+from worker.scripts import script
 
 BATCH = 500  # messages in one round trip
-_ENQUEUE = (Path(__file__).parent / "lua" / "enqueue.lua").read_text()
 
 log = structlog.stdlib.get_logger("ledgerq.relay")
 
@@ -39,7 +38,7 @@ class Relay:
         self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._enqueue = redis.register_script(_ENQUEUE)
+        self._enqueue = script(redis, "enqueue")
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -119,7 +118,7 @@ class Relay:
         await self._enqueue(keys=[self.queue], args=arguments)
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
-        """They did not get there: due now, not in half a minute."""
+        """They did not get there: due now, not after the pause."""
         try:
             async with transaction(self.sessions) as session:
                 await outbox.due_now(session, [message.job_id for message in messages])

@@ -1,13 +1,11 @@
 """Takes jobs off the queue that have ended in the database, or are to begin anew from there."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from arq.connections import ArqRedis
 
 from worker.keys import cancel_key, running_key
-
-_RETRACT = (Path(__file__).parent / "lua" / "retract.lua").read_text()
+from worker.scripts import script
 
 
 async def retract(
@@ -24,5 +22,5 @@ async def retract(
     arguments: list[bytes | str | int] = [keep * 1000]
     for job_id, result in results.items():
         arguments += [job_id, result]
-    script = redis.register_script(_RETRACT)
-    return sum(await script(keys=[queue, running_key(queue), cancel_key(queue)], args=arguments))
+    take_off = script(redis, "retract")
+    return sum(await take_off(keys=[queue, running_key(queue), cancel_key(queue)], args=arguments))

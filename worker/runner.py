@@ -21,6 +21,7 @@ from jobs.burial import bury, storable_text
 from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from jobs.process import told_to_stop
 from worker.broker import Claim, Ending, Verb
 from worker.call import Call, called, extra_of, shown_in_log, unread
 from worker.dispatch import (
@@ -81,8 +82,7 @@ class Runner:
         batches: dict[str, list[tuple[Claim, Arrival]]] = {}
         alone: list[Claim] = []
         for claim in claims:
-            delivery = self._delivery(unread(claim))
-            arrival = arrive(delivery, resources.registry) if claim.attempt == 1 else None
+            arrival = arrive(self._delivery(claim, claim.attempt), resources.registry)
             if arrival and arrival.job.kind.in_bulk and not arrival.job.envelope.attempt:
                 batches.setdefault(arrival.job.kind.name, []).append((claim, arrival))
             else:
@@ -121,7 +121,7 @@ class Runner:
         function = self._worker.functions.get(call.function)
         if resources and function and hasattr(function.coroutine, OURS):
             try:
-                await cancel_aborted(resources, self._delivery(call))
+                await cancel_aborted(resources, self._delivery(claim, call.attempt))
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
                 return self._again(call, Retry(1, error, spent=False))
         when = "" if started else " before start"
@@ -130,7 +130,9 @@ class Runner:
 
     async def _ours(self, call: Call, kind: str) -> Ending:
         resources: Resources = self._worker.ctx[RESOURCES]
-        return self._ending(call, await run(resources, self._delivery(call), kind))
+        return self._ending(
+            call, await run(resources, self._delivery(call.claim, call.attempt), kind)
+        )
 
     def _ending(self, call: Call, outcome: Outcome) -> Ending:
         worker = self._worker
@@ -161,11 +163,10 @@ class Runner:
             call.claim.job_id, verb, int(retry.delay * 1000), note=None if quiet else note
         )
 
-    def _delivery(self, call: Call) -> Delivery:
-        claim = call.claim
+    def _delivery(self, claim: Claim, attempt: int) -> Delivery:
         return Delivery(
             claim.job_id,
-            call.attempt,
+            attempt,
             claim.body or b"",
             claim.crashes,
             claim.interruptions,
@@ -190,8 +191,7 @@ class Runner:
             async with asyncio.timeout(timeout):
                 result = await function.coroutine(context, *call.args, **call.kwargs)
         except BaseException as error:  # what a function raises is its own affair
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            if told_to_stop(error):
                 raise
             return self._foreign_error(call, name, error)
         worker.jobs_complete += 1
@@ -279,7 +279,7 @@ class Runner:
         if resources is None:
             log.warning("job %s expired", claim.job_id)
             return self.failed(call, JobExecutionFailed("job expired"))
-        delivery = self._delivery(call)
+        delivery = self._delivery(claim, claim.attempt)
         outcome: Outcome
         try:
             async with transaction(resources.database.sessions) as session:

@@ -47,7 +47,7 @@ class Running:
         """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
         batch = []
         for claim in claims:
-            if claim.in_bulk and claim.attempt == 1 and claim.job_id not in aborted:
+            if claim.in_bulk and claim.job_id not in aborted:
                 batch.append(claim)
             else:
                 self.start(claim, aborted=claim.job_id in aborted)

@@ -20,7 +20,7 @@ from jobs.letters import Replayed
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.process import process
 from jobs.retry import Policy
-from tests.support import count, delivery, letter, new_project, rows
+from tests.support import count, delivery, letter, new_project, rows, staged_delivery
 from worker import keys
 from worker import letters as worker_letters
 from worker.config import WorkerConfig
@@ -60,11 +60,7 @@ async def discard(sessions: Sessions, *job_ids: str) -> list[str]:
 
 async def run_staged(sessions: Sessions, job_id: str) -> Outcome:
     """As the relay sends it and the worker runs it."""
-    async with sessions() as session:
-        message = await outbox.find(session, job_id)
-    assert message
-    envelope = Envelope(message.kind, message.payload, message.actor, message.trace_id, staged=True)
-    return await run(sessions, Delivery(job_id, 1, encode(envelope)))
+    return await run(sessions, await staged_delivery(sessions, job_id))
 
 
 async def unread(sessions: Sessions, job_id: str = "dead", **fields: Any) -> None:

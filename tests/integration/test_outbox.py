@@ -13,7 +13,6 @@ from db.models import OutboxMessage, ProcessedJob, Project
 from db.models.base import utc_now
 from db.transaction import transaction
 from jobs import kinds
-from jobs.envelope import Delivery, Envelope, encode
 from jobs.errors import JobError, PayloadMismatch
 from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried, Completed, Duplicate
@@ -21,7 +20,7 @@ from jobs.process import process
 from jobs.request import Request, Unique
 from jobs.retry import Policy
 from jobs.staging import StagedJob, stage, stage_many
-from tests.support import count, rows
+from tests.support import count, rows, staged_delivery
 
 LAUNCH = CreateProject(name="Launch")
 HOUR = timedelta(hours=1)
@@ -39,11 +38,7 @@ async def due(sessions: Sessions, limit: int = 100) -> list[str]:
 
 async def run_staged(sessions: Sessions, job_id: str) -> object:
     """As the relay sends it and the worker runs it."""
-    async with sessions() as session:
-        message = await outbox.find(session, job_id)
-    assert message
-    envelope = Envelope(message.kind, message.payload, message.actor, staged=True)
-    arrived = Delivery(job_id, 1, encode(envelope))
+    arrived = await staged_delivery(sessions, job_id)
     return await process(arrived, kinds.registry(), sessions, Policy())
 
 
