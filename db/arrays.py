@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 from sqlalchemy import JSON, TextClause, insert, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,14 +33,15 @@ async def _insert(
 ) -> list[int]:
     if not rows:
         return []
+    columns = tuple(rows[0])
+    as_json = {column for column in columns if _is_json(table, column)}
     if session.get_bind().dialect.name != "postgresql":
         plain = insert(table)
         if returning:
             plain = plain.returning(table.id, sort_by_parameter_order=True)  # type: ignore[attr-defined]
-        added = await session.execute(plain, list(rows))
+        jsonable = [{**row, **{c: to_jsonable_python(row[c]) for c in as_json}} for row in rows]
+        added = await session.execute(plain, jsonable)
         return list(added.scalars()) if returning else []
-    columns = tuple(rows[0])
-    as_json = {column for column in columns if _is_json(table, column)}
     arrays = {
         column: [_json(row[column]) if column in as_json else row[column] for row in rows]
         for column in columns

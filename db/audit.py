@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_jsonable_python
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -117,8 +116,8 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
         "entity_id": change.entity_id,
         "action": change.action,
         "actor": origin.actor,
-        "before": to_jsonable_python(change.before),
-        "after": to_jsonable_python(change.after),
+        "before": change.before,
+        "after": change.after,
         "job_id": origin.job_id,
         "kind": origin.kind,
         "attempt": origin.attempt,
@@ -132,4 +131,4 @@ def _filled(entity: Entity) -> dict[str, Any]:
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a new row holds: the values that say something."""
-    return {field: value for field, value in values.items() if value not in (None, [])}
+    return {field: value for field, value in values.items() if value is not None and value != []}

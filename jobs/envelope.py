@@ -59,7 +59,7 @@ class Envelope:
     @property
     def payload_hash(self) -> bytes:
         """SHA-256 of kind and payload, whatever the order of their keys."""
-        return hashlib.sha256(to_json([self.kind, _sorted(self.payload)])).digest()
+        return hashlib.sha256(to_json([self.kind, _sorted(dict(self.payload))])).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _reserved(keywords: Mapping[str, Any], name: str) -> str | None:
 
 
 def _sorted(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):
         return [_sorted(each) for each in value]

@@ -1,5 +1,6 @@
 """The composition root: settings in, a worker out. `arq worker.app.WorkerSettings` starts here too."""
 
+import gc
 import signal
 import sys
 from collections.abc import Iterable
@@ -39,6 +40,10 @@ def build_worker(
 
 def run_to_the_end(worker: JobWorker) -> None:
     """Run a worker as the last act of a process: asked to stop once more, it still ends with status 0."""
+    # what has been imported stays, so it need not be looked through; and a batch makes thousands of
+    # objects that go by themselves: looked for at every 700th, they cost a tenth of the throughput
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     worker.run()
     # the interpreter gives signals their default meaning back before it ends: a late one would kill
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

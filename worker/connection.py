@@ -1,9 +1,14 @@
 """The connection to Redis, built by us: arq's own has no socket timeouts, and its repr prints the password."""
 
+from functools import cache
+from typing import Any
+
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -27,12 +32,25 @@ def connect(config: WorkerConfig) -> ArqRedis:
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         client_name=process_name(),
     )
+    pool.connection_class = _packing_in_c(pool.connection_class)
     return ArqRedis(
         pool,
         job_serializer=to_wire,
         job_deserializer=from_wire,
         default_queue_name=config.queue,
     )
+
+
+@cache
+def _packing_in_c(connection: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same connection with hiredis as its packer: redis-py's asyncio side has only its reader from there."""
+    pack = HiredisRespSerializer().pack
+
+    class Packing(connection):  # type: ignore[misc, valid-type]
+        def pack_command(self, *words: Any) -> list[bytes]:
+            return list(pack(*words))
+
+    return Packing
 
 
 async def require_redis(redis: ArqRedis) -> None:

@@ -35,7 +35,7 @@ from worker.wake import Wake
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-BATCHES = 2  # at once: while one waits for the database, the next is made
+BATCHES = 4  # at once: some wait for the database or Redis while the next is made
 GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 

@@ -96,11 +96,15 @@ class Runner:
             endings[claim.job_id] = await self.run(claim)
         return [endings[claim.job_id] for claim in claims]
 
+    @property
+    def tells_after(self) -> bool:
+        """True if a hook wants to know of ended jobs."""
+        return self._worker.after_job_end is not None
+
     async def after(self, claim: Claim) -> None:
-        """Call the hook that wants to know of ended jobs."""
-        if self._worker.after_job_end:
-            context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
-            await self._hook(self._worker.after_job_end, context)
+        """Call that hook."""
+        context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
+        await self._hook(self._worker.after_job_end, context)
 
     def failed(self, call: Call, error: BaseException) -> Ending:
         """The job is over, and this is what a waiting client is told."""

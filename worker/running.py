@@ -134,7 +134,8 @@ class Running:
         for claim, ours in zip(claims, ended, strict=True):
             if not ours:
                 log.warning("worker.finished_too_late", job_id=claim.job_id)
-            await self._runner.after(claim)
+            if self._runner.tells_after:
+                await self._runner.after(claim)
 
     async def _run(self, claim: Claim) -> Ending:
         job = self._jobs[claim.job_id] = asyncio.create_task(self._runner.run(claim))

@@ -49,8 +49,12 @@ local function note_crash(id, lost, log)
     return log
 end
 
-local function attempt_of(id, lost)
+local function attempt_of(id, lost, fresh)
     local key = 'arq:retry:' .. id
+    if fresh then
+        redis.call('SET', key, 1, 'PX', MONTH)
+        return 1
+    end
     if lost then return tonumber(guarded('GET', key) or 1) or 1 end
     local attempt = guarded('INCR', key)
     if not attempt then
@@ -63,17 +67,19 @@ end
 
 -- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction; a job
 -- that has failed before is one for itself
-local function goes_in_bulk(id, body, crashes)
-    if not body or crashes > 0 or redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
+local function goes_in_bulk(id, body, crashes, fresh)
+    if not body or crashes > 0 then return false end
+    if not fresh and redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
     return kind and bulk[kind]
 end
 
 local jobs, room = {}, 0
+local any_cancelled = redis.call('EXISTS', cancelled) == 1
 
 -- true if the job may not be claimed now; it is then out of the way for a while
 local function must_wait(id, crashes)
-    if redis.call('ZSCORE', cancelled, id) then
+    if any_cancelled and redis.call('ZSCORE', cancelled, id) then
         later(id, 1000)
         return true
     end
@@ -100,41 +106,81 @@ local function due_jobs()
     return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
 end
 
+-- what is known of the next jobs, asked for some at a time: a command for each of them costs more than its work.
+-- A job is fresh if nobody has or had it.
+local AT_ONCE = 50
+local function look_up(due, from)
+    local ids, bodies, marks, known = {}, {}, {}, {}
+    for i = from, math.min(#due, from + 2 * AT_ONCE - 1), 2 do
+        local id = due[i]
+        ids[#ids + 1] = id
+        bodies[#bodies + 1] = 'arq:job:' .. id
+        marks[#marks + 1] = 'arq:in-progress:' .. id
+        marks[#marks + 1] = 'arq:retry:' .. id
+        marks[#marks + 1] = 'ledgerq:trouble:' .. id
+    end
+    local none = redis.call('EXISTS', unpack(marks)) == 0
+    local body, lost = redis.call('MGET', unpack(bodies)), redis.call('HMGET', running, unpack(ids))
+    for n, id in ipairs(ids) do
+        known[id] = {body = body[n], lost = lost[n], fresh = none and not lost[n]}
+    end
+    return known
+end
+
+-- true if somebody has the job; it is then out of the way for as long
+local function is_held(id)
+    local progress = 'arq:in-progress:' .. id
+    local held = redis.call('PTTL', progress)
+    if held == -2 then return false end
+    if held < 0 then
+        redis.call('PEXPIRE', progress, lease)
+        held = lease
+    end
+    later(id, held + 1)
+    return true
+end
+
+local entries, scores = {}, {} -- of what is claimed: written together, at the end
+
+local function claim(id, score, job, crashes, interruptions, log, in_bulk)
+    if job.lost then log = note_crash(id, job.lost, log) end
+    local attempt = attempt_of(id, job.lost, job.fresh)
+    redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease)
+    if job.body and not string.find(job.body, '"_staged"', 1, true) then
+        redis.call('PERSIST', 'arq:job:' .. id) -- the outbox has no other copy of it
+    end
+    entries[#entries + 1] = id
+    entries[#entries + 1] = token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker
+    scores[#scores + 1] = whole(now + lease)
+    scores[#scores + 1] = id
+    jobs[#jobs + 1] = {id, job.body, attempt, score, crashes, interruptions, log, in_bulk and 1 or 0}
+end
+
 if wanted + beside > 0 then
-    local due = due_jobs()
+    local due, known = due_jobs(), {}
     for i = 1, #due, 2 do
         local id = due[i]
-        local progress = 'arq:in-progress:' .. id
-        local held = redis.call('PTTL', progress)
-        if held ~= -2 then
-            if held < 0 then
-                redis.call('PEXPIRE', progress, lease)
-                held = lease
-            end
-            later(id, held + 1)
-        else
-            local lost = redis.call('HGET', running, id)
-            local crashes, interruptions, log = trouble_of(id, lost)
-            local body = guarded('GET', 'arq:job:' .. id)
-            local in_bulk = goes_in_bulk(id, body, crashes)
+        if not known[id] then known = look_up(due, i) end
+        local job = known[id]
+        if job.fresh or not is_held(id) then
+            local crashes, interruptions, log = 0, 0, ''
+            if not job.fresh then crashes, interruptions, log = trouble_of(id, job.lost) end
+            local in_bulk = goes_in_bulk(id, job.body, crashes, job.fresh)
             if (in_bulk and beside or wanted) == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
                 if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
-                if lost then log = note_crash(id, lost, log) end
-                local attempt = attempt_of(id, lost)
-                redis.call('SET', progress, token, 'PX', lease)
-                redis.call('HSET', running, id, token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker)
-                if body and not string.find(body, '"_staged"', 1, true) then
-                    redis.call('PERSIST', 'arq:job:' .. id) -- the outbox has no other copy of it
-                end
-                later(id, lease)
-                jobs[#jobs + 1] = {id, body, attempt, due[i + 1], crashes, interruptions, log, in_bulk and 1 or 0}
+                claim(id, due[i + 1], job, crashes, interruptions, log, in_bulk)
                 if crashes >= lone and crashes < hopeless then break end
             elseif room == 1 then
                 break
             end
         end
     end
+end
+for i = 1, #entries, 1000 do -- what Lua can pass in one call is limited
+    local last = math.min(#entries, i + 999)
+    redis.call('HSET', running, unpack(entries, i, last))
+    redis.call('ZADD', queue, 'XX', unpack(scores, i, last))
 end
 
 local function standing(set, age)

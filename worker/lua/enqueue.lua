@@ -23,6 +23,39 @@ local function add(id, body, delay)
     redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
 end
 
+-- true if nothing is known of any of these jobs, and none has a unique key: then they are added together
+local function all_are_new()
+    local keys = {}
+    for i = 2, #ARGV, 5 do
+        if ARGV[i + 3] ~= '' or #keys > 4000 then return false end -- Lua passes no more in one call
+        keys[#keys + 1] = 'arq:job:' .. ARGV[i]
+        keys[#keys + 1] = 'arq:result:' .. ARGV[i]
+    end
+    return #keys > 2 and redis.call('EXISTS', unpack(keys)) == 0
+end
+
+local function add_all()
+    local bodies, scores, answers, seen = {}, {}, {}, {}
+    for i = 2, #ARGV, 5 do
+        local id = ARGV[i]
+        if seen[id] then
+            answers[#answers + 1] = {id, seen[id]}
+        else
+            seen[id] = ARGV[i + 1]
+            bodies[#bodies + 1] = 'arq:job:' .. id
+            bodies[#bodies + 1] = ARGV[i + 1]
+            scores[#scores + 1] = string.format('%.0f', now + tonumber(ARGV[i + 2]))
+            scores[#scores + 1] = id
+            answers[#answers + 1] = 1
+        end
+    end
+    redis.call('MSET', unpack(bodies))
+    redis.call('ZADD', queue, 'NX', unpack(scores))
+    return answers
+end
+
+if not anew and all_are_new() then return add_all() end
+
 local answers = {}
 for i = 2, #ARGV, 5 do
     local id, body, delay = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])

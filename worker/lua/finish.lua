@@ -9,16 +9,13 @@ local MONTH = 30 * 24 * 3600 * 1000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function ours(id)
-    local entry = redis.call('HGET', running, id)
-    local holder = redis.call('GET', 'arq:in-progress:' .. id)
-    return entry and string.sub(entry, 1, #token + 1) == token .. '|' and (not holder or holder == token)
-end
+local keys, queued, ended = {}, {}, {} -- what goes: keys, members of the queue, claims
 
 local function done(id, result, keep)
-    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, 'ledgerq:trouble:' .. id)
-    redis.call('ZREM', queue, id)
-    redis.call('ZREM', aborted, id)
+    keys[#keys + 1] = 'arq:job:' .. id
+    keys[#keys + 1] = 'arq:retry:' .. id
+    keys[#keys + 1] = 'ledgerq:trouble:' .. id
+    queued[#queued + 1] = id
     if result ~= '' then
         if keep > 0 then
             redis.call('SET', 'arq:result:' .. id, result, 'PX', keep)
@@ -43,21 +40,56 @@ local function again(id, verb, delay, note)
     redis.call('PEXPIRE', trouble, MONTH)
 end
 
-local answers = {}
-for i = 2, #ARGV, 7 do
-    local id, verb, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
-    local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
-    if ours(id) then
-        redis.call('HDEL', running, id)
-        if outlive > 0 then
-            redis.call('PEXPIRE', 'arq:in-progress:' .. id, outlive)
-        else
-            redis.call('DEL', 'arq:in-progress:' .. id)
-        end
-        if verb == 'done' then done(id, result, keep) else again(id, verb, delay, note) end
-        answers[#answers + 1] = 1
-    else
-        answers[#answers + 1] = 0
+-- a command for each job costs more than its work, so jobs are looked up and taken away some at a time
+local AT_ONCE = 250
+
+local function owned(from, upto)
+    local ids, progress, ours = {}, {}, {}
+    for i = from, upto, 7 do
+        ids[#ids + 1] = ARGV[i]
+        progress[#progress + 1] = 'arq:in-progress:' .. ARGV[i]
     end
+    local entries = redis.call('HMGET', running, unpack(ids))
+    local holders = redis.call('MGET', unpack(progress))
+    for n, id in ipairs(ids) do
+        local entry, holder = entries[n], holders[n]
+        local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
+        ours[id] = mine and (not holder or holder == token)
+    end
+    return ours
+end
+
+local function take_away()
+    if #keys > 0 then redis.call('DEL', unpack(keys)) end
+    if #ended > 0 then redis.call('HDEL', running, unpack(ended)) end
+    if #queued > 0 then
+        redis.call('ZREM', queue, unpack(queued))
+        redis.call('ZREM', aborted, unpack(queued))
+    end
+    keys, queued, ended = {}, {}, {}
+end
+
+local answers = {}
+for from = 2, #ARGV, 7 * AT_ONCE do
+    local upto = math.min(#ARGV, from + 7 * AT_ONCE - 1)
+    local ours = owned(from, upto)
+    for i = from, upto, 7 do
+        local id, verb, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+        local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
+        if ours[id] then
+            ours[id] = false -- it ends once
+            ended[#ended + 1] = id
+            if outlive > 0 then
+                redis.call('PEXPIRE', 'arq:in-progress:' .. id, outlive)
+            else
+                keys[#keys + 1] = 'arq:in-progress:' .. id
+            end
+            if verb == 'done' then done(id, result, keep) else again(id, verb, delay, note) end
+            answers[#answers + 1] = 1
+        else
+            answers[#answers + 1] = 0
+        end
+    end
+    take_away()
 end
 return answers
