@@ -13,6 +13,7 @@ from db.errors import SessionShared
 from db.models import Task
 
 INCLUDE_DELETED = "include_deleted"  # execution option of a read that wants deleted tasks too
+TOGETHER = "changes wait, to be written together"  # in `info`: see db.writes.together
 
 
 class _SyncSession(Session):
@@ -36,6 +37,13 @@ def _hide_deleted(state: ORMExecuteState) -> None:
         and not state.execution_options.get(INCLUDE_DELETED, False)
     ):
         state.statement = state.statement.options(_LIVING_TASKS)
+
+
+@event.listens_for(_SyncSession, "do_orm_execute")
+def _write_what_waits(state: ORMExecuteState) -> None:
+    """SQL of the caller's own sees what was changed before it, as it does where nothing waits."""
+    if not state.is_orm_statement and TOGETHER in state.session.info:
+        state.session.flush()
 
 
 _LIVING_TASKS = with_loader_criteria(

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ForeignKeyConstraint, exists, inspect, select, update
+from sqlalchemy import ForeignKeyConstraint, Select, bindparam, exists, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import identity_key
 from sqlmodel import col
 
 from db import audit
@@ -14,10 +16,12 @@ from db.audit import Change, Entity, Origin
 from db.errors import MissingReference, NotFound, VersionConflict
 from db.inputs import MAX_ID, Input
 from db.models import Task
+from db.session import TOGETHER
 from db.translate import translated
 
 E = TypeVar("E", bound=Entity)
 
+_AS_IT_IS_NOW = {"populate_existing": True}
 MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 
 
@@ -30,16 +34,32 @@ async def lock(
         NotFound: there is none, or it is deleted.
         VersionConflict: it is no longer at the version that the writer has seen.
     """
-    row = select(table).where(col(table.id) == entity_id).with_for_update()
     entity = None
     if 1 <= entity_id <= MAX_ID:
-        with translated():
-            entity = await session.scalar(row, execution_options={"populate_existing": True})
+        await _write_if_waiting(session, table, entity_id)
+        with translated(), session.no_autoflush:
+            entity = await session.scalar(
+                _row_for_update(table), {"id": entity_id}, execution_options=_AS_IT_IS_NOW
+            )
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     if expected_version is not None and entity.version != expected_version:
         raise VersionConflict(str(table.__tablename__), entity_id, expected_version, entity.version)
     return entity
+
+
+@cache
+def _row_for_update(table: type[E]) -> Select[tuple[E]]:
+    """Made once: it is the first statement of most jobs."""
+    return select(table).where(col(table.id) == bindparam("id")).with_for_update()
+
+
+async def _write_if_waiting(session: AsyncSession, table: type[Entity], entity_id: int) -> None:
+    """What is read must not be older than what this session changed in it."""
+    known = session.identity_map.get(identity_key(table, entity_id))
+    if session.new or (known is not None and known in session.dirty):
+        with translated():
+            await session.flush()
 
 
 async def add(session: AsyncSession, origin: Origin, entity: Entity) -> None:
@@ -63,8 +83,24 @@ async def change(
     """
     changed = set_fields(entity, changes)
     if changed:
-        await flush(session, [entity])
+        if TOGETHER not in session.info:
+            await flush(session, [entity])
         await audit.record(session, origin, changed)
+
+
+@asynccontextmanager
+async def together(session: AsyncSession) -> AsyncIterator[None]:
+    """Changes made inside the block are written at its end at the latest: rows at once, entries at once.
+
+    So an error of the database comes late and does not say whose it is: for batches, which are then split.
+    """
+    session.info[TOGETHER] = True
+    try:
+        async with audit.gathering(session):
+            yield
+            await flush(session, list(session.dirty))
+    finally:
+        del session.info[TOGETHER]
 
 
 def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:

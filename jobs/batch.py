@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import audit, inbox, outbox
+from db import inbox, outbox, writes
 from db.engine import Sessions
 from db.transaction import in_transaction
 from db.translate import is_interruption
@@ -103,7 +103,7 @@ async def _handle(session: AsyncSession, work: Sequence[Arrival]) -> dict[str, A
     if kind.handle_many:
         results = await kind.handle_many(contexts, payloads)
     else:
-        async with audit.gathering(session):
+        async with writes.together(session):
             results = [await kind.handle(*each) for each in zip(contexts, payloads, strict=True)]
     pairs = zip(work, results, strict=True)
     return {each.delivery.job_id: to_jsonable_python(result) for each, result in pairs}

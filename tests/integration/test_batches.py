@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from db.engine import Sessions
@@ -20,6 +21,7 @@ from db.models import (
     TaskPriority,
     TaskStatus,
 )
+from db.tasks import change_status
 from db.transaction import transaction
 from jobs import kinds
 from jobs.batch import Arrival, arrive, process_batch
@@ -262,3 +264,43 @@ async def test_quick_jobs_share_a_transaction_one_after_another(any_sessions: Se
     entries = [e for e in await rows(any_sessions, AuditLog) if e.kind == "change_task_status"]
     per_job = sorted(str(entry.job_id) for entry in entries)
     assert len(per_job) == len(set(per_job))
+
+
+async def test_two_changes_of_one_row_in_a_batch_are_both_made(any_sessions: Sessions) -> None:
+    """The second is judged by what the first one left, though neither is written yet."""
+    project = await new_project(any_sessions)
+    await run(any_sessions, *tasks(project, 1))
+    (task,) = await rows(any_sessions, Task)
+    first = ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS)
+    second = ChangeTaskStatus(task_id=task.id, status=TaskStatus.DONE)
+
+    outcomes = await run(any_sessions, delivery(first, "first"), delivery(second, "second"))
+
+    assert outcomes == [Completed(task.id), Completed(task.id)]
+    (changed,) = await rows(any_sessions, Task)
+    assert (changed.status, changed.version) == (TaskStatus.DONE, task.version + 2)
+    assert await count(any_sessions, AuditLog) == 4  # the project, the task, and its two moves
+
+
+async def test_sql_of_a_handler_sees_what_it_changed_before_in_a_batch(
+    any_sessions: Sessions,
+) -> None:
+    """Changes that wait are written before anybody's own SQL runs."""
+    project = await new_project(any_sessions)
+    await run(any_sessions, *tasks(project, 2))
+    seen = []
+
+    async def handle(context: JobContext, change: ChangeTaskStatus) -> None:
+        await change_status(context.session, context.origin, change.task_id, change.status)
+        row = text("SELECT status FROM task WHERE id = :id")
+        seen.append(await context.session.scalar(row, {"id": change.task_id}))
+
+    registry = Registry([Kind(ChangeTaskStatus, handle, quick=True)])
+    moves = [
+        delivery(ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS), f"move-{task.id}")
+        for task in await rows(any_sessions, Task)
+    ]
+    found = [each for move in moves if (each := arrive(move, registry))]
+    await process_batch(found, registry, any_sessions, POLICY)
+
+    assert seen == ["in_progress", "in_progress"]
