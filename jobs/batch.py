@@ -48,9 +48,9 @@ async def process_batch(
     arrivals: Sequence[Arrival], registry: Registry, sessions: Sessions, policy: Policy
 ) -> list[Outcome]:
     """Take deliveries of one kind to their ends, in their order. Raises nothing but a cancellation."""
-    if len(arrivals) == 1:
-        return [await process(arrivals[0].delivery, registry, sessions, policy)]
     kind = arrivals[0].job.kind
+    if len(arrivals) == 1 and kind.handle_many is None:
+        return [await process(arrivals[0].delivery, registry, sessions, policy)]
     try:
         async with asyncio.timeout(kind.timeout or policy.timeout):
             completed = await _in_one_transaction(arrivals, sessions)
@@ -59,6 +59,8 @@ async def process_batch(
             raise
         if is_interruption(error):  # the database is gone: smaller batches would not help
             return [await _interrupted(error, each.delivery, sessions, policy) for each in arrivals]
+        if len(arrivals) == 1:
+            return [await process(arrivals[0].delivery, registry, sessions, policy)]
         middle = len(arrivals) // 2
         first = await process_batch(arrivals[:middle], registry, sessions, policy)
         return first + await process_batch(arrivals[middle:], registry, sessions, policy)

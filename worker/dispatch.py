@@ -90,10 +90,11 @@ async def run_batch(resources: Resources, arrivals: Sequence[Arrival], name: str
     )
     seconds = time.perf_counter() - started
     completed = [isinstance(outcome, Completed) for outcome in outcomes]
-    log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
+    if len(arrivals) > 1:
+        log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
     _look_for_next(resources, [arrival.delivery for arrival in arrivals])
     for arrival, outcome, good in zip(arrivals, outcomes, completed, strict=True):
-        if not good or log.is_enabled_for(logging.DEBUG):
+        if not good or len(arrivals) == 1 or log.is_enabled_for(logging.DEBUG):
             report(arrival.delivery, name, outcome, seconds)
     return outcomes
 

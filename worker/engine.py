@@ -35,7 +35,6 @@ from worker.wake import Wake
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-BATCHES = 4  # at once: some wait for the database or Redis while the next is made
 GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 
@@ -177,7 +176,7 @@ class JobWorker(Worker):
 
     def _beside(self, running: Running) -> int:
         """How many more there is room for that share a transaction."""
-        room = self._bulk_kinds and self._wanted(running) and running.batches < BATCHES
+        room = self._bulk_kinds and self._wanted(running) and running.takes_batch
         return self._batch if room else 0
 
     def doubt_database(self) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 LONGEST = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
-_APART = 0.005  # seconds between two looks of a worker that is busy, or too late again and again …
+_APART_AT_WORK = 0.025  # seconds between two looks while jobs run and none ends: what comes meanwhile is one batch
+_LONGEST_AT_WORK = (
+    0.25  # seconds between two looks when there is no room: somebody may want a job aborted
+)
+_APART = 0.005  # … of a worker that is too late again and again …
 _LONGEST_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
 
 
@@ -55,13 +59,16 @@ class Pace:
         await self._wait(longest, lambda: self._changed or (burst and self._freed))
         self.waiting = False
         self._in_vain = self._in_vain + 1 if self._changed else 0
-        if busy or self._in_vain > 1:
+        if self._in_vain > 1:
             apart = min(_LONGEST_APART, _APART * 2 ** max(0, min(self._in_vain, 10) - 2))
             await self.sleep(self._looked + apart - time.monotonic())
+        if busy:
+            rest = self._looked + _APART_AT_WORK - time.monotonic()
+            await self._wait(rest, lambda: self._freed)
 
     async def until_free(self) -> None:
         """Wait until a job ends; not for ever, somebody may want one aborted."""
-        await self._wait(max(self.poll, 0.05), lambda: self._freed)
+        await self._wait(max(self.poll, _LONGEST_AT_WORK), lambda: self._freed)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, unless it is time to stop."""

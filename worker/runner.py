@@ -58,6 +58,11 @@ class Runner:
 
     async def run(self, claim: Claim) -> Ending:
         """Run one job. Raises nothing but a cancellation."""
+        if claim.in_bulk:
+            return (await self.run_batch([claim]))[0]
+        return await self._run(claim)
+
+    async def _run(self, claim: Claim) -> Ending:
         if not claim.body:
             return await self._without_body(claim)
         try:
@@ -93,7 +98,7 @@ class Runner:
             for (claim, arrival), outcome in zip(batch, outcomes, strict=True):
                 endings[claim.job_id] = self._ending(called(claim, arrival.job.envelope), outcome)
         for claim in alone:
-            endings[claim.job_id] = await self.run(claim)
+            endings[claim.job_id] = await self._run(claim)
         return [endings[claim.job_id] for claim in claims]
 
     @property

@@ -1,6 +1,7 @@
 """The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Any
@@ -13,6 +14,10 @@ from worker.runner import Runner
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
+_MOST_BATCHES = 4  # at once: some wait for the database or Redis while the next is made
+_SLOW = (
+    0.25  # seconds of a batch after which fewer are run at once: others may be faster at what waits
+)
 _BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
 
 
@@ -41,6 +46,7 @@ class Running:
         self._reasons: dict[str, Why] = {}
         self.alone = False  # the job that runs is one that may take its worker along
         self.batches = 0
+        self._most_batches = 1
         self.batched = 0  # jobs in them
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
@@ -90,6 +96,11 @@ class Running:
             ending = await self._run(claim)
         await self._end([claim], [ending])
 
+    @property
+    def takes_batch(self) -> bool:
+        """True if there is room for one more. The room grows with quick batches and shrinks with slow ones."""
+        return self.batches < self._most_batches
+
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
         claims = [claim for claim in claims if claim.job_id not in self._tasks]
@@ -108,13 +119,15 @@ class Running:
         self._on_ended()
 
     async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
-        job = asyncio.create_task(self._runner.run_batch(claims))
+        job, started = asyncio.create_task(self._runner.run_batch(claims)), time.monotonic()
         self._jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
         try:
             await asyncio.wait({job})
         finally:
             for claim in claims:
                 del self._jobs[claim.job_id]
+        step = -1 if time.monotonic() - started > _SLOW else 1
+        self._most_batches = min(max(1, self._most_batches + step), _MOST_BATCHES)
         if not job.cancelled() and job.exception() is None:
             for claim in claims:
                 self._reasons.pop(claim.job_id, None)  # too late: it is done

@@ -297,7 +297,9 @@ async def test_sql_of_a_handler_sees_what_it_changed_before_in_a_batch(
 
     registry = Registry([Kind(ChangeTaskStatus, handle, quick=True)])
     moves = [
-        delivery(ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS), f"move-{task.id}")
+        delivery(
+            ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS), f"move-{task.id}"
+        )
         for task in await rows(any_sessions, Task)
     ]
     found = [each for move in moves if (each := arrive(move, registry))]

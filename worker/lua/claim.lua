@@ -75,11 +75,11 @@ local function goes_in_bulk(id, body, crashes, fresh)
 end
 
 local jobs, room = {}, 0
-local any_cancelled = redis.call('EXISTS', cancelled) == 1
+local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants jobs stopped
 
 -- true if the job may not be claimed now; it is then out of the way for a while
 local function must_wait(id, crashes)
-    if any_cancelled and redis.call('ZSCORE', cancelled, id) then
+    if stops and redis.call('ZSCORE', cancelled, id) then
         later(id, 1000)
         return true
     end
@@ -156,7 +156,14 @@ local function claim(id, score, job, crashes, interruptions, log, in_bulk)
     jobs[#jobs + 1] = {id, job.body, attempt, score, crashes, interruptions, log, in_bulk and 1 or 0}
 end
 
-if wanted + beside > 0 then
+-- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
+local function due_in()
+    local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+    return first[2] and math.floor(math.max(0, math.min(tonumber(first[2]) - now, 3600000))) or -1
+end
+
+local idle = due_in()
+if idle == 0 and wanted + beside > 0 then
     local due, known = due_jobs(), {}
     for i = 1, #due, 2 do
         local id = due[i]
@@ -184,16 +191,12 @@ for i = 1, #entries, 1000 do -- what Lua can pass in one call is limited
 end
 
 local function standing(set, age)
-    if redis.call('ZCARD', set) == 0 then return {} end
+    if not stops then return {} end
     redis.call('ZREMRANGEBYSCORE', set, '-inf', whole(now - age))
     return redis.call('ZRANGE', set, 0, 999)
 end
 
--- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
-local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-local due_in = first[2] and math.max(0, math.min(tonumber(first[2]) - now, 3600000)) or -1
-
 return {
     jobs, room, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
-    math.floor(due_in),
+    idle == 0 and due_in() or idle,
 }
