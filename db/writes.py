@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import ForeignKeyConstraint, Select, bindparam, exists, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,13 +14,17 @@ from db import audit
 from db.audit import Change, Entity, Origin
 from db.errors import MissingReference, NotFound, VersionConflict
 from db.inputs import MAX_ID, Input
-from db.models import Task
+from db.models import Project, Task, Worker
 from db.session import TOGETHER
 from db.translate import translated
 
 E = TypeVar("E", bound=Entity)
 
 _AS_IT_IS_NOW = {"populate_existing": True}
+_FOR_UPDATE: Mapping[type[Any], Select[Any]] = {  # made once: the first statement of most jobs
+    table: select(table).where(table.__table__.c.id == bindparam("id")).with_for_update()  # type: ignore[union-attr]
+    for table in (Project, Worker, Task)
+}
 MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 
 
@@ -34,27 +37,21 @@ async def lock(
         NotFound: there is none, or it is deleted.
         VersionConflict: it is no longer at the version that the writer has seen.
     """
-    entity = None
+    entity: Any = None
     if 1 <= entity_id <= MAX_ID:
         await _write_if_waiting(session, table, entity_id)
         with translated(), session.no_autoflush:
             entity = await session.scalar(
-                _row_for_update(table), {"id": entity_id}, execution_options=_AS_IT_IS_NOW
+                _FOR_UPDATE[table], {"id": entity_id}, execution_options=_AS_IT_IS_NOW
             )
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     if expected_version is not None and entity.version != expected_version:
         raise VersionConflict(str(table.__tablename__), entity_id, expected_version, entity.version)
-    return entity
+    return cast("E", entity)
 
 
-@cache
-def _row_for_update(table: type[E]) -> Select[tuple[E]]:
-    """Made once: it is the first statement of most jobs."""
-    return select(table).where(col(table.id) == bindparam("id")).with_for_update()
-
-
-async def _write_if_waiting(session: AsyncSession, table: type[Entity], entity_id: int) -> None:
+async def _write_if_waiting(session: AsyncSession, table: type[Any], entity_id: int) -> None:
     """What is read must not be older than what this session changed in it."""
     known = session.identity_map.get(identity_key(table, entity_id))
     if session.new or (known is not None and known in session.dirty):

@@ -1,6 +1,5 @@
 """The connection to Redis, built by us: arq's own has no socket timeouts, and its repr prints the password."""
 
-from functools import cache
 from typing import Any
 
 from arq.connections import ArqRedis, RedisSettings
@@ -41,7 +40,6 @@ def connect(config: WorkerConfig) -> ArqRedis:
     )
 
 
-@cache
 def _packing_in_c(connection: type[AbstractConnection]) -> type[AbstractConnection]:
     """The same connection with hiredis as its packer: redis-py's asyncio side has only its reader from there."""
     pack = HiredisRespSerializer().pack
