@@ -57,8 +57,9 @@ async def process_batch(
     except BaseException as error:  # as in the flow for one
         if told_to_stop(error):
             raise
-        if is_interruption(error):  # the database is gone: smaller batches would not help
-            return [await _interrupted(error, each.delivery, sessions, policy) for each in arrivals]
+        late = isinstance(error, TimeoutError) and len(arrivals) == 1
+        if late or is_interruption(error):  # the database is gone: smaller batches would not help
+            return [await _ended(error, each.delivery, sessions, policy) for each in arrivals]
         if len(arrivals) == 1:
             return [await process(arrivals[0].delivery, registry, sessions, policy)]
         middle = len(arrivals) // 2
@@ -71,7 +72,7 @@ async def process_batch(
     ]
 
 
-async def _interrupted(
+async def _ended(
     error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
 ) -> Outcome:
     outcome = decide(error, delivery, policy)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import uuid4
+from secrets import token_hex
 
 from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
 from jobs.errors import InvalidRequest
@@ -61,7 +61,7 @@ class Request:
             Undecodable: it is such as no worker would take.
         """
         if self.job_id is None:
-            return uuid4().hex
+            return token_hex(16)
         check_job_id(self.job_id)
         return self.job_id
 

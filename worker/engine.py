@@ -104,7 +104,7 @@ class JobWorker(Worker):
             (self.queue_name, ABORTED, cancel_key(self.queue_name)),
             on_change=self._pace.change,
             on_emptied=resources.relay.wake if resources else self._pace.change,
-            interested=lambda: self._pace.waiting,
+            interested=self._pace.waiting,
         )
         self._pace.told = lambda: wake.listening
         return wake

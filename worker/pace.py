@@ -20,7 +20,8 @@ class Pace:
     def __init__(self, poll: float) -> None:
         self.poll = poll
         self.told: Callable[[], bool] = lambda: False  # whether Redis tells of changes now
-        self.stopping = self.waiting = False  # waiting for a change, that is
+        self.stopping = False
+        self.waiting = asyncio.Event()  # set while a change is waited for
         self._changed = self._freed = False
         self._news = asyncio.Event()
         self._looked = 0.0
@@ -55,9 +56,9 @@ class Pace:
         """Wait until the queue changes, or its next job is due; in burst mode, until a job ends too."""
         longest = max(LONGEST, self.poll) if self.told() else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
-        self.waiting = True
+        self.waiting.set()
         await self._wait(longest, lambda: self._changed or (burst and self._freed))
-        self.waiting = False
+        self.waiting.clear()
         self._in_vain = self._in_vain + 1 if self._changed else 0
         if self._in_vain > 1:
             apart = min(_LONGEST_APART, _APART * 2 ** max(0, min(self._in_vain, 10) - 2))

@@ -101,15 +101,11 @@ class Runner:
             endings[claim.job_id] = await self._run(claim)
         return [endings[claim.job_id] for claim in claims]
 
-    @property
-    def tells_after(self) -> bool:
-        """True if a hook wants to know of ended jobs."""
-        return self._worker.after_job_end is not None
-
-    async def after(self, claim: Claim) -> None:
-        """Call that hook."""
-        context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
-        await self._hook(self._worker.after_job_end, context)
+    async def after(self, claims: Sequence[Claim]) -> None:
+        """Call the hook that wants to know of ended jobs."""
+        for claim in claims if self._worker.after_job_end else ():
+            context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
+            await self._hook(self._worker.after_job_end, context)
 
     def failed(self, call: Call, error: BaseException) -> Ending:
         """The job is over, and this is what a waiting client is told."""
@@ -244,14 +240,12 @@ class Runner:
         )
 
     def _result(self, call: Call, result: Any, *, success: bool) -> bytes:
-        return (
-            serialize_result(
-                call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
-                result, call.started_ms, timestamp_ms(), call.name,
-                self._worker.queue_name, storable_text(call.claim.job_id), serializer=self._worker.job_serializer,
-            )
-            or b""
+        told = serialize_result(
+            call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
+            result, call.started_ms, timestamp_ms(), call.name,
+            self._worker.queue_name, storable_text(call.claim.job_id), serializer=self._worker.job_serializer,
         )  # fmt: skip
+        return told or b""
 
     def _read(self, claim: Claim, body: bytes) -> Call:
         name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(

@@ -147,8 +147,7 @@ class Running:
         for claim, ours in zip(claims, ended, strict=True):
             if not ours:
                 log.warning("worker.finished_too_late", job_id=claim.job_id)
-            if self._runner.tells_after:
-                await self._runner.after(claim)
+        await self._runner.after(claims)
 
     async def _run(self, claim: Claim) -> Ending:
         job = self._jobs[claim.job_id] = asyncio.create_task(self._runner.run(claim))

@@ -8,6 +8,7 @@ hint: what is missed is found by the next look at the queue.
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 from redis.asyncio import ConnectionPool
@@ -20,7 +21,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _SILENCE = 15.0  # seconds after which the connection is asked whether it still is one
 _APART = 0.002  # seconds between two readings of a worker that waits for changes
-_APART_AT_WORK = 0.05  # … and of one that has no room for more jobs
+_APART_AT_WORK = 0.5  # … the longest, of one that has no room for more jobs
 _INVALIDATIONS = "__redis__:invalidate"
 _EMPTIED = re.compile(rb"[*$]-1\r\n")  # a message about no key in particular: all are gone
 
@@ -35,7 +36,7 @@ class Wake:
         *,
         on_change: Callable[[], None],
         on_emptied: Callable[[], None],
-        interested: Callable[[], bool],
+        interested: asyncio.Event,
     ) -> None:
         self._pool, self._prefixes = pool, prefixes
         self._on_change, self._on_emptied = on_change, on_emptied
@@ -86,8 +87,15 @@ class Wake:
                 if _EMPTIED.search(news):
                     self._on_emptied()
                 self._on_change()
-                await asyncio.sleep(_APART if self._interested() else _APART_AT_WORK)
+                await asyncio.sleep(_APART)
+                await self._until_interested()
             asked = news is None
+
+    async def _until_interested(self) -> None:
+        """While the worker has no room, nothing is read; not for ever, or Redis would close the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_APART_AT_WORK):
+                await self._interested.wait()
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes | None:
