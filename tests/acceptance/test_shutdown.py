@@ -80,6 +80,10 @@ async def test_a_running_job_may_end_and_nothing_new_is_claimed(
             first = await client.enqueue(CreateTask(title="first", project_id=project_id))
             await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
             worker.signal(signal.SIGTERM)
+            if command is STOCK:
+                await asyncio.sleep(0.5)  # it does not say that it has heard
+            else:
+                await asyncio.to_thread(worker.wait_for, "worker.stopping")
             later = await client.enqueue(CreateTask(title="later", project_id=project_id))
             await asyncio.sleep(0.3)  # as long as it would take to claim the second
         assert await ended(worker, command) == 0
