@@ -74,7 +74,7 @@ def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -
 
 def _scaling(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
     return [
-        *workloads.scaling(servers, (1, 2, 4, 8, 16, 32), 30_000, [who.OURS]),
+        *workloads.scaling(servers, (1, 2, 4, 8, 16, 32), 60_000, [who.OURS]),
         *workloads.scaling(servers, (2, 8), 3_000, _of(taking_part, {"arq", "saq"})),
     ]
 

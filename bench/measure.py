@@ -89,10 +89,10 @@ async def _timed(
         seconds = time.monotonic() - started
         cost = running.cost()
         more_commands, more_trips = await redis_commands(redis)
-    jobs = last - first
+    jobs = last - first or number  # all at the first look: they took no longer than until then
     return Drained(
         jobs=number,
-        rate=jobs / seconds,
+        rate=jobs / max(seconds, LOOK),
         redis_per_job=(more_commands - commands) / jobs,
         round_trips_per_job=(more_trips - trips) / jobs,
         cost=cost,

@@ -58,10 +58,10 @@ class WorkerConfig(BaseSettings):
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
     batch: int = Field(
-        default=200,
+        default=500,
         ge=1,
         le=1000,
-        description="jobs that may share one transaction, of kinds that can; 1 gives each its own",
+        description="the most jobs that may share one transaction, of kinds that can; 1 gives each its own",
     )
     job_timeout: float = Field(
         default=60,

@@ -18,6 +18,7 @@ from arq.connections import create_pool
 from arq.worker import Worker
 from redis.exceptions import ReadOnlyError, RedisError
 
+from worker.batch_size import BatchSize
 from worker.beside import Beside
 from worker.broker import Broker, Claimed, Terms
 from worker.config import process_name
@@ -43,14 +44,14 @@ class JobWorker(Worker):
 
     Args:
         terms: for how long a claim holds; after that, another worker takes the job of a dead one.
-        batch: jobs that may share a transaction, of kinds that can; 1 gives each its own.
+        batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
     """
 
     def __init__(
         self, *args: Any, terms: Terms | None = None, batch: int = 1, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._batch = batch
+        self._batches = BatchSize(batch)
         self._bulk_kinds: tuple[str, ...] = ()
         self.name = process_name()
         self._terms = terms or Terms()
@@ -83,7 +84,9 @@ class JobWorker(Worker):
         broker = Broker.beside(self.pool, self.queue_name, self.name, self._terms)
         leases = Leases(broker, self.tasks.keys, lambda job_id: running.cancel(job_id, Why.TAKEN))
         finisher = Finisher(broker, leases.doubt)
-        running = Running(Runner(self), finisher, self.tasks, self.job_tasks, self._pace.free)
+        running = Running(
+            Runner(self), finisher, self.tasks, self.job_tasks, self._pace.free, self._batches
+        )
         self._broker, self._running = broker, running
         names = ", ".join(self.functions)
         logging.getLogger("arq.worker").info(
@@ -113,7 +116,7 @@ class JobWorker(Worker):
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
         resources: Resources | None = self.ctx.get(RESOURCES)
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
-        if resources is None or hooks or self._batch <= 1 or self.max_burst_jobs >= 0:
+        if resources is None or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
         return tuple(kind.name for kind in resources.registry if kind.in_bulk)
 
@@ -169,15 +172,14 @@ class JobWorker(Worker):
         """How many jobs of any kind there is room for."""
         if not self.allow_pick_jobs or running.alone:
             return 0
-        free = self.max_jobs - (len(self.tasks) - running.batched)
+        free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
     def _beside(self, running: Running) -> int:
         """How many more there is room for that share a transaction."""
-        room = self._bulk_kinds and self._wanted(running) and running.takes_batch
-        return self._batch if room else 0
+        return self._batches.room if self._bulk_kinds and self._wanted(running) else 0
 
     def doubt_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""

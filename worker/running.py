@@ -8,16 +8,13 @@ from typing import Any
 
 import structlog
 
+from worker.batch_size import BatchSize
 from worker.broker import Claim, Ending
 from worker.finisher import Finisher
 from worker.runner import Runner
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_MOST_BATCHES = 4  # at once: some wait for the database or Redis while the next is made
-_SLOW = (
-    0.25  # seconds of a batch after which fewer are run at once: others may be faster at what waits
-)
 _BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
 
 
@@ -40,14 +37,13 @@ class Running:
         tasks: dict[str, asyncio.Task[None]],
         jobs: dict[str, asyncio.Task[Any]],
         on_ended: Callable[[], None],
+        batches: BatchSize,
     ) -> None:
         self._runner, self._finisher, self._on_ended = runner, finisher, on_ended
         self._tasks, self._jobs = tasks, jobs
         self._reasons: dict[str, Why] = {}
         self.alone = False  # the job that runs is one that may take its worker along
-        self.batches = 0
-        self._most_batches = 1
-        self.batched = 0  # jobs in them
+        self.batches = batches
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
@@ -96,24 +92,17 @@ class Running:
             ending = await self._run(claim)
         await self._end([claim], [ending])
 
-    @property
-    def takes_batch(self) -> bool:
-        """True if there is room for one more. The room grows with quick batches and shrinks with slow ones."""
-        return self.batches < self._most_batches
-
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
         claims = [claim for claim in claims if claim.job_id not in self._tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
-        self.batches += 1
-        self.batched += len(claims)
+        self.batches.began(len(claims))
         for claim in claims:
             self._tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._batch_ended(claims))
 
     def _batch_ended(self, claims: Sequence[Claim]) -> None:
-        self.batches -= 1
-        self.batched -= len(claims)
+        self.batches.ended(len(claims))
         for claim in claims:
             del self._tasks[claim.job_id]
         self._on_ended()
@@ -126,8 +115,7 @@ class Running:
         finally:
             for claim in claims:
                 del self._jobs[claim.job_id]
-        step = -1 if time.monotonic() - started > _SLOW else 1
-        self._most_batches = min(max(1, self._most_batches + step), _MOST_BATCHES)
+        self.batches.learn(len(claims), time.monotonic() - started)
         if not job.cancelled() and job.exception() is None:
             for claim in claims:
                 self._reasons.pop(claim.job_id, None)  # too late: it is done
