@@ -85,7 +85,12 @@ class JobWorker(Worker):
         leases = Leases(broker, self.tasks.keys, lambda job_id: running.cancel(job_id, Why.TAKEN))
         finisher = Finisher(broker, leases.doubt)
         running = Running(
-            Runner(self), finisher, self.tasks, self.job_tasks, self._pace.free, self._batches
+            Runner(self),
+            finisher,
+            self.tasks,
+            self.job_tasks,
+            on_ended=self._pace.free,
+            batches=self._batches,
         )
         self._broker, self._running = broker, running
         names = ", ".join(self.functions)

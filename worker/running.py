@@ -36,6 +36,7 @@ class Running:
         finisher: Finisher,
         tasks: dict[str, asyncio.Task[None]],
         jobs: dict[str, asyncio.Task[Any]],
+        *,
         on_ended: Callable[[], None],
         batches: BatchSize,
     ) -> None:
