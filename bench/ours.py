@@ -63,7 +63,11 @@ class OnRedis:
         await self._client.enqueue(_payload(kind, argument), actor="bench")
 
     async def many(self, jobs: Jobs) -> None:
-        await self._client.enqueue_many(_requests(jobs.kind, jobs.arguments, jobs.delay))
+        later = timedelta(seconds=jobs.delay)
+        await self._client.enqueue_many(
+            Request(_payload(jobs.kind, each), delay=later, actor="bench")
+            for each in jobs.arguments
+        )
 
 
 class Staged:

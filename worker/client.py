@@ -1,11 +1,12 @@
 """For producers: put jobs on the queue, and wait for what they answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -22,6 +23,7 @@ from worker.scripts import script
 from worker.wire import from_wire
 
 BATCH = 500  # jobs in one round trip
+AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
 
 
 class JobFailed(LedgerqError):
@@ -119,25 +121,31 @@ class JobClient:
         return EnqueuedJob(job_id, is_new=False, _redis=self._redis)
 
     async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
-        """Enqueue many jobs, some hundreds in each round trip; answers in the order asked."""
-        wanted = as_requests(requests)
-        jobs: list[EnqueuedJob] = []
-        for start in range(0, len(wanted), BATCH):
-            jobs += await self._enqueue_batch(wanted[start : start + BATCH])
-        return jobs
+        """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
 
-    async def _enqueue_batch(self, requests: Sequence[Request]) -> list[EnqueuedJob]:
-        ids = [request.checked_id() for request in requests]
-        envelopes = [_envelope(request) for request in requests]
+        While Redis takes some, the next are made ready: a generator of requests need not keep them all.
+        If one of them is refused, those of the round trips before it are on the queue.
+        """
+        asked, jobs = iter(requests), list[EnqueuedJob]()
+        batch = await _ready(asked)
+        while len(batch) == BATCH:
+            sending = asyncio.create_task(self._send(batch))
+            try:
+                batch = await _ready(asked)
+            finally:
+                jobs += await sending
+        return jobs + await self._send(batch) if batch else jobs
+
+    async def _send(self, batch: "Sequence[_Ready]") -> list[EnqueuedJob]:
         arguments: list[bytes | str | int] = [0]
-        for job_id, request, envelope in zip(ids, requests, envelopes, strict=True):
-            arguments += [job_id, encode(envelope), _milliseconds(request.delay), *_unique(request)]
+        for each in batch:
+            arguments += each.arguments
         answers = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
         jobs = []
-        for job_id, envelope, answer in zip(ids, envelopes, answers, strict=True):
-            there = job_id if answer == 1 else answer[0].decode()
-            if there == job_id and answer != 1:
-                _check_same(job_id, envelope, answer[1])
+        for ready, answer in zip(batch, answers, strict=True):
+            there = ready.job_id if answer == 1 else answer[0].decode()
+            if there == ready.job_id and answer != 1:
+                _check_same(there, ready.envelope, answer[1])
             jobs.append(EnqueuedJob(there, answer == 1, self._redis))
         return jobs
 
@@ -183,10 +191,31 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
     return result["r"]
 
 
-def _envelope(request: Request) -> Envelope:
+class _Ready(NamedTuple):
+    """A job as the script wants it."""
+
+    job_id: str
+    envelope: Envelope
+    arguments: tuple[str, bytes, int, str, int]
+
+
+async def _ready(asked: Iterator[Request | Payload]) -> list[_Ready]:
+    """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
+    batch: list[_Ready] = []
+    while True:
+        some = [_made_ready(request) for request in as_requests(islice(asked, AT_A_TIME))]
+        batch += some
+        if len(some) < AT_A_TIME or len(batch) == BATCH:
+            return batch
+        await asyncio.sleep(0)
+
+
+def _made_ready(request: Request) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use jobs.staging")
-    return request.envelope
+    job_id, envelope = request.checked_id(), request.envelope
+    delay = _milliseconds(request.delay)
+    return _Ready(job_id, envelope, (job_id, encode(envelope), delay, *_unique(request)))
 
 
 def _unique(request: Request) -> tuple[str, int]:

@@ -56,6 +56,9 @@ class Pace:
         """Wait until the queue changes, or its next job is due; in burst mode, until a job ends too."""
         longest = max(LONGEST, self.poll) if self.told() else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
+        if busy:  # news are not even read: most are of what this worker did itself
+            rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())
+            await self._wait(rest, lambda: self._freed)
         self.waiting.set()
         await self._wait(longest, lambda: self._changed or (burst and self._freed))
         self.waiting.clear()
@@ -63,9 +66,6 @@ class Pace:
         if self._in_vain > 1:
             apart = min(_LONGEST_APART, _APART * 2 ** max(0, min(self._in_vain, 10) - 2))
             await self.sleep(self._looked + apart - time.monotonic())
-        if busy:
-            rest = self._looked + _APART_AT_WORK - time.monotonic()
-            await self._wait(rest, lambda: self._freed)
 
     async def until_free(self) -> None:
         """Wait until a job ends; not for ever, somebody may want one aborted."""

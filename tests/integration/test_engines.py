@@ -322,6 +322,22 @@ async def test_bulk_enqueue_keeps_the_order_and_finds_duplicates(
     await redis.aclose(close_connection_pool=True)
 
 
+async def test_a_refused_request_leaves_the_round_trips_before_it_whole(
+    config: Config, client: JobClient
+) -> None:
+    """1,000 are on the queue when the error is raised, none of the third round trip, and nothing is under way."""
+    requests = (
+        Request(CreateProject(name="P"), job_id=f"p{n}" if n < 1100 else "") for n in range(1200)
+    )
+    before = asyncio.all_tasks()
+    with pytest.raises(Exception, match="job_id"):
+        await client.enqueue_many(requests)
+    assert asyncio.all_tasks() <= before
+    redis = connect(config.worker)
+    assert await redis.zcard(config.worker.queue) == 1000
+    await redis.aclose(close_connection_pool=True)
+
+
 @pytest.mark.parametrize("job_id", ["", "x" * 201, "a\nb"])
 async def test_a_job_id_that_no_worker_would_take_is_refused_at_once(
     client: JobClient, job_id: str
