@@ -81,17 +81,22 @@ async def remember_many(
 
 async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> None:
     """Keep what many jobs answered."""
+    results = {job_id: result for job_id, result in results.items() if result is not None}
+    if not results:
+        return
     if session.get_bind().dialect.name != "postgresql":
         for job_id, result in results.items():
             await keep_result(session, job_id, result)
         return
     ids = sorted(results)
-    values = [None if results[i] is None else to_json(results[i]).decode() for i in ids]
+    values = [to_json(results[i]).decode() for i in ids]
     await session.execute(_KEEP_RESULTS, {"ids": ids, "results": values})
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
-    """Keep what the job answered, so that a duplicate can answer the same."""
+    """Keep what the job answered, so that a duplicate can answer the same. Nothing is there already."""
+    if result is None:
+        return
     await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
 
 
