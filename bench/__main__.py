@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench import contenders as who
-from bench import report, venvs, workloads
+from bench import page, report, venvs, workloads
 from bench.processes import Contender
 from bench.results import Results
 from bench.rounds import Pace, Segment, play
@@ -25,7 +25,6 @@ from bench.servers import ROOT, SETTINGS, Servers, servers
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 OURS = (who.OURS, who.STAGED)
 QUICKEST = ("ours", "arq", "saq", "taskiq", "pgqueuer")  # who is worth a second look
-DEEP = (10_000, 1_000_000)  # jobs queued
 FASTEST_DRIP = 1_000  # jobs a second that one client puts on the queue one by one
 
 
@@ -49,7 +48,7 @@ def groups() -> list[Group]:
         Group("latency", _latency, 2, rehearse=False),
         Group("idle", lambda s, r, c: workloads.idle(s, 10, _but_staged(c)), 2, rehearse=False),
         Group("scaling", lambda s, r, c: _scaling(s, c), 2, rehearse=False),
-        Group("depth", lambda s, r, c: workloads.depth(s, DEEP, 100_000, [who.OURS]), 2, False),
+        Group("depth", lambda s, r, c: workloads.depth(s, 100_000, [who.OURS]), 3, False),
         Group("recovery", lambda s, r, c: workloads.recovery(s, [who.OURS]), 2, rehearse=False),
     ]
 
@@ -123,7 +122,7 @@ def _keep(
     """A whole run is written down and drawn; a part of one is kept aside."""
     how = {"quick": QUICK, "minutes": results.notes["minutes"], "servers": SETTINGS}
     whole = not QUICK and not os.environ.get("ONLY")
-    path = report.RESULTS if whole else report.QUICK_RESULTS
+    path = page.RESULTS if whole else report.QUICK_RESULTS
     report.write(results, servers, taking_part, how, path)
     console.print(f"written: {path.relative_to(ROOT)}")
     if whole:

@@ -46,7 +46,6 @@ async def drain(
     number: int,
     *,
     count: int = 1,
-    queued: int = 0,
     deferred: int = 0,
 ) -> Drained:
     """Fill the queue, then start the workers, and time them.
@@ -57,13 +56,12 @@ async def drain(
         kind: `create`, `move` or `noop`.
         number: the jobs to wait for.
         count: how many workers.
-        queued: jobs on the queue at the start, if more than are waited for.
         deferred: jobs beside them that are not due for an hour.
     """
     await begin(servers, contender, kind)
     if deferred:
         await asyncio.to_thread(ask, servers, contender, "fill", kind, deferred, 3600)
-    filled = await asyncio.to_thread(ask, servers, contender, "fill", kind, max(number, queued))
+    filled = await asyncio.to_thread(ask, servers, contender, "fill", kind, number)
     with tempfile.NamedTemporaryFile() as ticks:
         environment = {"BENCH_TICK": ticks.name}
         async with counter(servers, kind, Path(ticks.name)) as done:
@@ -134,6 +132,13 @@ async def until(done: Counter, number: int, running: Workers) -> int:
         running.check()
         await asyncio.sleep(LOOK)
     return now
+
+
+async def rate_between(done: Counter, first: int, last: int, running: Workers) -> float:
+    """Jobs a second from when so many are done to when so many more are. Raises as `until`."""
+    before, since = await until(done, first, running), time.monotonic()
+    now = await until(done, last, running)
+    return (now - before) / (time.monotonic() - since)
 
 
 async def redis_commands(redis: Any) -> tuple[int, int]:

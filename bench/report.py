@@ -14,14 +14,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench import venvs
+from bench import page, venvs
 from bench.bars import bars
 from bench.contenders import ALL
+from bench.page import RESULTS
 from bench.processes import Contender
 from bench.results import Results
 from bench.servers import ROOT, Servers, run
 
-RESULTS = ROOT / "bench" / "results.json"
 QUICK_RESULTS = ROOT / ".bench" / "quick.json"
 DOCS = ROOT / "docs"
 _TITLES = {each.name: each.title for each in ALL} | {"pgbench": "pgbench, 8 clients"}
@@ -101,12 +101,13 @@ def write(
 
 
 def draw(path: Path = RESULTS) -> None:
-    """The chart, by an environment of its own.
+    """The page, and the chart by an environment of its own.
 
     Raises:
         NoEnvironment: it can't be installed.
         CalledProcessError: it does not draw.
     """
+    page.write(path)
     venvs.ensure(venvs.CHART)
     python = str(venvs.python_of(venvs.CHART))
     subprocess.run([python, "-m", "bench.chart", str(path), str(DOCS)], cwd=ROOT, check=True)

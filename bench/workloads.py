@@ -9,13 +9,15 @@ from pathlib import Path
 
 from bench import pgbench
 from bench.latency import latencies
-from bench.measure import Drained, begin, counter, drain, redis_commands, until
+from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
 from bench.rounds import Pace, Segment
 from bench.servers import Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
 PGBENCH = "pgbench"
+FEW, MANY = 10_000, 1_000_000
+SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
 
 ContenderWork = Callable[[Contender, Pace], Awaitable[dict[str, float]]]
 
@@ -150,15 +152,12 @@ async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -
                         ask, servers, contender, "fill", "create", jobs
                     )
                 running.start_counting()
-                first = await until(done, jobs // 10, running)
-                since = time.monotonic()
-                last = await until(done, jobs, running)
-                seconds = time.monotonic() - since
+                rate = await rate_between(done, jobs // 10, jobs, running)
                 more, more_trips = await redis_commands(redis)
             cost = running.cost()
     return Drained(
         jobs=jobs,
-        rate=(last - first) / seconds,
+        rate=rate,
         redis_per_job=(more - commands) / jobs,
         round_trips_per_job=(more_trips - trips) / jobs,
         cost=cost,
@@ -166,25 +165,39 @@ async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -
     )
 
 
-def depth(
-    servers: Servers, queued: Iterable[int], deferred: int, contenders: Iterable[Contender]
-) -> list[Segment]:
-    """Throughput when so many jobs wait, and when so many more are not due yet."""
+def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> list[Segment]:
+    """Throughput of the same 10,000 jobs with none behind them, a million, and so many not due yet.
 
-    async def long(contender: Contender, number: int, pace: Pace) -> dict[str, float]:
-        drained = await drain(servers, contender, "create", min(number, 10_000), queued=number)
-        return {f"{number:,} queued": drained.rate, f"{number:,} queued: MB": drained.cost.rss_mb}
+    The million is then worked off: is the worker as large at its end as after the first tenth?
+    """
+
+    async def short(contender: Contender, pace: Pace) -> dict[str, float]:
+        return {SHORT: (await drain(servers, contender, "create", FEW)).rate}
 
     async def held(contender: Contender, pace: Pace) -> dict[str, float]:
-        drained = await drain(servers, contender, "create", 10_000, deferred=deferred)
+        drained = await drain(servers, contender, "create", FEW, deferred=deferred)
         return {f"{deferred:,} deferred": drained.rate}
 
-    segments = [
-        Segment(f"{number:,} queued", each.name, functools.partial(long, each, number))
-        for each in contenders
-        for number in queued
-    ]
-    return segments + [_segment(f"{deferred:,} deferred", each, held) for each in contenders]
+    async def long(contender: Contender, pace: Pace) -> dict[str, float]:
+        await begin(servers, contender, "create")
+        await asyncio.to_thread(ask, servers, contender, "fill", "create", MANY)
+        async with counter(servers, "create", Path()) as done:
+            with workers(servers, contender, "create") as running:
+                first = await rate_between(done, FEW // 10, FEW, running)
+                await until(done, MANY // 10, running)
+                before = running.cost().rss_mb
+                rest = await rate_between(done, MANY // 10, MANY, running)
+                after = running.cost().rss_mb
+        await _check(servers, MANY)
+        return {
+            LONG: first,
+            f"{LONG}, all of them": rest,
+            f"{LONG}: MB after a tenth": before,
+            f"{LONG}: MB at the end": after,
+        }
+
+    kinds = ((SHORT, short), (LONG, long), (f"{deferred:,} deferred", held))
+    return [_segment(name, each, work) for each in contenders for name, work in kinds]
 
 
 def recovery(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
