@@ -16,7 +16,8 @@ from typing import Any
 from bench.processes import Contender, Cost, Workers, ask, prepare, workers
 from bench.servers import Servers
 
-LOOK = 0.05  # seconds between two counts
+LOOK = 0.05  # seconds between two counts …
+_LIGHT = 20  # … or so many times what a count takes: counting a million rows must not be what is measured
 PATIENCE = 40  # seconds without progress after which a contender is given up
 _WARM = 0.1  # of the jobs: they bring the workers up and are not counted
 
@@ -124,14 +125,18 @@ async def until(done: Counter, number: int, running: Workers) -> int:
         RuntimeError: a worker ended.
     """
     before, since = -1, time.monotonic()
-    while (now := await done()) < number:
+    while True:
+        asked = time.monotonic()
+        now = await done()
+        answered = time.monotonic()
+        if now >= number:
+            return now
         if now != before:
-            before, since = now, time.monotonic()
-        elif time.monotonic() - since > PATIENCE:
+            before, since = now, answered
+        elif answered - since > PATIENCE:
             raise Stuck(f"{now} of {number} jobs, and no more for {PATIENCE} s")
         running.check()
-        await asyncio.sleep(LOOK)
-    return now
+        await asyncio.sleep(max(LOOK, _LIGHT * (answered - asked)))
 
 
 async def rate_between(done: Counter, first: int, last: int, running: Workers) -> float:
