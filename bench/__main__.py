@@ -66,7 +66,8 @@ def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -
     ]
     for each in some:
         rate = results.median("create", "ours" if each is who.STOCK_CLIENT else each.name)
-        half = min(rate / 2, FASTEST_DRIP) if rate else 100
+        fed = results.median("enqueue, one at a time", each.name) or 2 * FASTEST_DRIP
+        half = min(rate / 2, fed / 2, FASTEST_DRIP) if rate else 100
         segments += at(servers, "latency, half load", half, 5, [each])
     return segments
 

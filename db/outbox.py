@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import delete, exists, func, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
@@ -21,6 +22,16 @@ from db.models import OutboxMessage
 from db.models.base import UtcDateTime, utc_now
 from db.writes import MOST_AT_ONCE
 
+_COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "run_at")
+_ADD = text(  # as in db.arrays; rows draw their numbers in the order given
+    "INSERT INTO outbox_message (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at) "
+    "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, coalesce(run_at, now()) "
+    "FROM unnest(CAST(:job_id AS text[]), CAST(:kind AS text[]), CAST(:payload AS text[]), "
+    "CAST(:actor AS text[]), CAST(:trace_id AS text[]), CAST(:ordering_key AS text[]), "
+    "CAST(:run_at AS timestamptz[])) WITH ORDINALITY "
+    "AS v(job_id, kind, payload, actor, trace_id, ordering_key, run_at, place) ORDER BY place "
+    "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
+)
 FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
 LONGEST_PAUSE = 1800  # … up to here
 
@@ -79,15 +90,26 @@ async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
     # sorted, because two transactions that insert the same ids in another order deadlock
     free = sorted((m for m in messages if m.ordering_key is None), key=lambda m: m.job_id)
     ordered = [m for m in messages if m.ordering_key is not None]
-    insert = (sqlite.insert if on_sqlite else postgresql.insert)(OutboxMessage)
-    fresh = insert.on_conflict_do_nothing(index_elements=["job_id"])
+    write = _add_on_sqlite if on_sqlite else _add
     added: set[str] = set()
-    rows = [_row(message) for message in (*free, *ordered)]
-    for start in range(0, len(rows), MOST_AT_ONCE // 4):
-        batch = rows[start : start + MOST_AT_ONCE // 4]
-        values = fresh.values(batch).returning(col(OutboxMessage.job_id))
-        added |= set(await session.scalars(values))
+    messages = [*free, *ordered]
+    for start in range(0, len(messages), MOST_AT_ONCE // 4):
+        added |= set(await write(session, messages[start : start + MOST_AT_ONCE // 4]))
     return added
+
+
+async def _add(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
+    columns = {name: [getattr(each, name) for each in messages] for name in _COLUMNS}
+    columns["payload"] = [to_json(payload).decode() for payload in columns["payload"]]
+    return await session.scalars(_ADD, columns)
+
+
+async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
+    rows = [{name: getattr(each, name) for name in _COLUMNS} for each in messages]
+    for row in rows:
+        row["next_dispatch_at"] = row.pop("run_at") or utc_now()
+    fresh = sqlite.insert(OutboxMessage).on_conflict_do_nothing(index_elements=["job_id"])
+    return await session.scalars(fresh.values(rows).returning(col(OutboxMessage.job_id)))
 
 
 async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]:
@@ -181,15 +203,3 @@ async def oldest(session: AsyncSession) -> datetime | None:
     """When the job was staged that was staged first, of those that have not ended."""
     first = select(col(OutboxMessage.created_at)).order_by(col(OutboxMessage.seq)).limit(1)
     return await session.scalar(first)
-
-
-def _row(message: Message) -> dict[str, Any]:
-    return {
-        "job_id": message.job_id,
-        "kind": message.kind,
-        "payload": message.payload,
-        "actor": message.actor,
-        "trace_id": message.trace_id,
-        "ordering_key": message.ordering_key,
-        "next_dispatch_at": message.run_at or utc_now(),
-    }

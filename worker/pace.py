@@ -7,9 +7,7 @@ from contextlib import suppress
 
 LONGEST = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
 _APART_AT_WORK = 0.025  # seconds between two looks while jobs run and none ends: what comes meanwhile is one batch
-_LONGEST_AT_WORK = (
-    0.25  # seconds between two looks when there is no room: somebody may want a job aborted
-)
+_LONGEST_AT_WORK = 0.25  # … when there is no room: somebody may want one aborted
 _APART = 0.005  # … of a worker that is too late again and again …
 _LONGEST_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
 

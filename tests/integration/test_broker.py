@@ -52,6 +52,17 @@ async def test_a_job_has_one_owner(brokers: list[Broker]) -> None:
     assert len(ids) == len(set(ids)) == 200
 
 
+async def test_heavy_jobs_are_claimed_some_at_a_time(brokers: list[Broker]) -> None:
+    """Of thirty bodies of a megabyte, one look brings what a worker can hold; each is claimed in the end."""
+    broker = brokers[0]
+    await put(broker, *(f"j{n}" for n in range(30)))
+    for n in range(30):
+        await broker.redis.set(f"arq:job:j{n}", b"x" * 1_000_000)
+    looks = [await broker.claim(100, busy=0) for _ in range(4)]
+    assert [len(look.jobs) for look in looks] == [9, 9, 9, 3]
+    assert [look.more for look in looks] == [True, True, True, False]
+
+
 async def test_only_the_owner_renews_and_ends(brokers: list[Broker]) -> None:
     """Another one's attempt changes nothing, and is told so."""
     first, second = brokers

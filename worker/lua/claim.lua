@@ -13,6 +13,7 @@ local busy, lone, hopeless = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV
 local beside, bulk = tonumber(ARGV[8]), {}
 for i = 9, #ARGV do bulk[ARGV[i]] = true end
 local MONTH = 30 * 24 * 3600 * 1000
+local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more are claimed at once: a worker has to hold them
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -140,7 +141,7 @@ local function is_held(id)
     return true
 end
 
-local entries, scores = {}, {} -- of what is claimed: written together, at the end
+local entries, scores, weight = {}, {}, 0 -- of what is claimed: written together, at the end
 
 local function claim(id, score, job, crashes, interruptions, log, in_bulk)
     if job.lost then log = note_crash(id, job.lost, log) end
@@ -153,6 +154,7 @@ local function claim(id, score, job, crashes, interruptions, log, in_bulk)
     entries[#entries + 1] = token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker
     scores[#scores + 1] = whole(now + lease)
     scores[#scores + 1] = id
+    weight = weight + (job.body and #job.body or 0)
     jobs[#jobs + 1] = {id, job.body, attempt, score, crashes, interruptions, log, in_bulk and 1 or 0}
 end
 
@@ -177,7 +179,7 @@ if idle == 0 and wanted + beside > 0 then
             if not must_wait(id, crashes) then
                 if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
                 claim(id, due[i + 1], job, crashes, interruptions, log, in_bulk)
-                if crashes >= lone and crashes < hopeless then break end
+                if (crashes >= lone and crashes < hopeless) or weight > HEAVY then break end
             elseif room == 1 then
                 break
             end
