@@ -124,7 +124,8 @@ async def until(done: Counter, number: int, running: Workers) -> int:
         Stuck: for a while none was.
         RuntimeError: a worker ended.
     """
-    before, since = -1, time.monotonic()
+    first, before, since = await done(), -1, time.monotonic()
+    start = since
     while True:
         asked = time.monotonic()
         now = await done()
@@ -136,7 +137,11 @@ async def until(done: Counter, number: int, running: Workers) -> int:
         elif answered - since > PATIENCE:
             raise Stuck(f"{now} of {number} jobs, and no more for {PATIENCE} s")
         running.check()
-        await asyncio.sleep(max(LOOK, _LIGHT * (answered - asked)))
+        rate = (now - first) / (answered - start)
+        half = (
+            (number - now) / rate / 2 if rate else 0.0
+        )  # of what is left: the end must not be overslept
+        await asyncio.sleep(max(LOOK, min(_LIGHT * (answered - asked), half)))
 
 
 async def rate_between(done: Counter, first: int, last: int, running: Workers) -> float:
