@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 _FIRST = 200  # jobs: a worker that knows nothing yet leaves the rest to others
 _LEAST = 2  # a single job is no batch, and teaches nothing
-_SHORT = 1.0  # seconds: a full batch that took less may be twice as large
-_LONG = 2.0  # … and one that took more is halved
+_SHORT = 2.0  # seconds: a full batch that took less may be twice as large
+_LONG = 4.0  # … and one that took more is halved: others wait 5 s for a lock
 _MOST_AT_ONCE = 4  # some wait for the database or Redis while the next is made
 _SLOW = 0.25  # seconds after which fewer are run at once: others may be faster at what waits
 
