@@ -97,10 +97,15 @@ def servers() -> Iterator[Servers]:
         embedded.redis(Path(name) / "redis") as redis_url,
     ):
         sockets = parse_qs(urlsplit(url).query)["host"][0]
-        ours = Servers(sockets, redis_url, _binaries(Path(name) / "postgresql"))
-        _restart_with_settings(ours, Path(name) / "postgresql")
-        asyncio.run(_make_templates(ours))
-        yield ours
+        data = Path(name) / "postgresql"
+        ours = Servers(sockets, redis_url, _binaries(data))
+        _set(ours)
+        try:
+            _control(ours, data, "restart")
+            asyncio.run(_make_templates(ours))
+            yield ours
+        finally:
+            _control(ours, data, "stop")  # its wheel does not know it since it was restarted
 
 
 def _binaries(data: Path) -> Path:
@@ -108,16 +113,18 @@ def _binaries(data: Path) -> Path:
     return Path((data / "postmaster.opts").read_text().split()[0]).parent
 
 
-def _restart_with_settings(servers: Servers, data: Path) -> None:
+def _set(servers: Servers) -> None:
     psql = [str(servers.binaries / "psql"), "-h", servers.sockets, "-U", "postgres", "-Xqc"]
     for name, value in SETTINGS.items():
         subprocess.run([*psql, f"ALTER SYSTEM SET {name} = {value}"], check=True)
-    control, log = str(servers.binaries / "pg_ctl"), str(data / "log")
-    restart = [control, "-D", str(data), "-l", log, "-m", "fast", "-w", "restart"]
+
+
+def _control(servers: Servers, data: Path, verb: str) -> None:
+    program, log = str(servers.binaries / "pg_ctl"), str(data / "log")
     owner = data.stat()  # not root: PostgreSQL refuses to be, so its wheel made it somebody else's
     user, group = (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else (None, None)
     subprocess.run(
-        restart,
+        [program, "-D", str(data), "-l", log, "-m", "fast", "-w", verb],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
