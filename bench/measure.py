@@ -80,8 +80,8 @@ async def _timed(
     servers: Servers, done: Counter, running: Workers, number: int, filled: dict[str, Any]
 ) -> Drained:
     async with servers.redis() as redis:
-        await until(done, max(1, int(number * _WARM)), running)
-        first, started = await done(), time.monotonic()
+        first = await until(done, max(1, int(number * _WARM)), running)
+        started = time.monotonic()
         commands, trips = await redis_commands(redis)
         running.start_counting()
         last = await until(done, number, running)
@@ -124,23 +124,24 @@ async def until(done: Counter, number: int, running: Workers) -> int:
         Stuck: for a while none was.
         RuntimeError: a worker ended.
     """
-    first, before, since = await done(), -1, time.monotonic()
-    start = since
+    start = since = time.monotonic()
+    first = before = -1
     while True:
         asked = time.monotonic()
         now = await done()
         answered = time.monotonic()
         if now >= number:
             return now
+        if first < 0:
+            start, first = answered, now
         if now != before:
             before, since = now, answered
         elif answered - since > PATIENCE:
             raise Stuck(f"{now} of {number} jobs, and no more for {PATIENCE} s")
         running.check()
-        rate = (now - first) / (answered - start)
-        half = (
-            (number - now) / rate / 2 if rate else 0.0
-        )  # of what is left: the end must not be overslept
+        # at most half of what is left: the end must not be overslept
+        gone = now - first
+        half = (answered - start) / gone * (number - now) / 2 if gone else 0.0
         await asyncio.sleep(max(LOOK, min(_LIGHT * (answered - asked), half)))
 
 

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import ClassVar
@@ -63,11 +63,7 @@ class OnRedis:
         await self._client.enqueue(_payload(kind, argument), actor="bench")
 
     async def many(self, jobs: Jobs) -> None:
-        later = timedelta(seconds=jobs.delay)
-        await self._client.enqueue_many(
-            Request(_payload(jobs.kind, each), delay=later, actor="bench")
-            for each in jobs.arguments
-        )
+        await self._client.enqueue_many(_requests(jobs.kind, jobs.arguments, jobs.delay))
 
 
 class Staged:
@@ -86,9 +82,9 @@ class Staged:
                 await stage_many(session, _requests(jobs.kind, chunk, jobs.delay))
 
 
-def _requests(kind: str, arguments: Sequence[str | int], delay: float = 0) -> list[Request]:
+def _requests(kind: str, arguments: Sequence[str | int], delay: float = 0) -> Iterator[Request]:
     later = timedelta(seconds=delay)
-    return [Request(_payload(kind, each), delay=later, actor="bench") for each in arguments]
+    return (Request(_payload(kind, each), delay=later, actor="bench") for each in arguments)
 
 
 class Ours:

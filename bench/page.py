@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.results import Results, less_is_better
+from bench.results import Results, less_is_better, shown
 from bench.servers import ROOT
 
 RESULTS = ROOT / "bench" / "results.json"
@@ -133,9 +133,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[s
 
 
 def _n(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
+    return "" if value is None else shown(value)
 
 
 if __name__ == "__main__":

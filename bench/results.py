@@ -79,3 +79,8 @@ class Results:
 def less_is_better(workload: str) -> bool:
     """A time or a cost, not a speed."""
     return workload.startswith(("latency", "idle", "recovery"))
+
+
+def shown(value: float) -> str:
+    """As people read it."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"

@@ -44,7 +44,7 @@ class Running:
         self._tasks, self._jobs = tasks, jobs
         self._reasons: dict[str, Why] = {}
         self.alone = False  # the job that runs is one that may take its worker along
-        self.batches = batches
+        self._batches = batches
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
@@ -97,13 +97,13 @@ class Running:
         """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
         claims = [claim for claim in claims if claim.job_id not in self._tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
-        self.batches.began(len(claims))
+        self._batches.began(len(claims))
         for claim in claims:
             self._tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._batch_ended(claims))
 
     def _batch_ended(self, claims: Sequence[Claim]) -> None:
-        self.batches.ended(len(claims))
+        self._batches.ended(len(claims))
         for claim in claims:
             del self._tasks[claim.job_id]
         self._on_ended()
@@ -116,7 +116,7 @@ class Running:
         finally:
             for claim in claims:
                 del self._jobs[claim.job_id]
-        self.batches.learn(len(claims), time.monotonic() - started)
+        self._batches.learn(len(claims), time.monotonic() - started)
         if not job.cancelled() and job.exception() is None:
             for claim in claims:
                 self._reasons.pop(claim.job_id, None)  # too late: it is done
