@@ -75,6 +75,36 @@ class WorkerConfig(BaseSettings):
     drain_timeout: int = Field(
         default=20, ge=1, le=DAY, description="how long running jobs may go on after SIGTERM"
     )
+    stop_grace: float = Field(
+        default=10,
+        ge=0.1,
+        le=3600,
+        description="how long jobs that were rolled back, threads and hooks may take to end after the drain",
+    )
+    blocked_after: float = Field(
+        default=2,
+        ge=0.1,
+        le=3600,
+        description="how long a job may block the event loop before the log names it, with its stack",
+    )
+    max_result: int = Field(
+        default=262_144,
+        ge=1_000,
+        le=100_000_000,
+        description="the largest result of a job, in bytes of JSON",
+    )
+    max_error: int = Field(
+        default=4_000,
+        ge=200,
+        le=1_000_000,
+        description="the characters that are kept of an error",
+    )
+    max_traceback: int = Field(
+        default=20_000,
+        ge=200,
+        le=1_000_000,
+        description="the characters that are kept of a traceback",
+    )
     lease: float = Field(
         default=15,
         ge=1,
