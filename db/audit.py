@@ -14,7 +14,6 @@ from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
 
-_GATHERED = "audit entries to be written together"
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
@@ -69,7 +68,7 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
     """The same for changes of several origins."""
     entries = [_entry(origin, change) for origin, change in changes]
-    gathered = session.info.get(_GATHERED)
+    gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
         gathered.extend(entries)
     elif entries:
@@ -79,11 +78,13 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
 @asynccontextmanager
 async def gathering(session: AsyncSession) -> AsyncIterator[None]:
     """What is recorded inside the block is written at its end, in one statement of the same transaction."""
-    gathered = session.info[_GATHERED] = []
+    sync: Any = session.sync_session
+    gathered = sync.gathered = []
+    sync.marks = {}
     try:
         yield
     finally:
-        del session.info[_GATHERED]
+        sync.gathered = None
     await insert_rows(session, AuditLog, gathered)
 
 

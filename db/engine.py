@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from db.config import DatabaseConfig
 from db.errors import SettingError, Unreachable
+from db.fence import FencedConnection, put_up_fences
 from db.session import LedgerqSession
 from db.sqlite import teach_sqlite
 from db.translate import sqlstate
@@ -31,14 +32,19 @@ class Database:
     sessions: Sessions
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life.
+        """Ask the server whether it answers and takes writes.
 
         Raises:
-            Unreachable: it gives none; the text names the setting and the address, not the password.
+            Unreachable: it does not; the text names the setting and the address, not the password.
         """
+        asked = "SELECT 'off'" if self.config.is_sqlite else "SHOW transaction_read_only"
         with unreachable(self.config):
             async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+                read_only = await connection.scalar(text(asked)) == "on"
+                if read_only:
+                    await connection.invalidate()  # a new one may find the server that took over
+        if read_only:
+            raise Unreachable("DATABASE_URL", self.config.address, "it is read-only")
 
     async def dispose(self) -> None:
         """Close every connection. The last act of the process that built it."""
@@ -48,7 +54,12 @@ class Database:
 def build_database(config: DatabaseConfig) -> Database:
     """Make the engine; no connection is opened yet."""
     engine = build_engine(config, **(_pool(config) if not config.is_sqlite else {}))
-    sessions = async_sessionmaker(engine, class_=LedgerqSession, expire_on_commit=False)
+    sessions = async_sessionmaker(
+        engine,
+        class_=LedgerqSession,
+        expire_on_commit=False,
+        idle_limit=0 if config.is_sqlite else config.idle_in_transaction_timeout,
+    )
     return Database(config, engine, sessions)
 
 
@@ -69,8 +80,9 @@ def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
             config.url, echo=config.echo, hide_parameters=True, connect_args={"timeout": 30}, **pool
         )
         teach_sqlite(engine)
+        put_up_fences(engine)
         return engine
-    return create_async_engine(
+    engine = create_async_engine(
         config.url,
         echo=config.echo,
         hide_parameters=True,
@@ -78,6 +90,8 @@ def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
         connect_args=_connect_args(config),
         **pool,
     )
+    put_up_fences(engine)
+    return engine
 
 
 def _from_json(text: str) -> Any:
@@ -127,6 +141,7 @@ def _pool(config: DatabaseConfig) -> dict[str, Any]:
 
 def _connect_args(config: DatabaseConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = {
+        "connection_class": FencedConnection,
         "timeout": config.connect_timeout,
         # the server ends a long statement; this is for a server that no longer answers
         "command_timeout": config.statement_timeout + 10,

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from db.errors import NotAllowedInJob
 from db.models import DeadLetter, JobState, ProcessedJob
 from db.writes import MOST_AT_ONCE
 
@@ -90,14 +91,22 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
         return
     ids = sorted(results)
     values = [to_json(results[i]).decode() for i in ids]
-    await session.execute(_KEEP_RESULTS, {"ids": ids, "results": values})
+    kept: Any = await session.execute(_KEEP_RESULTS, {"ids": ids, "results": values})
+    _require_marks(kept.rowcount, len(ids))
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Keep what the job answered, so that a duplicate can answer the same. Nothing is there already."""
     if result is None:
         return
-    await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
+    kept: Any = await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
+    _require_marks(kept.rowcount, 1)
+
+
+def _require_marks(found: int, expected: int) -> None:
+    """The marks of this transaction's jobs must still be there: or else it is not the one that wrote them."""
+    if found != expected:
+        raise NotAllowedInJob("undoing the mark of a job")
 
 
 async def recall(session: AsyncSession, job_id: str) -> ProcessedJob:

@@ -1,30 +1,132 @@
-"""Sessions: one task at a time, deleted tasks out of sight, and the dependency for services."""
+"""Sessions: one task at a time, deleted tasks out of sight, and the one that a job's handler is given."""
 
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, with_loader_criteria
 
-from db.errors import SessionShared
+from db.errors import JobEnded, NotAllowedInJob, SessionShared
 from db.models import Task
 
 INCLUDE_DELETED = "include_deleted"  # execution option of a read that wants deleted tasks too
-TOGETHER = "changes wait, to be written together"  # in `info`: see db.writes.together
 
 
 class _SyncSession(Session):
-    """Ours, so that the event below is for our sessions alone."""
+    """Ours, so that the events below are for our sessions alone.
+
+    While jobs share a transaction, `waiting` holds rows, locked and changed, that are written together at its end (see
+    db.writes.together), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
+    """
+
+    waiting: dict[int, Any] | None = None
+    gathered: list[dict[str, Any]] | None = None
+    marks: dict[SessionTransaction, int]  # savepoint → how many entries had been gathered when it began
+    met: list[Any] | None = None
 
 
 class LedgerqSession(AsyncSession):
-    """A session that only one task may use at a time, and that does not see deleted tasks."""
+    """A session that only one task may use at a time, and that does not see deleted tasks.
+
+    `idle_limit` is after how many seconds of silence the database ends its transaction; 0 is never.
+    """
 
     sync_session_class = _SyncSession
+    opened: AsyncConnection | None = None  # by db.transaction
     _user: "asyncio.Task[Any] | None" = None
+
+    def __init__(self, *args: Any, idle_limit: float = 0, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.idle_limit = idle_limit
+
+    async def hand_over(self) -> None:
+        """Leave nothing of the job that was handled for the next one in the same transaction.
+
+        What was loaded is forgotten, so that it is read anew; what waits to be written, and is locked, stays.
+        """
+        session: Any = self.sync_session
+        waiting, met = session.waiting or {}, session.met or []
+        unwritten = session.new or session.deleted
+        if unwritten or any(session.is_modified(each) for each in met if id(each) not in waiting):
+            await self.flush()
+        while session.in_nested_transaction():
+            await self.run_sync(lambda sync: sync.get_nested_transaction().commit())
+        for each in met:
+            if id(each) not in waiting and each in session:
+                session.expunge(each)
+        met.clear()
+        session.info.clear()
+        session.autoflush = True
+
+
+class JobSession(LedgerqSession):
+    """What a handler is given: its job's session, whose transaction it can't end, and which ends with the job."""
+
+    def __init__(self, session: LedgerqSession, job_id: str) -> None:
+        # a second face of that session, made for one job; super().__init__ would make a session
+        vars(self).update(vars(session), _user=None)
+        self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
+        self._job_id, self.lent = job_id, False
+
+    @property
+    def busy(self) -> bool:
+        """True if a task awaits one of its methods."""
+        return self._user is not None
+
+    def end(self) -> None:
+        """From now on every use is an error."""
+        self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
+
+    async def stream(self, *args: Any, **more: Any) -> Any:
+        """As ever; but its cursor may outlive the job, so the connection is not used again."""
+        self.lent = True
+        return await super().stream(*args, **more)
+
+    async def stream_scalars(self, *args: Any, **more: Any) -> Any:
+        """As `stream`."""
+        self.lent = True
+        return await super().stream_scalars(*args, **more)
+
+    async def __aenter__(self) -> NoReturn:
+        self._refuse("async with session")
+
+    def _refuse(self, call: str) -> NoReturn:
+        if isinstance(self.sync_session, _Ended):
+            raise JobEnded(self._job_id)
+        raise NotAllowedInJob(call)
+
+
+class _Ended:
+    """In the place of the session of a job that has ended."""
+
+    def __init__(self, job_id: str) -> None:
+        object.__setattr__(self, "_job_id", job_id)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __contains__(self, _: object) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __iter__(self) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: JobSession, *_: object, **__: object) -> NoReturn:
+        self._refuse(f"session.{name}()")
+
+    return refuse
+
+
+for _name in ("aclose", "begin", "close", "commit", "invalidate", "prepare", "reset", "rollback"):
+    setattr(JobSession, _name, _refused(_name))
 
 
 @event.listens_for(_SyncSession, "do_orm_execute")
@@ -42,8 +144,30 @@ def _hide_deleted(state: ORMExecuteState) -> None:
 @event.listens_for(_SyncSession, "do_orm_execute")
 def _write_what_waits(state: ORMExecuteState) -> None:
     """SQL of the caller's own sees what was changed before it, as it does where nothing waits."""
-    if not state.is_orm_statement and TOGETHER in state.session.info:
+    if not state.is_orm_statement and getattr(state.session, "waiting", None):
         state.session.flush()
+
+
+@event.listens_for(_SyncSession, "loaded_as_persistent")
+@event.listens_for(_SyncSession, "pending_to_persistent")
+def _meet(session: Session, entity: object) -> None:
+    met = getattr(session, "met", None)
+    if met is not None:
+        met.append(entity)
+
+
+@event.listens_for(_SyncSession, "after_transaction_create")
+def _mark(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested and isinstance(session, _SyncSession) and session.gathered is not None:
+        session.marks[transaction] = len(session.gathered)
+
+
+@event.listens_for(_SyncSession, "after_soft_rollback")
+def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
+    """What a savepoint undoes leaves no audit entry."""
+    if isinstance(session, _SyncSession) and session.gathered is not None:
+        mark = session.marks.pop(transaction, None)
+        del session.gathered[mark if mark is not None else len(session.gathered) :]
 
 
 _LIVING_TASKS = with_loader_criteria(

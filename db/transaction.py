@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.engine import Sessions
 from db.errors import Deadlock, SerializationFailure
+from db.session import LedgerqSession
 from db.sqlite import WRITES
-from db.translate import connecting, translated
+from db.translate import FOREIGN, connecting, translated
 
 T = TypeVar("T")
 Isolation = Literal["REPEATABLE READ", "SERIALIZABLE"]
@@ -21,7 +21,7 @@ Isolation = Literal["REPEATABLE READ", "SERIALIZABLE"]
 @asynccontextmanager
 async def transaction(
     sessions: Sessions, *, isolation: Isolation | None = None
-) -> AsyncIterator[AsyncSession]:
+) -> AsyncIterator[LedgerqSession]:
     """One transaction: all of the block's writes, or none. At READ COMMITTED unless said otherwise.
 
     When the block ends, what it added is flushed and committed. When it raises, anything, a
@@ -36,13 +36,13 @@ async def transaction(
     try:
         with connecting():
             level = {"isolation_level": isolation} if isolation else {}
-            await session.connection(execution_options={WRITES: True, **level})
+            options = {WRITES: True, **level}
+            session.opened = await session.connection(execution_options=options)
         with translated():
             yield session
             await session.flush()
     except BaseException:
-        with suppress(SQLAlchemyError):  # a connection that can't roll back is gone, its writes too
-            await _to_its_end(session.close())  # which rolls back
+        await _to_its_end(_abandon(session))
         raise
     with translated():
         await _to_its_end(_commit_and_close(session))
@@ -50,7 +50,7 @@ async def transaction(
 
 async def in_transaction(
     sessions: Sessions,
-    work: Callable[[AsyncSession], Awaitable[T]],
+    work: Callable[[LedgerqSession], Awaitable[T]],
     *,
     attempts: int = 4,
     isolation: Isolation | None = None,
@@ -67,7 +67,9 @@ async def in_transaction(
         try:
             async with transaction(sessions, isolation=isolation) as session:
                 return await work(session)
-        except (SerializationFailure, Deadlock):
+        except (SerializationFailure, Deadlock) as error:
+            if getattr(error, FOREIGN, False):
+                raise  # another database's
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
     async with transaction(sessions, isolation=isolation) as session:
         return await work(session)
@@ -81,11 +83,26 @@ async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
             yield
 
 
-async def _commit_and_close(session: AsyncSession) -> None:
+async def _commit_and_close(session: LedgerqSession) -> None:
     try:
         await session.commit()
-    finally:
+    except BaseException:
+        await _abandon(session)
+        raise
+    await session.close()
+
+
+async def _abandon(session: LedgerqSession) -> None:
+    """Roll back and give the connection back; one that can't roll back is closed, and its writes are gone."""
+    try:
         await session.close()
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it must not be lost to the pool
+        connection = session.opened
+        if connection is not None and not connection.closed:
+            with suppress(Exception):
+                await connection.invalidate()
+            with suppress(Exception):
+                await connection.close()
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:

@@ -7,6 +7,7 @@ exact; only there, the column or constraint has to be taken from the tail of its
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +19,7 @@ from db.errors import (
     ConstraintError,
     Deadlock,
     Disconnected,
+    ErrorSwallowed,
     LedgerqError,
     LockTimeout,
     MissingReference,
@@ -33,6 +35,10 @@ from db.errors import (
 from db.models import Base
 
 STATEMENT_TIMEOUT = "57014"  # query_canceled
+READ_ONLY = "25006"  # read_only_sql_transaction
+FAILED_TRANSACTION = "25P02"  # in_failed_sql_transaction
+FOREIGN = "ledgerq_foreign"  # set on an error of another database than ours: it is the handler's own
+_DEEPEST, _MOST = 20, 20  # groups within groups, and exceptions, that are looked at
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONSTRAINTS: dict[str, type[ConstraintError]] = {
@@ -54,7 +60,7 @@ _TRANSIENT: dict[str, type[Transient]] = {
     "40P01": Deadlock,
     "55P03": LockTimeout,
     "25P03": Disconnected,  # idle_in_transaction_session_timeout
-    "25006": Unavailable,  # read_only_sql_transaction: still connected to a demoted primary
+    READ_ONLY: Unavailable,  # still connected to a demoted primary
     STATEMENT_TIMEOUT: Unavailable,
 }
 _SKEW = {
@@ -117,6 +123,8 @@ def connecting() -> Iterator[None]:
 
 def translate(error: BaseException) -> LedgerqError | None:
     """Our error for one of the database's, or None if it has no better name."""
+    if getattr(error, FOREIGN, False):
+        return None
     if isinstance(error, LedgerqError):
         return error
     if isinstance(error, ConnectionError):
@@ -129,6 +137,8 @@ def translate(error: BaseException) -> LedgerqError | None:
 
 
 def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
+    if state == FAILED_TRANSACTION:
+        return ErrorSwallowed()
     if state in _CONSTRAINTS:
         name = _driver_attribute(error, "constraint_name")
         return _constraint_error(_CONSTRAINTS[state], name, error)
@@ -141,8 +151,28 @@ def _transient_kind(state: str) -> type[Transient] | None:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The five-character SQLSTATE of a PostgreSQL error, or None."""
-    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    """The five-character SQLSTATE of an error of our PostgreSQL, or None."""
+    if not isinstance(error, DBAPIError) or getattr(error, FOREIGN, False):
+        return None
+    return getattr(error.orig, "sqlstate", None)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group and its groups, the first of them; of an error that is no group, itself."""
+    return list(islice(_walk(error, _DEEPEST), _MOST)) or [error]
+
+
+def is_group(error: BaseException) -> bool:
+    """By its class alone: an exception may lie when it is asked."""
+    return issubclass(type(error), BaseExceptionGroup)
+
+
+def _walk(error: BaseException, depth: int) -> Iterator[BaseException]:
+    if is_group(error) and depth:
+        for each in BaseExceptionGroup.exceptions.__get__(error):
+            yield from _walk(each, depth - 1)
+    else:
+        yield error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -160,9 +190,25 @@ def is_interruption(error: BaseException) -> bool:
     )
 
 
+def is_of_the_server(error: BaseException) -> bool:
+    """True if it is the state that the server is in: read-only, stopping, broken."""
+    state = sqlstate(error) or ""
+    return state == READ_ONLY or (state[:2] in {"57", "58", "XX"} and state != STATEMENT_TIMEOUT)
+
+
 def is_skew(error: BaseException) -> bool:
     """True if the schema lacks what this code asks for, or the other way round: a deploy is under way."""
     return sqlstate(error) in _SKEW
+
+
+def is_grant_missing(error: BaseException) -> bool:
+    """True if the role may not do it; a deploy may be about to grant it."""
+    return sqlstate(error) == "42501"  # insufficient_privilege
+
+
+def is_contention(error: BaseException) -> bool:
+    """True if somebody else holds a lock."""
+    return isinstance(translate(error), LockTimeout)
 
 
 def is_permanent(error: BaseException) -> bool:

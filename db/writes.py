@@ -15,7 +15,6 @@ from db.audit import Change, Entity, Origin
 from db.errors import MissingReference, NotFound, VersionConflict
 from db.inputs import MAX_ID, Input
 from db.models import Project, Task, Worker
-from db.session import TOGETHER
 from db.translate import translated
 
 E = TypeVar("E", bound=Entity)
@@ -80,8 +79,11 @@ async def change(
     """
     changed = set_fields(entity, changes)
     if changed:
-        if TOGETHER not in session.info:
+        waiting = getattr(session.sync_session, "waiting", None)
+        if waiting is None:
             await flush(session, [entity])
+        else:
+            waiting[id(entity)] = entity
         await audit.record(session, origin, changed)
 
 
@@ -91,13 +93,14 @@ async def together(session: AsyncSession) -> AsyncIterator[None]:
 
     So an error of the database comes late and does not say whose it is: for batches, which are then split.
     """
-    session.info[TOGETHER] = True
+    sync: Any = session.sync_session
+    sync.waiting, sync.met = {}, []
     try:
         async with audit.gathering(session):
             yield
             await flush(session, list(session.dirty))
     finally:
-        del session.info[TOGETHER]
+        sync.waiting = sync.met = None
 
 
 def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:

@@ -2,7 +2,8 @@
 
 The jobs of a batch share a transaction, so each one's rows and audit entries still commit together. If
 anything goes wrong, all is rolled back and the batch is split, until the bad job stands alone in the flow
-for one: it takes no neighbour along.
+for one: it takes no neighbour along. Nothing that a job leaves in the transaction reaches the next one: what can't be
+cleaned away, `SET LOCAL` or an advisory lock, costs its kind the shared transaction.
 """
 
 import asyncio
@@ -11,20 +12,32 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-from sqlalchemy.ext.asyncio import AsyncSession
+import structlog
 
 from db import inbox, outbox, writes
 from db.engine import Sessions
+from db.fence import Fence, SharesState
+from db.session import JobSession, LedgerqSession
 from db.transaction import in_transaction
 from db.translate import is_interruption
-from jobs.burial import bury
+from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import JobError
-from jobs.outcome import Buried, Completed, Outcome
-from jobs.process import context_of, process, told_to_stop
+from jobs.errors import JobError, TimedOut
+from jobs.lag import stalled_by_others
+from jobs.outcome import Completed, Outcome
+from jobs.process import (
+    bound_for_logs,
+    conclude,
+    context_of,
+    handled,
+    process,
+    told_to_stop,
+)
 from jobs.registry import Job, Registry
-from jobs.retry import Policy, decide
+from jobs.result import storable_result
+from jobs.retry import Policy, decisive
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +62,18 @@ async def process_batch(
 ) -> list[Outcome]:
     """Take deliveries of one kind to their ends, in their order. Raises nothing but a cancellation."""
     kind = arrivals[0].job.kind
-    if len(arrivals) == 1 and kind.handle_many is None:
-        return [await process(arrivals[0].delivery, registry, sessions, policy)]
+    alone = len(arrivals) == 1 and kind.handle_many is None
+    if alone or not registry.shares_commits(kind):
+        return await _one_by_one(arrivals, registry, sessions, policy)
+    limit = asyncio.timeout(kind.timeout or policy.timeout)
     try:
-        async with asyncio.timeout(kind.timeout or policy.timeout):
-            completed = await _in_one_transaction(arrivals, sessions)
+        async with limit:
+            completed = await _in_one_transaction(arrivals, sessions, policy)
     except BaseException as error:  # as in the flow for one
         if told_to_stop(error):
             raise
-        late = isinstance(error, TimeoutError) and len(arrivals) == 1
-        if late or is_interruption(error):  # the database is gone: smaller batches would not help
-            return [await _ended(error, each.delivery, sessions, policy) for each in arrivals]
-        if len(arrivals) == 1:
-            return [await process(arrivals[0].delivery, registry, sessions, policy)]
-        middle = len(arrivals) // 2
-        first = await process_batch(arrivals[:middle], registry, sessions, policy)
-        return first + await process_batch(arrivals[middle:], registry, sessions, policy)
+        failure = TimedOut(kind.timeout or policy.timeout) if limit.expired() else error
+        return await _after_failure(failure, arrivals, registry, sessions, policy)
     return [
         completed.get(each.delivery.job_id)
         or await process(each.delivery, registry, sessions, policy)  # it had ended before
@@ -72,24 +81,55 @@ async def process_batch(
     ]
 
 
-async def _ended(
-    error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
-) -> Outcome:
-    outcome = decide(error, delivery, policy)
-    if isinstance(outcome, Buried):
-        return await bury(delivery, outcome, sessions, policy)
-    return outcome
+async def _after_failure(
+    error: BaseException,
+    arrivals: Sequence[Arrival],
+    registry: Registry,
+    sessions: Sessions,
+    policy: Policy,
+) -> list[Outcome]:
+    """All was rolled back. Find out whose error it is, and let the others be done."""
+    late = isinstance(error, TimeoutError) and len(arrivals) == 1
+    if late or _is_the_databases(error):  # the database is gone: smaller batches would not help
+        return [await conclude(error, each.delivery, sessions, policy) for each in arrivals]
+    if isinstance(error, SharesState):
+        kind = arrivals[0].job.kind.name
+        registry.keep_apart(kind)
+        log.warning("kind.commits_alone", kind=kind, because=str(error))
+    if len(arrivals) == 1 or isinstance(error, SharesState):
+        return await _one_by_one(arrivals, registry, sessions, policy)
+    middle = len(arrivals) // 2
+    first = await process_batch(arrivals[:middle], registry, sessions, policy)
+    return first + await process_batch(arrivals[middle:], registry, sessions, policy)
+
+
+def _is_the_databases(error: BaseException) -> bool:
+    try:
+        return is_interruption(decisive(error))
+    except BaseException:  # noqa: BLE001 - the error's own code runs here
+        return False
+
+
+async def _one_by_one(
+    arrivals: Sequence[Arrival], registry: Registry, sessions: Sessions, policy: Policy
+) -> list[Outcome]:
+    return [await process(each.delivery, registry, sessions, policy) for each in arrivals]
 
 
 async def _in_one_transaction(
-    arrivals: Sequence[Arrival], sessions: Sessions
+    arrivals: Sequence[Arrival], sessions: Sessions, policy: Policy
 ) -> dict[str, Completed]:
-    async def once(session: AsyncSession) -> dict[str, Completed]:
+    async def once(session: LedgerqSession) -> dict[str, Completed]:
         fresh = await inbox.remember_many(session, [_note(each) for each in arrivals])
         work = [each for each in arrivals if each.delivery.job_id in fresh]
         if not work:
             return {}
-        results = await _handle(session, work)
+        answers = await _handle(session, work)
+        ids = [each.delivery.job_id for each in work]
+        results = {
+            job_id: storable_result(answer, policy.max_result)
+            for job_id, answer in zip(ids, answers, strict=True)
+        }
         await inbox.keep_results(session, results)
         staged = [each.delivery.job_id for each in work if each.job.envelope.staged]
         if staged:
@@ -99,17 +139,36 @@ async def _in_one_transaction(
     return await in_transaction(sessions, once)
 
 
-async def _handle(session: AsyncSession, work: Sequence[Arrival]) -> dict[str, Any]:
+async def _handle(session: LedgerqSession, work: Sequence[Arrival]) -> Sequence[Any]:
+    if work[0].job.kind.handle_many:
+        return await _handle_many(session, work)
+    answers, now = [], datetime.now(UTC)
+    async with writes.together(session):
+        for each in work:
+            fence = Fence(
+                session, shared=True, stalled=stalled_by_others(each.delivery.job_id)
+            )
+
+            async def handle(given: JobSession, each: Arrival = each) -> Any:
+                return await each.job.handle(context_of(given, each.delivery, each.job, now=now))
+
+            answers.append(await handled(fence, handle, bound_for_logs(each.delivery, each.job)))
+    return answers
+
+
+async def _handle_many(session: LedgerqSession, work: Sequence[Arrival]) -> Sequence[Any]:
+    """By the kind's own function for many, which knows that they share a transaction."""
     kind, now = work[0].job.kind, datetime.now(UTC)
-    contexts = [context_of(session, each.delivery, each.job, now=now) for each in work]
-    payloads = [each.job.payload for each in work]
-    if kind.handle_many:
-        results = await kind.handle_many(contexts, payloads)
-    else:
-        async with writes.together(session):
-            results = [await kind.handle(*each) for each in zip(contexts, payloads, strict=True)]
-    pairs = zip(work, results, strict=True)
-    return {each.delivery.job_id: to_jsonable_python(result) for each, result in pairs}
+    assert kind.handle_many  # noqa: S101 - the caller has seen it
+    handle_many = kind.handle_many
+
+    async def handle(given: JobSession) -> Sequence[Any]:
+        contexts: list[JobContext] = [
+            context_of(given, each.delivery, each.job, now=now) for each in work
+        ]
+        return await handle_many(contexts, [each.job.payload for each in work])
+
+    return await handled(Fence(session), handle, {"kind": kind.name, "jobs": len(work)})  # type: ignore[no-any-return]
 
 
 def _note(arrival: Arrival) -> tuple[str, str, bytes, int]:

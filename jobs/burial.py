@@ -8,19 +8,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import dead_letters, inbox, outbox
 from db.dead_letters import Letter
 from db.engine import Sessions
+from db.errors import LedgerqError
 from db.models import JobState
 from db.transaction import transaction
-from db.translate import is_permanent
+from db.translate import is_interruption, is_permanent, leaves
 from jobs.envelope import Delivery, Envelope, check_job_id, decode
 from jobs.errors import PayloadMismatch, Undecodable
 from jobs.outcome import Buried, Duplicate, Retry
+from jobs.result import holds_nul
 from jobs.retry import Policy
+from jobs.text import cut, described, storable, traceback_of
+from jobs.text import storable as storable_text
 
 UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
+MAX_NOTE = 500  # characters that are kept of the error of one attempt
+MOST_ATTEMPTS = 100  # attempts that a letter tells of, the last ones
 _LONGEST_WAIT = 30.0  # seconds for the letter's own transaction
 
 
@@ -31,20 +38,35 @@ async def bury(
 
     A job that has ended meanwhile, by another delivery, is not buried: it was done, or is dead already.
     """
-    letter = letter_of(delivery, outcome)
     try:
         async with asyncio.timeout(_LONGEST_WAIT):
-            try:
-                ended = await _keep(sessions, delivery, outcome, letter)
-            except Exception as error:
-                if not is_permanent(error):
-                    raise
-                # something in it is such as the database can't hold; the bytes of the job it can
-                plain = replace(letter, payload=None, problems=[], attempts=[], raw=delivery.body)
-                ended = await _keep(sessions, delivery, outcome, plain)
+            ended = await _keep_what_can_be_kept(sessions, delivery, outcome, policy)
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
-        return Retry(policy.delay(delivery.attempt), error, spent=False)
+        interrupted = is_interruption(error)
+        return Retry(policy.delay(delivery.attempt), error, spent=False, interrupted=interrupted)
     return ended or outcome
+
+
+async def _keep_what_can_be_kept(
+    sessions: Sessions, delivery: Delivery, outcome: Buried, policy: Policy
+) -> Duplicate | None:
+    """If something in the letter is such as the database can't hold, less of it; the job's bytes it can."""
+    try:
+        letter = letter_of(delivery, outcome, policy)
+        return await _keep(sessions, delivery, outcome, letter)
+    except Exception as error:
+        if not is_permanent(error) and isinstance(error, SQLAlchemyError | LedgerqError | OSError):
+            raise
+    plain = letter_of(delivery, Buried(outcome.reason, _Indescribable(outcome.error)), policy)
+    plain = replace(plain, payload=None, problems=[], attempts=[], raw=delivery.body)
+    return await _keep(sessions, delivery, outcome, plain)
+
+
+class _Indescribable(Exception):
+    """Stands for an error of which the database keeps nothing but the name of its class."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(storable(type(error).__name__))
 
 
 async def _keep(
@@ -52,7 +74,7 @@ async def _keep(
 ) -> Duplicate | None:
     kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery.body)
     # an id that no worker would take may still be that of a message
-    staged = {letter.job_id, storable_text(delivery.job_id)}
+    staged = {letter.job_id, storable(delivery.job_id)}
     if isinstance(outcome.error, PayloadMismatch):
         staged.discard(delivery.job_id)  # that one is another job
     async with transaction(sessions) as session:
@@ -72,17 +94,16 @@ async def _keep(
     return None
 
 
-def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
-    """All that is known of a job that is given up."""
+def letter_of(delivery: Delivery, outcome: Buried, policy: Policy) -> Letter:
+    """All that is known of a job that is given up, each text cut to its length."""
     envelope = _decodable(delivery.body)
     payload = storable_json(dict(envelope.payload)) if envelope else None
-    error = outcome.error
-    described = storable_text(f"{type(error).__name__}: {error}")
+    told = described(outcome.error, policy.max_error)
     last = {
         "attempt": delivery.attempt,
         "worker": delivery.worker,
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "error": described,
+        "error": cut(told, MAX_NOTE),
     }
     return Letter(
         job_id=_id_of_letter(delivery, outcome),
@@ -92,14 +113,14 @@ def letter_of(delivery: Delivery, outcome: Buried) -> Letter:
         actor=envelope.actor if envelope else None,
         trace_id=envelope.trace_id if envelope else None,
         reason=outcome.reason,
-        error=described,
+        error=told,
         problems=[
-            {"field": storable_text(each.field), "problem": storable_text(each.problem)}
+            {"field": storable(each.field), "problem": storable(each.problem)}
             for each in outcome.problems
         ],
-        traceback=storable_text("".join(traceback.format_exception(error))),
+        traceback=traceback_of(outcome.error, policy.max_traceback),
         attempt=delivery.attempt,
-        attempts=[*map(dict, delivery.history), last],
+        attempts=[*map(dict, delivery.history[-MOST_ATTEMPTS:]), last],
         worker=delivery.worker,
         fingerprint=fingerprint(envelope.kind if envelope else None, outcome),
     )
@@ -114,12 +135,19 @@ def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
 
 
 def fingerprint(kind: str | None, outcome: Buried) -> str:
-    """The same for jobs of a kind that failed in the same way: in one place, or by the same fields."""
-    frames = traceback.extract_tb(outcome.error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
+    """The same for jobs of a kind that failed in the same way: in one place, or by the same fields.
+
+    Of a group of exceptions the ones in it count, whatever their order: the group itself is always alike.
+    """
     fields = ",".join(sorted({problem.field for problem in outcome.problems}))
-    what = "\0".join((kind or "", outcome.reason, type(outcome.error).__name__, place, fields))
+    failures = sorted(f"{type(each).__name__}:{_place(each)}" for each in leaves(outcome.error))
+    what = "\0".join((kind or "", outcome.reason, *failures, fields))
     return hashlib.sha256(what.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    return f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
 
 
 def storable_job_id(job_id: str) -> str:
@@ -133,14 +161,9 @@ def storable_job_id(job_id: str) -> str:
     return job_id
 
 
-def storable_text(text: str) -> str:
-    """What PostgreSQL can hold of a text: neither NUL nor half a character."""
-    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
-
-
 def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
     """The payload, or None if PostgreSQL's JSONB would refuse it."""
-    return None if b"\\u0000" in to_json(payload) else payload
+    return None if holds_nul(to_json(payload)) else payload
 
 
 def _payload_hash(body: bytes) -> bytes:

@@ -2,7 +2,10 @@
 
 JobError
 ├── Undecodable         the bytes on the queue are not our JSON
-├── InvalidPayload      the payload breaks the kind's rules: every field at fault is listed
+├── InvalidPayload      the payload breaks the kind's rules: the fields at fault are listed
+│   └── UnknownFields   it has fields that this code does not know; newer code may know them
+├── InvalidResult       what the handler answered is not JSON
+├── ResultTooLarge      what the handler answered is larger than results may be
 ├── UnknownKind         no such kind here; a newer worker may know it
 ├── PayloadMismatch     this job id already stands for another payload
 ├── InvalidRequest      a producer asks for what no worker would take
@@ -10,6 +13,7 @@ JobError
 ├── NotReplayable       what is kept of a dead job does not suffice to run it again
 ├── WorkerLost          the job's worker died again and again while it ran
 └── Permanent           a handler says that trying again cannot help
+TimedOut                the job took longer than it may
 RetryLater, Snooze      not errors: a handler asks to be called again
 """
 
@@ -19,7 +23,11 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from db.errors import LedgerqError
+from jobs.text import cut
 
+MOST_PROBLEMS = 50  # fields at fault that are listed
+MAX_FIELD = 200  # characters of a field's name
+MAX_PROBLEM = 500
 LONGEST_DELAY = 10 * 365 * 86_400.0  # seconds
 
 
@@ -51,11 +59,42 @@ class InvalidPayload(JobError):
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> "InvalidPayload":
-        """Every field at fault, without its value."""
+        """The fields at fault, the first `MOST_PROBLEMS` of them, without their values."""
         details = error.errors(include_url=False, include_input=False, include_context=False)
-        return cls(
-            Problem(".".join(map(str, each["loc"])) or "payload", each["msg"]) for each in details
+        unknown = all(each["type"] == "extra_forbidden" for each in details)
+        problems = [
+            Problem(
+                cut(".".join(map(str, each["loc"])) or "payload", MAX_FIELD),
+                cut(each["msg"], MAX_PROBLEM),
+            )
+            for each in details[:MOST_PROBLEMS]
+        ]
+        if len(details) > MOST_PROBLEMS:
+            more = f"{len(details) - MOST_PROBLEMS:,} more fields are at fault"
+            problems.append(Problem("payload", more))
+        return (UnknownFields if unknown else InvalidPayload)(problems)
+
+
+class UnknownFields(InvalidPayload):
+    """The payload has fields that this code does not know; in a rolling deploy a newer worker may."""
+
+
+class InvalidResult(JobError):
+    """What the handler answered is not JSON that a database can keep."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__([Problem("result", problem)])
+
+
+class ResultTooLarge(JobError):
+    """What the handler answered is larger than results may be."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        problem = (
+            f"has {size} bytes of JSON; at most {limit} are kept (LEDGERQ_MAX_RESULT): "
+            "answer with an id, and keep the rest in a table"
         )
+        super().__init__([Problem("result", problem)])
 
 
 class UnknownKind(JobError):
@@ -63,7 +102,8 @@ class UnknownKind(JobError):
 
     def __init__(self, kind: str, known: Iterable[str]) -> None:
         self.kind = kind
-        super().__init__([Problem("kind", f"{kind!r} is unknown; known: {', '.join(known)}")])
+        told = cut(", ".join(known), MAX_PROBLEM)
+        super().__init__([Problem("kind", f"{kind!r} is unknown; known: {told}")])
 
 
 class PayloadMismatch(JobError):
@@ -112,6 +152,14 @@ class Permanent(JobError):
 
     def __init__(self, problem: str, *, field: str = "job") -> None:
         super().__init__([Problem(field, problem)])
+
+
+class TimedOut(TimeoutError):
+    """The job took longer than it may: its kind's timeout, or else LEDGERQ_JOB_TIMEOUT."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the job took longer than its timeout of {seconds:g} s")
 
 
 class RetryLater(Exception):

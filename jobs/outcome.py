@@ -24,11 +24,17 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Rolled back; to be delivered again after `delay` seconds. A `spent` attempt counts."""
+    """Rolled back; to be delivered again after `delay` seconds. A `spent` attempt counts.
+
+    `interrupted` if the connection to the database was lost. `waits_for` names what others have to mend: a lock, a
+    grant, a deploy.
+    """
 
     delay: float
     error: BaseException
     spent: bool = True
+    interrupted: bool = False
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,30 +4,35 @@
 2. resolve   the kind, and the payload by the kind's rules
 3. open      the transaction: all that follows commits together or not at all
 4. remember  the job in the inbox; if it is there already, it has ended: answer as then
-5. handle    it: rows are added, flushed for their ids, written to the audit log
+5. handle    it, behind a fence: rows are added, flushed for their ids, written to the audit log
 6. settle    its message in the outbox, if it was staged there
 7. commit    on leaving the transaction; if another one came first, all again from 3
 8. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
 """
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-from pydantic_core import to_jsonable_python
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import inbox, outbox
 from db.audit import Origin
 from db.engine import Sessions
+from db.errors import Refused
+from db.fence import Fence
 from db.models import JobState
+from db.session import JobSession, LedgerqSession
 from db.transaction import in_transaction
+from db.translate import leaves
 from jobs.burial import bury
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import PayloadMismatch, WorkerLost
+from jobs.errors import JobError, PayloadMismatch, RetryLater, Snooze, TimedOut, WorkerLost
+from jobs.handling import Work, run_apart
+from jobs.lag import stalled_by_others
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.registry import Job, Registry
+from jobs.result import storable_result
 from jobs.retry import Policy, decide
 
 
@@ -35,15 +40,25 @@ async def process(
     delivery: Delivery, registry: Registry, sessions: Sessions, policy: Policy
 ) -> Outcome:
     """Take one delivery to its end. Raises nothing but a cancellation, which rolls back."""
+    limit = asyncio.timeout(None)
     try:
         _check(delivery, policy)
         job = registry.resolve(decode(delivery.body))
-        async with asyncio.timeout(job.kind.timeout or policy.timeout):
-            return await _in_one_transaction(delivery, job, sessions)
+        limit = asyncio.timeout(seconds := job.kind.timeout or policy.timeout)
+        async with limit:
+            return await _in_one_transaction(delivery, job, sessions, policy)
     except BaseException as error:  # every error of a job is decided on here, SystemExit too
         if told_to_stop(error):
             raise
-        outcome = decide(error, delivery, policy)
+        failure = TimedOut(seconds) if limit.expired() else error
+        return await conclude(failure, delivery, sessions, policy)
+
+
+async def conclude(
+    error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
+) -> Outcome:
+    """What becomes of a job that failed; if it is given up, it is buried here."""
+    outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
         return await bury(delivery, outcome, sessions, policy)
     return outcome
@@ -56,11 +71,11 @@ def _check(delivery: Delivery, policy: Policy) -> None:
 
 
 async def _in_one_transaction(
-    delivery: Delivery, job: Job[Any], sessions: Sessions
+    delivery: Delivery, job: Job[Any], sessions: Sessions, policy: Policy
 ) -> Completed | Duplicate:
     job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
 
-    async def once(session: AsyncSession) -> Completed | Duplicate:
+    async def once(session: LedgerqSession) -> Completed | Duplicate:
         if not await inbox.remember(
             session, job_id, job.kind.name, payload_hash, attempt=delivery.attempt
         ):
@@ -70,14 +85,39 @@ async def _in_one_transaction(
                 raise PayloadMismatch(job_id)
             await outbox.settle(session, [job_id])
             return Duplicate(ended.state, ended.result)
-        context = context_of(session, delivery, job, now=datetime.now(UTC))
-        result = to_jsonable_python(await job.handle(context))
+        answer = await handled(
+            Fence(session, stalled=stalled_by_others(job_id)),
+            lambda given: job.handle(context_of(given, delivery, job, now=datetime.now(UTC))),
+            bound_for_logs(delivery, job),
+        )
+        result = storable_result(answer, policy.max_result)
         await inbox.keep_result(session, job_id, result)
         if job.envelope.staged:
             await outbox.settle(session, [job_id])
         return Completed(result)
 
     return await in_transaction(sessions, once)
+
+
+async def handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
+    """What a handler answers, kept apart from the worker and inside its transaction.
+
+    Raises:
+        HandlerSilent, Disconnected: the connection is gone, and what the handler raised may be a consequence.
+    """
+    job_id = bound.get("job_id", "")
+    try:
+        return await fence.run(job_id, lambda given: run_apart(lambda: work(given), bound))
+    except BaseException as error:
+        if not told_to_stop(error) and not _asks(error) and (lost := fence.lost):
+            raise lost from error
+        raise
+
+
+def _asks(error: BaseException) -> bool:
+    """True if the handler says what is to become of its job."""
+    asking = (JobError, Refused, RetryLater, Snooze)
+    return any(issubclass(type(each), asking) for each in leaves(error))
 
 
 def told_to_stop(error: BaseException) -> bool:
@@ -89,7 +129,7 @@ def told_to_stop(error: BaseException) -> bool:
 
 
 def context_of(
-    session: AsyncSession, delivery: Delivery, job: Job[Any], *, now: datetime
+    session: JobSession, delivery: Delivery, job: Job[Any], *, now: datetime
 ) -> JobContext:
     """What the handler is given."""
     origin = Origin(
@@ -100,3 +140,9 @@ def context_of(
         trace_id=job.envelope.trace_id,
     )
     return JobContext(session, origin, now)
+
+
+def bound_for_logs(delivery: Delivery, job: Job[Any]) -> dict[str, Any]:
+    """What each log line of the handler says of its job."""
+    bound = {"job_id": delivery.job_id, "kind": job.kind.name, "attempt": delivery.attempt}
+    return bound | {"trace_id": job.envelope.trace_id} if job.envelope.trace_id else bound

@@ -69,6 +69,7 @@ class Registry:
 
     def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
         self._kinds: dict[str, Kind[Any]] = {}
+        self._apart: set[str] = set()
         for kind in kinds:
             if kind.name in self._kinds:
                 raise ValueError(f"two job kinds are named {kind.name!r}")
@@ -79,6 +80,14 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         return name in self._kinds
+
+    def shares_commits(self, kind: Kind[Any]) -> bool:
+        """True if jobs of the kind may share a transaction, and none has shown that it can't."""
+        return kind.in_bulk and kind.name not in self._apart
+
+    def keep_apart(self, name: str) -> None:
+        """A job of this kind leaves something in its transaction: from now on each has its own."""
+        self._apart.add(name)
 
     def kind(self, name: str) -> Kind[Any]:
         """The kind of that name.

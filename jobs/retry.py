@@ -1,33 +1,46 @@
 """What becomes of a job that failed: pure, from the error and what is known of the delivery."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from db.errors import Refused
-from db.translate import is_interruption, is_permanent, is_skew, is_transient
+from db.errors import HandlerSilent, NotAllowedInJob, Refused
+from db.translate import (
+    is_contention,
+    is_grant_missing,
+    is_interruption,
+    is_permanent,
+    is_skew,
+    is_transient,
+    leaves,
+)
 from jobs.envelope import Delivery
-from jobs.errors import JobError, Problem, RetryLater, Snooze, UnknownKind
+from jobs.errors import JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
+from jobs.handling import Unruly
 from jobs.outcome import Buried, Retry
+from jobs.text import MAX_ERROR, MAX_TRACEBACK
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient we are. Times are seconds.
 
-    A job that meets older code or an older schema (a deploy is under way) is given `skew_patience`
-    times the attempts. One whose connection to the database broke spends none, but does not go on
+    A job that waits for what others have to mend (older code or an older schema while a deploy is under way, a
+    missing grant, a lock that somebody holds) is given `patience` times the attempts. One whose connection to the database broke spends none, but does not go on
     for ever: it might be what breaks it. One that lost its worker `lone_crashes` times runs alone,
-    and after `max_crashes` never again.
+    and after `max_crashes` never again. `max_result` is bytes of JSON, the other two are characters that are kept.
     """
 
     timeout: float = 60
     max_attempts: int = 5
     backoff: float = 1
     longest_backoff: float = 300
-    skew_patience: int = 4
+    patience: int = 4
     max_interruptions: int = 50
     lone_crashes: int = 2
     max_crashes: int = 3
+    max_result: int = 262_144
+    max_error: int = MAX_ERROR
+    max_traceback: int = MAX_TRACEBACK
 
     def delay(self, attempt: int) -> float:
         """Exponential backoff with full jitter: somewhere below backoff · 2^(attempt - 1).
@@ -39,18 +52,53 @@ class Policy:
 
 
 def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
-    """Once more, or the dead letters."""
+    """Once more, or the dead letters. Raises nothing, whatever the error does when it is looked at."""
+    try:
+        error = error.error if isinstance(error, Unruly) else error
+        outcome = _decide(decisive(error), delivery, policy)
+        return replace(outcome, error=error)
+    except BaseException:  # noqa: BLE001 - the error's own code runs here
+        again = Retry(policy.delay(delivery.attempt), error)
+        return _again(again, "failed", delivery, policy.max_attempts)
+
+
+def decisive(error: BaseException) -> BaseException:
+    """Of the exceptions in a group the one that decides; of an error that is no group, itself.
+
+    What can never work comes first, then a lost connection, of which the rest may be a consequence, then a wish
+    to be called again. A wish that spends no attempt comes last: beside a failure it could go on for ever.
+    """
+    return min(leaves(error), key=_rank)
+
+
+def _rank(error: BaseException) -> int:
+    if isinstance(error, Snooze):
+        return 4
+    if isinstance(error, RetryLater):
+        return 2
+    if isinstance(error, UnknownKind | UnknownFields):
+        return 3
+    if isinstance(error, JobError | Refused | NotAllowedInJob) or is_permanent(error):
+        return 0
+    return 1 if is_interruption(error) else 3
+
+
+def _decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
     match error:
         case RetryLater(delay=delay):
             return _again(Retry(delay, error), "failed", delivery, policy.max_attempts)
         case Snooze(delay=delay):
             return Retry(delay, error, spent=False)
         case UnknownKind():
-            return _deploying("unknown_kind", error, delivery, policy)
+            return _patient("unknown_kind", error, delivery, policy)
+        case UnknownFields():
+            return _patient("invalid_payload", error, delivery, policy, "unknown_fields")
         case JobError(problems=problems):
             return Buried(_reason(error), error, problems)
         case Refused(field=field, problem=problem):
             return Buried("refused", error, (Problem(field, problem),))
+        case NotAllowedInJob():
+            return Buried(_reason(error), error)
         case _:
             return _decide_on_foreign(error, delivery, policy)
 
@@ -60,10 +108,16 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
     if is_interruption(error):
         return _interrupted(error, delivery, policy)
     if is_skew(error):
-        return _deploying("schema_skew", error, delivery, policy)
+        return _patient("schema_skew", error, delivery, policy)
+    if is_grant_missing(error):
+        return _patient("missing_grant", error, delivery, policy)
+    if is_contention(error):
+        return _patient("unavailable", error, delivery, policy, "lock")
     if is_permanent(error):
         return Buried("refused", error)
     reason = "unavailable" if is_transient(error) else "failed"
+    if isinstance(error, HandlerSilent):
+        reason = _reason(error)
     again = Retry(policy.delay(delivery.attempt), error)
     return _again(again, reason, delivery, policy.max_attempts)
 
@@ -71,24 +125,26 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
 def _again(retry: Retry, reason: str, delivery: Delivery, most: int) -> Retry | Buried:
     if delivery.attempt < most:
         return retry
-    problems = retry.error.problems if isinstance(retry.error, JobError) else ()
+    problems = retry.error.problems if issubclass(type(retry.error), JobError) else ()  # type: ignore[attr-defined]
     return Buried(reason, retry.error, problems)
 
 
-def _deploying(
-    reason: str, error: BaseException, delivery: Delivery, policy: Policy
+def _patient(
+    reason: str, error: BaseException, delivery: Delivery, policy: Policy, waits_for: str = ""
 ) -> Retry | Buried:
-    again = Retry(policy.delay(delivery.attempt), error)
-    return _again(again, reason, delivery, policy.max_attempts * policy.skew_patience)
+    """Others have to mend it, and are at it maybe."""
+    again = Retry(policy.delay(delivery.attempt), error, waits_for=waits_for or reason)
+    return _again(again, reason, delivery, policy.max_attempts * policy.patience)
 
 
 def _interrupted(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
     if delivery.interruptions >= policy.max_interruptions:
         return Buried("unavailable", error)
-    return Retry(policy.delay(min(delivery.interruptions + 1, 5)), error, spent=False)
+    delay = policy.delay(min(delivery.interruptions + 1, 5))
+    return Retry(delay, error, spent=False, interrupted=True)
 
 
-def _reason(error: JobError) -> str:
+def _reason(error: BaseException) -> str:
     """InvalidPayload → invalid_payload."""
     name = type(error).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

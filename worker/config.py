@@ -136,7 +136,13 @@ class WorkerConfig(BaseSettings):
     @property
     def policy(self) -> Policy:
         """How patient a worker is with its jobs."""
-        return Policy(timeout=self.job_timeout, max_attempts=self.max_attempts)
+        return Policy(
+            timeout=self.job_timeout,
+            max_attempts=self.max_attempts,
+            max_result=self.max_result,
+            max_error=self.max_error,
+            max_traceback=self.max_traceback,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from db.models import JobState
 from db.transaction import transaction
 from jobs import letters
 from jobs.batch import Arrival, process_batch
-from jobs.burial import storable_text
 from jobs.envelope import Delivery, check_job_id, decode, has_ordering_key
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Registry
 from jobs.retry import Policy
+from jobs.text import one_line, shown
 from worker.config import process_name
 from worker.relay import Relay
 
@@ -120,7 +120,7 @@ def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
     """What a waiting client is told instead of a result."""
     match outcome:
         case Buried(reason, error):
-            return JobBuried(f"{reason}: {error}")
+            return JobBuried(f"{reason}: {one_line(error)}")
         case Duplicate(JobState.DEAD):
             return JobBuried("had ended among the dead letters; see: ledgerq job ID")
         case Duplicate(JobState.CANCELLED):
@@ -136,18 +136,12 @@ def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> N
     )
     match outcome:
         case Completed(result):
-            line.info("job.completed", result=result)
+            line.info("job.completed", result=shown(result))
         case Duplicate(state, result):
-            line.info("job.duplicate", state=state.value, result=result)
+            line.info("job.duplicate", state=state.value, result=shown(result))
         case Retry(delay, error, spent):
             line.warning("job.retried", delay=round(delay, 3), spent=spent, error=one_line(error))
         case Buried(reason, error):
             line.error("job.buried", reason=reason, error=one_line(error))
         case _:
             assert_never(outcome)
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a log line and a note can carry it."""
-    text = str(getattr(error, "orig", None) or error)
-    return storable_text(f"{type(error).__name__}: {' '.join(text.split())}")

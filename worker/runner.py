@@ -15,13 +15,13 @@ from arq.worker import Retry as ArqRetry
 
 from db import outbox
 from db.transaction import transaction
-from db.translate import is_interruption
 from jobs.batch import Arrival, arrive
-from jobs.burial import bury, storable_text
+from jobs.burial import MAX_NOTE, bury
 from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import told_to_stop
+from jobs.text import one_line, storable
 from worker.broker import Claim, Ending, Verb
 from worker.call import Call, called, extra_of, shown_in_log, unread
 from worker.dispatch import (
@@ -30,7 +30,6 @@ from worker.dispatch import (
     Resources,
     cancel_aborted,
     failure_of,
-    one_line,
     report,
     run,
     run_batch,
@@ -152,17 +151,16 @@ class Runner:
                 return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
 
     def _again(self, call: Call, retry: Retry) -> Ending:
-        interrupted = not retry.spent and is_interruption(retry.error)
-        if interrupted:
+        if retry.interrupted:
             self._worker.doubt_database()
         note = {
             "attempt": call.attempt,
             "worker": self._worker.name,
             "since": call.started_ms,
             "at": timestamp_ms(),
-            "error": one_line(retry.error)[:500],
+            "error": one_line(retry.error, MAX_NOTE),
         }
-        verb: Verb = "retry" if retry.spent else "interrupt" if interrupted else "release"
+        verb: Verb = "retry" if retry.spent else "interrupt" if retry.interrupted else "release"
         quiet = verb == "release"  # a job that snoozes for a year must not fill its log
         return Ending(
             call.claim.job_id, verb, int(retry.delay * 1000), note=None if quiet else note
@@ -243,7 +241,7 @@ class Runner:
         told = serialize_result(
             call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
             result, call.started_ms, timestamp_ms(), call.name,
-            self._worker.queue_name, storable_text(call.claim.job_id), serializer=self._worker.job_serializer,
+            self._worker.queue_name, storable(call.claim.job_id), serializer=self._worker.job_serializer,
         )  # fmt: skip
         return told or b""
 
