@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import SessionTransaction
 
 from db.errors import (
     Disconnected,
@@ -81,6 +82,7 @@ class Fence:
         """
         given = JobSession(self._session, job_id)
         self._connection.info[_FENCE] = self._driver.fence = self
+        self._session.sync_session.fence = self  # type: ignore[attr-defined]
         self._used = time.monotonic()
         try:
             result = await handle(given)
@@ -90,6 +92,7 @@ class Fence:
         finally:
             self._connection_info().pop(_FENCE, None)
             self._driver.fence = None
+            self._session.sync_session.fence = None  # type: ignore[attr-defined]
             busy = given.busy
             if busy or given.lent:
                 self._spoil()
@@ -110,6 +113,11 @@ class Fence:
         if limit and silent - self._stalled(self._used) > 0.9 * limit:
             return HandlerSilent(silent, limit)
         return Disconnected()
+
+    def require(self, root: SessionTransaction | None) -> None:
+        """Refuse to go on in another transaction than the one that the handler was given."""
+        if root is not self._roots[0]:
+            raise self._error or NotAllowedInJob("ending the transaction")
 
     def begins(self, statement: str) -> None:
         """A statement is about to run, by whatever way.
@@ -179,7 +187,7 @@ class Fence:
                 setattr(leaf, FOREIGN, True)
 
 
-class FencedConnection(asyncpg.Connection):  # type: ignore[misc]
+class FencedConnection(asyncpg.Connection):
     """asyncpg's connection: asks the fence, if there is one, and believes what COMMIT answers."""
 
     fence: Fence | None = None
@@ -190,7 +198,9 @@ class FencedConnection(asyncpg.Connection):  # type: ignore[misc]
         Raises:
             InFailedSQLTransactionError: COMMIT rolled back, because an error was swallowed before it.
         """
-        if self.fence and not query.startswith("ROLLBACK"):  # that undoes all, and is noticed
+        # SQLAlchemy rolls back when a flush fails; asyncpg has let go of its transaction by then
+        rolls_back = query.startswith("ROLLBACK") and self._top_xact is None
+        if self.fence and not rolls_back:
             self.fence.begins(query)
         status: str = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and query.lstrip()[:6].upper() == "COMMIT":
@@ -244,7 +254,9 @@ def _ends(connection: Connection, *_: object) -> None:
 
 
 def _close_if_spoilt(connection: object, record: Any) -> None:
-    if connection is not None and record.info.pop(_SPOILT, False):
+    spoilt = record.info.pop(_SPOILT, False)
+    let_go = record.info.pop(_FENCE, None)  # while the handler runs: it has ended its transaction
+    if connection is not None and (spoilt or let_go):
         record.invalidate()
 
 

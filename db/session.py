@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -22,10 +22,32 @@ class _SyncSession(Session):
     db.writes.together), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
     """
 
+    fence: "Guard | None" = None  # while a handler runs
     waiting: dict[int, Any] | None = None
     gathered: list[dict[str, Any]] | None = None
-    marks: dict[SessionTransaction, int]  # savepoint → how many entries had been gathered when it began
+    marks: dict[
+        SessionTransaction, int
+    ]  # savepoint → how many entries had been gathered when it began
     met: list[Any] | None = None
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """Refused to a handler, but for a savepoint."""
+        if self.fence and not nested:
+            raise NotAllowedInJob("session.begin()")
+        return super().begin(nested=nested)
+
+    def _connection_for_bind(self, *args: Any, **more: Any) -> Any:
+        """Each statement comes by here; a handler's must be in the transaction that it was given."""
+        if self.fence:
+            self.fence.require(self.get_transaction())
+        return super()._connection_for_bind(*args, **more)
+
+
+class Guard(Protocol):
+    """What stands between a handler and the end of its transaction: see db.fence."""
+
+    def require(self, root: SessionTransaction | None) -> None:
+        """Refuse to go on in another transaction than the one that the handler was given."""
 
 
 class LedgerqSession(AsyncSession):
@@ -53,13 +75,18 @@ class LedgerqSession(AsyncSession):
         if unwritten or any(session.is_modified(each) for each in met if id(each) not in waiting):
             await self.flush()
         while session.in_nested_transaction():
-            await self.run_sync(lambda sync: sync.get_nested_transaction().commit())
+            await self.run_sync(_release_savepoint)
         for each in met:
             if id(each) not in waiting and each in session:
                 session.expunge(each)
         met.clear()
         session.info.clear()
         session.autoflush = True
+
+
+def _release_savepoint(session: Session) -> None:
+    if savepoint := session.get_nested_transaction():
+        savepoint.commit()
 
 
 class JobSession(LedgerqSession):
@@ -125,8 +152,30 @@ def _refused(name: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-for _name in ("aclose", "begin", "close", "commit", "invalidate", "prepare", "reset", "rollback"):
+def _refused_to_handlers(name: str) -> Callable[..., Any]:
+    method = getattr(Session, name)
+
+    @functools.wraps(method)
+    def refuse(self: _SyncSession, *args: Any, **more: Any) -> Any:
+        if self.fence:
+            raise NotAllowedInJob(f"session.{name}()")
+        return method(self, *args, **more)
+
+    return refuse
+
+
+_ENDINGS = ("close", "commit", "invalidate", "prepare", "reset", "rollback")
+for _name in _ENDINGS:
+    setattr(_SyncSession, _name, _refused_to_handlers(_name))
+for _name in (*_ENDINGS, "aclose", "begin"):
     setattr(JobSession, _name, _refused(_name))
+
+
+@event.listens_for(_SyncSession, "before_commit")
+def _refuse_commit(session: Session) -> None:
+    """By the transaction's own method."""
+    if getattr(session, "fence", None) and not session.in_nested_transaction():
+        raise NotAllowedInJob("transaction.commit()")
 
 
 @event.listens_for(_SyncSession, "do_orm_execute")

@@ -14,7 +14,9 @@ class Leaves(IntEnum):
 
     NOTHING = 0
     IN_TRANSACTION = 1  # SET LOCAL, a lock by name, a cursor: until the transaction ends
-    IN_SESSION = 2  # SET, an advisory lock of the session, LISTEN, a temporary table: until it is closed
+    IN_SESSION = (
+        2  # SET, an advisory lock of the session, LISTEN, a temporary table: until it is closed
+    )
     ENDS = 3  # it begins or ends a transaction
 
 
@@ -22,33 +24,33 @@ class Leaves(IntEnum):
 _QUOTED = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/""", re.DOTALL
 )
-_READS_AND_WRITES = frozenset(
-    "select insert update delete with merge values savepoint release rollback".split()
-)
-_UNTIL_THE_END = frozenset(
-    "lock declare fetch move close do call copy truncate alter drop comment analyze refresh notify "
-    "explain grant revoke create".split()
-)
+_READS_AND_WRITES = {
+    *("select", "insert", "update", "delete", "with", "merge", "values"),
+    *("savepoint", "release", "rollback"),
+}
+_UNTIL_THE_END = {
+    *("lock", "declare", "fetch", "move", "close", "do", "call", "copy", "truncate", "notify"),
+    *("alter", "drop", "create", "comment", "analyze", "refresh", "explain", "grant", "revoke"),
+}
 _OF_SESSION = re.compile(r"\bpg_(?:try_)?advisory_lock|\bset_config\b|\bdblink_connect")
 _OF_TRANSACTION = re.compile(
     r"\bset_config\s*\([^()]*,\s*true\s*\)|\bpg_(?:try_)?advisory_xact_lock"
 )
 _CALLS = re.compile(r"([a-z_][a-z0-9_.]*)\(")
-_HARMLESS = frozenset(
+_HARMLESS = set(
     """
-    abs age any all array array_agg array_length array_append array_remove array_position avg bool_and bool_or
-    btrim cast ceil char_length clock_timestamp coalesce concat concat_ws count cume_dist date_part date_trunc
-    decode dense_rank encode exists extract first_value floor format gen_random_uuid generate_series greatest
-    group_concat gen_random_bytes hashtext hashtextextended in ifnull initcap json_agg json_array_length
-    json_build_array json_build_object json_each json_extract json_group_array json_object_agg jsonb_agg
-    jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_build_array jsonb_build_object
-    jsonb_each jsonb_extract_path jsonb_object_agg jsonb_set jsonb_typeof julianday lag last_value lead least
-    left length lower lpad ltrim make_interval max md5 min mod nextval now ntile nullif numeric octet_length
-    over overlay percentile_cont position power rank random regexp_replace repeat replace reverse right round
-    row row_number rpad rtrim sha256 sign some split_part sqrt statement_timestamp strftime string_agg strpos
-    substr substring sum to_char to_date to_json to_jsonb to_number to_timestamp transaction_timestamp
-    translate trim trunc tsquery unnest upper uuid_generate_v4 values varchar
-    """.split()
+    abs age all any array array_agg array_append array_length array_position array_remove avg bool_and bool_or
+    btrim cast ceil char_length clock_timestamp coalesce concat concat_ws count cume_dist date_part date_trunc decode
+    dense_rank encode exists extract first_value floor format gen_random_bytes gen_random_uuid generate_series greatest
+    group_concat hashtext hashtextextended ifnull in initcap json_agg json_array_length json_build_array json_build_object
+    json_each json_extract json_group_array json_object_agg jsonb_agg jsonb_array_elements jsonb_array_elements_text
+    jsonb_array_length jsonb_build_array jsonb_build_object jsonb_each jsonb_extract_path jsonb_object_agg jsonb_set
+    jsonb_typeof julianday lag last_value lead least left length lower lpad ltrim make_interval max md5 min mod nextval
+    now ntile nullif numeric octet_length over overlay percentile_cont position power random rank regexp_replace repeat
+    replace reverse right round row row_number rpad rtrim sha256 sign some split_part sqrt statement_timestamp strftime
+    string_agg strpos substr substring sum to_char to_date to_json to_jsonb to_number to_timestamp
+    transaction_timestamp translate trim trunc unnest upper uuid_generate_v4 values varchar
+    """.split()  # noqa: SIM905 - a list of so many is read as text
 )
 
 
@@ -86,7 +88,5 @@ def _of_calls(statement: str) -> Leaves:
         return Leaves.IN_SESSION
     if _OF_TRANSACTION.search(statement):
         return Leaves.IN_TRANSACTION
-    known = all(
-        name.removeprefix("pg_catalog.") in _HARMLESS for name in _CALLS.findall(statement)
-    )
+    known = all(name.removeprefix("pg_catalog.") in _HARMLESS for name in _CALLS.findall(statement))
     return Leaves.NOTHING if known else Leaves.IN_TRANSACTION

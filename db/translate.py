@@ -37,7 +37,9 @@ from db.models import Base
 STATEMENT_TIMEOUT = "57014"  # query_canceled
 READ_ONLY = "25006"  # read_only_sql_transaction
 FAILED_TRANSACTION = "25P02"  # in_failed_sql_transaction
-FOREIGN = "ledgerq_foreign"  # set on an error of another database than ours: it is the handler's own
+FOREIGN = (
+    "ledgerq_foreign"  # set on an error of another database than ours: it is the handler's own
+)
 _DEEPEST, _MOST = 20, 20  # groups within groups, and exceptions, that are looked at
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -145,9 +145,7 @@ async def _handle(session: LedgerqSession, work: Sequence[Arrival]) -> Sequence[
     answers, now = [], datetime.now(UTC)
     async with writes.together(session):
         for each in work:
-            fence = Fence(
-                session, shared=True, stalled=stalled_by_others(each.delivery.job_id)
-            )
+            fence = Fence(session, shared=True, stalled=stalled_by_others(each.delivery.job_id))
 
             async def handle(given: JobSession, each: Arrival = each) -> Any:
                 return await each.job.handle(context_of(given, each.delivery, each.job, now=now))

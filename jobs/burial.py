@@ -23,11 +23,12 @@ from jobs.outcome import Buried, Duplicate, Retry
 from jobs.result import holds_nul
 from jobs.retry import Policy
 from jobs.text import cut, described, storable, traceback_of
-from jobs.text import storable as storable_text
 
+storable_text = storable
 UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
 MAX_NOTE = 500  # characters that are kept of the error of one attempt
 MOST_ATTEMPTS = 100  # attempts that a letter tells of, the last ones
+_DEFAULTS = Policy()
 _LONGEST_WAIT = 30.0  # seconds for the letter's own transaction
 
 
@@ -94,7 +95,7 @@ async def _keep(
     return None
 
 
-def letter_of(delivery: Delivery, outcome: Buried, policy: Policy) -> Letter:
+def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> Letter:
     """All that is known of a job that is given up, each text cut to its length."""
     envelope = _decodable(delivery.body)
     payload = storable_json(dict(envelope.payload)) if envelope else None

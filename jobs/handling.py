@@ -45,7 +45,8 @@ async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) 
     """
     context = contextvars.copy_context()
     context.run(structlog.contextvars.bind_contextvars, **bound)
-    return await _Steps(_awaited(work), context, bound).take()
+    answer: T = await _Steps(_awaited(work), context, bound).take()
+    return answer
 
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
@@ -113,7 +114,9 @@ class _Steps:
         """What is raised at the await: the task is cancelled, or closed, or what was awaited has failed."""
         if self._left_behind:
             self._task.uncancel()  # that was our own
-            log.error("job.left_behind", **self._bound, problem="its handler did not stop when told to")
+            log.error(
+                "job.left_behind", **self._bound, problem="its handler did not stop when told to"
+            )
         if self._left_behind or isinstance(error, GeneratorExit):
             with suppress(BaseException):  # it may do in vain what it likes
                 self._context.run(self._work.close)

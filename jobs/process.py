@@ -15,13 +15,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from db import inbox, outbox
 from db.audit import Origin
 from db.engine import Sessions
 from db.errors import Refused
 from db.fence import Fence
 from db.models import JobState
-from db.session import JobSession, LedgerqSession
+from db.session import LedgerqSession
 from db.transaction import in_transaction
 from db.translate import leaves
 from jobs.burial import bury
@@ -40,12 +42,12 @@ async def process(
     delivery: Delivery, registry: Registry, sessions: Sessions, policy: Policy
 ) -> Outcome:
     """Take one delivery to its end. Raises nothing but a cancellation, which rolls back."""
-    limit = asyncio.timeout(None)
+    limit, seconds = asyncio.timeout(None), policy.timeout
     try:
         _check(delivery, policy)
         job = registry.resolve(decode(delivery.body))
-        limit = asyncio.timeout(seconds := job.kind.timeout or policy.timeout)
-        async with limit:
+        seconds = job.kind.timeout or policy.timeout
+        async with (limit := asyncio.timeout(seconds)):
             return await _in_one_transaction(delivery, job, sessions, policy)
     except BaseException as error:  # every error of a job is decided on here, SystemExit too
         if told_to_stop(error):
@@ -129,7 +131,7 @@ def told_to_stop(error: BaseException) -> bool:
 
 
 def context_of(
-    session: JobSession, delivery: Delivery, job: Job[Any], *, now: datetime
+    session: AsyncSession, delivery: Delivery, job: Job[Any], *, now: datetime
 ) -> JobContext:
     """What the handler is given."""
     origin = Origin(

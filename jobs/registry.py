@@ -70,10 +70,12 @@ class Registry:
     def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
+        self.kinds_in_bulk: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
         for kind in kinds:
             if kind.name in self._kinds:
                 raise ValueError(f"two job kinds are named {kind.name!r}")
             self._kinds[kind.name] = kind
+        self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:
         return iter(self._kinds.values())
@@ -88,6 +90,10 @@ class Registry:
     def keep_apart(self, name: str) -> None:
         """A job of this kind leaves something in its transaction: from now on each has its own."""
         self._apart.add(name)
+        self._look_who_shares()
+
+    def _look_who_shares(self) -> None:
+        self.kinds_in_bulk = tuple(each.name for each in self if self.shares_commits(each))
 
     def kind(self, name: str) -> Kind[Any]:
         """The kind of that name.

@@ -30,7 +30,7 @@ def storable_result(result: Any, limit: int) -> Any:
         encoded = to_json(value)
         if any(word in encoded for word in _MAY_BE_NO_NUMBER):
             from_json(encoded, allow_inf_nan=False)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the result's own code runs here
         raise InvalidResult(f"is not JSON: {type(error).__name__}: {str(error)[:300]}") from None
     if len(encoded) > limit:
         raise ResultTooLarge(len(encoded), limit)

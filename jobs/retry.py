@@ -83,7 +83,9 @@ def _rank(error: BaseException) -> int:
     return 1 if is_interruption(error) else 3
 
 
-def _decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
+def _decide(  # noqa: PLR0911 - a case, an answer
+    error: BaseException, delivery: Delivery, policy: Policy
+) -> Retry | Buried:
     match error:
         case RetryLater(delay=delay):
             return _again(Retry(delay, error), "failed", delivery, policy.max_attempts)

@@ -106,8 +106,12 @@ class Broker:
         self._finish = script(redis, "finish")
 
     @classmethod
-    def beside(cls, redis: ArqRedis, queue: str, worker: str, terms: Terms) -> "Broker":
+    def beside(
+        cls, redis: ArqRedis, queue: str, worker: str, terms: Terms, token: str | None = None
+    ) -> "Broker":
         """A broker on connections of its own to where `redis` goes, which never send a command twice.
+
+        With the `token` of another one it holds on to the same claims.
 
         A claim whose answer is lost must not be sent again unseen: it would claim other jobs.
         """
@@ -115,7 +119,9 @@ class Broker:
         options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
         options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
         alike = ConnectionPool(connection_class=pool.connection_class, **options)
-        return cls(Redis(connection_pool=alike), queue, worker, terms)
+        broker = cls(Redis(connection_pool=alike), queue, worker, terms)
+        broker.token = token or broker.token
+        return broker
 
     async def claim(
         self, wanted: int, *, busy: int, beside: int = 0, kinds: Collection[str] = ()

@@ -24,19 +24,20 @@ from worker.broker import Broker, Claimed, Terms
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
+from worker.ending import in_time
 from worker.finisher import Finisher
-from worker.health import ALIVE
+from worker.forks import end_in_children
+from worker.health import ALIVE, looks_alive
+from worker.heart import Heart
 from worker.keys import ABORTED, cancel_key
 from worker.leases import Leases
 from worker.pace import Pace
-from worker.patience import Patience
 from worker.runner import Runner
 from worker.running import Running, Why
+from worker.waiting import Waiting
 from worker.wake import Wake
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
-
-GRACE = 10.0  # seconds at the end for jobs to be rolled back, and for Redis to hear of it
 
 
 class JobWorker(Worker):
@@ -45,14 +46,23 @@ class JobWorker(Worker):
     Args:
         terms: for how long a claim holds; after that, another worker takes the job of a dead one.
         batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
+        grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
+        blocked_after: seconds for which a job may block the event loop before the log names it.
     """
 
     def __init__(
-        self, *args: Any, terms: Terms | None = None, batch: int = 1, **kwargs: Any
+        self,
+        *args: Any,
+        terms: Terms | None = None,
+        batch: int = 1,
+        grace: float = 10,
+        blocked_after: float = 2,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.grace, self._blocked_after = grace, blocked_after
+        self._heart: Heart | None = None
         self._batches = BatchSize(batch)
-        self._bulk_kinds: tuple[str, ...] = ()
         self.name = process_name()
         self._terms = terms or Terms()
         self._helpers = Beside()
@@ -60,8 +70,7 @@ class JobWorker(Worker):
         self._running: Running | None = None
         self._draining: asyncio.Task[None] | None = None
         self._pace = Pace(self.poll_delay_s)
-        self._database_in_doubt = False
-        self._patience = Patience()
+        self._waiting = Waiting(self._pace)
 
     async def main(self) -> None:
         """Run until stopped, or in burst mode until nothing is left to do.
@@ -82,7 +91,7 @@ class JobWorker(Worker):
         self.ctx["redis"] = self.pool
         self.ctx[ALIVE] = time.monotonic()
         broker = Broker.beside(self.pool, self.queue_name, self.name, self._terms)
-        leases = Leases(broker, self.tasks.keys, lambda job_id: running.cancel(job_id, Why.TAKEN))
+        leases = Leases(broker, self.tasks.keys)
         finisher = Finisher(broker, leases.doubt)
         running = Running(
             Runner(self),
@@ -99,11 +108,25 @@ class JobWorker(Worker):
         )
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self._bulk_kinds = self._kinds_in_bulk()
+        self._heart = self._beating(broker, running)
         self._helpers.start(leases.keep)
         self._helpers.start(finisher.run)
         self._helpers.start(self._wake(broker).run)
         await self._work(leases, running)
+
+    def _beating(self, broker: Broker, running: Running) -> Heart:
+        """The heartbeat, which goes on whatever jobs do to this loop."""
+        heart = Heart(
+            lambda: Broker.beside(self.pool, self.queue_name, self.name, self._terms, broker.token),
+            lambda: list(self.tasks),
+            lambda job_id: running.cancel(job_id, Why.TAKEN),
+            lambda still: looks_alive(self.ctx, still),
+            blocked_after=self._blocked_after,
+            most=self.in_progress_timeout_s,
+        )
+        heart.start()
+        end_in_children(self.loop)
+        return heart
 
     def _wake(self, broker: Broker) -> Wake:
         resources: Resources | None = self.ctx.get(RESOURCES)
@@ -123,26 +146,25 @@ class JobWorker(Worker):
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
         if resources is None or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
-        return tuple(kind.name for kind in resources.registry if kind.in_bulk)
+        return resources.registry.kinds_in_bulk
 
     async def _work(self, leases: Leases, running: Running) -> None:
         while not self._pace.stopping:
-            if not await self._database_answers():
-                await self._pace.sleep(self._patience.next())
+            resources: Resources | None = self.ctx.get(RESOURCES)
+            if resources and not await self._waiting.for_database(resources.database):
+                self.ctx[ALIVE] = time.monotonic()
                 continue
             try:
                 claimed = await self._look(leases, running)
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
-                await self._wait_for_redis(error)
-            except Exception:
+                await self._after_redis_error(error)
+            except Exception as error:
                 log.exception("worker.round_failed")
-                await self._pace.sleep(self._patience.next())
+                await self._waiting.after(error, "worker.paused")
             else:
-                if self._patience.failures:
-                    log.info("worker.goes_on", failures=self._patience.failures)
-                    self._patience.reset()
+                self._waiting.is_over()
                 await self._wait_for_more(claimed, running)
 
     async def _wait_for_more(self, claimed: Claimed, running: Running) -> None:
@@ -161,7 +183,7 @@ class JobWorker(Worker):
         self.ctx[ALIVE] = time.monotonic()
         wanted, beside = self._wanted(running), self._beside(running)
         claimed = await leases.claim(
-            wanted, busy=len(self.tasks), beside=beside, kinds=self._bulk_kinds
+            wanted, busy=len(self.tasks), beside=beside, kinds=self._kinds_in_bulk()
         )
         self._pace.found(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
@@ -184,33 +206,17 @@ class JobWorker(Worker):
 
     def _beside(self, running: Running) -> int:
         """How many more there is room for that share a transaction."""
-        return self._batches.room if self._bulk_kinds and self._wanted(running) else 0
+        return self._batches.room if self._kinds_in_bulk() and self._wanted(running) else 0
 
     def doubt_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
-        self._database_in_doubt = True
+        self._waiting.database_in_doubt = True
 
-    async def _database_answers(self) -> bool:
-        resources: Resources | None = self.ctx.get(RESOURCES)
-        if not self._database_in_doubt or resources is None:
-            return True
-        self.ctx[ALIVE] = time.monotonic()
-        try:
-            await resources.database.ping()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-            if self._patience.failures == 0:
-                log.warning("worker.paused", error=str(error).partition("\n")[0])
-            return False
-        self._database_in_doubt = False
-        return True
-
-    async def _wait_for_redis(self, error: BaseException) -> None:
-        if self._patience.failures == 0:
-            log.warning("worker.waits_for_redis", error=str(error) or type(error).__name__)
+    async def _after_redis_error(self, error: BaseException) -> None:
         if self._broker and isinstance(error, ReadOnlyError):  # connected to what was the primary
             await self._broker.disconnect()
             await self.pool.connection_pool.disconnect()
-        await self._pace.sleep(self._patience.next())
+        await self._waiting.after(error, "worker.waits_for_redis")
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():
@@ -233,6 +239,11 @@ class JobWorker(Worker):
                 job.next_run = next_run
             raise
 
+    @property
+    def longest_stop(self) -> float:
+        """Seconds within which the process ends that was told to stop."""
+        return self._job_completion_wait + 3 * self.grace
+
     def handle_sig(self, signum: signal.Signals) -> None:
         """Stop now: running jobs are rolled back and handed back to the queue."""
         self._stop(signum, 0)
@@ -253,13 +264,13 @@ class JobWorker(Worker):
         """Wait for the running jobs, at most so long; roll the rest back; end the main loop."""
         if patience and self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=patience)
-        deadline = self.loop.time() + GRACE
+        deadline = self.loop.time() + self.grace
         while self.tasks and self.loop.time() < deadline:
             if self._running:
                 self._running.cancel_everything()
             await asyncio.wait(self.tasks.values(), timeout=1)
         self._pace.stop()
-        main, deadline = self.main_task, self.loop.time() + GRACE
+        main, deadline = self.main_task, self.loop.time() + self.grace
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
             if self.loop.time() > deadline:
@@ -276,9 +287,11 @@ class JobWorker(Worker):
             await self._helpers.end()
             try:
                 if self.on_shutdown and self._pool:
-                    await self.on_shutdown(self.ctx)
+                    await in_time(self.on_shutdown(self.ctx), self.grace, "the shutdown hook")
             finally:
-                await self._disconnect()
+                if self._heart:
+                    self._heart.stop()
+                await in_time(self._disconnect(), self.grace, "the connection to Redis")
 
     async def _disconnect(self) -> None:
         if not self._pool:

@@ -40,10 +40,10 @@ async def check(config: Config) -> list[Check]:
     return [*await _check_redis(config), *await _check_database(config)]
 
 
-def looks_alive(ctx: Mapping[Any, Any]) -> bool:
-    """False if our engine has not looked at its queue for a while; arq's own does not say."""
+def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
+    """False if our engine has not looked at its queue for a while, not counting that its loop stood still."""
     looked = ctx.get(ALIVE)
-    return looked is None or time.monotonic() - looked < 2 * SILENCE
+    return looked is None or time.monotonic() - looked - still < 2 * SILENCE
 
 
 async def keep_beating(redis: ArqRedis, worker: str, alive: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Holds on to what was claimed: renews the leases of running jobs, beside the jobs and whatever they do."""
+"""Claims jobs, and finds out what it claimed if the answer was lost. Leases are renewed by worker.heart."""
 
 import asyncio
 import time
@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from worker.broker import Broker, Claimed, Ending, Lease
+from worker.broker import Broker, Claimed, Ending
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
 @dataclass(slots=True)
 class Leases:
-    """The claims of one worker. `running` says which jobs it has; `on_taken` is told of each it lost."""
+    """The claims of one worker. `running` says which jobs it has."""
 
     broker: Broker
     running: Callable[[], Collection[str]]
-    on_taken: Callable[[str], None]
     _doubt_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -39,23 +38,15 @@ class Leases:
         self._doubt_until = time.monotonic() + 2 * self.broker.terms.lease
 
     async def keep(self) -> None:
-        """Renew at a third of the lease, until cancelled."""
+        """Hand back what was claimed unheard, a while after there was doubt, until cancelled."""
         while True:
             await asyncio.sleep(self.broker.terms.lease / 3)
-            try:
-                await self._renew()
-                if time.monotonic() < self._doubt_until:
+            if time.monotonic() < self._doubt_until:
+                try:
                     await self._hand_back_strays()
-            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                self.doubt()
-                log.warning("worker.renewal_missed", error=str(error))
-
-    async def _renew(self) -> None:
-        held = sorted(self.running())
-        for job_id, lease in (await self.broker.renew(held)).items():
-            if lease is Lease.TAKEN and job_id in self.running():
-                log.warning("worker.lease_lost", job_id=job_id)
-                self.on_taken(job_id)
+                except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
+                    self.doubt()
+                    log.warning("worker.strays_unknown", error=str(error))
 
     async def _hand_back_strays(self) -> None:
         async with self._claiming:

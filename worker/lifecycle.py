@@ -10,7 +10,7 @@ from jobs.registry import Registry
 from worker.beside import Beside
 from worker.config import Config, process_name
 from worker.dispatch import RESOURCES, Resources
-from worker.health import keep_beating, looks_alive
+from worker.health import ALIVE, keep_beating
 from worker.logs import configure_logging
 from worker.relay import Relay
 
@@ -40,7 +40,8 @@ class Lifecycle:
         ctx[RESOURCES] = Resources(database, self._registry, worker.policy, relay)
         await database.ping()
         await require_current(database)
-        self._beside.start(lambda: keep_beating(redis, process_name(), lambda: looks_alive(ctx)))
+        if ALIVE not in ctx:  # our engine beats by itself, beside its loop
+            self._beside.start(lambda: keep_beating(redis, process_name(), lambda: True))
         self._beside.start(relay.run)
         self._beside.start(lambda: relay.listen(database))
         self._started = True

@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
-from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms
+from arq.jobs import SerializationError, deserialize_job_raw
+from arq.utils import args_to_string, ms_to_datetime, timestamp_ms
 from arq.worker import Function, JobExecutionFailed, RetryJob
 from arq.worker import Retry as ArqRetry
 
@@ -19,9 +18,10 @@ from jobs.batch import Arrival, arrive
 from jobs.burial import MAX_NOTE, bury
 from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
+from jobs.handling import Unruly, run_apart
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.process import told_to_stop
-from jobs.text import one_line, storable
+from jobs.process import conclude, told_to_stop
+from jobs.text import one_line
 from worker.broker import Claim, Ending, Verb
 from worker.call import Call, called, extra_of, shown_in_log, unread
 from worker.dispatch import (
@@ -34,12 +34,16 @@ from worker.dispatch import (
     run,
     run_batch,
 )
+from worker.results import done
 from worker.wire import UNROUTABLE
 
 if TYPE_CHECKING:
     from worker.engine import JobWorker
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
+
+
+_BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
 
 
 class Expired(JobError):
@@ -106,10 +110,24 @@ class Runner:
             context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
             await self._hook(self._worker.after_job_end, context)
 
+    async def broken(self, claim: Claim, error: BaseException) -> Ending:
+        """What runs the job has failed itself. That is an attempt of the job too: it must not go on for ever."""
+        log.error("job %s broke what runs it: %s", claim.job_id, one_line(error), exc_info=error)
+        resources: Resources | None = self._worker.ctx.get(RESOURCES)
+        try:
+            if resources:
+                database, policy = resources.database, resources.policy
+                delivery = self._delivery(claim, claim.attempt)
+                outcome = await conclude(error, delivery, database.sessions, policy)
+                return self._ending(unread(claim), outcome)
+        except Exception:
+            log.exception("job %s broke what runs it once more", claim.job_id)
+        return Ending(claim.job_id, "retry", _BROKEN)
+
     def failed(self, call: Call, error: BaseException) -> Ending:
         """The job is over, and this is what a waiting client is told."""
         self._worker.jobs_failed += 1
-        return self._done(call, error, success=False)
+        return done(self._worker, call, error, success=False)
 
     def handed_back(self) -> None:
         """Count a job that will run elsewhere."""
@@ -146,7 +164,7 @@ class Runner:
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
                 worker.jobs_complete += 1
-                return self._done(call, result, success=True)
+                return done(self._worker, call, result, success=True)
             case _:
                 return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
 
@@ -192,15 +210,19 @@ class Runner:
         timeout = worker.job_timeout_s if function.timeout_s is None else function.timeout_s
         try:
             async with asyncio.timeout(timeout):
-                result = await function.coroutine(context, *call.args, **call.kwargs)
+                result = await run_apart(
+                    lambda: function.coroutine(context, *call.args, **call.kwargs),
+                    {"job_id": call.claim.job_id, "kind": name, "attempt": call.attempt},
+                )
         except BaseException as error:  # what a function raises is its own affair
             if told_to_stop(error):
                 raise
-            return self._foreign_error(call, name, error)
+            raised = error.error if isinstance(error, Unruly) else error
+            return self._foreign_error(call, name, raised)
         worker.jobs_complete += 1
         shown = shown_in_log(result) if worker.log_results and result is not None else ""
         log.info("%6.2fs ← %s ● %s", call.lasted, name, shown)
-        return self._done(call, result, success=True)
+        return done(self._worker, call, result, success=True)
 
     def _foreign_error(self, call: Call, name: str, error: BaseException) -> Ending:
         worker = self._worker
@@ -213,37 +235,9 @@ class Runner:
             worker.jobs_retried += 1
             log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
             return Ending(call.claim.job_id, "retry")
-        told = "%6.2fs ! %s failed, %s: %s", call.lasted, name, type(error).__name__, error
+        told = "%6.2fs ! %s failed, %s", call.lasted, name, one_line(error)
         log.error(*told, exc_info=error, extra={"extra": extra_of(error)})
         return self.failed(call, error)
-
-    def _done(self, call: Call, result: Any, *, success: bool) -> Ending:
-        """Over; the result is kept for as long as the function or the worker says."""
-        worker = self._worker
-        function = worker.functions.get(call.function)
-        for_ever, keep = worker.keep_result_forever, worker.keep_result_s
-        if function is not None:
-            own = function.keep_result_forever
-            for_ever = for_ever if own is None else own
-            keep = keep if function.keep_result_s is None else function.keep_result_s
-        body = b""
-        if for_ever or keep > 0:
-            body = self._result(call, result, success=success)
-        return Ending(
-            call.claim.job_id,
-            "done",
-            result=body,
-            keep=0 if for_ever else max(1, to_ms(keep) or 1),
-            outlive=to_ms(keep_cronjob_progress) or 0 if isinstance(function, CronJob) else 0,
-        )
-
-    def _result(self, call: Call, result: Any, *, success: bool) -> bytes:
-        told = serialize_result(
-            call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
-            result, call.started_ms, timestamp_ms(), call.name,
-            self._worker.queue_name, storable(call.claim.job_id), serializer=self._worker.job_serializer,
-        )  # fmt: skip
-        return told or b""
 
     def _read(self, claim: Claim, body: bytes) -> Call:
         name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(

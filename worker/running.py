@@ -15,8 +15,6 @@ from worker.runner import Runner
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
-
 
 class Why(Enum):
     """Why a running job is cancelled."""
@@ -122,9 +120,8 @@ class Running:
                 self._reasons.pop(claim.job_id, None)  # too late: it is done
             await self._end(claims, job.result())
             return
-        if not job.cancelled():
-            log.error("worker.job_broke_the_runner", exc_info=job.exception())
-            endings = [Ending(claim.job_id, "retry", _BROKEN) for claim in claims]
+        if (error := None if job.cancelled() else job.exception()) is not None:
+            endings = [await self._runner.broken(claim, error) for claim in claims]
         else:
             reasons = [self._reasons.pop(claim.job_id, Why.STOPPING) for claim in claims]
             pairs = zip(claims, reasons, strict=True)
@@ -148,8 +145,7 @@ class Running:
         if job.cancelled():
             return await self._cancelled(claim, why)
         if (error := job.exception()) is not None:
-            log.error("worker.job_broke_the_runner", job_id=claim.job_id, exc_info=error)
-            return Ending(claim.job_id, "retry", _BROKEN)
+            return await self._runner.broken(claim, error)
         ending: Ending = job.result()
         return ending
 

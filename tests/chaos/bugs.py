@@ -22,10 +22,12 @@ from db import audit, inbox, outbox
 from db.engine import Sessions
 from db.errors import SerializationFailure
 from db.models import OutboxMessage, ProcessedJob
+from db.session import LedgerqSession
 from db.transaction import transaction
 from jobs.envelope import Delivery
 from jobs.outcome import Completed, Duplicate, Outcome
 from jobs.registry import Job
+from jobs.retry import Policy
 from worker.broker import Broker
 from worker.leases import Leases
 from worker.relay import Relay
@@ -46,7 +48,9 @@ def replace(owner: object, **new: Any) -> None:
 def receipt_after_effects() -> None:
     """The inbox is written in a transaction of its own, after the effects."""
 
-    async def flow(delivery: Delivery, job: Job[Any], sessions: Sessions) -> Completed | Duplicate:
+    async def flow(
+        delivery: Delivery, job: Job[Any], sessions: Sessions, _: object
+    ) -> Completed | Duplicate:
         async with transaction(sessions) as session:
             context = jobs.process.context_of(session, delivery, job, now=datetime.now(UTC))
             result = await job.handle(context)
@@ -127,7 +131,7 @@ def acknowledged_before_commit() -> None:
     commit = db.transaction._commit_and_close
     later: set[asyncio.Task[None]] = set()
 
-    async def soon(session: AsyncSession) -> None:
+    async def soon(session: LedgerqSession) -> None:
         async def wait() -> None:
             await asyncio.sleep(0.3)
             await commit(session)
@@ -142,12 +146,12 @@ def outbox_settled_first() -> None:
     flow = jobs.process._in_one_transaction
 
     async def settle_first(
-        delivery: Delivery, job: Job[Any], sessions: Sessions
+        delivery: Delivery, job: Job[Any], sessions: Sessions, policy: Policy
     ) -> Completed | Duplicate:
         async with transaction(sessions) as session:
             await outbox.settle(session, [delivery.job_id])
         crash()
-        return await flow(delivery, job, sessions)
+        return await flow(delivery, job, sessions, policy)
 
     replace(jobs.process, _in_one_transaction=settle_first)
 

@@ -1,0 +1,106 @@
+"""The end of a worker's process: in time, whatever its jobs have left running, with a line that names it."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable
+from types import FrameType
+
+import structlog
+
+from jobs.text import cut_end
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_MAX_STACK = 4_000  # characters of a stack in the log
+_POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a part of a file's name
+
+
+async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
+    """Await it, but not for ever: what has not ended by then is named, and left."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        log.error("worker.left_behind", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
+
+
+class LastResort(threading.Thread):
+    """Ends the process if it has not ended so many seconds after it was told to: its loop may stand still."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(name="ledgerq-last-resort", daemon=True)
+        self._seconds, self._main = seconds, threading.get_ident()
+        self._told, self._ended = threading.Event(), threading.Event()
+
+    def listen(self, *signals: signal.Signals) -> None:
+        """Know of these signals, beside the event loop, which hears of them by a pipe."""
+        for number in signals:
+            signal.signal(number, lambda *_: self._told.set())
+            signal.siginterrupt(number, False)
+        self.start()
+
+    def ended(self) -> None:
+        """The loop has ended by itself."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Wait to be told."""
+        self._told.wait()
+        if self._ended.wait(self._seconds):
+            return
+        frame = sys._current_frames().get(self._main)  # noqa: SLF001 - there is no other way
+        log.error("worker.left_behind", what="the event loop", stack=_stack(frame))
+        leave_at_once(1)
+
+
+def leave(seconds: float) -> None:
+    """Wait so long for threads and child processes that jobs have left running; then name them and go."""
+    deadline = time.monotonic() + seconds
+    while (left := _left_running()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        log.error("worker.left_behind", what=", ".join(left))
+        leave_at_once(0)
+
+
+def leave_at_once(status: int) -> None:
+    """End the process without waiting for anything, as the interpreter would."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+def _left_running() -> list[str]:
+    frames = sys._current_frames()  # noqa: SLF001 - as above
+    threads = [
+        f"thread {thread.name} in {_where(frames.get(thread.ident or 0))}"
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and not thread.daemon
+        if not _is_idle(frames.get(thread.ident or 0))
+    ]
+    children = (child for child in multiprocessing.active_children() if not child.daemon)
+    return threads + [f"process {child.pid} ({child.name})" for child in children]
+
+
+def _is_idle(frame: FrameType | None) -> bool:
+    """True of a thread of a pool that has nothing to do: the interpreter ends it."""
+    return frame is None or frame.f_code.co_filename.endswith(_POOL)
+
+
+def _where(frame: FrameType | None) -> str:
+    if frame is None:
+        return "?"
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+
+
+def _stack(frame: FrameType | None) -> str:
+    return cut_end("".join(traceback.format_stack(frame)), _MAX_STACK) if frame else ""

@@ -1,0 +1,49 @@
+"""What a job's own child processes must not inherit: our signal handlers, our event loop, our connections.
+
+A forked child shares them with the worker. A SIGTERM to the child would go to the worker's loop, by the pipe that both
+have; a child that lives on would keep the worker's transactions open at the server after the worker has died; one that
+reads from a connection would take the worker's answers. Processes that are started otherwise (exec) inherit none of it.
+"""
+
+import asyncio
+import os
+import signal
+from functools import cache
+from weakref import WeakSet
+
+_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def end_in_children(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on, in each process that is forked from this one, the loop and its connections are of no use."""
+    _loops.add(loop)
+    _register()
+
+
+@cache
+def _register() -> None:
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def _in_child() -> None:
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+    finally:
+        for loop in tuple(_loops):
+            _cut_off(loop)
+        _loops.clear()
+
+
+def _cut_off(loop: asyncio.AbstractEventLoop) -> None:
+    """Put nothing in the place of all that the loop listens to, and take away what it listens with."""
+    selector = getattr(loop, "_selector", None)
+    if selector is None or selector.get_map() is None:
+        return
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in list(selector.get_map()):
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+    selector.close()
