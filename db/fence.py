@@ -66,7 +66,8 @@ class Fence:
         self._connection: Connection = connection
         self._driver: Any = connection.connection.driver_connection
         self._roots = session.sync_session.get_transaction(), connection.get_transaction()
-        self._used = time.monotonic()
+        self._used = time.monotonic()  # when the last statement had run …
+        self._began = 0.0  # … and when the one began that runs now
         self._left = ""  # the statement that left something in the transaction
         self._error: BaseException | None = None  # of the database, the last one
 
@@ -109,7 +110,8 @@ class Fence:
         """Why the connection is gone: the handler was silent for too long, or something outside."""
         if not _is_closed(self._driver):
             return None
-        silent, limit = time.monotonic() - self._used, self._session.idle_limit
+        until = self._began if self._began > self._used else time.monotonic()
+        silent, limit = until - self._used, self._session.idle_limit
         if limit and silent - self._stalled(self._used) > 0.9 * limit:
             return HandlerSilent(silent, limit)
         return Disconnected()
@@ -133,15 +135,17 @@ class Fence:
             self._spoil()
         if left and not self._left:
             self._left = statement
-        self._used = time.monotonic()
+        self._began = time.monotonic()
 
     def ends(self) -> None:
         """A statement has run."""
         self._used = time.monotonic()
 
     def failed(self, error: BaseException) -> None:
-        """The database answered with an error."""
+        """The database answered with an error, or its connection is gone."""
         self._error = error
+        if not _is_closed(self._driver):
+            self.ends()
 
     def lends(self) -> None:
         """The handler takes the driver's own connection, with which it can do whatever it likes."""
@@ -212,10 +216,14 @@ class FencedConnection(asyncpg.Connection):
 def _asking(name: str) -> Any:
     method = getattr(asyncpg.Connection, name)
 
-    def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
-        if self.fence:
-            self.fence.begins(query)
-        return method(self, query, *args, **more)
+    async def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
+        fence = self.fence
+        if fence:
+            fence.begins(query)
+        answer = await method(self, query, *args, **more)
+        if fence:
+            fence.ends()
+        return answer
 
     return asks
 
