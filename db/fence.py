@@ -195,6 +195,7 @@ class FencedConnection(asyncpg.Connection):
     """asyncpg's connection: asks the fence, if there is one, and believes what COMMIT answers."""
 
     fence: Fence | None = None
+    _top_xact: Any  # asyncpg's: the transaction that it knows itself to be in
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
         """Run a statement; SQLAlchemy begins, commits and rolls back by it.

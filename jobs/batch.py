@@ -7,6 +7,7 @@ cleaned away, `SET LOCAL` or an advisory lock, costs its kind the shared transac
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from db.transaction import in_transaction
 from db.translate import is_interruption
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import JobError, TimedOut
+from jobs.errors import JobError
 from jobs.lag import stalled_by_others
 from jobs.outcome import Completed, Outcome
 from jobs.process import (
@@ -30,6 +31,7 @@ from jobs.process import (
     conclude,
     context_of,
     handled,
+    late,
     process,
     told_to_stop,
 )
@@ -65,15 +67,18 @@ async def process_batch(
     alone = len(arrivals) == 1 and kind.handle_many is None
     if alone or not registry.shares_commits(kind):
         return await _one_by_one(arrivals, registry, sessions, policy)
-    limit = asyncio.timeout(kind.timeout or policy.timeout)
+    seconds, started = kind.timeout or policy.timeout, time.monotonic()
+    limit = asyncio.timeout(seconds)
     try:
         async with limit:
             completed = await _in_one_transaction(arrivals, sessions, policy)
     except BaseException as error:  # as in the flow for one
         if told_to_stop(error):
             raise
-        failure = TimedOut(kind.timeout or policy.timeout) if limit.expired() else error
-        return await _after_failure(failure, arrivals, registry, sessions, policy)
+        if limit.expired():
+            stalled = stalled_by_others("")(started) if len(arrivals) > 1 else 0
+            error = late(seconds, stalled, time.monotonic() - started)
+        return await _after_failure(error, arrivals, registry, sessions, policy)
     return [
         completed.get(each.delivery.job_id)
         or await process(each.delivery, registry, sessions, policy)  # it had ended before
@@ -89,8 +94,8 @@ async def _after_failure(
     policy: Policy,
 ) -> list[Outcome]:
     """All was rolled back. Find out whose error it is, and let the others be done."""
-    late = isinstance(error, TimeoutError) and len(arrivals) == 1
-    if late or _is_the_databases(error):  # the database is gone: smaller batches would not help
+    too_late = isinstance(error, TimeoutError) and len(arrivals) == 1
+    if too_late or _is_the_databases(error):  # the database is gone: smaller batches would not help
         return [await conclude(error, each.delivery, sessions, policy) for each in arrivals]
     if isinstance(error, SharesState):
         kind = arrivals[0].job.kind.name

@@ -14,6 +14,7 @@ JobError
 ├── WorkerLost          the job's worker died again and again while it ran
 └── Permanent           a handler says that trying again cannot help
 TimedOut                the job took longer than it may
+HeldUp                  … because another job blocked the event loop: no attempt is spent
 RetryLater, Snooze      not errors: a handler asks to be called again
 """
 
@@ -160,6 +161,14 @@ class TimedOut(TimeoutError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"the job took longer than its timeout of {seconds:g} s")
+
+
+class HeldUp(Exception):
+    """The job's time was over, but not by itself: another job blocked the event loop meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"another job blocked the event loop for {seconds:.1f} s")
 
 
 class RetryLater(Exception):

@@ -7,8 +7,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
+
+Stalled: TypeAlias = Callable[[float], float]  # since a moment (time.monotonic) → seconds
+NEVER: Stalled = lambda since: 0.0  # noqa: E731 - a value of that type
 
 _KEPT = 100  # stalls that are remembered
 
@@ -54,7 +58,7 @@ def lag_of_running_loop() -> Lag | None:
     return _watched.get(asyncio.get_running_loop())
 
 
-def stalled_by_others(job_id: str) -> Callable[[float], float]:
+def stalled_by_others(job_id: str) -> Stalled:
     """For how long, since a moment, the running loop was held up by others than this job."""
     lag = lag_of_running_loop()
-    return (lambda since: lag.others(job_id, since)) if lag else (lambda since: 0.0)
+    return partial(lag.others, job_id) if lag else NEVER

@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -29,9 +30,17 @@ from db.translate import leaves
 from jobs.burial import bury
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import JobError, PayloadMismatch, RetryLater, Snooze, TimedOut, WorkerLost
+from jobs.errors import (
+    HeldUp,
+    JobError,
+    PayloadMismatch,
+    RetryLater,
+    Snooze,
+    TimedOut,
+    WorkerLost,
+)
 from jobs.handling import Work, run_apart
-from jobs.lag import stalled_by_others
+from jobs.lag import NEVER, Stalled, stalled_by_others
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.registry import Job, Registry
 from jobs.result import storable_result
@@ -42,18 +51,20 @@ async def process(
     delivery: Delivery, registry: Registry, sessions: Sessions, policy: Policy
 ) -> Outcome:
     """Take one delivery to its end. Raises nothing but a cancellation, which rolls back."""
-    limit, seconds = asyncio.timeout(None), policy.timeout
+    limit, seconds, started = asyncio.timeout(None), policy.timeout, time.monotonic()
+    stalled = stalled_by_others(delivery.job_id)
     try:
         _check(delivery, policy)
         job = registry.resolve(decode(delivery.body))
         seconds = job.kind.timeout or policy.timeout
         async with (limit := asyncio.timeout(seconds)):
-            return await _in_one_transaction(delivery, job, sessions, policy)
+            return await _in_one_transaction(delivery, job, sessions, policy, stalled)
     except BaseException as error:  # every error of a job is decided on here, SystemExit too
         if told_to_stop(error):
             raise
-        failure = TimedOut(seconds) if limit.expired() else error
-        return await conclude(failure, delivery, sessions, policy)
+        if limit.expired():
+            error = late(seconds, stalled(started), time.monotonic() - started)
+        return await conclude(error, delivery, sessions, policy)
 
 
 async def conclude(
@@ -66,6 +77,11 @@ async def conclude(
     return outcome
 
 
+def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:
+    """Why a job's time was over: by itself, or because the event loop stood still for others."""
+    return HeldUp(stalled) if lasted - stalled < seconds else TimedOut(seconds)
+
+
 def _check(delivery: Delivery, policy: Policy) -> None:
     check_job_id(delivery.job_id)
     if delivery.crashes >= policy.max_crashes:
@@ -73,7 +89,11 @@ def _check(delivery: Delivery, policy: Policy) -> None:
 
 
 async def _in_one_transaction(
-    delivery: Delivery, job: Job[Any], sessions: Sessions, policy: Policy
+    delivery: Delivery,
+    job: Job[Any],
+    sessions: Sessions,
+    policy: Policy,
+    stalled: Stalled = NEVER,
 ) -> Completed | Duplicate:
     job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
 
@@ -88,7 +108,7 @@ async def _in_one_transaction(
             await outbox.settle(session, [job_id])
             return Duplicate(ended.state, ended.result)
         answer = await handled(
-            Fence(session, stalled=stalled_by_others(job_id)),
+            Fence(session, stalled=stalled),
             lambda given: job.handle(context_of(given, delivery, job, now=datetime.now(UTC))),
             bound_for_logs(delivery, job),
         )

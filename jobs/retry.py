@@ -14,7 +14,7 @@ from db.translate import (
     leaves,
 )
 from jobs.envelope import Delivery
-from jobs.errors import JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
+from jobs.errors import HeldUp, JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
 from jobs.handling import Unruly
 from jobs.outcome import Buried, Retry
 from jobs.text import MAX_ERROR, MAX_TRACEBACK
@@ -83,7 +83,7 @@ def _rank(error: BaseException) -> int:
     return 1 if is_interruption(error) else 3
 
 
-def _decide(  # noqa: PLR0911 - a case, an answer
+def _decide(  # noqa: C901, PLR0911 - a case, an answer
     error: BaseException, delivery: Delivery, policy: Policy
 ) -> Retry | Buried:
     match error:
@@ -91,6 +91,8 @@ def _decide(  # noqa: PLR0911 - a case, an answer
             return _again(Retry(delay, error), "failed", delivery, policy.max_attempts)
         case Snooze(delay=delay):
             return Retry(delay, error, spent=False)
+        case HeldUp():
+            return Retry(policy.delay(1), error, spent=False)
         case UnknownKind():
             return _patient("unknown_kind", error, delivery, policy)
         case UnknownFields():

@@ -34,12 +34,14 @@ def build_worker(
     **overrides: Any,
 ) -> JobWorker:
     """Our engine, ready to run. `overrides` are arq's own arguments, such as `burst=True`."""
-    settings = worker_settings(config, registry or kinds.registry(), schedule)
+    registry = registry or kinds.registry()
+    settings = worker_settings(config, registry, schedule)
     ours = {
         "terms": _terms(config.worker),
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
+        "parts_after": _longest_timeout(config.worker, registry) + config.worker.blocked_after,
     }
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 

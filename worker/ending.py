@@ -92,7 +92,9 @@ def _left_running() -> list[str]:
 
 def _is_idle(frame: FrameType | None) -> bool:
     """True of a thread of a pool that has nothing to do: the interpreter ends it."""
-    return frame is None or frame.f_code.co_filename.endswith(_POOL)
+    if frame is None:
+        return True
+    return frame.f_code.co_name == "_worker" and frame.f_code.co_filename.endswith(_POOL)
 
 
 def _where(frame: FrameType | None) -> str:

@@ -48,6 +48,7 @@ class JobWorker(Worker):
         batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names it.
+        parts_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class JobWorker(Worker):
         batch: int = 1,
         grace: float = 10,
         blocked_after: float = 2,
+        parts_after: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.grace, self._blocked_after = grace, blocked_after
+        self._parts_after = parts_after or self.in_progress_timeout_s
         self._heart: Heart | None = None
         self._batches = BatchSize(batch)
         self.name = process_name()
@@ -122,7 +125,7 @@ class JobWorker(Worker):
             lambda job_id: running.cancel(job_id, Why.TAKEN),
             lambda still: looks_alive(self.ctx, still),
             blocked_after=self._blocked_after,
-            most=self.in_progress_timeout_s,
+            most=self._parts_after,
         )
         heart.start()
         end_in_children(self.loop)

@@ -8,9 +8,12 @@ reads from a connection would take the worker's answers. Processes that are star
 import asyncio
 import os
 import signal
+import threading
 from functools import cache
 from weakref import WeakSet
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_held = threading.local()
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
@@ -22,19 +25,31 @@ def end_in_children(loop: asyncio.AbstractEventLoop) -> None:
 
 @cache
 def _register() -> None:
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(
+        before=_hold_signals, after_in_parent=_let_signals, after_in_child=_in_child
+    )
+
+
+def _hold_signals() -> None:
+    """A signal to the child that comes before it has handlers of its own waits until it has."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
 
 
 def _in_child() -> None:
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     finally:
         for loop in tuple(_loops):
             _cut_off(loop)
         _loops.clear()
+        _let_signals()
 
 
 def _cut_off(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from jobs.text import spelt_out
 from worker.config import WorkerConfig
 from worker.dispatch import JobBuried
 
@@ -21,6 +22,7 @@ def configure_logging(config: WorkerConfig) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            *([_escape] if _is_console(config) else []),  # JSON escapes by itself
             _renderer(config),
         ],
     )
@@ -37,10 +39,29 @@ def configure_logging(config: WorkerConfig) -> None:
     _quieten_arq()
 
 
+def _is_console(config: WorkerConfig) -> bool:
+    return config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty())
+
+
 def _renderer(config: WorkerConfig) -> structlog.typing.Processor:
-    if config.log_format == "console" or (config.log_format == "auto" and sys.stderr.isatty()):
+    if _is_console(config):
         return structlog.dev.ConsoleRenderer()
     return structlog.processors.JSONRenderer()
+
+
+def _escape(
+    _logger: object, _method: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """No control character of a stranger reaches a terminal: in no key, no value, no traceback."""
+    return {spelt_out(str(key)): _escaped(value) for key, value in line.items()}
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, str):
+        return "\n".join(map(spelt_out, value.split("\n")))
+    if value is None or isinstance(value, int | float):
+        return value
+    return spelt_out(repr(value))
 
 
 def _quieten_arq() -> None:

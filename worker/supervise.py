@@ -41,7 +41,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         statuses = await asyncio.gather(*(self._keep(n) for n in range(1, self._processes + 1)))
-        return max(abs(status) for status in statuses)
+        return max(map(abs, statuses))
 
     def _stop(self, number: signal.Signals) -> None:
         log.info("supervisor.stopping", signal=number.name, workers=len(self._running))
@@ -80,6 +80,8 @@ class Supervisor:
         if self._stopping.is_set():
             worker.send_signal(signal.SIGTERM)
         try:
-            return await worker.wait()
+            status = await worker.wait()
         finally:
             del self._running[number]
+        told = -signal.SIGTERM, 128 + signal.SIGTERM  # … before it could know what to do then
+        return 0 if self._stopping.is_set() and status in told else status

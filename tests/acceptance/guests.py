@@ -1,0 +1,123 @@
+"""A worker process whose jobs fork, block and leave threads behind: `python -m tests.acceptance.guests`."""
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from db import projects
+from db.inputs import NewProject
+from jobs.context import JobContext
+from jobs.registry import Kind, Payload, Registry
+from worker.app import build_worker, run_to_the_end
+from worker.config import load_config
+from worker.logs import configure_logging
+
+
+class Guest(Payload):
+    """What to do, and for how many seconds. `mark` is a file that tells what happened."""
+
+    kind: ClassVar[str] = "guest"
+    what: str
+    seconds: float = 0
+    mark: str = ""
+
+
+def forked(child: Any) -> int:
+    """The exit status of a forked child that does as told."""
+    pid = os.fork()
+    if pid == 0:
+        child()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def terminated_child(guest: Guest) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    return process.exitcode
+
+
+async def child_returns(guest: Guest) -> Any:
+    pid = os.fork()
+    return "child" if pid == 0 else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def child_exits(guest: Guest) -> Any:
+    return forked(lambda: sys.exit(7))
+
+
+async def child_awaits(guest: Guest) -> Any:
+    pid = os.fork()
+    if pid == 0:
+        await asyncio.sleep(60)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def child_runs_a_loop(guest: Guest) -> Any:
+    def count() -> None:
+        os._exit(asyncio.run(asyncio.sleep(0.01, 5)))
+
+    return forked(count)
+
+
+async def process_of_its_own(guest: Guest) -> Any:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    process.terminate()
+    return await process.wait()
+
+
+async def child_that_lives_on(guest: Guest) -> Any:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(guest.seconds)
+        os._exit(0)
+    Path(guest.mark).write_text(str(pid))
+    await asyncio.sleep(60)
+
+
+async def thread(guest: Guest) -> Any:
+    Path(guest.mark).write_text("started")
+    await asyncio.to_thread(time.sleep, guest.seconds)
+
+
+async def block(guest: Guest) -> Any:
+    if guest.mark:
+        Path(guest.mark).write_text("started")
+    time.sleep(guest.seconds)
+    return subprocess.DEVNULL
+
+
+async def block_once(guest: Guest, attempt: int | None) -> Any:
+    if attempt == 1:
+        time.sleep(guest.seconds)
+
+
+async def wait(guest: Guest) -> Any:
+    await asyncio.sleep(guest.seconds)
+
+
+async def handle(context: JobContext, guest: Guest) -> Any:
+    new = NewProject(name=f"{guest.what} {context.origin.attempt}")
+    await projects.create(context.session, context.origin, new)
+    if guest.what == "block_once":
+        answer = await block_once(guest, context.origin.attempt)
+    else:
+        answer = await globals()[guest.what](guest)
+    return [context.origin.attempt, answer]
+
+
+def main() -> None:
+    config = load_config()
+    configure_logging(config.worker)
+    run_to_the_end(build_worker(config, registry=Registry([Kind(Guest, handle)]), schedule=[]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Real worker processes whose jobs fork, block the event loop, and leave threads behind."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.engine import Sessions
+from db.models import ProcessedJob, Project
+from tests.acceptance.guests import Guest
+from tests.acceptance.processes import Process, worker_process
+from tests.acceptance.test_shutdown import backends
+from tests.support import count, eventually, rows
+from worker.client import JobClient
+from worker.config import Config
+
+GUESTS = (sys.executable, "-m", "tests.acceptance.guests")
+
+CHILDREN: dict[str, Any] = {
+    "terminated_child": -signal.SIGTERM,
+    "child_returns": 0,
+    "child_exits": 7,
+    "child_awaits": 1,  # it has no event loop to wait in
+    "child_runs_a_loop": 5,
+    "process_of_its_own": -signal.SIGTERM,
+}
+
+
+async def started(mark: Path) -> None:
+    async def there() -> bool:
+        return mark.exists() and bool(mark.read_text())
+
+    await eventually(there)
+
+
+async def test_a_job_may_have_children(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Forked, terminated, left to return: the worker takes no signal for its own, and each job is done once."""
+    with worker_process(config, GUESTS) as worker:
+        for what, status in CHILDREN.items():
+            job = await client.enqueue(Guest(what=what), job_id=what)
+            assert await job.result(timeout=20) == [1, status], what
+        assert not [e for e in worker.events if e["event"] in {"worker.stopping", "worker.blocked"}]
+        assert worker.process.poll() is None
+    assert await count(sessions, Project) == await count(sessions, ProcessedJob) == len(CHILDREN)
+
+
+async def test_a_child_keeps_no_connection_of_the_worker(
+    config: Config, client: JobClient, sessions: Sessions, tmp_path: Path
+) -> None:
+    """The worker is killed, its job's child lives on: the server sees at once that the transaction is over."""
+    mark = tmp_path / "mark"
+    with worker_process(config, GUESTS) as worker:
+        await client.enqueue(Guest(what="child_that_lives_on", seconds=60, mark=str(mark)))
+        await started(mark)
+        child = int(mark.read_text())
+        try:
+            worker.process.kill()
+
+            async def gone() -> bool:
+                return await backends(sessions) == 0
+
+            await eventually(gone, seconds=5)
+            os.kill(child, 0)  # it is still there
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+async def test_a_thread_does_not_keep_the_process(
+    config: Config, client: JobClient, sessions: Sessions, tmp_path: Path
+) -> None:
+    """It ends within drain and grace, with status 0, and says what it left behind; the job is rolled back."""
+    mark, limits = tmp_path / "mark", {"LEDGERQ_DRAIN_TIMEOUT": "1", "LEDGERQ_STOP_GRACE": "2"}
+    with worker_process(config, GUESTS, **limits) as worker:
+        await client.enqueue(Guest(what="thread", seconds=75, mark=str(mark)))
+        await started(mark)
+        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 15) == 0
+        left = [event for event in worker.events if event["event"] == "worker.left_behind"]
+    assert len(left) == 1
+    assert "thread asyncio_0" in left[0]["what"]
+    assert await count(sessions, Project) == 0
+
+
+async def test_a_blocked_loop_does_not_keep_the_process(
+    config: Config, client: JobClient, tmp_path: Path
+) -> None:
+    """SIGTERM ends the worker though its loop does not hear of it, with the stack in the log."""
+    mark, limits = tmp_path / "mark", {"LEDGERQ_DRAIN_TIMEOUT": "1", "LEDGERQ_STOP_GRACE": "0.5"}
+    with worker_process(config, GUESTS, **limits) as worker:
+        await client.enqueue(Guest(what="block", seconds=60, mark=str(mark)))
+        await started(mark)
+        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 15) == 1
+        (left,) = [event for event in worker.events if event["event"] == "worker.left_behind"]
+    assert "in block" in left["stack"]
+
+
+def named(worker: Process, event: str) -> list[dict[str, Any]]:
+    return [each for each in worker.events if each["event"] == event]
+
+
+async def test_blocking_is_named_while_it_lasts_and_costs_bystanders_nothing(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Longer than a lease: nobody else takes the jobs, each is done at its first attempt."""
+    limits = {"LEDGERQ_LEASE": "1", "LEDGERQ_BLOCKED_AFTER": "0.5"}
+    with worker_process(config, GUESTS, **limits) as first:
+        bystander = await client.enqueue(Guest(what="wait", seconds=2), job_id="bystander")
+        blocker = await client.enqueue(Guest(what="block", seconds=4), job_id="blocker")
+        await asyncio.to_thread(first.wait_for, "worker.blocked")
+        assert not named(first, "job.completed")
+        with worker_process(config, GUESTS, **limits) as second:
+            assert (await bystander.result(timeout=20))[0] == 1
+            assert (await blocker.result(timeout=20))[0] == 1
+            assert not named(second, "job.completed") + named(second, "job.duplicate")
+        (blocked,) = named(first, "worker.blocked")
+        assert not named(first, "worker.lease_lost")
+    assert blocked["job_id"] == "blocker"
+    assert "in block" in blocked["stack"]
+    assert await count(sessions, Project) == 2
+
+
+@pytest.mark.timeout(60)
+async def test_who_blocks_for_longer_than_its_timeout_has_spent_an_attempt(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Another worker gets it as its second attempt, and the bystander, which pays nothing, as its first."""
+    limits = {"LEDGERQ_LEASE": "1", "LEDGERQ_BLOCKED_AFTER": "0.3", "LEDGERQ_JOB_TIMEOUT": "4"}
+    with worker_process(config, GUESTS, **limits) as first:
+        bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")
+        blocker = await client.enqueue(Guest(what="block_once", seconds=20), job_id="blocker")
+        await asyncio.to_thread(first.wait_for, "worker.parted_from_jobs")
+        (parted,) = named(first, "worker.parted_from_jobs")
+        assert (parted["job_id"], parted["jobs"]) == ("blocker", 2)
+        with worker_process(config, GUESTS, **limits):
+            assert (await bystander.result(timeout=12))[0] == 1
+            assert (await blocker.result(timeout=12))[0] == 2
+    assert {each.job_id: each.attempt for each in await rows(sessions, ProcessedJob)} == {
+        "bystander": 1,
+        "blocker": 2,
+    }

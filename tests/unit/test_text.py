@@ -1,0 +1,78 @@
+"""Text from outside: cut, escaped, and never a reason to fail."""
+
+import io
+import logging
+import sys
+
+import pytest
+import structlog
+
+from jobs.text import cut, cut_end, described, one_line, printable, shown, traceback_of
+from worker.config import WorkerConfig
+from worker.logs import configure_logging
+
+WILD = "a\x1b[2J\x9b1m\x07\r\x00\u202e\u2028\ud800\nb"
+
+
+def harmless(text: str) -> bool:
+    return all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.fixture
+def _logging_restored() -> object:
+    root, level = logging.getLogger(), logging.getLogger().level
+    handlers = list(root.handlers)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_a_cut_text_has_the_length_asked_for_and_says_how_long_it_was() -> None:
+    """At either end."""
+    assert len(cut("x" * 5_000, 100)) == len(cut_end("x" * 5_000, 100)) == 100
+    assert "5,000 characters" in cut("x" * 5_000, 100)
+    assert cut("short", 100) == cut_end("short", 100) == "short"
+
+
+def test_what_is_printable_is_one_line_that_no_terminal_obeys() -> None:
+    """Control characters of both sets, BiDi marks, separators, halves of characters."""
+    assert harmless(printable(WILD))
+    assert "\n" not in printable(WILD)
+
+
+def test_an_error_is_described_whatever_it_holds() -> None:
+    """On one line, cut, without what a database or a terminal can't take."""
+    error = ValueError(WILD * 1_000)
+    assert harmless(one_line(error))
+    assert len(described(error, 300)) <= 300
+    assert len(traceback_of(error, 500)) <= 500
+    assert "\x00" not in described(error)
+
+
+def test_a_long_result_is_cut_in_the_log() -> None:
+    """A short one is itself."""
+    assert shown([1, 2]) == [1, 2]
+    assert len(shown("x" * 100_000)) <= 1_000
+    assert shown(object())
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_no_control_character_reaches_a_console_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no key, value, id or traceback, of our lines and of a library's."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    configure_logging(WorkerConfig(redis_url="redis://h", log_format="console"))
+    try:
+        raise ValueError(WILD)
+    except ValueError:
+        log = structlog.stdlib.get_logger("test")
+        log.exception("job.x", job_id=WILD.replace("\n", ""), result={WILD: WILD}, **{WILD: 1})
+        logging.getLogger("library").exception("said %s", WILD)
+    written = out.getvalue()
+    assert "job.x" in written
+    assert "said" in written
+    coloured = written.replace("\x1b[", "")  # the renderer's own
+    assert "\x1b" not in coloured
+    assert harmless(coloured.replace("\t", " "))
+    assert "2J" in coloured
