@@ -86,7 +86,8 @@ class LedgerqSession(AsyncSession):
 
 def _release_savepoint(session: Session) -> None:
     if savepoint := session.get_nested_transaction():
-        savepoint.commit()
+        with savepoint:  # leaving it keeps what it did
+            pass
 
 
 class JobSession(LedgerqSession):

@@ -31,6 +31,19 @@ async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
         log.error("worker.left_behind", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
 
 
+def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
+    """Run the loop until the task is done, though a job may stop the loop."""
+    while True:
+        try:
+            loop.run_until_complete(task)
+        except RuntimeError:
+            if task.done():
+                raise
+            log.exception("worker.loop_was_stopped")  # by nobody but a job
+        else:
+            return
+
+
 class LastResort(threading.Thread):
     """Ends the process if it has not ended so many seconds after it was told to: its loop may stand still."""
 

@@ -24,7 +24,7 @@ from worker.broker import Broker, Claimed, Terms
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
-from worker.ending import in_time
+from worker.ending import in_time, run_until_done
 from worker.finisher import Finisher
 from worker.forks import end_in_children
 from worker.health import ALIVE, looks_alive
@@ -116,6 +116,15 @@ class JobWorker(Worker):
         self._helpers.start(finisher.run)
         self._helpers.start(self._wake(broker).run)
         await self._work(leases, running)
+
+    def run(self) -> None:
+        """Run until stopped; the last act is `close`."""
+        self.main_task = self.loop.create_task(self.main())
+        try:
+            with suppress(asyncio.CancelledError):
+                run_until_done(self.loop, self.main_task)
+        finally:
+            run_until_done(self.loop, self.loop.create_task(self.close()))
 
     def _beating(self, broker: Broker, running: Running) -> Heart:
         """The heartbeat, which goes on whatever jobs do to this loop."""

@@ -20,6 +20,7 @@ import structlog
 from jobs.lag import Stall, watched
 from jobs.text import cut_end, printable
 from worker.broker import Broker, Ending, Lease
+from worker.forks import end_in_children
 from worker.health import keep_beating
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -77,6 +78,7 @@ class Heart:
 
     async def _beat(self) -> None:
         self._own, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        end_in_children(self._own)
         broker = self.broker()
         loops = [
             asyncio.create_task(self._renew(broker)),

@@ -1,5 +1,6 @@
 """From arq's startup hook to its shutdown hook: the engine is born and disposed here."""
 
+import asyncio
 from typing import Any
 
 import structlog
@@ -10,6 +11,7 @@ from jobs.registry import Registry
 from worker.beside import Beside
 from worker.config import Config, process_name
 from worker.dispatch import RESOURCES, Resources
+from worker.forks import end_in_children
 from worker.health import ALIVE, keep_beating
 from worker.logs import configure_logging
 from worker.relay import Relay
@@ -34,6 +36,7 @@ class Lifecycle:
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
         """
         configure_logging(self._config.worker)
+        end_in_children(asyncio.get_running_loop())
         worker, redis = self._config.worker, ctx["redis"]
         database = build_database(self._config.database)
         relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
