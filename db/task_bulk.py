@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
 from db import audit, tasks, writes
 from db.arrays import insert_returning_ids
 from db.audit import Change, Origin
+from db.bounds import is_id
 from db.errors import NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import Action, Task
@@ -59,6 +61,8 @@ async def update_many(
     wanted = set(task_ids)
     if len(wanted) > writes.MOST_AT_ONCE:
         raise Refused("task_ids", f"at most {writes.MOST_AT_ONCE} tasks in one update")
+    for impossible in sorted(task_id for task_id in wanted if not is_id(task_id)):
+        raise NotFound("task", impossible)
     rows = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id)).with_for_update()
     found = (await session.scalars(rows, execution_options={"populate_existing": True})).all()
     for missing in sorted(wanted - {task.id for task in found}):
@@ -66,8 +70,17 @@ async def update_many(
     what = writes.what_was_set(changes)
     changed = [(task, change) for task in found if (change := writes.difference(task, what))]
     await writes.update_rows(session, [task for task, _ in changed], what)
+    if "tags" in what:
+        for task, _ in changed:
+            _own_tags(task, what["tags"])
     await audit.record(session, origin, *(change for _, change in changed))
     return len(changed)
+
+
+def _own_tags(task: Task, tags: list[str]) -> None:
+    """A list of its own for each task, which notices when it is changed in place; it is stored already."""
+    task.tags = list(tags)
+    set_committed_value(task, "tags", task.tags)
 
 
 async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> None:

@@ -6,8 +6,13 @@ from datetime import timedelta
 from secrets import token_hex
 
 from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
-from jobs.errors import InvalidRequest
+from jobs.errors import LONGEST_DELAY, InvalidRequest
 from jobs.registry import Payload
+
+MAX_ACTOR = 200
+MAX_TRACE_ID = 64
+_LONGEST_DELAY = timedelta(seconds=LONGEST_DELAY)
+_DAYS = _LONGEST_DELAY.days
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +23,11 @@ class Unique:
     window: timedelta
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.key) <= MAX_JOB_ID or not self.key.isprintable():
-            raise InvalidRequest("unique.key", f"must have 1 to {MAX_JOB_ID} printable characters")
-        if not timedelta(0) < self.window <= timedelta(days=3650):
-            raise InvalidRequest("unique.window", "must be more than nothing and at most ten years")
+        require_printable("unique.key", self.key, MAX_JOB_ID)
+        if not timedelta(0) < self.window <= _LONGEST_DELAY:
+            raise InvalidRequest(
+                "unique.window", f"must be more than nothing, at most {_DAYS} days"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,9 @@ class Request:
     """A job to enqueue or to stage. The same `job_id` again is the same job: it runs once.
 
     `ordering_key` is for staged jobs: those of one key run one after another, in the order staged.
+
+    Raises:
+        InvalidRequest: a field is such as no worker would take; the job id is looked at when it is used.
     """
 
     payload: Payload
@@ -38,6 +47,15 @@ class Request:
     trace_id: str | None = None
     ordering_key: str | None = None
     unique: Unique | None = None
+
+    def __post_init__(self) -> None:
+        require_printable("actor", self.actor, MAX_ACTOR)
+        if self.trace_id is not None:
+            require_printable("trace_id", self.trace_id, MAX_TRACE_ID)
+        if self.ordering_key is not None:
+            require_printable("ordering_key", self.ordering_key, MAX_JOB_ID)
+        if not timedelta(0) <= self.delay <= _LONGEST_DELAY:
+            raise InvalidRequest("delay", f"must not be negative, and at most {_DAYS} days")
 
     @property
     def envelope(self) -> Envelope:
@@ -64,6 +82,16 @@ class Request:
             return token_hex(16)
         check_job_id(self.job_id)
         return self.job_id
+
+
+def require_printable(field: str, value: object, longest: int) -> None:
+    """Refuse a text that could not be stored, logged and typed.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or holds control characters.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
+        raise InvalidRequest(field, f"must have 1 to {longest} printable characters")
 
 
 def as_requests(asked: "Iterable[Request | Payload]") -> list[Request]:

@@ -1,12 +1,24 @@
 """What all tables share: names for constraints, aware UTC times, JSON, 64-bit ids."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, MetaData, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    Float,
+    Integer,
+    MetaData,
+    bindparam,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.ext.mutable import MutableList
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Relationship, SQLModel
@@ -37,6 +49,42 @@ def _utc_now(element: utc_now, compiler: Any, **options: Any) -> str:
 @compiles(utc_now, "sqlite")
 def _utc_now_on_sqlite(element: utc_now, compiler: Any, **options: Any) -> str:
     return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+class clock(FunctionElement[datetime]):  # noqa: N801 - as above
+    """The database's clock at this moment, so much later as its one argument says, a timedelta.
+
+    What waits in a transaction for a lock sees time go on. On SQLite to the millisecond, rounded down.
+    """
+
+    type = DateTime(timezone=True)
+    inherit_cache = True
+
+    def __init__(self, later: timedelta = timedelta(0)) -> None:
+        super().__init__(bindparam(None, later, type_=_Seconds()))
+
+
+class _Seconds(TypeDecorator[timedelta]):
+    """A timedelta going in: seconds as a number, for SQL to count with."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> float | None:
+        """In seconds."""
+        return None if value is None else value.total_seconds()
+
+
+@compiles(clock)
+def _clock(element: clock, compiler: Any, **options: Any) -> str:
+    later = compiler.process(element.clauses, **options)
+    return f"clock_timestamp() + make_interval(secs => CAST({later} AS double precision))"
+
+
+@compiles(clock, "sqlite")
+def _clock_on_sqlite(element: clock, compiler: Any, **options: Any) -> str:
+    later = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {later} || ' seconds')"
 
 
 class Base(SQLModel):
@@ -73,6 +121,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+# a list that may be changed in place: it notices, and is stored
+JsonList = MutableList.as_mutable(
+    JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+)
 
 
 def primary_key() -> Any:
