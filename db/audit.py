@@ -150,21 +150,21 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
 
 def _check(origin: Origin, change: Change) -> None:
     """An author who can't be kept is refused: nothing else is put in the place of one."""
-    if not origin.actor or not _fits(origin.actor, 200):
+    if not _fits(origin.actor, 200) or not origin.actor or not origin.actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
     for field, longest in (("job_id", 200), ("kind", 100), ("trace_id", 64)):
         if (value := getattr(origin, field)) is not None and not _fits(value, longest):
-            raise Refused(field, f"must have at most {longest} printable characters")
+            raise Refused(field, f"must have at most {longest} characters, no NUL")
     if origin.attempt is not None and not 0 <= origin.attempt <= _MOST_ATTEMPTS:
         raise Refused("attempt", f"must be 0 to {_MOST_ATTEMPTS}")
     if not _fits(change.entity_type, 50):
-        raise Refused("entity_type", "must have at most 50 printable characters")
+        raise Refused("entity_type", "must have at most 50 characters, no NUL")
     if not _has_entries(change.entity_id):
         raise Refused("entity_id", f"must be 0 to {MAX_ID}")
 
 
 def _fits(value: object, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and value.isprintable()
+    return isinstance(value, str) and len(value) <= longest and is_storable(value)
 
 
 def _has_entries(entity_id: object) -> bool:

@@ -20,7 +20,7 @@ from db.translate import translated
 from jobs.burial import UNKNOWN_KIND, storable_json, storable_text
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from jobs.errors import InvalidRequest, NotReplayable, Undecodable
-from jobs.request import MAX_ACTOR, require_printable
+from jobs.request import MAX_ACTOR, require_free_names, require_printable
 
 PAGE = 500  # letters in one transaction
 _LONGEST_REASON = 1000
@@ -198,8 +198,9 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
             letter.job_id, "payload", "a text holds NUL, which no database keeps; give --payload"
         )
     try:
+        require_free_names(envelope.payload)
         decode(encode(replace(envelope, staged=True)))
-    except Undecodable as error:
+    except (InvalidRequest, Undecodable) as error:
         raise NotReplayable(
             letter.job_id,
             "payload",

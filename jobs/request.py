@@ -1,18 +1,23 @@
 """What a producer asks for: the same on Redis by the client and in a transaction by `jobs.staging`."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any
 
-from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
-from jobs.errors import LONGEST_DELAY, InvalidRequest
+from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id, decode
+from jobs.errors import LONGEST_DELAY, InvalidRequest, Undecodable
 from jobs.registry import Payload
 
 MAX_ACTOR = 200
 MAX_TRACE_ID = 64
 _LONGEST_DELAY = timedelta(seconds=LONGEST_DELAY)
 _DAYS = _LONGEST_DELAY.days
+_NUL = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u0000"
+)  # as JSON has it; a backslash before it is another text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,16 @@ class Request:
 
     @property
     def envelope(self) -> Envelope:
-        """As it travels."""
+        """As it travels.
+
+        Raises:
+            InvalidRequest: the payload has a field whose name is reserved.
+        """
+        payload = self.payload.model_dump(mode="json", exclude_unset=True)
+        require_free_names(payload)
         return Envelope(
             kind=self.payload.kind,
-            payload=self.payload.model_dump(mode="json", exclude_unset=True),
+            payload=payload,
             actor=self.actor,
             trace_id=self.trace_id,
         )
@@ -92,6 +103,32 @@ def require_printable(field: str, value: object, longest: int) -> None:
     """
     if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
         raise InvalidRequest(field, f"must have 1 to {longest} printable characters")
+
+
+def require_free_names(payload: Mapping[str, Any]) -> None:
+    """Refuse a payload that would say who asks, or where it comes from: see `jobs.envelope`.
+
+    Raises:
+        InvalidRequest: the name of a field begins with an underscore.
+    """
+    for name in payload:
+        if name.startswith("_"):
+            problem = f"names that begin with _ are reserved: {ascii(name)[1:60]}"
+            raise InvalidRequest("payload", problem.rstrip("'"))
+
+
+def require_storable(body: bytes) -> None:
+    """Refuse what Redis could carry, but the outbox not keep, or no worker read.
+
+    Raises:
+        InvalidRequest: a text holds NUL, a number is too large, or all is nested too deep.
+    """
+    if _NUL.search(body):
+        raise InvalidRequest("payload", "a text holds NUL, which no database keeps")
+    try:
+        decode(body)
+    except Undecodable as error:
+        raise InvalidRequest("payload", f"no worker would take it ({error})") from None
 
 
 def as_requests(asked: "Iterable[Request | Payload]") -> list[Request]:

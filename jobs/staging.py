@@ -14,7 +14,7 @@ from db.translate import translated
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, encode
 from jobs.errors import PayloadMismatch
 from jobs.registry import Payload
-from jobs.request import Request, Unique, as_requests
+from jobs.request import Request, Unique, as_requests, require_storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
 
 def _message(job_id: str, request: Request) -> Message:
     envelope = request.envelope
-    encode(replace(envelope, staged=True))  # what no worker would take is refused here
+    require_storable(encode(replace(envelope, staged=True)))
     return Message(
         job_id=job_id,
         kind=envelope.kind,

@@ -5,6 +5,13 @@ catalogue in its search_path: no caller's table, function or operator is ever mi
 meant. Who may write the outbox may call it, nobody else; the migration holds the same statements.
 """
 
+# what Python's str.isprintable refuses, but for characters that no Unicode assigns yet
+UNPRINTABLE = (
+    r"[\u0001-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e"
+    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb"
+    r"\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U000e00ff\U000e01f0-\U0010ffff]"
+)
 ENQUEUE_JOB = r"""
 CREATE OR REPLACE FUNCTION {schema}.enqueue_job(
     kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',
@@ -12,12 +19,7 @@ CREATE OR REPLACE FUNCTION {schema}.enqueue_job(
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 #variable_conflict use_column
 DECLARE
-    unprintable CONSTANT text := $re$[\u0001-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd]$re$
-        || $re$|[\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f]$re$
-        || $re$|[\u3000\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff]$re$
-        || $re$|[\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3]$re$
-        || $re$|[\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U0002fffe\U0002ffff]$re$
-        || $re$|[\U0003fffe-\U000e00ff\U000e01f0-\U0010ffff]$re$;
+    unprintable CONSTANT text := $re${unprintable}$re$;
     id text := coalesce(enqueue_job.job_id, replace(gen_random_uuid()::text, '-', ''));
     author text := coalesce(enqueue_job.actor, 'sql');
     written text := enqueue_job.payload::text;
@@ -115,7 +117,7 @@ BEGIN
         END IF;
     END LOOP;  -- the job ended between the looks: the next one sees how
 END $body$
-"""
+""".replace("{unprintable}", UNPRINTABLE)
 MAY_CALL = """
 DO $grants$
 DECLARE

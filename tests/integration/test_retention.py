@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db import dead_letters, inbox, unique
 from db.engine import Sessions
@@ -68,11 +68,11 @@ async def test_a_job_with_a_dead_letter_is_kept(any_sessions: Sessions) -> None:
 
 async def test_unique_keys_go_when_their_window_is_over(any_sessions: Sessions) -> None:
     """And not before."""
-    now = datetime.now(UTC)
     async with transaction(any_sessions) as session:
         for key, days in (("over", 1), ("open", 3)):
-            start = now - timedelta(days=2)
-            await unique.take(session, "k", key, key, now=start, window=timedelta(days=days))
+            await unique.take(session, "k", key, key, window=timedelta(days=days))
+        for row in await session.scalars(select(UniqueKey)):
+            row.expires_at -= timedelta(days=2)
     assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 1})
     assert [row.key for row in await rows(any_sessions, UniqueKey)] == ["open"]
 
