@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
 from db import audit, tasks, writes
@@ -14,6 +13,7 @@ from db.bounds import is_id
 from db.errors import NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import Action, Task
+from db.models.base import FixedList
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
@@ -68,19 +68,12 @@ async def update_many(
     for missing in sorted(wanted - {task.id for task in found}):
         raise NotFound("task", missing)
     what = writes.what_was_set(changes)
+    if "tags" in what:
+        what["tags"] = FixedList(what["tags"])  # all of them hold this one
     changed = [(task, change) for task in found if (change := writes.difference(task, what))]
     await writes.update_rows(session, [task for task, _ in changed], what)
-    if "tags" in what:
-        for task, _ in changed:
-            _own_tags(task, what["tags"])
     await audit.record(session, origin, *(change for _, change in changed))
     return len(changed)
-
-
-def _own_tags(task: Task, tags: list[str]) -> None:
-    """A list of its own for each task, which notices when it is changed in place; it is stored already."""
-    task.tags = list(tags)
-    set_committed_value(task, "tags", task.tags)
 
 
 async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> None:
@@ -90,7 +83,5 @@ async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> No
             continue
         if wanted.setdefault(new.parent_task_id, new.project_id) != new.project_id:
             raise Refused("parent_task_id", f"task {new.parent_task_id} can't be in two projects")
-    if len(wanted) > writes.MOST_AT_ONCE:
-        raise Refused("parent_task_id", f"at most {writes.MOST_AT_ONCE} different parents at once")
     if wanted:
         await tasks.require_parents(session, wanted)

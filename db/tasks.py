@@ -101,11 +101,11 @@ async def delete(
         Refused: `now` is no time that a database can hold.
     """
     require_moment("now", now)
-    await writes.lock(session, Task, task_id, expected_version)
+    task = await writes.lock(session, Task, task_id, expected_version)
     living = col(Task.deleted_at).is_(None)
-    tasks = await _subtree(session, task_id, living)
+    tasks = await _subtree(session, task.id, living)
     # who adds a subtask holds its parent: the look that waited for one may not have seen it
-    while len(again := await _subtree(session, task_id, living)) > len(tasks):
+    while len(again := await _subtree(session, task.id, living)) > len(tasks):
         tasks = again
     return await _mark(session, origin, tasks, now, Action.DELETE)
 
@@ -169,9 +169,12 @@ async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None
 
     Raises:
         MissingReference: one does not exist, or is deleted.
-        Refused: one belongs to another project.
+        Refused: one belongs to another project, or there are too many.
     """
-    parents = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id))
+    if len(wanted) > MOST_IN_A_LIST:
+        raise Refused("parent_task_id", f"at most {MOST_IN_A_LIST} different parents at once")
+    possible = list(filter(is_id, wanted))
+    parents = select(Task).where(col(Task.id).in_(possible)).order_by(col(Task.id))
     held = (await session.scalars(parents.with_for_update(read=True, key_share=True))).all()
     if len(held) < len(wanted):
         raise MissingReference("fk_task_parent_task_id_task", ("parent_task_id",))

@@ -14,10 +14,15 @@ from jobs.staging import stage
 _ONE_AT_A_TIME = timedelta(hours=1)  # a part that was lost does not keep the others for longer
 
 
-async def go_on(context: JobContext, payload: Payload) -> str:
-    """Stage the same job once more; the id of the job that goes on, which may be another one's next."""
+async def go_on(context: JobContext, payload: Payload, *, more: bool) -> str | None:
+    """If there is more, stage the same job again; the id of the job that goes on.
+
+    However many jobs begin, one at a time goes on: it may be another one's next.
+    """
     if context.origin.job_id is not None:
         await unique.release(context.session, [context.origin.job_id])  # this one has come
+    if not more:
+        return None
     following = await stage(
         context.session,
         payload,

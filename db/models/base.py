@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from sqlalchemy import (
     JSON,
@@ -18,11 +18,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.ext.mutable import MutableList
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Field, Relationship, SQLModel
 
+from db.errors import ChangedInPlace
 from db.models.loading import MUST_LOAD
 
 NAMING_CONVENTION = {
@@ -94,6 +94,11 @@ class Base(SQLModel):
     # what the database fills in comes back with the write: it can be read without asking again
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As SQLModel's; a list that a row is given is fixed from then on."""
+        of_row = isinstance(value, list) and name in type(self).model_fields
+        super().__setattr__(name, FixedList(value) if of_row else value)
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment in time: aware, in UTC, on every database. A naive datetime is refused."""
@@ -121,10 +126,40 @@ class UtcDateTime(TypeDecorator[datetime]):
 NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-# a list that may be changed in place: it notices, and is stored
-JsonList = MutableList.as_mutable(
-    JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-)
+
+
+class FixedList(list[str]):
+    """A list as a row holds it: to be replaced, not changed in place, which no flush would notice."""
+
+    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
+        """A copy of it is a list like any other."""
+        return list, (list(self),)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise ChangedInPlace
+
+
+for _name in ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"]:
+    setattr(FixedList, _name, _refuse)
+for _name in ["delitem", "iadd", "imul", "setitem"]:
+    setattr(FixedList, f"__{_name}__", _refuse)
+
+
+class FixedTexts(TypeDecorator[list[str]]):
+    """A list of texts in JSON that comes out of the database fixed."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As `Json`."""
+        on_postgresql = dialect.name == "postgresql"
+        return dialect.type_descriptor((JSONB if on_postgresql else JSON)(none_as_null=True))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
+        """Coming out: fixed."""
+        return None if value is None else FixedList(value)
 
 
 def primary_key() -> Any:

@@ -30,9 +30,8 @@ async def handle(context: JobContext, prune: PruneProcessedJobs) -> dict[str, in
     jobs = await inbox.prune(context.session, ended_before=ended_before, limit=prune.limit)
     keys = await unique.forget_expired(context.session, limit=prune.limit)
     gone: dict[str, int | str] = {"jobs": jobs, "unique_keys": keys}
-    if prune.limit in {jobs, keys}:
-        gone["next_job"] = await go_on(context, prune)
-    return gone
+    next_job = await go_on(context, prune, more=prune.limit in {jobs, keys})
+    return {**gone, "next_job": next_job} if next_job else gone
 
 
 KIND = Kind(PruneProcessedJobs, handle)

@@ -30,8 +30,7 @@ async def handle(context: JobContext, purge: PurgeDeletedTasks) -> int:
         deleted_before=context.now - timedelta(days=purge.older_than_days),
         limit=purge.limit,
     )
-    if gone == purge.limit:
-        await go_on(context, purge)
+    await go_on(context, purge, more=gone == purge.limit)
     return gone
 
 

@@ -5,16 +5,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
-from httpx import AsyncClient, ConnectError, Response
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, ConnectError, Response
 
 from db.engine import Sessions
 from db.models import AuditLog, Project, Task
+from examples.api.app import create_app
 from tests.acceptance.processes import ROOT, environment, worker_process
 from tests.support import count, eventually, new_project, new_task
-from worker.config import Config
+from worker.client import JobClient
+from worker.config import Config, WorkerConfig
+from worker.connection import connect
 
 
 @pytest.fixture
@@ -90,6 +96,75 @@ async def test_the_same_key_is_the_same_job(http: AsyncClient, sessions: Session
     body = {"title": "x", "project_id": await new_project(sessions)}
     answers = [await http.post("/tasks?idempotency_key=k", json=body) for _ in range(2)]
     assert len({answer.json()["job_id"] for answer in answers}) == 1
+
+
+async def test_one_key_with_two_payloads_is_a_conflict(
+    http: AsyncClient, config: Config, sessions: Sessions
+) -> None:
+    """409 with the field, while the first job waits and after it is done; keys that can't be are 422."""
+    project = await new_project(sessions)
+    one, other = ({"title": title, "project_id": project} for title in ("one", "other"))
+    first = await http.post("/tasks?idempotency_key=k", json=one)
+    for _ in range(2):
+        answer = await http.post("/tasks?idempotency_key=k", json=other)
+        assert (answer.status_code, answer.json()["field"]) == (409, "idempotency_key")
+        with worker_process(config):
+            await ended(http, first)
+    for key in ("x" * 101, "", "a%00b", "a%1Bb", "a%0A", "%E2%80%AE"):
+        answer = await http.post(f"/tasks?idempotency_key={key}", json=one)
+        assert answer.status_code == 422, key
+
+
+async def test_a_server_that_is_away_is_503(http: AsyncClient, config: Config) -> None:
+    """Not 500, and with nothing of its address; what needs only the other one still works."""
+    name = str(config.database.url.database)
+    admin = await connect_to(config, "postgres")
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        for _ in range(3):
+            answer = await http.get("/tasks")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+    assert (await http.get("/tasks")).status_code == 200
+
+
+async def test_redis_away_is_503(config: Config, sessions: Sessions) -> None:
+    """The request may succeed a moment later; its job is not there."""
+    project = await new_project(sessions)
+    async with (
+        served(config) as app,
+        AsyncClient(
+            transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
+        ) as http,
+    ):
+        app.state.client = JobClient(connect(WorkerConfig(redis_url="redis://127.0.0.1:1")))
+        for answer in (
+            await http.post("/tasks", json={"title": "x", "project_id": project}),
+            await http.get("/jobs/nobody"),
+        ):
+            assert answer.status_code == 503, answer.text
+            assert "127.0.0.1" not in answer.text
+        assert (await http.get("/tasks")).status_code == 200
+
+
+@asynccontextmanager
+async def served(config: Config) -> AsyncIterator[FastAPI]:
+    """The service in this process."""
+    app = create_app(config)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+async def connect_to(config: Config, name: str) -> asyncpg.Connection:
+    url = config.database.url.set(drivername="postgresql", database=name)
+    host = url.query.get("host")
+    plain = url.set(query={}).render_as_string(hide_password=False)
+    return await asyncpg.connect(plain, host=str(host) if host else url.host)
 
 
 async def test_a_job_that_cannot_be_done_says_why(

@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from db import dead_letters, inbox, unique
+from db import dead_letters, inbox, tasks, unique
 from db.engine import Sessions
-from db.models import JobState, OutboxMessage, ProcessedJob, UniqueKey
+from db.models import JobState, OutboxMessage, ProcessedJob, Task, UniqueKey
 from db.transaction import transaction
 from jobs import kinds
-from jobs.kinds import CreateTask, PruneProcessedJobs
+from jobs.kinds import CreateTask, PruneProcessedJobs, PurgeDeletedTasks
 from jobs.outcome import Buried, Completed
 from jobs.process import process
 from jobs.retry import Policy
 from jobs.schedule import SCHEDULE
-from tests.support import delivery, rows
+from tests.support import ORIGIN, delivery, new_task, rows, staged_delivery
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -93,3 +93,54 @@ def test_it_runs_every_hour() -> None:
     (entry,) = (each for each in SCHEDULE if each.payload is PruneProcessedJobs)
     assert entry.hour is None
     assert len(entry.minute or ()) == len(entry.second or ()) == 1
+
+
+async def run_what_is_staged(sessions: Sessions) -> int:
+    """Until nothing is staged; how many jobs that took."""
+    jobs = 0
+    while messages := await rows(sessions, OutboxMessage):
+        (message,) = messages  # one goes on, never two
+        arrived = await staged_delivery(sessions, message.job_id)
+        assert isinstance(await process(arrived, kinds.registry(), sessions, Policy()), Completed)
+        jobs += 1
+    return jobs
+
+
+async def test_pruning_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> None:
+    """Each part stages the next in its own transaction, however many ticks have begun one."""
+    await ended_long_ago(any_sessions, *(f"old-{n}" for n in range(23)))
+    for tick in ("tick-1", "tick-2"):
+        await prune(any_sessions, tick, limit=5)
+    assert await run_what_is_staged(any_sessions) == 3
+    assert not {job_id for job_id in await known(any_sessions) if job_id.startswith("old")}
+    await ended_long_ago(any_sessions, *(f"old-{n}" for n in range(7)))
+    await prune(any_sessions, "tick-3", limit=5)
+    assert await run_what_is_staged(any_sessions) == 2
+
+
+async def test_unique_keys_are_pruned_in_parts_too(any_sessions: Sessions) -> None:
+    """However many windows have ended at once."""
+    async with transaction(any_sessions) as session:
+        for n in range(7):
+            await unique.take(session, "k", f"{n}", f"{n}", window=timedelta(days=1))
+        for row in await session.scalars(select(UniqueKey)):
+            row.expires_at -= timedelta(days=2)
+    first = await prune(any_sessions, "tick", limit=5)
+    assert isinstance(first, Completed)
+    assert first.result["unique_keys"] == 5
+    await run_what_is_staged(any_sessions)
+    assert await rows(any_sessions, UniqueKey) == []
+
+
+async def test_purging_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> None:
+    """Deleted tasks, leaves first, in parts."""
+    parent = await new_task(any_sessions)
+    for _ in range(4):
+        await new_task(any_sessions, project_id=parent.project_id, parent_task_id=parent.id)
+    async with transaction(any_sessions) as session:
+        await tasks.delete(session, ORIGIN, parent.id, now=LONG_AGO)
+    arrived = delivery(PurgeDeletedTasks(limit=2), "tick")
+    outcome = await process(arrived, kinds.registry(), any_sessions, Policy())
+    assert outcome == Completed(2)
+    await run_what_is_staged(any_sessions)
+    assert await rows(any_sessions, Task) == []

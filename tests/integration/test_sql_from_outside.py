@@ -14,7 +14,6 @@ from sqlalchemy.engine import URL
 from db import inbox, outbox
 from db.config import DatabaseConfig
 from db.engine import Sessions
-from db.errors import AlreadyExists
 from db.models import JobState, OutboxMessage
 from db.models.enqueue_job import UNPRINTABLE
 from db.schema import alembic_config, migrate
@@ -44,12 +43,13 @@ async def connected(url: URL) -> asyncpg.Connection:
 
 async def run(sessions: Sessions, *statements: str) -> object:
     """In one transaction; answers with the last one's value."""
-    answer: object = None
     async with transaction(sessions) as session:
-        for statement in statements:
-            result = await session.execute(text(statement.replace(":", r"\:")))
-            answer = result.scalar() if result.returns_rows else None
-    return answer
+        connection = await (await session.connection()).get_raw_connection()
+        driver = connection.driver_connection
+        assert isinstance(driver, asyncpg.Connection)
+        for statement in statements[:-1]:
+            await driver.execute(statement)
+        return await driver.fetchval(statements[-1])
 
 
 async def refusal(sessions: Sessions, arguments: str) -> tuple[str | None, str]:
@@ -314,7 +314,7 @@ async def test_two_callers_of_one_id_stage_one_job(sessions: Sessions) -> None:
             await asyncio.sleep(0.01)
     same, another = await asyncio.gather(*waiting, return_exceptions=True)
     assert same == "once"
-    assert isinstance(another, AlreadyExists)
+    assert isinstance(another, asyncpg.UniqueViolationError)
     assert await count(sessions, OutboxMessage) == 1
 
 
@@ -350,7 +350,7 @@ async def test_python_refuses_what_sql_refuses(any_sessions: Sessions) -> None:
     ):
         async with any_sessions() as session:
             with pytest.raises(JobError) as caught:
-                await stage(session, launch, **options)  # type: ignore[arg-type]
+                await stage(session, launch, **options)
         assert caught.value.problems[0].field == field
     assert await count(any_sessions, OutboxMessage) == 0
 
@@ -362,12 +362,13 @@ async def test_down_again_the_old_function_is_back(empty_postgresql_url: URL) ->
         await asyncio.to_thread(migrate, config, revision)
     admin = await connected(empty_postgresql_url)
     try:
-        as_it_was = await admin.fetchrow(DEFINITION)
+        (as_it_was,) = await admin.fetch(DEFINITION)
         await asyncio.to_thread(migrate, config)
-        assert (await admin.fetchrow(DEFINITION))["prosecdef"]
+        (head,) = await admin.fetch(DEFINITION)
+        assert head["prosecdef"]
         await asyncio.to_thread(command.downgrade, alembic_config(config), "0004")
-        found = dict(await admin.fetchrow(DEFINITION))
-        assert found.pop("anybody")
-        assert found == {name: as_it_was[name] for name in found}
+        (found,) = await admin.fetch(DEFINITION)
+        assert found["anybody"]
+        assert dict(found) == dict(as_it_was)
     finally:
         await admin.close()
