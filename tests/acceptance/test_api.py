@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, ConnectError, Response
 
-from db.engine import Sessions
+from db.config import DatabaseConfig
+from db.engine import Sessions, build_database
 from db.models import AuditLog, Project, Task
 from examples.api.app import create_app
 from tests.acceptance.processes import ROOT, environment, worker_process
@@ -115,56 +115,34 @@ async def test_one_key_with_two_payloads_is_a_conflict(
         assert answer.status_code == 422, key
 
 
-async def test_a_server_that_is_away_is_503(http: AsyncClient, config: Config) -> None:
+async def test_a_server_that_is_away_is_503(config: Config, sessions: Sessions) -> None:
     """Not 500, and with nothing of its address; what needs only the other one still works."""
-    name = str(config.database.url.database)
-    admin = await connect_to(config, "postgres")
-    try:
-        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
-        )
-        for _ in range(3):
-            answer = await http.get("/tasks")
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
-    finally:
-        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-        await admin.close()
-    assert (await http.get("/tasks")).status_code == 200
-
-
-async def test_redis_away_is_503(config: Config, sessions: Sessions) -> None:
-    """The request may succeed a moment later; its job is not there."""
-    project = await new_project(sessions)
-    async with (
-        served(config) as app,
-        AsyncClient(
-            transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
-        ) as http,
-    ):
+    body = {"title": "x", "project_id": await new_project(sessions)}
+    nowhere = build_database(DatabaseConfig(url="postgresql://nobody:secret@127.0.0.1:1/none"))
+    async with served(config) as (app, http), JobClient.open(config.worker) as client:
         app.state.client = JobClient(connect(WorkerConfig(redis_url="redis://127.0.0.1:1")))
-        for answer in (
-            await http.post("/tasks", json={"title": "x", "project_id": project}),
-            await http.get("/jobs/nobody"),
-        ):
-            assert answer.status_code == 503, answer.text
-            assert "127.0.0.1" not in answer.text
+        away = [await http.post("/tasks", json=body), await http.get("/jobs/nobody")]
         assert (await http.get("/tasks")).status_code == 200
+        app.state.database, app.state.client = nowhere, client
+        away += [await http.get("/tasks"), await http.post("/projects", json={"name": "x"})]
+        away += [await http.get("/tasks/1"), await http.get("/jobs/nobody")]
+        assert (await http.post("/tasks", json=body)).status_code == 202
+    for answer in away:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
+        assert "127.0.0.1" not in answer.text
+    await nowhere.dispose()
 
 
 @asynccontextmanager
-async def served(config: Config) -> AsyncIterator[FastAPI]:
+async def served(config: Config) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
     """The service in this process."""
     app = create_app(config)
-    async with app.router.lifespan_context(app):
-        yield app
-
-
-async def connect_to(config: Config, name: str) -> asyncpg.Connection:
-    url = config.database.url.set(drivername="postgresql", database=name)
-    host = url.query.get("host")
-    plain = url.set(query={}).render_as_string(hide_password=False)
-    return await asyncpg.connect(plain, host=str(host) if host else url.host)
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://service") as http,
+    ):
+        yield app, http
 
 
 async def test_a_job_that_cannot_be_done_says_why(
