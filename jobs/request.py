@@ -7,8 +7,10 @@ from datetime import timedelta
 from secrets import token_hex
 from typing import Any
 
-from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id, decode
-from jobs.errors import LONGEST_DELAY, InvalidRequest, Undecodable
+from pydantic_core import from_json
+
+from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
+from jobs.errors import LONGEST_DELAY, InvalidRequest
 from jobs.registry import Payload
 
 MAX_ACTOR = 200
@@ -126,9 +128,9 @@ def require_storable(body: bytes) -> None:
     if _NUL.search(body):
         raise InvalidRequest("payload", "a text holds NUL, which no database keeps")
     try:
-        decode(body)
-    except Undecodable as error:
-        raise InvalidRequest("payload", f"no worker would take it ({error})") from None
+        from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest("payload", f"no worker could read it ({error})") from None
 
 
 def as_requests(asked: "Iterable[Request | Payload]") -> list[Request]:

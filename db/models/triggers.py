@@ -7,7 +7,7 @@ from sqlalchemy import DDL, Table, event
 
 from db.models import audit, delivery, project, task, worker  # noqa: F401 - the tables must be there
 from db.models.base import Base
-from db.models.enqueue_job import ENQUEUE_JOB, MAY_CALL
+from db.models.enqueue_job import CANONICAL_PAYLOAD, ENQUEUE_JOB, MAY_CALL
 
 IN_SCHEMA = """
 DO $in_schema$
@@ -86,6 +86,7 @@ TOUCH_SQLITE = (
     """,
 )
 OUTBOX_POSTGRESQL = (
+    in_schema_of("outbox_message", CANONICAL_PAYLOAD),
     in_schema_of("outbox_message", ENQUEUE_JOB),
     in_schema_of("outbox_message", MAY_CALL),
     in_schema_of(

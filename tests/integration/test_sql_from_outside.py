@@ -284,7 +284,31 @@ async def test_an_ended_jobs_id_stages_nothing_new(sessions: Sessions) -> None:
         call = f"SELECT enqueue_job('create_project', '{{\"name\": \"x\"}}', '{job_id}')"
         assert await run(sessions, call) == job_id
     assert await count(sessions, OutboxMessage) == 0
-    assert (await refusal(sessions, "'create_task', '{}', 'done'"))[0] == "23505"
+    for other in ("'create_task', '{\"name\": \"x\"}'", "'create_project', '{\"name\": \"y\"}'"):
+        code, problem = await refusal(sessions, f"{other}, 'done'")
+        assert code == "23505"
+        assert problem.startswith("job_id: done has ended with another payload")
+
+
+async def test_sql_tells_a_payload_that_has_ended_from_another(sessions: Sessions) -> None:
+    """By the hash that Python keeps, whatever the order of keys and the spelling of numbers."""
+    payload = {
+        "ü": [1.5, 1e16, -0.0, 0.1, 10**30, True, None],
+        "a": {"b": 'q"\\/\n\x01\u2028🛠', "B": {}},
+    }
+    async with transaction(sessions) as session:
+        hashed = Envelope("k", payload).payload_hash
+        await inbox.remember(session, "ended", "k", hashed)
+        small = Envelope("k", {"n": 1e-7}).payload_hash
+        await inbox.remember(session, "small", "k", small)
+    turned = dict(reversed(payload.items()))
+    spelt = json.dumps(turned).replace("1.5", "1.500").replace("'", "''")
+    assert await run(sessions, f"SELECT enqueue_job('k', '{spelt}', 'ended')") == "ended"
+    other = spelt.replace("0.1", "0.10000001")
+    assert (await refusal(sessions, f"'k', '{other}', 'ended'"))[0] == "23505"
+    # a number that Python may write in another way: not to be told apart
+    assert await run(sessions, "SELECT enqueue_job('k', '{\"n\": 1e-7}', 'small')") == "small"
+    assert await count(sessions, OutboxMessage) == 0
 
 
 async def test_a_caller_that_meets_the_jobs_end_stages_nothing_new(sessions: Sessions) -> None:
@@ -292,7 +316,8 @@ async def test_a_caller_that_meets_the_jobs_end_stages_nothing_new(sessions: Ses
     call = "SELECT enqueue_job('create_project', '{\"name\": \"x\"}', 'once')"
     await run(sessions, call)
     async with transaction(sessions) as worker:
-        await inbox.remember(worker, "once", "create_project", b"hash")
+        hashed = Request(CreateProject(name="x")).envelope.payload_hash
+        await inbox.remember(worker, "once", "create_project", hashed)
         await outbox.settle(worker, ["once"])
         caller = asyncio.create_task(run(sessions, call))
         while not await waiting_for_a_lock(sessions, "SELECT enqueue_job"):
