@@ -76,7 +76,12 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
 
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
     """The same for changes of several origins. Raises as `record`."""
-    entries = [_entry(origin, change) for origin, change in changes]
+    entries, checked = list[dict[str, Any]](), None
+    for origin, change in changes:
+        if origin is not checked:  # mostly, all are of one
+            _check(origin)
+            checked = origin
+        entries.append(_entry(origin, change))
     gathered = session.info.get(_GATHERED)
     if gathered is not None:
         gathered.extend(entries)
@@ -133,7 +138,10 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
 
 
 def _entry(origin: Origin, change: Change) -> dict[str, Any]:
-    _check(origin, change)
+    if not _fits(change.entity_type, 50):
+        raise Refused("entity_type", "must have at most 50 characters, no NUL")
+    if not _has_entries(change.entity_id):
+        raise Refused("entity_id", f"must be 0 to {MAX_ID}")
     return {
         "entity_type": change.entity_type,
         "entity_id": change.entity_id,
@@ -148,7 +156,7 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
     }
 
 
-def _check(origin: Origin, change: Change) -> None:
+def _check(origin: Origin) -> None:
     """An author who can't be kept is refused: nothing else is put in the place of one."""
     if not _fits(origin.actor, 200) or not origin.actor or not origin.actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
@@ -157,10 +165,6 @@ def _check(origin: Origin, change: Change) -> None:
             raise Refused(field, f"must have at most {longest} characters, no NUL")
     if origin.attempt is not None and not 0 <= origin.attempt <= _MOST_ATTEMPTS:
         raise Refused("attempt", f"must be 0 to {_MOST_ATTEMPTS}")
-    if not _fits(change.entity_type, 50):
-        raise Refused("entity_type", "must have at most 50 characters, no NUL")
-    if not _has_entries(change.entity_id):
-        raise Refused("entity_id", f"must be 0 to {MAX_ID}")
 
 
 def _fits(value: object, longest: int) -> bool:
