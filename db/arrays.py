@@ -69,7 +69,8 @@ def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool)
 
 @lru_cache(maxsize=256)
 def _is_json(table: type[SQLModel], column: str) -> bool:
-    return isinstance(table.__table__.columns[column].type, JSON)  # type: ignore[attr-defined]
+    of_column = table.__table__.columns[column].type  # type: ignore[attr-defined]
+    return isinstance(getattr(of_column, "impl_instance", of_column), JSON)
 
 
 def _json(value: Any) -> str | None:

@@ -10,10 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db.arrays import insert_rows
+from db.bounds import MOST_IN_A_LIST, cursor, is_id, is_storable, require_limit
+from db.errors import Refused
+from db.inputs import MAX_ID
 from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
 
+_MOST_ATTEMPTS = 2**31 - 1
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
@@ -61,13 +65,22 @@ class Change:
 
 
 async def record(session: AsyncSession, origin: Origin, *changes: Change) -> None:
-    """Write one entry for each change, in one statement."""
+    """Write one entry for each change, in one statement.
+
+    Raises:
+        Refused: the origin is such as the log can't keep; an author is never lost.
+    """
     await record_many(session, [(origin, change) for change in changes])
 
 
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
-    """The same for changes of several origins."""
-    entries = [_entry(origin, change) for origin, change in changes]
+    """The same for changes of several origins. Raises as `record`."""
+    entries, checked = list[dict[str, Any]](), None
+    for origin, change in changes:
+        if origin is not checked:  # mostly, all are of one
+            _check(origin)
+            checked = origin
+        entries.append(_entry(origin, change))
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
         gathered.extend(entries)
@@ -91,13 +104,20 @@ async def gathering(session: AsyncSession) -> AsyncIterator[None]:
 async def history(
     session: AsyncSession, entity_type: str, entity_id: int, *, after_id: int = 0, limit: int = 100
 ) -> Sequence[AuditLog]:
-    """What happened to an entity, oldest first; the next page begins after this one's last id."""
+    """What happened to an entity, oldest first; the next page begins after this one's last id.
+
+    Raises:
+        Refused: the limit is out of range.
+    """
+    require_limit(limit, MOST_IN_A_LIST)
+    if not is_storable(entity_type) or not _has_entries(entity_id):
+        return []
     entries = (
         select(AuditLog)
         .where(
             col(AuditLog.entity_type) == entity_type,
             col(AuditLog.entity_id) == entity_id,
-            col(AuditLog.id) > after_id,
+            col(AuditLog.id) > cursor(after_id),
         )
         .order_by(col(AuditLog.id))
         .limit(limit)
@@ -106,12 +126,23 @@ async def history(
 
 
 async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Sequence[AuditLog]:
-    """What a job did, and what was done to it, oldest first."""
+    """What a job did, and what was done to it, oldest first.
+
+    Raises:
+        Refused: the limit is out of range.
+    """
+    require_limit(limit, MOST_IN_A_LIST)
+    if not is_storable(job_id):
+        return []
     entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 
 
 def _entry(origin: Origin, change: Change) -> dict[str, Any]:
+    if not _fits(change.entity_type, 50):
+        raise Refused("entity_type", "must have at most 50 characters, no NUL")
+    if not _has_entries(change.entity_id):
+        raise Refused("entity_id", f"must be 0 to {MAX_ID}")
     return {
         "entity_type": change.entity_type,
         "entity_id": change.entity_id,
@@ -124,6 +155,26 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
         "attempt": origin.attempt,
         "trace_id": origin.trace_id,
     }
+
+
+def _check(origin: Origin) -> None:
+    """An author who can't be kept is refused: nothing else is put in the place of one."""
+    if not _fits(origin.actor, 200) or not origin.actor or not origin.actor.isprintable():
+        raise Refused("actor", "must have 1 to 200 printable characters")
+    for field, longest in (("job_id", 200), ("kind", 100), ("trace_id", 64)):
+        if (value := getattr(origin, field)) is not None and not _fits(value, longest):
+            raise Refused(field, f"must have at most {longest} characters, no NUL")
+    if origin.attempt is not None and not 0 <= origin.attempt <= _MOST_ATTEMPTS:
+        raise Refused("attempt", f"must be 0 to {_MOST_ATTEMPTS}")
+
+
+def _fits(value: object, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and is_storable(value)
+
+
+def _has_entries(entity_id: object) -> bool:
+    """True of ids, and of 0, which stands for what has none."""
+    return entity_id == 0 or is_id(entity_id)
 
 
 def _filled(entity: Entity) -> dict[str, Any]:

@@ -4,12 +4,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
 
+from db.bounds import (
+    MOST_IN_A_LIST,
+    chunks,
+    cursor,
+    is_storable,
+    require_limit,
+    storable,
+)
 from db.models import DeadLetter
 
 
@@ -48,10 +56,10 @@ class Which:
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL has it."""
-        named = asdict(self).items()
-        return [
-            col(getattr(DeadLetter, name)) == value for name, value in named if value is not None
-        ]
+        named = {name: value for name, value in asdict(self).items() if value is not None}
+        if not all(map(is_storable, named.values())):
+            return [false()]
+        return [col(getattr(DeadLetter, name)) == value for name, value in named.items()]
 
 
 EVERY = Which()
@@ -76,18 +84,19 @@ async def bury(session: AsyncSession, letter: Letter) -> None:
 
 async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     """The letter of a job if it is buried."""
+    if not is_storable(job_id):
+        return None
     letter = select(DeadLetter).where(col(DeadLetter.job_id) == job_id)
     return (await session.scalars(letter)).one_or_none()
 
 
 async def buried(session: AsyncSession, job_ids: Collection[str]) -> set[str]:
     """Of these jobs, those that have a letter."""
-    wanted = sorted(set(job_ids))
-    return set(
-        await session.scalars(
-            select(col(DeadLetter.job_id)).where(col(DeadLetter.job_id).in_(wanted))
-        )
-    )
+    found: set[str] = set()
+    for some in chunks(storable(job_ids)):
+        letters = select(col(DeadLetter.job_id)).where(col(DeadLetter.job_id).in_(some))
+        found |= set(await session.scalars(letters))
+    return found
 
 
 async def newest(
@@ -101,10 +110,14 @@ async def newest(
     """Letters, the newest first; the next page begins before this one's last id.
 
     Brief ones come without what may be long: payload, raw bytes, traceback, attempts.
+
+    Raises:
+        Refused: the limit is out of range.
     """
+    require_limit(limit, MOST_IN_A_LIST)
     letters = select(DeadLetter).where(*which.conditions).order_by(col(DeadLetter.id).desc())
     if before_id is not None:
-        letters = letters.where(col(DeadLetter.id) < before_id)
+        letters = letters.where(col(DeadLetter.id) < cursor(before_id))
     options = _BRIEF if brief else ()
     return (await session.scalars(letters.limit(limit).options(*options))).all()
 
@@ -112,7 +125,12 @@ async def newest(
 async def groups(
     session: AsyncSession, which: Which = EVERY, *, limit: int = 50
 ) -> Sequence[tuple[int, DeadLetter]]:
-    """Letters of one fingerprint counted, each group with its newest one, brief; the largest first."""
+    """Letters of one fingerprint counted, each group with its newest one, brief; the largest first.
+
+    Raises:
+        Refused: the limit is out of range.
+    """
+    require_limit(limit, MOST_IN_A_LIST)
     counted = (
         select(func.count().label("letters"), func.max(col(DeadLetter.id)).label("newest"))
         .where(*which.conditions)
@@ -131,13 +149,16 @@ async def groups(
 
 async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[DeadLetter]:
     """Take these jobs' letters out, for good, in the caller's transaction; those that are there."""
-    wanted = sorted(set(job_ids))
-    held = select(DeadLetter).where(col(DeadLetter.job_id).in_(wanted))
-    letters = (await session.scalars(held.order_by(col(DeadLetter.job_id)).with_for_update())).all()
-    await session.execute(
-        delete(DeadLetter).where(col(DeadLetter.id).in_([letter.id for letter in letters])),
-        execution_options={"synchronize_session": False},
-    )
+    letters: list[DeadLetter] = []
+    for some in chunks(storable(job_ids)):
+        held = select(DeadLetter).where(col(DeadLetter.job_id).in_(some))
+        in_order = held.order_by(col(DeadLetter.job_id)).with_for_update()
+        found = (await session.scalars(in_order)).all()
+        await session.execute(
+            delete(DeadLetter).where(col(DeadLetter.id).in_([letter.id for letter in found])),
+            execution_options={"synchronize_session": False},
+        )
+        letters += found
     return letters
 
 

@@ -7,6 +7,7 @@ LedgerqError                    everything that is ours; its text is one line fo
 ├── SchemaAhead                 the database's schema is newer than this code
 ├── MigrationFailed             Alembic could not do what it was asked for
 ├── NotLoaded                   a relationship was used that the read did not load
+├── ChangedInPlace              a list of a row was changed instead of replaced
 ├── SessionShared               two tasks used one session at the same time
 ├── NotAllowedInJob             a job's handler would end the transaction that it was given
 ├── ErrorSwallowed              the transaction went on after an error of the database
@@ -175,6 +176,16 @@ class NotLoaded(LedgerqError):
             f"{relationship} is not loaded; load it in the read that gave you this row, with "
             f".options(selectinload({relationship})) for a collection or "
             f".options(joinedload({relationship})) for a single row"
+        )
+
+
+class ChangedInPlace(LedgerqError, AttributeError):
+    """A list of a row was changed instead of replaced: no flush would notice, nothing would be stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a list that a row holds can't be changed in place, it would not be stored; replace it, "
+            "as in tasks.update(session, origin, task.id, TaskChanges(tags=[*task.tags, 'new']))"
         )
 
 

@@ -5,13 +5,14 @@ from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import bindparam, delete, exists, func, select, text, update
+from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from db.bounds import MOST_PRUNED, chunks, is_storable, require_limit, require_moment, storable
 from db.errors import NotAllowedInJob
-from db.models import DeadLetter, JobState, ProcessedJob
-from db.writes import MOST_AT_ONCE
+from db.models import JobState, ProcessedJob
+from db.models.base import UtcDateTime
 
 # made once: each job runs them, and an expression would be built and keyed anew each time
 _REMEMBER = text(
@@ -36,6 +37,19 @@ _KEEP_RESULTS = text(
     "FROM unnest(CAST(:ids AS text[]), CAST(:results AS text[])) AS v(job_id, result) "
     "WHERE processed_job.job_id = v.job_id"
 )
+_OLD = (
+    "FROM processed_job AS old WHERE old.processed_at < :ended_before "
+    "AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.job_id = old.job_id) LIMIT :limit"
+)
+_BEFORE = bindparam("ended_before", type_=UtcDateTime)
+# by their place in the table: by their ids, PostgreSQL would read all of it to find them again
+_PRUNE = text(
+    "DELETE FROM processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
+    f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED))"
+).bindparams(_BEFORE)
+_PRUNE_ON_SQLITE = text(
+    f"DELETE FROM processed_job WHERE rowid IN (SELECT old.rowid {_OLD})"  # noqa: S608 - as above
+).bindparams(_BEFORE)
 
 
 async def remember(
@@ -116,15 +130,15 @@ async def recall(session: AsyncSession, job_id: str) -> ProcessedJob:
 
 async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
     """The row of a job if it has ended."""
-    return await session.get(ProcessedJob, job_id)
+    return await session.get(ProcessedJob, job_id) if is_storable(job_id) else None
 
 
 async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
     """Of these jobs, those that have ended, each with the hash of its payload."""
-    wanted, found = sorted(set(job_ids)), dict[str, bytes]()
-    for start in range(0, len(wanted), MOST_AT_ONCE):
+    found: dict[str, bytes] = {}
+    for some in chunks(storable(job_ids)):
         ended = select(col(ProcessedJob.job_id), col(ProcessedJob.payload_hash)).where(
-            col(ProcessedJob.job_id).in_(wanted[start : start + MOST_AT_ONCE])
+            col(ProcessedJob.job_id).in_(some)
         )
         found |= dict((await session.execute(ended)).all())
     return found
@@ -132,33 +146,27 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
 
 async def revive(session: AsyncSession, job_ids: Collection[str]) -> None:
     """These jobs are dead no more: they may run again."""
-    await session.execute(
-        delete(ProcessedJob).where(
-            col(ProcessedJob.job_id).in_(sorted(job_ids)),
-            col(ProcessedJob.state) == JobState.DEAD,
-        ),
-        execution_options={"synchronize_session": False},
-    )
+    for some in chunks(storable(job_ids)):
+        await session.execute(
+            delete(ProcessedJob).where(
+                col(ProcessedJob.job_id).in_(some), col(ProcessedJob.state) == JobState.DEAD
+            ),
+            execution_options={"synchronize_session": False},
+        )
 
 
 async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) -> int:
-    """Forget jobs that ended long ago, the oldest first; a job with a dead letter is kept.
+    """Forget jobs that ended long ago, so many at most; a job with a dead letter is kept.
 
     A forgotten job that is delivered once more runs once more.
+
+    Raises:
+        Refused: the limit is out of range, or `ended_before` is no time that a database can hold.
     """
-    letter = exists().where(col(DeadLetter.job_id) == col(ProcessedJob.job_id))
-    old = (
-        select(col(ProcessedJob.job_id))
-        .where(col(ProcessedJob.processed_at) < ended_before, ~letter)
-        .order_by(col(ProcessedJob.processed_at))
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("old", nesting=True)  # a statement that begins with WITH has no rowcount on SQLite
-    )
-    gone = await session.execute(
-        delete(ProcessedJob).where(col(ProcessedJob.job_id).in_(select(old.c.job_id))),
-        execution_options={"synchronize_session": False},
-    )
+    require_limit(limit, MOST_PRUNED)
+    require_moment("ended_before", ended_before)
+    prune = _PRUNE if session.get_bind().dialect.name == "postgresql" else _PRUNE_ON_SQLITE
+    gone = await session.execute(prune, {"ended_before": ended_before, "limit": limit})
     return int(gone.rowcount)  # type: ignore[attr-defined]
 
 

@@ -8,12 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db.audit import Entity
-from db.errors import NotFound, Refused
-from db.inputs import MAX_ID
+from db.bounds import cursor, is_id, require_limit
+from db.errors import NotFound
 
 E = TypeVar("E", bound=Entity)
-
-MOST_ROWS = 500
 
 
 async def get(session: AsyncSession, table: type[E], entity_id: int) -> E:
@@ -22,7 +20,7 @@ async def get(session: AsyncSession, table: type[E], entity_id: int) -> E:
     Raises:
         NotFound: there is none.
     """
-    entity = await session.get(table, entity_id) if 1 <= entity_id <= MAX_ID else None
+    entity = await session.get(table, entity_id) if is_id(entity_id) else None
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     return entity
@@ -34,7 +32,6 @@ async def page(session: AsyncSession, table: type[E], *, after_id: int, limit: i
     Raises:
         Refused: the limit is out of range.
     """
-    if not 1 <= limit <= MOST_ROWS:
-        raise Refused("limit", f"must be 1 to {MOST_ROWS}")
-    following = select(table).where(col(table.id) > after_id).order_by(col(table.id)).limit(limit)
-    return (await session.scalars(following)).all()
+    require_limit(limit)
+    following = select(table).where(col(table.id) > cursor(after_id)).order_by(col(table.id))
+    return (await session.scalars(following.limit(limit))).all()

@@ -6,7 +6,7 @@ job has ended. So nothing has to notice that Redis lost it; a second put under t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
@@ -18,27 +18,29 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import col
 
+from db.bounds import MOST_IN_A_LIST, chunks, is_storable, require_limit, storable
 from db.models import OutboxMessage
-from db.models.base import UtcDateTime, utc_now
-from db.writes import MOST_AT_ONCE
+from db.models.base import UtcDateTime, clock, utc_now
 
-_COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "run_at")
+_COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "delay")
 _ADD = text(  # as in db.arrays; rows draw their numbers in the order given
     "INSERT INTO outbox_message (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at) "
-    "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, coalesce(run_at, now()) "
+    "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, "
+    "CASE WHEN delay > 0 THEN clock_timestamp() + make_interval(secs => delay) ELSE now() END "
     "FROM unnest(CAST(:job_id AS text[]), CAST(:kind AS text[]), CAST(:payload AS text[]), "
     "CAST(:actor AS text[]), CAST(:trace_id AS text[]), CAST(:ordering_key AS text[]), "
-    "CAST(:run_at AS timestamptz[])) WITH ORDINALITY "
-    "AS v(job_id, kind, payload, actor, trace_id, ordering_key, run_at, place) ORDER BY place "
+    "CAST(:delay AS double precision[])) WITH ORDINALITY "
+    "AS v(job_id, kind, payload, actor, trace_id, ordering_key, delay, place) ORDER BY place "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
 FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
 LONGEST_PAUSE = 1800  # … up to here
+_AT_ONCE = MOST_IN_A_LIST // 4  # messages of seven columns each
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A job to be staged. `run_at` holds it back; those of one `ordering_key` run one after another."""
+    """A job to be staged. `delay` holds it back; those of one `ordering_key` run one after another."""
 
     job_id: str
     kind: str
@@ -46,7 +48,7 @@ class Message:
     actor: str
     trace_id: str | None = None
     ordering_key: str | None = None
-    run_at: datetime | None = None
+    delay: timedelta = timedelta(0)
 
 
 class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
@@ -93,21 +95,23 @@ async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
     write = _add_on_sqlite if on_sqlite else _add
     added: set[str] = set()
     messages = [*free, *ordered]
-    for start in range(0, len(messages), MOST_AT_ONCE // 4):
-        added |= set(await write(session, messages[start : start + MOST_AT_ONCE // 4]))
+    for start in range(0, len(messages), _AT_ONCE):
+        added |= set(await write(session, messages[start : start + _AT_ONCE]))
     return added
 
 
 async def _add(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
     columns = {name: [getattr(each, name) for each in messages] for name in _COLUMNS}
     columns["payload"] = [to_json(payload).decode() for payload in columns["payload"]]
+    columns["delay"] = [delay.total_seconds() for delay in columns["delay"]]
     return await session.scalars(_ADD, columns)
 
 
 async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in messages]
     for row in rows:
-        row["next_dispatch_at"] = row.pop("run_at") or utc_now()
+        delay = row.pop("delay")
+        row["next_dispatch_at"] = clock(delay) if delay else utc_now()
     fresh = sqlite.insert(OutboxMessage).on_conflict_do_nothing(index_elements=["job_id"])
     return await session.scalars(fresh.values(rows).returning(col(OutboxMessage.job_id)))
 
@@ -117,6 +121,7 @@ async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]
 
     Those that another relay holds are skipped. Of one ordering key only the oldest is ever due.
     """
+    require_limit(limit, MOST_IN_A_LIST)
     earlier = aliased(OutboxMessage)
     must_wait = exists().where(
         col(earlier.ordering_key) == col(OutboxMessage.ordering_key),
@@ -157,38 +162,41 @@ async def all_due(session: AsyncSession) -> int:
 
 async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
     """Redis does not have these jobs; answers with those that are staged and have not ended."""
-    found = await session.scalars(
-        update(OutboxMessage)
-        .where(col(OutboxMessage.job_id).in_(sorted(job_ids)))
-        .values(next_dispatch_at=utc_now(), dispatches=0)
-        .returning(col(OutboxMessage.job_id)),
-        execution_options={"synchronize_session": False},
-    )
-    return set(found)
+    found: set[str] = set()
+    for some in chunks(storable(job_ids)):
+        found |= set(
+            await session.scalars(
+                update(OutboxMessage)
+                .where(col(OutboxMessage.job_id).in_(some))
+                .values(next_dispatch_at=utc_now(), dispatches=0)
+                .returning(col(OutboxMessage.job_id)),
+                execution_options={"synchronize_session": False},
+            )
+        )
+    return found
 
 
 async def settle(session: AsyncSession, job_ids: Iterable[str]) -> None:
     """These jobs end in this transaction: their messages go with it."""
-    await session.execute(
-        delete(OutboxMessage).where(col(OutboxMessage.job_id).in_(sorted(job_ids))),
-        execution_options={"synchronize_session": False},
-    )
+    for some in chunks(storable(job_ids)):
+        await session.execute(
+            delete(OutboxMessage).where(col(OutboxMessage.job_id).in_(some)),
+            execution_options={"synchronize_session": False},
+        )
 
 
 async def find(session: AsyncSession, job_id: str) -> OutboxMessage | None:
     """The message of a job that is staged and has not ended."""
+    if not is_storable(job_id):
+        return None
     staged = select(OutboxMessage).where(col(OutboxMessage.job_id) == job_id)
     return (await session.scalars(staged)).one_or_none()
 
 
 async def find_many(session: AsyncSession, job_ids: Iterable[str]) -> Sequence[OutboxMessage]:
     """The messages of those jobs that are staged and have not ended."""
-    wanted = sorted(set(job_ids))
-    if not wanted:
-        return []
     found: list[OutboxMessage] = []
-    for start in range(0, len(wanted), MOST_AT_ONCE):
-        some = wanted[start : start + MOST_AT_ONCE]
+    for some in chunks(storable(job_ids)):
         staged = select(OutboxMessage).where(col(OutboxMessage.job_id).in_(some))
         found += (await session.scalars(staged)).all()
     return found

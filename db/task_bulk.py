@@ -9,9 +9,11 @@ from sqlmodel import col
 from db import audit, tasks, writes
 from db.arrays import insert_returning_ids
 from db.audit import Change, Origin
+from db.bounds import is_id
 from db.errors import NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import Action, Task
+from db.models.base import FixedList
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
@@ -59,11 +61,15 @@ async def update_many(
     wanted = set(task_ids)
     if len(wanted) > writes.MOST_AT_ONCE:
         raise Refused("task_ids", f"at most {writes.MOST_AT_ONCE} tasks in one update")
+    for impossible in sorted(task_id for task_id in wanted if not is_id(task_id)):
+        raise NotFound("task", impossible)
     rows = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id)).with_for_update()
     found = (await session.scalars(rows, execution_options={"populate_existing": True})).all()
     for missing in sorted(wanted - {task.id for task in found}):
         raise NotFound("task", missing)
     what = writes.what_was_set(changes)
+    if "tags" in what:
+        what["tags"] = FixedList(what["tags"])  # all of them hold this one
     changed = [(task, change) for task in found if (change := writes.difference(task, what))]
     await writes.update_rows(session, [task for task, _ in changed], what)
     await audit.record(session, origin, *(change for _, change in changed))
@@ -77,7 +83,5 @@ async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> No
             continue
         if wanted.setdefault(new.parent_task_id, new.project_id) != new.project_id:
             raise Refused("parent_task_id", f"task {new.parent_task_id} can't be in two projects")
-    if len(wanted) > writes.MOST_AT_ONCE:
-        raise Refused("parent_task_id", f"at most {writes.MOST_AT_ONCE} different parents at once")
     if wanted:
         await tasks.require_parents(session, wanted)

@@ -19,9 +19,9 @@ from sqlalchemy.orm import joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
+from db.bounds import is_id, require_limit
 from db.errors import NotFound, Refused
 from db.inputs import MAX_ID, Id, Input, Moment, Needle, Tag, in_range
-from db.lookups import MOST_ROWS
 from db.models import Task, TaskPriority, TaskStatus
 from db.session import INCLUDE_DELETED
 
@@ -68,7 +68,7 @@ async def get(session: AsyncSession, task_id: int, *, include_deleted: bool = Fa
     """
     found = await session.scalars(
         select(Task)
-        .where(col(Task.id) == (task_id if 1 <= task_id <= MAX_ID else 0))
+        .where(col(Task.id) == (task_id if is_id(task_id) else 0))
         .options(*_SINGLE_REFERENCES, selectinload(Task.subtasks)),  # type: ignore[arg-type]
         execution_options={INCLUDE_DELETED: include_deleted, "populate_existing": True},
     )
@@ -84,6 +84,8 @@ async def tree(session: AsyncSession, task_id: int) -> Task:
     Raises:
         NotFound: there is no such task, or it is deleted.
     """
+    if not is_id(task_id):
+        raise NotFound("task", task_id)
     ids = select(col(Task.id)).where(col(Task.id) == task_id).cte("tree", recursive=True)
     ids = ids.union(select(col(Task.id)).join(ids, col(Task.parent_task_id) == ids.c.id))
     rows = select(Task).join(ids, col(Task.id) == ids.c.id).order_by(col(Task.id))
@@ -114,10 +116,11 @@ async def page(
     the start and does not.
 
     Raises:
-        Refused: the cursor is not one of this list, or the limit is out of range.
+        Refused: the cursor is not one of this list, or limit or offset is out of range.
     """
-    if not 1 <= limit <= MOST_ROWS or not 0 <= offset <= MAX_ID:
-        raise Refused("limit", f"must be 1 to {MOST_ROWS}, and the offset not negative")
+    require_limit(limit)
+    if type(offset) is not int or not 0 <= offset <= MAX_ID:
+        raise Refused("offset", f"must be 0 to {MAX_ID}")
     which = which or TaskFilter()
     options = {INCLUDE_DELETED: which.include_deleted}
     filtered = _filtered(session, which, order)

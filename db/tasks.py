@@ -14,6 +14,7 @@ from sqlmodel import col
 
 from db import audit, writes
 from db.audit import Change, Origin
+from db.bounds import MOST_IN_A_LIST, is_id, require_limit, require_moment
 from db.errors import IllegalStatusChange, MissingReference, NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import LEGAL_MOVES, Action, Project, Task, TaskStatus
@@ -97,12 +98,14 @@ async def delete(
     Raises:
         NotFound: there is no such task, or it is deleted.
         VersionConflict: it is no longer at `expected_version`.
+        Refused: `now` is no time that a database can hold.
     """
-    await writes.lock(session, Task, task_id, expected_version)
+    require_moment("now", now)
+    task = await writes.lock(session, Task, task_id, expected_version)
     living = col(Task.deleted_at).is_(None)
-    tasks = await _subtree(session, task_id, living)
+    tasks = await _subtree(session, task.id, living)
     # who adds a subtask holds its parent: the look that waited for one may not have seen it
-    while len(again := await _subtree(session, task_id, living)) > len(tasks):
+    while len(again := await _subtree(session, task.id, living)) > len(tasks):
         tasks = again
     return await _mark(session, origin, tasks, now, Action.DELETE)
 
@@ -114,6 +117,8 @@ async def restore(session: AsyncSession, origin: Origin, task_id: int) -> Sequen
         NotFound: there is no such task among the deleted.
         Refused: its parent is deleted.
     """
+    if not is_id(task_id):
+        raise NotFound("task", task_id)
     row = select(Task).where(col(Task.id) == task_id, col(Task.deleted_at).is_not(None))
     task = await session.scalar(row.with_for_update(), execution_options=_WITH_DELETED)
     if task is None or task.deleted_at is None:
@@ -137,7 +142,12 @@ async def purge(
 
     A task whose subtask still exists stays until that one can go too. The audit log keeps what
     each row held. Returns how many went.
+
+    Raises:
+        Refused: the limit is out of range, or `deleted_before` is no time that a database can hold.
     """
+    require_limit(limit, MOST_IN_A_LIST)
+    require_moment("deleted_before", deleted_before)
     child = aliased(Task)
     old = (
         select(Task)
@@ -159,9 +169,12 @@ async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None
 
     Raises:
         MissingReference: one does not exist, or is deleted.
-        Refused: one belongs to another project.
+        Refused: one belongs to another project, or there are too many.
     """
-    parents = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id))
+    if len(wanted) > MOST_IN_A_LIST:
+        raise Refused("parent_task_id", f"at most {MOST_IN_A_LIST} different parents at once")
+    possible = list(filter(is_id, wanted))
+    parents = select(Task).where(col(Task.id).in_(possible)).order_by(col(Task.id))
     held = (await session.scalars(parents.with_for_update(read=True, key_share=True))).all()
     if len(held) < len(wanted):
         raise MissingReference("fk_task_parent_task_id_task", ("parent_task_id",))

@@ -68,8 +68,8 @@ async def delete(
     """
     worker = await writes.lock(session, Worker, worker_id, expected_version)
     left = [
-        *await _let_go(session, "assignee_id", worker_id),
-        *await _let_go(session, "created_by_id", worker_id),
+        *await _let_go(session, "assignee_id", worker.id),
+        *await _let_go(session, "created_by_id", worker.id),
     ]
     await session.delete(worker)
     await session.flush()

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import audit, dead_letters, inbox, outbox
+from db import audit, dead_letters, inbox, outbox, unique
 from db.audit import Change, Origin
 from db.dead_letters import EVERY, Which
 from db.engine import Sessions
@@ -20,9 +20,9 @@ from db.translate import translated
 from jobs.burial import UNKNOWN_KIND, storable_json, storable_text
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from jobs.errors import InvalidRequest, NotReplayable, Undecodable
+from jobs.request import MAX_ACTOR, require_free_names, require_printable
 
 PAGE = 500  # letters in one transaction
-_LONGEST_ACTOR = 200
 _LONGEST_REASON = 1000
 
 
@@ -83,10 +83,14 @@ async def replay(
 async def discard(
     session: AsyncSession, job_ids: Collection[str], *, actor: str, reason: str
 ) -> list[str]:
-    """Throw these letters away; answers with those that were there. The jobs stay dead for good."""
+    """Throw these letters away; answers with those that were there. The jobs stay dead for good.
+
+    Their unique keys are free again: what is staged under one of them is a new job.
+    """
     actor, reason = _checked(actor, reason)
     with translated():
         letters = await dead_letters.take(session, job_ids)
+        await unique.release(session, [letter.job_id for letter in letters])
         await audit.record_many(
             session,
             [
@@ -112,6 +116,7 @@ async def cancel(
 
     None means that it was made to run again in this moment: ask once more. While the job runs, its
     transaction holds its row in the inbox, and this waits for it, as long as `lock_timeout` allows.
+    A unique key that the job has is free again.
 
     Args:
         session: the caller's; the job is cancelled with its commit.
@@ -134,6 +139,7 @@ async def cancel(
         if not await inbox.remember(session, job_id, kind, payload_hash, state=JobState.CANCELLED):
             ended = await inbox.find(session, job_id)
             return ended.state if ended else None
+        await unique.release(session, [job_id])
         await outbox.settle(session, [job_id])
         origin = Origin(actor, job_id, kind, trace_id=envelope.trace_id if envelope else None)
         await audit.record(session, origin, Change("job", 0, Action.CANCEL, {}, {"reason": reason}))
@@ -192,8 +198,9 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
             letter.job_id, "payload", "a text holds NUL, which no database keeps; give --payload"
         )
     try:
+        require_free_names(envelope.payload)
         decode(encode(replace(envelope, staged=True)))
-    except Undecodable as error:
+    except (InvalidRequest, Undecodable) as error:
         raise NotReplayable(
             letter.job_id,
             "payload",
@@ -284,8 +291,7 @@ def _origin(actor: str, letter: DeadLetter) -> Origin:
 
 
 def _checked(actor: str, reason: str) -> tuple[str, str]:
-    if not 1 <= len(actor) <= _LONGEST_ACTOR or not actor.isprintable():
-        raise InvalidRequest("actor", f"must have 1 to {_LONGEST_ACTOR} printable characters")
+    require_printable("actor", actor, MAX_ACTOR)
     if len(reason) > _LONGEST_REASON:
         raise InvalidRequest("reason", f"must have at most {_LONGEST_REASON} characters")
     return actor, storable_text(reason)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,10 +11,10 @@ from db import unique as unique_keys
 from db.models import OutboxMessage
 from db.outbox import Message
 from db.translate import translated
-from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, encode
-from jobs.errors import InvalidRequest, PayloadMismatch
+from jobs.envelope import UNKNOWN_ACTOR, Envelope, encode
+from jobs.errors import PayloadMismatch
 from jobs.registry import Payload
-from jobs.request import Request, Unique, as_requests
+from jobs.request import Request, Unique, as_requests, require_storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ async def stage(
         session: the caller's; its commit is the job's birth.
         payload: what the job carries; its class says the kind.
         job_id: the idempotency key; without one each call is a new job.
-        delay: not to be run before then.
+        delay: not to be run before then, counted from now by the database's clock.
         actor: who asks, for the audit log.
         trace_id: kept in the audit log beside it.
         ordering_key: jobs of one key run one after another, in the order staged. A job of the key
@@ -62,11 +62,10 @@ async def stage_many(
 ) -> list[StagedJob]:
     """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
     wanted = as_requests(requests)
-    now = datetime.now(UTC)
     with translated():
-        ids, theirs = await _ids_of(session, wanted, now)
+        ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
-        messages = {job_id: _message(job_id, request, now) for job_id, request in reversed(asked)}
+        messages = {job_id: _message(job_id, request) for job_id, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
         fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
@@ -85,9 +84,7 @@ def _answer(job_id: str, added: set[str]) -> StagedJob:
     return StagedJob(job_id, is_new)
 
 
-async def _ids_of(
-    session: AsyncSession, requests: Sequence[Request], now: datetime
-) -> tuple[list[str], set[str]]:
+async def _ids_of(session: AsyncSession, requests: Sequence[Request]) -> tuple[list[str], set[str]]:
     """The id of each, and which of them are of jobs that have a unique key already.
 
     Keys are taken in their order, so that two producers that meet wait for each other and don't deadlock.
@@ -96,9 +93,7 @@ async def _ids_of(
     own = set(ids)
     keyed = [(r.payload.kind, r.unique, n) for n, r in enumerate(requests) if r.unique]
     for kind, unique, n in sorted(keyed, key=lambda each: (each[0], each[1].key)):
-        holder = await unique_keys.take(
-            session, kind, unique.key, ids[n], now=now, window=unique.window
-        )
+        holder = await unique_keys.take(session, kind, unique.key, ids[n], window=unique.window)
         if holder not in own:
             theirs.add(holder)
         ids[n] = holder
@@ -109,18 +104,15 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
     return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
 
 
-def _message(job_id: str, request: Request, now: datetime) -> Message:
-    key = request.ordering_key
-    if key is not None and (not 1 <= len(key) <= MAX_JOB_ID or not key.isprintable()):
-        raise InvalidRequest("ordering_key", f"must have 1 to {MAX_JOB_ID} printable characters")
+def _message(job_id: str, request: Request) -> Message:
     envelope = request.envelope
-    encode(replace(envelope, staged=True))  # what no worker would take is refused here
+    require_storable(encode(replace(envelope, staged=True)))
     return Message(
         job_id=job_id,
         kind=envelope.kind,
         payload=dict(envelope.payload),
         actor=envelope.actor,
         trace_id=envelope.trace_id,
-        ordering_key=key,
-        run_at=now + request.delay if request.delay > timedelta(0) else None,
+        ordering_key=request.ordering_key,
+        delay=request.delay,
     )

@@ -1,16 +1,28 @@
 """What all tables share: names for constraints, aware UTC times, JSON, 64-bit ids."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, MetaData, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    Float,
+    Integer,
+    MetaData,
+    bindparam,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Field, Relationship, SQLModel
 
+from db.errors import ChangedInPlace
 from db.models.loading import MUST_LOAD
 
 NAMING_CONVENTION = {
@@ -39,12 +51,53 @@ def _utc_now_on_sqlite(element: utc_now, compiler: Any, **options: Any) -> str:
     return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
 
 
+class clock(FunctionElement[datetime]):  # noqa: N801 - as above
+    """The database's clock at this moment, so much later as its one argument says, a timedelta.
+
+    What waits in a transaction for a lock sees time go on. On SQLite to the millisecond, rounded down.
+    """
+
+    type = DateTime(timezone=True)
+    inherit_cache = True
+
+    def __init__(self, later: timedelta = timedelta(0)) -> None:
+        super().__init__(bindparam(None, later, type_=_Seconds()))
+
+
+class _Seconds(TypeDecorator[timedelta]):
+    """A timedelta going in: seconds as a number, for SQL to count with."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> float | None:
+        """In seconds."""
+        return None if value is None else value.total_seconds()
+
+
+@compiles(clock)
+def _clock(element: clock, compiler: Any, **options: Any) -> str:
+    later = compiler.process(element.clauses, **options)
+    return f"clock_timestamp() + make_interval(secs => CAST({later} AS double precision))"
+
+
+@compiles(clock, "sqlite")
+def _clock_on_sqlite(element: clock, compiler: Any, **options: Any) -> str:
+    later = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {later} || ' seconds')"
+
+
 class Base(SQLModel):
     """The parent of every table model. Table models do not validate: see db.inputs for what does."""
 
     metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING_CONVENTION)
     # what the database fills in comes back with the write: it can be read without asking again
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As SQLModel's; a list that a row is given is fixed from then on."""
+        of_row = isinstance(value, list) and name in type(self).model_fields
+        super().__setattr__(name, FixedList(value) if of_row else value)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -73,6 +126,40 @@ class UtcDateTime(TypeDecorator[datetime]):
 NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class FixedList(list[str]):
+    """A list as a row holds it: to be replaced, not changed in place, which no flush would notice."""
+
+    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
+        """A copy of it is a list like any other."""
+        return list, (list(self),)
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise ChangedInPlace
+
+
+for _name in ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"]:
+    setattr(FixedList, _name, _refuse)
+for _name in ["delitem", "iadd", "imul", "setitem"]:
+    setattr(FixedList, f"__{_name}__", _refuse)
+
+
+class FixedTexts(TypeDecorator[list[str]]):
+    """A list of texts in JSON that comes out of the database fixed."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """As `Json`."""
+        on_postgresql = dialect.name == "postgresql"
+        return dialect.type_descriptor((JSONB if on_postgresql else JSON)(none_as_null=True))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
+        """Coming out: fixed."""
+        return None if value is None else FixedList(value)
 
 
 def primary_key() -> Any:

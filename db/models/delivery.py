@@ -104,7 +104,10 @@ class UniqueKey(Base, table=True):
     """While it lasts, a job staged under the same key is the job that has it already."""
 
     __tablename__ = "unique_key"
-    __table_args__ = (Index("ix_unique_key_expires_at", "expires_at"),)
+    __table_args__ = (
+        Index("ix_unique_key_expires_at", "expires_at"),
+        Index("ix_unique_key_job_id", "job_id"),
+    )
 
     kind: str = Field(primary_key=True, max_length=100)
     key: str = Field(primary_key=True, max_length=200)

@@ -19,7 +19,7 @@ from db.models.base import (
     NEVER_AGAIN,
     Base,
     BigId,
-    Json,
+    FixedTexts,
     choice,
     created_at,
     moment,
@@ -110,7 +110,7 @@ class Task(Base, table=True):
     )
     tags: list[str] = Field(
         default_factory=list,
-        sa_type=Json,
+        sa_type=FixedTexts,
         nullable=False,
         sa_column_kwargs={"server_default": text("'[]'")},
     )

@@ -7,6 +7,27 @@ from sqlalchemy import DDL, Table, event
 
 from db.models import audit, delivery, project, task, worker  # noqa: F401 - the tables must be there
 from db.models.base import Base
+from db.models.enqueue_job import CANONICAL_PAYLOAD, ENQUEUE_JOB, MAY_CALL
+
+IN_SCHEMA = """
+DO $in_schema$
+BEGIN
+    EXECUTE replace($statement${statement}$statement$, '{schema}', (
+        SELECT quote_ident(nspname) FROM pg_catalog.pg_namespace AS n
+        JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid
+        WHERE c.oid = '{of_table}'::regclass
+    ));
+END $in_schema$
+"""
+
+
+def in_schema_of(table: str, statement: str) -> str:
+    """The statement, in which `{schema}` is the one that the table stands in, whatever the search_path.
+
+    Only the database knows it, and `--sql` writes a file without asking one: so the statement asks.
+    """
+    return IN_SCHEMA.replace("{of_table}", table).replace("{statement}", statement)
+
 
 APPEND_ONLY_POSTGRESQL = (
     """
@@ -40,13 +61,16 @@ APPEND_ONLY_SQLITE = (
     """,
 )
 TOUCH_POSTGRESQL = (
-    """
-    CREATE OR REPLACE FUNCTION touch_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
+    in_schema_of(
+        "{table}",
+        """
+    CREATE OR REPLACE FUNCTION {schema}.touch_updated_at() RETURNS trigger LANGUAGE plpgsql AS $body$
     BEGIN
-        NEW.updated_at := now();
+        NEW.updated_at := pg_catalog.now();
         RETURN NEW;
-    END $$
+    END $body$
     """,
+    ),
     """
     CREATE TRIGGER {table}_touch_updated_at BEFORE UPDATE ON {table}
     FOR EACH ROW EXECUTE FUNCTION touch_updated_at()
@@ -61,53 +85,20 @@ TOUCH_SQLITE = (
     END
     """,
 )
-ENQUEUE_JOB = (
-    """
-    CREATE OR REPLACE FUNCTION enqueue_job(
-        kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',
-        run_at timestamptz DEFAULT NULL, ordering_key text DEFAULT NULL, trace_id text DEFAULT NULL
-    ) RETURNS text LANGUAGE plpgsql AS $$
-    #variable_conflict use_column
-    DECLARE
-        id text := coalesce(enqueue_job.job_id, replace(gen_random_uuid()::text, '-', ''));
+OUTBOX_POSTGRESQL = (
+    in_schema_of("outbox_message", CANONICAL_PAYLOAD),
+    in_schema_of("outbox_message", ENQUEUE_JOB),
+    in_schema_of("outbox_message", MAY_CALL),
+    in_schema_of(
+        "outbox_message",
+        """
+    CREATE OR REPLACE FUNCTION {schema}.outbox_message_notify() RETURNS trigger LANGUAGE plpgsql AS $body$
     BEGIN
-        IF coalesce(length(enqueue_job.kind), 0) NOT BETWEEN 1 AND 100 THEN
-            RAISE EXCEPTION 'kind: must have 1 to 100 characters' USING ERRCODE = '22023';
-        END IF;
-        IF length(id) NOT BETWEEN 1 AND 200 OR id ~ '[[:cntrl:]]' THEN
-            RAISE EXCEPTION 'job_id: must have 1 to 200 printable characters' USING ERRCODE = '22023';
-        END IF;
-        IF jsonb_typeof(enqueue_job.payload) IS DISTINCT FROM 'object' THEN
-            RAISE EXCEPTION 'payload: must be a JSON object' USING ERRCODE = '22023';
-        END IF;
-        IF octet_length(enqueue_job.payload::text) > 900000 THEN
-            RAISE EXCEPTION 'payload: must have at most 900000 bytes' USING ERRCODE = '22023';
-        END IF;
-        IF enqueue_job.ordering_key IS NOT NULL THEN
-            PERFORM pg_advisory_xact_lock(hashtextextended(enqueue_job.ordering_key, 0));
-        END IF;
-        INSERT INTO outbox_message
-            (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at)
-        VALUES (id, enqueue_job.kind, enqueue_job.payload, coalesce(enqueue_job.actor, 'sql'),
-            enqueue_job.trace_id, enqueue_job.ordering_key, coalesce(enqueue_job.run_at, now()))
-        ON CONFLICT (job_id) DO NOTHING;
-        IF NOT FOUND AND NOT EXISTS (
-            SELECT 1 FROM outbox_message AS staged WHERE staged.job_id = id
-            AND staged.kind = enqueue_job.kind AND staged.payload = enqueue_job.payload
-        ) THEN
-            RAISE EXCEPTION 'job_id: % is staged with another payload; use a new id for new work', id
-                USING ERRCODE = '23505';
-        END IF;
-        RETURN id;
-    END $$
-    """,
-    """
-    CREATE OR REPLACE FUNCTION outbox_message_notify() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM pg_notify('ledgerq_outbox', '');
+        PERFORM pg_catalog.pg_notify('ledgerq_outbox', '');
         RETURN NULL;
-    END $$
+    END $body$
     """,
+    ),
     """
     CREATE TRIGGER outbox_message_notify AFTER INSERT ON outbox_message
     FOR EACH STATEMENT EXECUTE FUNCTION outbox_message_notify()
@@ -124,7 +115,7 @@ def _after_create(table: Table, dialect: str, statements: tuple[str, ...]) -> No
 
 _after_create(Base.metadata.tables["audit_log"], "postgresql", APPEND_ONLY_POSTGRESQL)
 _after_create(Base.metadata.tables["audit_log"], "sqlite", APPEND_ONLY_SQLITE)
-_after_create(Base.metadata.tables["outbox_message"], "postgresql", ENQUEUE_JOB)
+_after_create(Base.metadata.tables["outbox_message"], "postgresql", OUTBOX_POSTGRESQL)
 for _name in ("project", "worker", "task"):
     _after_create(Base.metadata.tables[_name], "postgresql", TOUCH_POSTGRESQL)
     _after_create(Base.metadata.tables[_name], "sqlite", TOUCH_SQLITE)

@@ -6,15 +6,25 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 
 from db.engine import open_database
-from db.errors import AlreadyExists, NotFound, Refused, StillReferenced, Transient, VersionConflict
+from db.errors import (
+    AlreadyExists,
+    NotFound,
+    Refused,
+    StillReferenced,
+    Transient,
+    Unreachable,
+    VersionConflict,
+)
 from db.schema import require_current
 from examples.api import jobs, projects, tasks
+from jobs.errors import JobError, PayloadMismatch
 from worker.client import JobClient
 from worker.config import Config, load_config
 
-_CONFLICTS = (AlreadyExists, StillReferenced, VersionConflict)
+_CONFLICTS = (AlreadyExists, StillReferenced, VersionConflict, tasks.KeyReused)
 
 
 def create_app(config: Config | None = None) -> FastAPI:
@@ -36,7 +46,9 @@ def create_app(config: Config | None = None) -> FastAPI:
     app.include_router(projects.router)
     app.include_router(jobs.router)
     app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(Transient, _unavailable)
+    app.add_exception_handler(JobError, _not_a_job)
+    for unavailable in (Transient, Unreachable, RedisError, ConnectionError, TimeoutError):
+        app.add_exception_handler(unavailable, _unavailable)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
@@ -48,6 +60,13 @@ async def _refused(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error), "field": error.field}, status)
 
 
+async def _not_a_job(_request: Request, error: Exception) -> JSONResponse:
+    """409 for a job that is another one already, 422 for one that no worker would take."""
+    assert isinstance(error, JobError)  # noqa: S101 - as above
+    status = 409 if isinstance(error, PayloadMismatch) else 422
+    return JSONResponse({"detail": str(error), "field": error.problems[0].field}, status)
+
+
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     """Every field at fault; not the values, which may be secret, or such as JSON can't carry."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
@@ -56,5 +75,6 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
-    """The same request may succeed a moment later."""
-    return JSONResponse({"detail": str(error)}, 503, headers={"Retry-After": "1"})
+    """The same request may succeed a moment later. What a driver says may hold addresses: not repeated."""
+    detail = str(error) if isinstance(error, Transient) else "a server does not answer"
+    return JSONResponse({"detail": detail}, 503, headers={"Retry-After": "1"})

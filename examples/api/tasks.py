@@ -9,15 +9,24 @@ from starlette.requests import HTTPConnection
 
 from db import audit, task_reads
 from db.dependencies import get_session
-from db.errors import NotFound
+from db.errors import NotFound, Refused
 from db.inputs import MAX_ID, Id, NewTask
 from examples.api.views import AuditView, JobView, PageView, SingleTaskView, TaskQuery, TaskView
+from jobs.errors import PayloadMismatch
 from jobs.kinds import CreateTask
 from worker.client import JobClient
 
 router = APIRouter(prefix="/tasks")
 
 Reading = Annotated[AsyncSession, Depends(get_session)]
+
+
+class KeyReused(Refused):
+    """The client used one key for two different requests."""
+
+    def __init__(self) -> None:
+        problem = "stands for another request already; use a new key for new work"
+        super().__init__("idempotency_key", problem)
 
 
 async def get_client(connection: HTTPConnection) -> JobClient:
@@ -36,7 +45,10 @@ async def enqueue_task(
     """Enqueue the creation; the answer says where to look. The same key again is the same job."""
     payload = CreateTask.model_validate(new.model_dump(exclude_unset=True))
     job_id = f"api:create_task:{idempotency_key}" if idempotency_key else None
-    job = await client.enqueue(payload, job_id=job_id, actor="service:api")
+    try:
+        job = await client.enqueue(payload, job_id=job_id, actor="service:api")
+    except PayloadMismatch:
+        raise KeyReused from None
     response.headers["Location"] = f"/jobs/{job.job_id}"
     return JobView(job_id=job.job_id, status="queued")
 

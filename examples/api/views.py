@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from db.bounds import MOST_ROWS
 from db.inputs import Id, Moment, Needle, Tag
-from db.lookups import MOST_ROWS
 from db.models import Action, TaskPriority, TaskStatus, WorkerType
 from db.task_reads import TaskFilter, TaskOrder
 

@@ -1,6 +1,7 @@
 """prune_processed_jobs: forget jobs that ended long ago, and unique keys whose window is over.
 
-Answers with how many of each went. A forgotten job that is delivered once more runs once more, so none is
+Answers with how many of each went, and when there are more, which job goes on at once: at 10,000 jobs a
+second as many go as come. A forgotten job that is delivered once more runs once more, so none is
 forgotten within a week: that is longer than any queue or outbox holds on to a job that has ended.
 """
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from db import inbox, unique
 from jobs.context import JobContext
+from jobs.follow_up import go_on
 from jobs.registry import Kind, Payload
 
 
@@ -23,12 +25,13 @@ class PruneProcessedJobs(Payload):
     limit: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
 
 
-async def handle(context: JobContext, prune: PruneProcessedJobs) -> dict[str, int]:
+async def handle(context: JobContext, prune: PruneProcessedJobs) -> dict[str, int | str]:
     ended_before = context.now - timedelta(days=prune.older_than_days)
-    return {
-        "jobs": await inbox.prune(context.session, ended_before=ended_before, limit=prune.limit),
-        "unique_keys": await unique.forget_expired(context.session, context.now),
-    }
+    jobs = await inbox.prune(context.session, ended_before=ended_before, limit=prune.limit)
+    keys = await unique.forget_expired(context.session, limit=prune.limit)
+    gone: dict[str, int | str] = {"jobs": jobs, "unique_keys": keys}
+    next_job = await go_on(context, prune, more=prune.limit in {jobs, keys})
+    return {**gone, "next_job": next_job} if next_job else gone
 
 
 KIND = Kind(PruneProcessedJobs, handle)

@@ -1,4 +1,7 @@
-"""purge_deleted_tasks: remove for good what was deleted long ago. Answers with how many tasks went."""
+"""purge_deleted_tasks: remove for good what was deleted long ago. Answers with how many tasks went.
+
+If there are more, another job goes on at once.
+"""
 
 from datetime import timedelta
 from typing import Annotated, ClassVar
@@ -7,6 +10,7 @@ from pydantic import Field
 
 from db import tasks
 from jobs.context import JobContext
+from jobs.follow_up import go_on
 from jobs.registry import Kind, Payload
 
 
@@ -20,12 +24,14 @@ class PurgeDeletedTasks(Payload):
 
 
 async def handle(context: JobContext, purge: PurgeDeletedTasks) -> int:
-    return await tasks.purge(
+    gone = await tasks.purge(
         context.session,
         context.origin,
         deleted_before=context.now - timedelta(days=purge.older_than_days),
         limit=purge.limit,
     )
+    await go_on(context, purge, more=gone == purge.limit)
+    return gone
 
 
 KIND = Kind(PurgeDeletedTasks, handle)

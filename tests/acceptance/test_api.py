@@ -5,16 +5,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from httpx import AsyncClient, ConnectError, Response
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, ConnectError, Response
 
-from db.engine import Sessions
+from db.config import DatabaseConfig
+from db.engine import Sessions, build_database
 from db.models import AuditLog, Project, Task
+from examples.api.app import create_app
 from tests.acceptance.processes import ROOT, environment, worker_process
 from tests.support import count, eventually, new_project, new_task
-from worker.config import Config
+from worker.client import JobClient
+from worker.config import Config, WorkerConfig
+from worker.connection import connect
 
 
 @pytest.fixture
@@ -90,6 +96,53 @@ async def test_the_same_key_is_the_same_job(http: AsyncClient, sessions: Session
     body = {"title": "x", "project_id": await new_project(sessions)}
     answers = [await http.post("/tasks?idempotency_key=k", json=body) for _ in range(2)]
     assert len({answer.json()["job_id"] for answer in answers}) == 1
+
+
+async def test_one_key_with_two_payloads_is_a_conflict(
+    http: AsyncClient, config: Config, sessions: Sessions
+) -> None:
+    """409 with the field, while the first job waits and after it is done; keys that can't be are 422."""
+    project = await new_project(sessions)
+    one, other = ({"title": title, "project_id": project} for title in ("one", "other"))
+    first = await http.post("/tasks?idempotency_key=k", json=one)
+    for _ in range(2):
+        answer = await http.post("/tasks?idempotency_key=k", json=other)
+        assert (answer.status_code, answer.json()["field"]) == (409, "idempotency_key")
+        with worker_process(config):
+            await ended(http, first)
+    for key in ("x" * 101, "", "a%00b", "a%1Bb", "a%0A", "%E2%80%AE"):
+        answer = await http.post(f"/tasks?idempotency_key={key}", json=one)
+        assert answer.status_code == 422, key
+
+
+async def test_a_server_that_is_away_is_503(config: Config, sessions: Sessions) -> None:
+    """Not 500, and with nothing of its address; what needs only the other one still works."""
+    body = {"title": "x", "project_id": await new_project(sessions)}
+    nowhere = build_database(DatabaseConfig(url="postgresql://nobody:secret@127.0.0.1:1/none"))
+    async with served(config) as (app, http), JobClient.open(config.worker) as client:
+        app.state.client = JobClient(connect(WorkerConfig(redis_url="redis://127.0.0.1:1")))
+        away = [await http.post("/tasks", json=body), await http.get("/jobs/nobody")]
+        assert (await http.get("/tasks")).status_code == 200
+        app.state.database, app.state.client = nowhere, client
+        away += [await http.get("/tasks"), await http.post("/projects", json={"name": "x"})]
+        away += [await http.get("/tasks/1"), await http.get("/jobs/nobody")]
+        assert (await http.post("/tasks", json=body)).status_code == 202
+    for answer in away:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
+        assert "127.0.0.1" not in answer.text
+    await nowhere.dispose()
+
+
+@asynccontextmanager
+async def served(config: Config) -> AsyncIterator[tuple[FastAPI, AsyncClient]]:
+    """The service in this process."""
+    app = create_app(config)
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://service") as http,
+    ):
+        yield app, http
 
 
 async def test_a_job_that_cannot_be_done_says_why(

@@ -1,5 +1,8 @@
 """What the tables hold and refuse, on PostgreSQL and SQLite alike."""
 
+import copy
+import operator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -7,10 +10,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import joinedload, selectinload
 
-from db import workers
+from db import task_bulk, task_reads, tasks, workers
 from db.engine import Sessions
-from db.errors import ConstraintError, NotLoaded
-from db.inputs import NewWorker
+from db.errors import ChangedInPlace, ConstraintError, NotLoaded
+from db.inputs import NewTask, NewWorker, TaskChanges
 from db.models import Project, Task, TaskPriority, TaskStatus, Worker, WorkerType
 from db.transaction import transaction
 from tests.support import ORIGIN, new_project, new_task, rows
@@ -149,3 +152,48 @@ async def test_the_database_fills_in_what_is_left_out(any_sessions: Sessions) ->
     assert (task.status, task.priority, task.tags) == (TaskStatus.TODO, TaskPriority.NORMAL, [])
     assert (task.version, task.created_at) == (1, task.updated_at)
     assert (await rows(any_sessions, Worker))[0].type is WorkerType.PERSON
+
+
+async def test_tags_cannot_be_changed_in_place(any_sessions: Sessions) -> None:
+    """However the task came to the session: added, read, updated, updated with many others."""
+    task = await new_task(any_sessions, tags=["a"])
+    async with transaction(any_sessions) as session:
+        read = await session.get_one(Task, task.id)
+        must_be_replaced(read.tags)
+        must_be_replaced((await task_reads.get(session, task.id)).tags)
+        must_be_replaced(
+            (await tasks.update(session, ORIGIN, task.id, TaskChanges(tags=["b"]))).tags
+        )
+        new = await tasks.create(session, ORIGIN, NewTask(title="o", project_id=1, tags=["x"]))
+        must_be_replaced(new.tags)
+        changes = TaskChanges(tags=["c"])
+        assert await task_bulk.update_many(session, ORIGIN, [task.id, new.id], changes) == 2
+        must_be_replaced(read.tags)
+        read.tags = [*read.tags, "replaced"]
+        must_be_replaced(read.tags)
+    stored = {each.id: each.tags for each in await rows(any_sessions, Task)}
+    assert stored == {task.id: ["c", "replaced"], new.id: ["c"]}
+    for copied in (copy.copy(read.tags), copy.deepcopy(read.tags), read.model_dump()["tags"]):
+        copied.append("of its own")
+    assert read.tags == ["c", "replaced"]
+
+
+def must_be_replaced(tags: list[str]) -> None:
+    """Every way to change it says so."""
+    ways: list[Callable[[], object]] = [
+        lambda: tags.append("x"),
+        lambda: tags.extend(["x"]),
+        lambda: tags.insert(0, "x"),
+        lambda: tags.remove(tags[0]),
+        tags.sort,
+        tags.reverse,
+        tags.clear,
+        tags.pop,
+        lambda: operator.setitem(tags, 0, "x"),
+        lambda: operator.delitem(tags, 0),
+        lambda: tags.__iadd__(["x"]),
+        lambda: tags.__imul__(2),
+    ]
+    for way in ways:
+        with pytest.raises(ChangedInPlace, match="replace it"):
+            way()

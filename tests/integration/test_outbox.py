@@ -232,7 +232,7 @@ async def test_ten_producers_of_one_unique_key_stage_one_job(sessions: Sessions)
     [
         (lambda: Request(LAUNCH, job_id="a\nb"), "job_id"),
         (lambda: Request(LAUNCH, ordering_key=""), "ordering_key"),
-        (lambda: Request(LAUNCH, actor="x" * 201), "_actor"),
+        (lambda: Request(LAUNCH, actor="x" * 201), "actor"),
         (lambda: Request(LAUNCH, unique=Unique("", HOUR)), "unique.key"),
         (lambda: Request(LAUNCH, unique=Unique("k", timedelta(0))), "unique.window"),
     ],

@@ -87,6 +87,12 @@ HOT: dict[str, Callable[[AsyncSession], Awaitable[Any]]] = {
 }
 
 
+async def test_old_jobs_are_removed_by_their_place(full: Database) -> None:
+    """By their ids, the whole table would be read again for each part of them."""
+    shown = await plan(full, lambda s: inbox.prune(s, ended_before=LONG_AGO, limit=100))
+    assert "Tid Scan on processed_job" in shown, shown
+
+
 async def test_the_hot_reads_use_their_indexes(full: Database) -> None:
     """Lists by project, assignee, due date and tag, keyset pages, trees, purge, history, inbox."""
     for index, read in HOT.items():

@@ -3,19 +3,19 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from db import dead_letters, inbox, unique
+from db import dead_letters, inbox, tasks, unique
 from db.engine import Sessions
-from db.models import JobState, ProcessedJob, UniqueKey
+from db.models import JobState, OutboxMessage, ProcessedJob, Task, UniqueKey
 from db.transaction import transaction
 from jobs import kinds
-from jobs.kinds import CreateTask, PruneProcessedJobs
+from jobs.kinds import CreateTask, PruneProcessedJobs, PurgeDeletedTasks
 from jobs.outcome import Buried, Completed
 from jobs.process import process
 from jobs.retry import Policy
 from jobs.schedule import SCHEDULE
-from tests.support import delivery, rows
+from tests.support import ORIGIN, delivery, new_task, rows, staged_delivery
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -47,7 +47,10 @@ async def test_jobs_that_ended_long_ago_are_forgotten(any_sessions: Sessions) ->
     await ended_long_ago(any_sessions, "a", "b", "c")
     async with transaction(any_sessions) as session:
         await inbox.remember(session, "fresh", "create_task", b"")
-    assert await prune(any_sessions, limit=2) == Completed({"jobs": 2, "unique_keys": 0})
+    first = await prune(any_sessions, limit=2)
+    assert isinstance(first, Completed)
+    (following,) = await rows(any_sessions, OutboxMessage)
+    assert first.result == {"jobs": 2, "unique_keys": 0, "next_job": following.job_id}
     assert await prune(any_sessions, "again") == Completed({"jobs": 1, "unique_keys": 0})
     assert await known(any_sessions) == {"fresh", "prune", "again"}
 
@@ -65,11 +68,11 @@ async def test_a_job_with_a_dead_letter_is_kept(any_sessions: Sessions) -> None:
 
 async def test_unique_keys_go_when_their_window_is_over(any_sessions: Sessions) -> None:
     """And not before."""
-    now = datetime.now(UTC)
     async with transaction(any_sessions) as session:
         for key, days in (("over", 1), ("open", 3)):
-            start = now - timedelta(days=2)
-            await unique.take(session, "k", key, key, now=start, window=timedelta(days=days))
+            await unique.take(session, "k", key, key, window=timedelta(days=days))
+        for row in await session.scalars(select(UniqueKey)):
+            row.expires_at -= timedelta(days=2)
     assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 1})
     assert [row.key for row in await rows(any_sessions, UniqueKey)] == ["open"]
 
@@ -90,3 +93,54 @@ def test_it_runs_every_hour() -> None:
     (entry,) = (each for each in SCHEDULE if each.payload is PruneProcessedJobs)
     assert entry.hour is None
     assert len(entry.minute or ()) == len(entry.second or ()) == 1
+
+
+async def run_what_is_staged(sessions: Sessions) -> int:
+    """Until nothing is staged; how many jobs that took."""
+    jobs = 0
+    while messages := await rows(sessions, OutboxMessage):
+        (message,) = messages  # one goes on, never two
+        arrived = await staged_delivery(sessions, message.job_id)
+        assert isinstance(await process(arrived, kinds.registry(), sessions, Policy()), Completed)
+        jobs += 1
+    return jobs
+
+
+async def test_pruning_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> None:
+    """Each part stages the next in its own transaction, however many ticks have begun one."""
+    await ended_long_ago(any_sessions, *(f"old-{n}" for n in range(23)))
+    for tick in ("tick-1", "tick-2"):
+        await prune(any_sessions, tick, limit=5)
+    assert await run_what_is_staged(any_sessions) == 3
+    assert not {job_id for job_id in await known(any_sessions) if job_id.startswith("old")}
+    await ended_long_ago(any_sessions, *(f"old-{n}" for n in range(7)))
+    await prune(any_sessions, "tick-3", limit=5)
+    assert await run_what_is_staged(any_sessions) == 2
+
+
+async def test_unique_keys_are_pruned_in_parts_too(any_sessions: Sessions) -> None:
+    """However many windows have ended at once."""
+    async with transaction(any_sessions) as session:
+        for n in range(7):
+            await unique.take(session, "k", f"{n}", f"{n}", window=timedelta(days=1))
+        for row in await session.scalars(select(UniqueKey)):
+            row.expires_at -= timedelta(days=2)
+    first = await prune(any_sessions, "tick", limit=5)
+    assert isinstance(first, Completed)
+    assert first.result["unique_keys"] == 5
+    await run_what_is_staged(any_sessions)
+    assert await rows(any_sessions, UniqueKey) == []
+
+
+async def test_purging_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> None:
+    """Deleted tasks, leaves first, in parts."""
+    parent = await new_task(any_sessions)
+    for _ in range(4):
+        await new_task(any_sessions, project_id=parent.project_id, parent_task_id=parent.id)
+    async with transaction(any_sessions) as session:
+        await tasks.delete(session, ORIGIN, parent.id, now=LONG_AGO)
+    arrived = delivery(PurgeDeletedTasks(limit=2), "tick")
+    outcome = await process(arrived, kinds.registry(), any_sessions, Policy())
+    assert outcome == Completed(2)
+    await run_what_is_staged(any_sessions)
+    assert await rows(any_sessions, Task) == []
