@@ -8,13 +8,11 @@ The second step is what counts. Redis may be unreachable: then a running job is 
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from arq.connections import ArqRedis
-from arq.jobs import serialize_result
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,12 +24,13 @@ from db.transaction import in_transaction
 from jobs import letters
 from jobs.envelope import Envelope, check_job_id, decode
 from jobs.errors import Undecodable
-from worker.keys import cancel_key, job_key
+from worker.keys import cancel_key, job_key, unique_key
 from worker.retract import retract
-from worker.wire import to_wire
+from worker.wire import failure
 
 T = TypeVar("T")
 
+_CANCELLED = {"error": "JobCancelled", "message": "was cancelled"}
 _PAUSE = 0.05  # seconds before a lock is asked for again: on SQLite it may be refused at once
 
 
@@ -92,8 +91,7 @@ async def cancel(
         async with asyncio.timeout(timeout):
             state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
         if state is JobState.CANCELLED:
-            result = _result(queue, job_id, envelope)
-            told, _ = await _told(retract(redis, queue, {job_id: result}, keep=keep_result))
+            told, _ = await _told(_take_off(redis, queue, job_id, envelope, keep_result))
         else:
             told, _ = await _told(redis.ping())
     except TimeoutError:
@@ -133,11 +131,15 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(cancel_key(queue), {job_id: int(seconds) * 1000})
         pipe.get(job_key(job_id))
-        _, body = await pipe.execute()
+        pipe.zscore(queue, job_id)
+        _, body, queued = await pipe.execute()
     try:
-        return decode(body) if body else None
+        found = decode(body) if body else None
     except Undecodable:
         return None
+    if found is None or found.queue == queue or (found.queue is None and queued is not None):
+        return found
+    return None  # another queue has a job of this id
 
 
 async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
@@ -148,17 +150,12 @@ async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
         return False, None
 
 
-def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:
-    """What a worker would answer that finds the job cancelled; nothing if nobody knows the job."""
+async def _take_off(
+    redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
+) -> int:
+    """Answer as a worker would that finds the job cancelled, with nothing if nobody knows the job."""
     if envelope is None:
-        return b""
-    now = int(time.time() * 1000)
-    error = {"error": "JobCancelled", "message": "was cancelled"}
-    name, payload = envelope.wire_name, dict(envelope.payload)
-    return (
-        serialize_result(
-            name, (), payload, 1, envelope.enqueued_ms, False, error, now, now,
-            f"{job_id}:{name}", queue, job_id, serializer=to_wire,
-        )
-        or b""
-    )  # fmt: skip
+        return await retract(redis, queue, {job_id: b""})
+    result = failure(queue, job_id, envelope, _CANCELLED)
+    key = unique_key(queue, envelope.kind, envelope.unique) if envelope.unique else ""
+    return await retract(redis, queue, {job_id: result}, keep=keep, unique_key=key)
