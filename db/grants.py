@@ -102,7 +102,9 @@ async def require_grants(database: Database) -> None:
         lacks = await missing_grants(database)
     if lacks:
         problem = ", ".join(each.problem for each in lacks)
-        raise SettingError("DATABASE_URL", problem, f"run: {'; '.join(each.cure for each in lacks)}")
+        raise SettingError(
+            "DATABASE_URL", problem, f"run: {'; '.join(each.cure for each in lacks)}"
+        )
 
 
 async def lasting_locks(database: Database) -> list[LastingLock]:
@@ -110,7 +112,9 @@ async def lasting_locks(database: Database) -> list[LastingLock]:
     if database.config.is_sqlite:
         return []
     rows = await _all(database, _LOCKS, modes=list(_STRONG), tables=_tables())
-    found = [LastingLock(pid, name, table, mode, float(age or 0)) for pid, name, table, mode, age in rows]
+    found = [
+        LastingLock(pid, name, table, mode, float(age or 0)) for pid, name, table, mode, age in rows
+    ]
     return [each for each in found if each.seconds > LASTING]
 
 

@@ -8,11 +8,13 @@ The second step is what counts. Redis may be unreachable: then a running job is 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from arq.connections import ArqRedis
+from arq.jobs import serialize_result
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,11 +28,10 @@ from jobs.envelope import Envelope, check_job_id, decode
 from jobs.errors import Undecodable
 from worker.keys import cancel_key, job_key, unique_key
 from worker.retract import retract
-from worker.wire import failure
+from worker.wire import to_wire
 
 T = TypeVar("T")
 
-_CANCELLED = {"error": "JobCancelled", "message": "was cancelled"}
 _PAUSE = 0.05  # seconds before a lock is asked for again: on SQLite it may be refused at once
 
 
@@ -153,9 +154,25 @@ async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
 async def _take_off(
     redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
 ) -> int:
-    """Answer as a worker would that finds the job cancelled, with nothing if nobody knows the job."""
+    """Off the queue with it; its unique key is free, and who waits for it is answered."""
+    key = ""
+    if envelope and envelope.unique:
+        key = unique_key(queue, envelope.kind, envelope.unique)
+    result = {job_id: _result(queue, job_id, envelope)}
+    return await retract(redis, queue, result, keep=keep, unique_key=key)
+
+
+def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:
+    """What a worker would answer that finds the job cancelled; nothing if nobody knows the job."""
     if envelope is None:
-        return await retract(redis, queue, {job_id: b""})
-    result = failure(queue, job_id, envelope, _CANCELLED)
-    key = unique_key(queue, envelope.kind, envelope.unique) if envelope.unique else ""
-    return await retract(redis, queue, {job_id: result}, keep=keep, unique_key=key)
+        return b""
+    now = int(time.time() * 1000)
+    error = {"error": "JobCancelled", "message": "was cancelled"}
+    name, payload = envelope.wire_name, dict(envelope.payload)
+    return (
+        serialize_result(
+            name, (), payload, 1, envelope.enqueued_ms, False, error, now, now,
+            f"{job_id}:{name}", queue, job_id, serializer=to_wire,
+        )
+        or b""
+    )  # fmt: skip

@@ -183,7 +183,13 @@ async def _health(config: Config, *, require_worker: bool, as_json: bool) -> boo
         print_json({"ok": ok, **{check.name: _plain(check) for check in checks}})
         return ok
     for check in checks:
-        mark = "[red]down[/]" if not check.ok else "[yellow]note[/]" if check.warn else "[green]ok[/]  "
+        mark = (
+            "[red]down[/]"
+            if not check.ok
+            else "[yellow]note[/]"
+            if check.warn
+            else "[green]ok[/]  "
+        )
         out.print(f"{mark} {check.name:<9}", end="")
         say(check.detail)
     return ok

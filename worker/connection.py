@@ -17,9 +17,15 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from db.errors import LedgerqError, Unreachable
@@ -88,59 +94,64 @@ def connect(config: WorkerConfig) -> ArqRedis:
 
 
 def _lean(connection: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same connection with less around each command: redis-py 5 tries a read that times out before each."""
-    pack = HiredisRespSerializer().pack  # in C, as its reader is already
+    return type("Lean", (_Lean, connection), {})
 
-    class Lean(connection):  # type: ignore[misc, valid-type]
-        _useless = False  # answers, and is to be replaced before the next command
-        _connecting = False
 
-        def pack_command(self, *words: Any) -> list[bytes]:
-            return list(pack(*words))
+class _Lean(AbstractConnection):
+    """A connection with less around each command than redis-py's, that notices when it is of no use."""
 
-        async def can_read_destructive(self) -> bool:
-            """Asked before each command; true if Redis has closed the connection, or an answer is left over."""
-            if self._useless:
-                return True
-            stream = self._reader
-            if stream and not stream.at_eof() and not stream._buffer:  # noqa: SLF001 - else it is a read that times out
-                return False
-            return bool(await super().can_read_destructive())
+    _pack = staticmethod(HiredisRespSerializer().pack)  # in C, as its reader is already
+    _useless = False  # it answers, and is to be replaced before the next command
+    _connecting = False
 
-        async def connect(self) -> None:
-            if self._connecting:  # redis-py would connect inside of connecting, again and again
-                raise RedisConnectionError(f"{self._host_error()} closes connections at once")
-            self._connecting = True
-            try:
-                await super().connect()
-            finally:
-                self._connecting = False
+    def pack_command(self, *words: Any) -> list[bytes]:
+        return list(self._pack(*words))
 
-        async def on_connect(self) -> None:
-            self._useless = False
-            # while it is set up, the connection is not asked whether it is one
-            self.next_health_check = asyncio.get_running_loop().time() + 60
-            await super().on_connect()
+    async def can_read_destructive(self) -> bool:
+        """Asked before each command; true if Redis has closed the connection, or an answer is left over.
 
-        async def check_health(self) -> None:
-            """Asked of a connection that was idle for a while; a dead one is replaced once, not again and again."""
-            if asyncio.get_running_loop().time() <= self.next_health_check:
-                return
-            try:
-                await self._send_ping()
-            except (RedisError, OSError):
-                await self.disconnect(nowait=True)
-                await self.connect()
+        redis-py 5 tries a read that times out before each.
+        """
+        if self._useless:
+            return True
+        stream = self._reader
+        if stream and not stream.at_eof() and not stream._buffer:  # type: ignore[attr-defined] # noqa: SLF001 - else it is a read that times out
+            return False
+        return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
 
-        async def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
-                return await super().read_response(*args, **options)
-            except (ResponseError, AuthenticationError) as error:
-                word = str(error).partition(" ")[0]
-                self._useless = isinstance(error, ReadOnlyError) or word in _PASSING
-                raise _explained(error, self._host_error(), self.username or "default") from None
+    async def connect(self) -> None:
+        if self._connecting:  # redis-py would connect inside of connecting, again and again
+            raise RedisConnectionError(f"{self._host_error()} closes connections at once")
+        self._connecting = True
+        try:
+            await super().connect()  # type: ignore[no-untyped-call]
+        finally:
+            self._connecting = False
 
-    return Lean
+    async def on_connect(self) -> None:
+        self._useless = False
+        # while it is set up, the connection is not asked whether it is one
+        self.next_health_check = asyncio.get_running_loop().time() + 60
+        await super().on_connect()
+
+    async def check_health(self) -> None:
+        """Asked of a connection that was idle for a while; a dead one is replaced once, not again and again."""
+        now = asyncio.get_running_loop().time()
+        if not self.health_check_interval or now <= self.next_health_check:
+            return
+        try:
+            await self._send_ping()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError):
+            await self.disconnect(nowait=True)
+            await self.connect()
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except (ResponseError, AuthenticationError) as error:
+            word = str(error).partition(" ")[0]
+            self._useless = isinstance(error, ReadOnlyError) or word in _PASSING
+            raise _explained(error, self._host_error(), self.username or "default") from None
 
 
 def _explained(error: RedisError, place: str, user: str) -> RedisError:
@@ -191,7 +202,9 @@ async def require_redis(redis: ArqRedis, *, for_worker: bool = True) -> None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreachable("REDIS_URL", address_of(redis), reason) from error
     if lacks:
-        raise RedisRefuses(f"REDIS_URL: Redis at {address_of(redis)}: {lacks.problem}; {lacks.cure}")
+        raise RedisRefuses(
+            f"REDIS_URL: Redis at {address_of(redis)}: {lacks.problem}; {lacks.cure}"
+        )
 
 
 def address_of(redis: ArqRedis) -> str:

@@ -124,7 +124,9 @@ async def _check_redis(config: Config) -> AsyncIterator[Check]:
         yield _workers_check(await living_workers(redis))
         if lacks := await missing(redis):
             said = "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
-            yield Check("redis", ok=False, detail=f"REDIS_URL: Redis at {address_of(redis)}: {said}")
+            yield Check(
+                "redis", ok=False, detail=f"REDIS_URL: Redis at {address_of(redis)}: {said}"
+            )
         else:
             yield Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued")
         async for note in _notes_on_redis(redis, config.worker.queue):
@@ -146,7 +148,9 @@ async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:
         yield Check("memory", ok=True, warn=True, detail=text)
     waiting = await waits(redis, queue)
     if waiting:
-        text = "; ".join(f"{each.reason}: {each.text} ({each.seconds:.0f} s ago)" for each in waiting)
+        text = "; ".join(
+            f"{each.reason}: {each.text} ({each.seconds:.0f} s ago)" for each in waiting
+        )
         yield Check("waits", ok=True, warn=True, detail=f"jobs wait for {text}")
 
 
@@ -170,7 +174,9 @@ async def _check_database(config: Config) -> AsyncIterator[Check]:
 async def _look_at_database(database: Database) -> AsyncIterator[Check]:
     address = database.config.address
     if await read_only(database):
-        text = f"DATABASE_URL: {address} is read-only, a standby for instance; point it to the primary"
+        text = (
+            f"DATABASE_URL: {address} is read-only, a standby for instance; point it to the primary"
+        )
         yield Check("database", ok=False, detail=text)
     else:
         yield Check("database", ok=True, detail=address)

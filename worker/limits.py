@@ -45,8 +45,9 @@ def run_within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _limited(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as limit:
+        async with limit:
             return await work
     except TimeoutError:
         if limit.expired():

@@ -48,7 +48,9 @@ class Relay:
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._enqueue = script(redis, "enqueue")
-        self._held_up: set[str] = set()  # told of already: ids that another queue on this Redis holds
+        self._held_up: set[str] = (
+            set()
+        )  # told of already: ids that another queue on this Redis holds
 
     def wake(self) -> None:
         """Something may be due: look now."""

@@ -57,7 +57,9 @@ def unfit(about: Mapping[str, Any]) -> Missing | None:
 async def missing(redis: ArqRedis) -> list[Missing]:
     """What it refuses of the commands that a worker needs, without changing anything."""
     queue = redis.default_queue_name
-    keys = [key(queue) for key in (running_key, cancel_key, lane_key, workers_key, epoch_key, waits_key)]
+    keys = [
+        key(queue) for key in (running_key, cancel_key, lane_key, workers_key, epoch_key, waits_key)
+    ]
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
         args=[queue, _PROBE, *keys, trouble_key(queue, _PROBE)]
     )
@@ -99,7 +101,9 @@ def _refused(user: str, command: str, key: str, error: str) -> Missing:
         family = re.sub(r"^((?:arq|ledgerq):).*", r"\1*", key) if "probe" in key else key
         return Missing(f"user {user!r} may not use the key {key}", f"ACL SETUSER {user} ~{family}")
     if "can't run this command" in error or "NOPERM" in error:
-        return Missing(f"user {user!r} may not run {command}", f"ACL SETUSER {user} +{command.lower()}")
+        return Missing(
+            f"user {user!r} may not run {command}", f"ACL SETUSER {user} +{command.lower()}"
+        )
     return Missing(f"refuses {command} ({error})", "do not rename or disable that command")
 
 

@@ -34,7 +34,11 @@ class Script:
 
 def script(redis: Redis, name: str) -> Script:
     """The script of that name."""
-    text = _text(name)
+    return script_of(redis, _text(name))
+
+
+def script_of(redis: Redis, text: str) -> Script:
+    """A script of that text."""
     return Script(redis, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from jobs.envelope import Envelope, decode
+from jobs.envelope import decode
 from jobs.errors import Undecodable
 
 _HASH = "h"  # in the result of a failed job: of kind and payload, for who enqueues the id again
@@ -25,17 +25,6 @@ def to_wire(content: dict[str, Any]) -> bytes:
         content = {**content}
         content["q"] = content.pop("q")
     return to_json(content, bytes_mode="base64", fallback=_as_text)
-
-
-def failure(queue: str, job_id: str, envelope: Envelope, error: dict[str, str]) -> bytes:
-    """The result of a job that never ran, as a worker would write it."""
-    now = int(time.time() * 1000)
-    return to_wire(
-        {
-            "t": 1, "f": envelope.wire_name, **_without_payload(envelope), "et": envelope.enqueued_ms,
-            "s": False, "r": error, "st": now, "ft": now, "id": job_id, "q": queue,
-        }
-    )  # fmt: skip
 
 
 def payload_hash(content: bytes) -> str:
@@ -83,12 +72,10 @@ def _as_sent(body: bytes, *, failed: bool) -> dict[str, Any]:
         envelope = decode(body)
     except Undecodable:
         return {"a": [], "k": {}} if failed else {}
-    told = _without_payload(envelope) if failed else {"a": [], "k": dict(envelope.payload)}
-    return {"f": envelope.wire_name, **told}
-
-
-def _without_payload(envelope: Envelope) -> dict[str, Any]:
-    return {"a": [], "k": {}, _HASH: envelope.payload_hash.hex()}
+    name = envelope.wire_name
+    if failed:
+        return {"f": name, "a": [], "k": {}, _HASH: envelope.payload_hash.hex()}
+    return {"f": name, "a": [], "k": dict(envelope.payload)}
 
 
 def _kept_hash(content: bytes) -> str | None:

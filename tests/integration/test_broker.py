@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.support import eventually
 from worker.broker import Broker, Ending, Lease, Terms
 from worker.config import Config
 from worker.connection import connect
+from worker.keys import trouble_key
 
 QUEUE = "arq:queue"
 SHORT = Terms(lease=0.2)
@@ -173,7 +175,7 @@ async def test_no_key_of_the_wrong_sort_stops_the_queue(brokers: list[Broker]) -
     await redis.rpush("arq:retry:retry-list", "x")  # type: ignore[misc]
     await redis.delete("arq:job:body-list")
     await redis.rpush("arq:job:body-list", "x")  # type: ignore[misc]
-    await redis.set("ledgerq:trouble:trouble-text", "x")
+    await redis.set(trouble_key(QUEUE, "trouble-text"), "x")
     await redis.zadd(QUEUE, {"endless": "-inf", "good": 2})
     await redis.set("arq:job:good", b"{}")
     claims = {claim.job_id: claim for claim in (await first.claim(10, busy=0)).jobs}
@@ -201,6 +203,7 @@ async def lose_worker(broker: Broker, times: int) -> None:
     for _ in range(times):
         assert await claimed(broker) == ["suspect"]
         await lease_runs_out(broker, "suspect")
+        broker.token = uuid4().hex  # the worker is started anew
 
 
 async def test_a_job_that_lost_two_workers_runs_alone(brokers: list[Broker]) -> None:
