@@ -21,8 +21,9 @@ _LACKING = text(
 )
 _UNUSABLE = text(
     "SELECT current_user, s.relname FROM pg_class AS s JOIN pg_depend AS d ON d.objid = s.oid AND d.deptype = 'a' "
-    "JOIN pg_class AS t ON t.oid = d.refobjid WHERE s.relkind = 'S' AND t.relname = ANY(CAST(:tables AS text[])) "
-    "AND t.oid = to_regclass(quote_ident(t.relname)) AND NOT has_sequence_privilege(s.oid, 'USAGE')"
+    "JOIN pg_class AS t ON t.oid = d.refobjid WHERE t.relname = ANY(CAST(:tables AS text[])) "
+    "AND t.oid = to_regclass(quote_ident(t.relname)) "  # in a CASE: else it may be asked of an index
+    "AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"
 )
 _LOCKS = text(
     "SELECT l.pid, a.application_name, c.relname, l.mode, extract(epoch FROM coalesce("

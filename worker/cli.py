@@ -54,8 +54,9 @@ def main() -> None:
         signal.signal(number, _end)
     try:
         app()
-    except (LedgerqError, SQLAlchemyError, RedisError) as error:
-        complain(f"ledgerq: {getattr(error, 'orig', None) or error}")
+    except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
+        said = str(getattr(error, "orig", None) or error)
+        complain(f"ledgerq: {said or type(error).__name__}")
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arq.connections import ArqRedis
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from worker.keys import (
     cancel_key,
@@ -56,6 +56,9 @@ def unfit(about: Mapping[str, Any]) -> Missing | None:
 
 async def missing(redis: ArqRedis) -> list[Missing]:
     """What it refuses of the commands that a worker needs, without changing anything."""
+    user = user_of(redis)
+    if outside := await _missing_outside_scripts(redis, user):
+        return outside
     queue = redis.default_queue_name
     keys = [
         key(queue) for key in (running_key, cancel_key, lane_key, workers_key, epoch_key, waits_key)
@@ -63,23 +66,29 @@ async def missing(redis: ArqRedis) -> list[Missing]:
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
         args=[queue, _PROBE, *keys, trouble_key(queue, _PROBE)]
     )
-    user = user_of(redis)
-    found = [_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused]
-    return [*await _missing_about_clients(redis, user), *found]
+    return [_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused]
 
 
-async def _missing_about_clients(redis: ArqRedis, user: str) -> list[Missing]:
-    """By client-side caching Redis tells that something came; it is not to be had inside a script."""
+async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:
+    """What is not to be had inside a script. By client-side caching Redis tells that something came."""
+    asked = (
+        ("EVAL", "return 1", 0),
+        ("EVALSHA", "0" * 40, 0),
+        ("CLIENT", "ID"),
+        ("CLIENT", "TRACKING", "OFF"),
+    )
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.execute_command("CLIENT", "ID")
-        pipe.execute_command("CLIENT", "TRACKING", "OFF")
+        for words in asked:
+            pipe.execute_command(*words)
         answers = await pipe.execute(raise_on_error=False)
-    for answer in answers:
+    found = {}
+    for (command, *_), answer in zip(asked, answers, strict=True):
         if isinstance(answer, NoPermissionError):
-            return [Missing(f"user {user!r} may not run CLIENT", f"ACL SETUSER {user} +client")]
-        if isinstance(answer, RedisError):
-            return [Missing(f"refuses CLIENT ({answer})", "do not rename or disable that command")]
-    return []
+            rule = f"ACL SETUSER {user} +{command.lower()}"
+            found[command] = Missing(f"user {user!r} may not run {command}", rule)
+        elif isinstance(answer, RedisError) and not isinstance(answer, NoScriptError):
+            found[command] = Missing(f"refuses {command} ({answer})", "do not rename or disable it")
+    return list(found.values())
 
 
 def user_of(redis: ArqRedis) -> str:
@@ -100,11 +109,11 @@ def _refused(user: str, command: str, key: str, error: str) -> Missing:
     if "key" in error and ("access" in error or "NOPERM" in error):
         family = re.sub(r"^((?:arq|ledgerq):).*", r"\1*", key) if "probe" in key else key
         return Missing(f"user {user!r} may not use the key {key}", f"ACL SETUSER {user} ~{family}")
-    if "can't run this command" in error or "NOPERM" in error:
+    if "can't run this command" in error or "no permissions to run" in error or "NOPERM" in error:
         return Missing(
             f"user {user!r} may not run {command}", f"ACL SETUSER {user} +{command.lower()}"
         )
-    return Missing(f"refuses {command} ({error})", "do not rename or disable that command")
+    return Missing(f"refuses {command} ({error})", "do not rename or disable it")
 
 
 def _major(version: str) -> int:

@@ -90,7 +90,8 @@ def cell(value: object) -> Text:
 
 def _json(value: Any) -> str:
     """JSON in which what is not printable stands as an escape of JSON, so that a program reads the same."""
-    return "".join(map(_in_json, json.dumps(value, ensure_ascii=False)))
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(map(_in_json, text))
 
 
 def _in_json(character: str) -> str:

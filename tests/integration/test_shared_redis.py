@@ -76,9 +76,7 @@ class Service:
 @pytest.fixture
 async def services(config: Config, sqlite_url: URL) -> AsyncIterator[tuple[Service, Service]]:
     """Two services that share nothing but the Redis."""
-    other = Config(
-        config.worker.model_copy(update={"queue": B}), DatabaseConfig(url=sqlite_url)
-    )
+    other = Config(config.worker.model_copy(update={"queue": B}), DatabaseConfig(url=sqlite_url))
     made = []
     for each in (config, other):
         redis = connect(each.worker)
@@ -139,7 +137,10 @@ async def test_a_staged_job_waits_until_its_id_is_free(services: tuple[Service, 
     assert await a.redis.get(keys.job_key("x")) == body
     assert await b.staged() == ["x"]
     status = await job_status(b.config, "x")
-    assert (status.state, "queue 'arq:queue' has this id" in (status.note or "")) == ("staged", True)
+    assert (status.state, "queue 'arq:queue' has this id" in (status.note or "")) == (
+        "staged",
+        True,
+    )
     await a.work()
     await a.redis.delete(keys.result_key("x"))
     await b.due_again("x")
