@@ -80,7 +80,7 @@ def cancel(
     if not 0 < timeout <= _DAY:
         raise SettingError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
     work = _cancel(load_config(), job_id, for_the_log(actor, because), timeout)
-    answer = run_within(timeout + LIMIT, work)
+    answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
     if as_json:
         print_json(asdict(answer))
     else:

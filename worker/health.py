@@ -24,7 +24,7 @@ from worker.waits import waits
 ALIVE = "ledgerq_alive"  # in arq's ctx: when our engine last looked at its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
-LIMIT = 3.0  # seconds for a server to answer all that `check` asks
+LIMIT = 2.5  # seconds for a server to answer all that `check` asks
 _FORGOTTEN = 3600.0
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -85,8 +85,9 @@ async def keep_beating(
             await asyncio.sleep(min(interval, BEAT))
     finally:
         try:
-            await redis.zrem(key, worker)
-        except (RedisError, OSError) as error:
+            async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself
+                await redis.zrem(key, worker)
+        except (RedisError, OSError, TimeoutError) as error:
             log.warning("worker.heartbeat_missed", error=str(error))
 
 

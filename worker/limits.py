@@ -13,7 +13,7 @@ from worker.terminal import complain
 T = TypeVar("T")
 
 LIMIT = 30.0  # seconds for a command that only asks, or changes little
-HEALTH = 3.8  # … for health, with what it says
+HEALTH = 3.3  # … for health, with what it says
 _TO_CLOSE = 1.0  # seconds more for connections to be closed
 
 

@@ -72,8 +72,8 @@ async def missing(redis: ArqRedis) -> list[Missing]:
 async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:
     """What is not to be had inside a script. By client-side caching Redis tells that something came."""
     asked = (
-        ("EVAL", "return 1", 0),
-        ("EVALSHA", "0" * 40, 0),
+        ("EVAL", "return 1", "0"),
+        ("EVALSHA", "0" * 40, "0"),
         ("CLIENT", "ID"),
         ("CLIENT", "TRACKING", "OFF"),
     )

@@ -62,9 +62,11 @@ def test_health_sees_a_server_of_no_use_within_five_seconds(
 ) -> None:
     """It closes at once, or says nothing; the database is looked at all the same."""
     url = request.getfixturevalue(kind)
+    before = time.monotonic()
+    ledgerq("kinds")  # what it costs to start the process at all, on this machine
     began = time.monotonic()
     result = ledgerq("health", env=environment(config, REDIS_URL=url))
-    assert time.monotonic() - began < 5.5
+    assert time.monotonic() - began < began - before + 5
     assert result.returncode == 1
     assert "down redis" in result.stdout
     assert "ok   database" in result.stdout
@@ -82,7 +84,12 @@ def test_a_command_ends_though_its_work_does_not_let_itself_be_cancelled() -> No
         "run_within(0.2, work())\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [f"ledgerq: {limits.TookTooLong(0.2)}"]

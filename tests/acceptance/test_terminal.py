@@ -1,7 +1,7 @@
 """Whatever strangers wrote, no terminal obeys it: each command is shown text that would."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,7 @@ Shown = Callable[..., str]
 
 
 @pytest.fixture
-def shown(
-    monkeypatch: pytest.MonkeyPatch, sqlite_url: URL, redis_url: str
-) -> Iterator[Shown]:
+def shown(monkeypatch: pytest.MonkeyPatch, sqlite_url: URL, redis_url: str) -> Shown:
     """Runs a command in this process; what it prints, on both streams."""
     monkeypatch.setenv("DATABASE_URL", sqlite_url.render_as_string(hide_password=False))
     monkeypatch.setenv("REDIS_URL", redis_url)
@@ -48,7 +46,7 @@ def shown(
         assert not [c for c in text if not (c.isprintable() or c in "\n ")], arguments
         return text
 
-    yield run
+    return run
 
 
 @pytest.fixture
@@ -64,14 +62,29 @@ def hostile(sqlite_url: URL, redis_url: str) -> None:
         redis.hset(keys.waits_key(QUEUE), NASTY, f'{{"at": {now}, "text": "\\u001b[2J"}}')
         body = encode(Envelope("create_project", {"name": "x"}))
         redis.set(keys.job_key("odd"), body)
-        redis.hset(keys.trouble_key(QUEUE, "odd"), "log", f'{{"error": "\\u001b]0;", "worker": "{NASTY}"}}\n{NASTY}')
-        result = {"s": True, "r": {NASTY: NASTY}, "q": QUEUE, "f": "create_project", "k": {"name": "x"}}
+        redis.hset(
+            keys.trouble_key(QUEUE, "odd"),
+            "log",
+            f'{{"error": "\\u001b]0;", "worker": "{NASTY}"}}\n{NASTY}',
+        )
+        result = {
+            "s": True,
+            "r": {NASTY: NASTY},
+            "q": QUEUE,
+            "f": "create_project",
+            "k": {"name": "x"},
+        }
         redis.set(keys.result_key("answered"), to_wire(result))
-        redis.set(keys.result_key("failed"), to_wire({**result, "s": False, "r": ValueError(NASTY)}))
+        redis.set(
+            keys.result_key("failed"), to_wire({**result, "s": False, "r": ValueError(NASTY)})
+        )
 
 
 async def _hostile_rows(url: URL) -> None:
-    async with open_database(DatabaseConfig(url=url)) as database, transaction(database.sessions) as session:
+    async with (
+        open_database(DatabaseConfig(url=url)) as database,
+        transaction(database.sessions) as session,
+    ):
         letter = letter_of(Delivery("x", 1, NASTY.encode()), Buried("refused", ValueError(NASTY)))
         written: dict[str, Any] = {
             "kind": NASTY, "error": NASTY, "actor": NASTY, "trace_id": NASTY, "worker": NASTY,

@@ -121,7 +121,7 @@ async def test_a_producer_goes_on_after_a_demotion(
     """The connection to what was the primary is dropped; the name leads to the new one."""
     async with leads_to(server) as (url, where), JobClient.open(settings(url)) as client:
         await client.enqueue(LAUNCH)
-        admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+        _demote(admin)
         with pytest.raises(ReadOnlyError, match=r"REDIS_URL: Redis at .* is read-only: a replica"):
             await client.enqueue(LAUNCH)
         where[0] = redis_url
@@ -199,7 +199,7 @@ async def test_a_read_only_redis_is_named_by_health_and_at_the_start(
     admin: redis_sync.Redis, server: str, config: Config
 ) -> None:
     """A write that changes nothing tells."""
-    admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+    _demote(admin)
     checks = {each.name: each for each in await health.check(_on(config, server))}
     assert not checks["redis"].ok
     assert "read-only" in checks["redis"].detail
@@ -207,6 +207,16 @@ async def test_a_read_only_redis_is_named_by_health_and_at_the_start(
     with pytest.raises(RedisRefuses, match="read-only"):
         await require_redis(redis)
     await redis.aclose(close_connection_pool=True)
+
+
+def _demote(admin: redis_sync.Redis) -> None:
+    admin.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+
+
+def _limit(admin: redis_sync.Redis, password: str, *rules: str) -> None:
+    """Make the user `limited` with these rights."""
+    words = ("ACL", "SETUSER", "limited", "reset", "on", f">{password}", *rules)
+    admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 ALL = ("~*", "&*", "+@all")
@@ -229,12 +239,13 @@ async def test_a_missing_right_is_named_with_the_rule_that_mends_it(
     admin: redis_sync.Redis,
     server: str,
     config: Config,
+    *,
     rules: tuple[str, ...],
     problem: str,
     cure: str,
 ) -> None:
     """At the start of a worker and by health; the password is not shown."""
-    admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">hunter2", *rules)
+    _limit(admin, "hunter2", *rules)
     url = server.replace("redis://", "redis://limited:hunter2@")
     redis = connect(settings(url))
     with pytest.raises(RedisRefuses, match=problem) as caught:
@@ -250,9 +261,9 @@ async def test_a_missing_right_is_named_with_the_rule_that_mends_it(
 async def test_a_user_with_all_that_is_needed_passes_without_info(
     admin: redis_sync.Redis, server: str
 ) -> None:
-    """INFO may be forbidden."""
-    rules = ("~arq:*", "~ledgerq:*", "&__redis__:invalidate", "+@all", "-info")
-    admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">hunter2", *rules)
+    """The README's rights suffice; INFO may be forbidden."""
+    rules = ("~arq:*", "~ledgerq:*", "&__redis__:invalidate", "+@all", "-@dangerous")
+    _limit(admin, "hunter2", *rules)
     redis = connect(settings(server.replace("redis://", "redis://limited:hunter2@")))
     await require_redis(redis)
     assert admin.keys("*") == []
@@ -298,7 +309,7 @@ async def test_a_worker_without_a_right_to_listen_says_so(
     admin: redis_sync.Redis, server: str
 ) -> None:
     """It polls then; the rule that mends it is in the log."""
-    admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">p", "~*", "+@all")
+    _limit(admin, "p", "~*", "+@all")
     redis = connect(settings(server.replace("redis://", "redis://limited:p@")))
     with capture_logs() as logs:
         wake = Wake(

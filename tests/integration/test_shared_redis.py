@@ -359,7 +359,9 @@ async def test_retries_that_were_counted_for_another_job_do_not_count(
 ) -> None:
     """What a lost job of the same id left behind is not the new one's."""
     a, b = services
+    await a.client.enqueue(MINE, job_id="x")
     await a.redis.set(f"{keys.retry_key_prefix}x", 4)
+    await a.redis.delete(A)
     await b.client.enqueue(YOURS, job_id="x")
     broker = Broker.beside(b.redis, B, "w", Terms())
     (claim,) = (await broker.claim(1, busy=0)).jobs

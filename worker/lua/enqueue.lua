@@ -50,9 +50,8 @@ local function all_are_new()
         if ARGV[i + 3] ~= '' or #keys > 4000 then return false end -- Lua passes no more in one call
         keys[#keys + 1] = 'arq:job:' .. ARGV[i]
         keys[#keys + 1] = 'arq:result:' .. ARGV[i]
-        keys[#keys + 1] = 'arq:retry:' .. ARGV[i]
     end
-    return #keys > 3 and redis.call('EXISTS', unpack(keys)) == 0
+    return #keys > 2 and redis.call('EXISTS', unpack(keys)) == 0
 end
 
 local function add_all()

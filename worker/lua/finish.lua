@@ -7,6 +7,7 @@ local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
 local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+-- an entry is token|since|attempt|worker, since of 13 digits
 local FOREIGN = 2 -- a claim on an id whose body is another queue's: arq's keys of it are not ours to touch
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -58,7 +59,7 @@ local function owned(from, upto)
     for n, id in ipairs(ids) do
         local entry, holder = entries[n], holders[n]
         local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
-        local foreign = mine and string.find(entry, '^[^|]*|[^|]*|0|')
+        local foreign = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
         ours[id] = foreign and FOREIGN or mine and (not holder or holder == token)
     end
     return ours

@@ -17,7 +17,8 @@ for i = 3, #ARGV do
     local id = ARGV[i]
     local entry = redis.call('HGET', running, id)
     local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
-    local foreign = mine and string.find(entry, '^[^|]*|[^|]*|0|') -- the rest of the job is another queue's
+    -- an entry is token|since|attempt|worker, since of 13 digits; of an attempt 0 the rest is another queue's
+    local foreign = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
     local holder = not foreign and redis.call('GET', 'arq:in-progress:' .. id)
     if mine and (not holder or holder == token) then
         if not foreign then redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease) end
