@@ -120,6 +120,8 @@ class _Lean(AbstractConnection):
         return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
 
     async def connect(self) -> None:
+        if self.is_connected:
+            return
         if self._connecting:  # redis-py would connect inside of connecting, again and again
             raise RedisConnectionError(f"{self._host_error()} closes connections at once")
         self._connecting = True
