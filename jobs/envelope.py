@@ -1,18 +1,23 @@
 """The wire: what stands in Redis under `arq:job:<id>`, as arq writes it, in JSON.
 
-    {"t": try, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue ms}
+    {"t": try, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue ms,
+     "u": unique key, "q": queue}
 
+The last two are ours; arq and older versions of ledgerq pass over them. `q` says whose the body is, since all queues
+of one Redis share the ids; it is the last key, so that a script need not read the rest. A stock client's body has none.
 Reserved names begin with an underscore and never reach the payload model:
 `_actor` (who asks, for the audit log), `_trace_id`, and `_staged` (the job came out of the outbox and
 has a message there to settle). A kind that begins with `cron:` was put there by arq's schedule.
 """
 
 import hashlib
+import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -22,19 +27,21 @@ from jobs.errors import Undecodable
 MAX_BODY_BYTES = 1_000_000
 MAX_JOB_ID = 200
 MAX_KIND = 100
+MAX_ACTOR = 200  # as the audit log keeps it
+MAX_TRACE_ID = 64  # as above
 UNKNOWN_ACTOR = "unknown"
 SCHEDULE_ACTOR = "schedule"
 CRON_PREFIX = "cron:"
 
-_MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+_MAY_BE_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
+_HUGE_DIGITS = 300  # a number of as many digits is
+_IS_HUGE = re.compile(rb"[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _ORDERED = "o"
 _ORDERED_MARK = b'"_staged":"o"'
-_RESERVED = {  # name → the longest value; of the first two, the longest that the audit log keeps
-    "_actor": 200,
-    "_trace_id": 64,
-    "_staged": 1,
-}
+_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # → the longest value
+_READ = ("t", "f", "a", "k", "et", "u", "q")
+_TAIL = 1000  # bytes in which a body's last key is looked for, as in worker/lua/owner.lua
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Envelope:
     scheduled: bool = False
     staged: bool = False
     ordered: bool = False  # staged under an ordering key; only written, `has_ordering_key` reads it
+    queue: str | None = None  # None if a stock client, or an older one of ours, put it there
+    unique: str | None = None  # the unique key that the job took on Redis
 
     @property
     def wire_name(self) -> str:
@@ -79,14 +88,16 @@ class Delivery:
     worker: str = ""
 
 
-def encode(envelope: Envelope) -> bytes:
-    """The bytes to put on Redis.
+def encode(envelope: Envelope, *, queue: str | None = None) -> bytes:
+    """The bytes to put on Redis, on this queue if the envelope names none.
 
     Raises:
         Undecodable: actor, trace or length are such as no worker would take.
     """
     reserved: dict[str, str] = {}
     if envelope.actor != (SCHEDULE_ACTOR if envelope.scheduled else UNKNOWN_ACTOR):
+        if not envelope.actor:
+            raise Undecodable("_actor", f"must be 1 to {MAX_ACTOR} printable characters")
         reserved["_actor"] = envelope.actor
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
@@ -101,9 +112,35 @@ def encode(envelope: Envelope) -> bytes:
         "k": {**envelope.payload, **reserved},
         "et": envelope.enqueued_ms,
     }
+    if envelope.unique:
+        body["u"] = envelope.unique
     encoded = to_json(body)
+    if named := envelope.queue or queue:
+        encoded = encoded[:-1] + queue_mark(named)
     _check_length(encoded)
     return encoded
+
+
+@lru_cache(maxsize=64)
+def queue_mark(queue: str) -> bytes:
+    """How a body or a result of this queue ends."""
+    return b',"q":' + to_json(queue) + b"}"
+
+
+def queue_of(body: bytes) -> str | None:
+    """The queue that a body names by its last key, without reading the rest."""
+    if not body.endswith(b'"}'):
+        return None
+    _, mark, name = body[-_TAIL:].rpartition(b',"q":"')
+    try:
+        queue = from_json(b'"' + name[:-1]) if mark else None
+    except ValueError:
+        return None
+    return queue if isinstance(queue, str) else None
+
+
+def _ends_in(body: bytes, queue: object) -> bool:
+    return isinstance(queue, str) and len(queue) < _TAIL and body.endswith(queue_mark(queue))
 
 
 def decode(body: bytes) -> Envelope:
@@ -118,9 +155,13 @@ def decode(body: bytes) -> Envelope:
         raise Undecodable("a", "positional arguments are not accepted; name the payload's fields")
     if not isinstance(keywords, dict):
         raise Undecodable("k", "must be an object")
+    _check_names(body, len(content) + len(keywords))
     reserved = {name: _reserved(keywords, name) for name in _RESERVED}
     wire_name = _wire_name(content.get("f"))
     scheduled = wire_name.startswith(CRON_PREFIX)
+    queue = content.get("q")
+    if queue is not None and not _ends_in(body, queue):
+        raise Undecodable("q", "must be the last key and a queue's name, with no blanks around it")
     return Envelope(
         kind=wire_name.removeprefix(CRON_PREFIX),
         payload={name: value for name, value in keywords.items() if name not in _RESERVED},
@@ -130,12 +171,19 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
+        queue=queue,
+        unique=_printable(content, "u", MAX_JOB_ID),
     )
 
 
 def has_ordering_key(body: bytes) -> bool:
     """True if the relay marked these bytes so; without reading them, each delivery is asked."""
     return _ORDERED_MARK in body
+
+
+def presentable(text: str, longest: int) -> str:
+    """The text as it may stand in a reserved name: what is not printable spelt out, and cut."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:longest]
 
 
 def check_job_id(job_id: str) -> None:
@@ -158,14 +206,48 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise Undecodable("body", f"is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise Undecodable("body", "must be a JSON object")
-    if _MAY_BE_HUGE.search(body) and not _finite(content):
+    if _may_be_huge(body) and not _finite(content):
         raise Undecodable("body", "holds a number that is too large to be one")
     return content
 
 
 def _check_length(body: bytes) -> None:
     if len(body) > MAX_BODY_BYTES:
-        raise Undecodable("body", f"has {len(body)} bytes; at most {MAX_BODY_BYTES} are accepted")
+        # a worker is handed one byte more than it may have, whatever the length
+        length = f"more than {MAX_BODY_BYTES}" if len(body) == MAX_BODY_BYTES + 1 else len(body)
+        raise Undecodable("body", f"has {length} bytes; at most {MAX_BODY_BYTES} are accepted")
+
+
+def _check_names(body: bytes, known: int) -> None:
+    """Refuse a name that stands there twice: the scripts on Redis read the first one, Python the last.
+
+    A body is looked at closely only if there is more in it than the names that are known, as in a nested payload.
+    """
+    blank = (
+        b'" ' in body or b"\n" in body or b"\t" in body or b"\r" in body
+    )  # before a colon, maybe
+    if body.count(b'":') == known and not blank:
+        return
+    pairs = json.loads(body, object_pairs_hook=tuple, parse_int=str, parse_float=str)
+    _check_once(pairs, _READ)
+    for name, value in pairs:
+        if name == "k" and isinstance(value, tuple):
+            _check_once(value, _RESERVED)
+
+
+def _check_once(pairs: Iterable[Any], names: Container[str]) -> None:
+    seen = set()
+    for name, _ in pairs:
+        if name in seen and name in names:
+            raise Undecodable(name, "is there twice")
+        seen.add(name)
+
+
+def _may_be_huge(body: bytes) -> bool:
+    """True if a number in it might be too large; two expressions are quicker than one with both."""
+    if _MAY_BE_HUGE.search(body):
+        return True
+    return len(body) > _HUGE_DIGITS and _IS_HUGE.search(body) is not None
 
 
 def _finite(value: object) -> bool:
@@ -193,11 +275,15 @@ def _whole(content: Mapping[str, Any], name: str, least: int, most: int) -> int 
 
 
 def _reserved(keywords: Mapping[str, Any], name: str) -> str | None:
-    value = keywords.get(name)
+    return _printable(keywords, name, _RESERVED[name])
+
+
+def _printable(content: Mapping[str, Any], name: str, longest: int) -> str | None:
+    value = content.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) > _RESERVED[name] or not value.isprintable():
-        raise Undecodable(name, f"must be at most {_RESERVED[name]} printable characters")
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise Undecodable(name, f"must be at most {longest} printable characters")
     return value
 
 

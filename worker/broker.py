@@ -16,7 +16,8 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from worker.keys import ABORTED, cancel_key, lane_key, running_key
+from jobs.envelope import MAX_BODY_BYTES, queue_mark
+from worker.keys import ABORTED, cancel_key, lane_key, running_key, workers_key
 from worker.scripts import script
 
 Verb = Literal["done", "retry", "release", "interrupt"]
@@ -32,7 +33,10 @@ class Lease(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours for the length of the lease. `body` is None if Redis has lost it.
+    """A job that is ours for the length of the lease.
+
+    `body` is None if Redis has lost it, or has the body of another queue's job under the id. Of one that is too
+    long it is the beginning, a byte longer than what is accepted.
 
     `in_bulk` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_alone` if no
     other job may be claimed while it runs: it has lost workers before.
@@ -137,11 +141,12 @@ class Broker:
         terms = self.terms
         keys = [
             self.queue, running_key(self.queue), ABORTED,
-            cancel_key(self.queue), lane_key(self.queue),
+            cancel_key(self.queue), lane_key(self.queue), workers_key(self.queue),
         ]  # fmt: skip
-        arguments: list[str | int] = [
+        arguments: list[bytes | str | int] = [
             wanted, terms.lease_ms, self.token, self.worker,
-            busy, terms.lone_crashes, terms.max_crashes, beside, *kinds,
+            busy, terms.lone_crashes, terms.max_crashes,
+            queue_mark(self.queue), MAX_BODY_BYTES, beside, *kinds,
         ]  # fmt: skip
         jobs, room, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
         return Claimed(

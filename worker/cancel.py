@@ -26,7 +26,7 @@ from db.transaction import in_transaction
 from jobs import letters
 from jobs.envelope import Envelope, check_job_id, decode
 from jobs.errors import Undecodable
-from worker.keys import cancel_key, job_key
+from worker.keys import cancel_key, job_key, unique_key
 from worker.retract import retract
 from worker.wire import to_wire
 
@@ -92,8 +92,7 @@ async def cancel(
         async with asyncio.timeout(timeout):
             state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
         if state is JobState.CANCELLED:
-            result = _result(queue, job_id, envelope)
-            told, _ = await _told(retract(redis, queue, {job_id: result}, keep=keep_result))
+            told, _ = await _told(_take_off(redis, queue, job_id, envelope, keep_result))
         else:
             told, _ = await _told(redis.ping())
     except TimeoutError:
@@ -133,11 +132,15 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(cancel_key(queue), {job_id: int(seconds) * 1000})
         pipe.get(job_key(job_id))
-        _, body = await pipe.execute()
+        pipe.zscore(queue, job_id)
+        _, body, queued = await pipe.execute()
     try:
-        return decode(body) if body else None
+        found = decode(body) if body else None
     except Undecodable:
         return None
+    if found is None or found.queue == queue or (found.queue is None and queued is not None):
+        return found
+    return None  # another queue has a job of this id
 
 
 async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
@@ -146,6 +149,17 @@ async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
         return True, await asked
     except (RedisError, OSError, TimeoutError):
         return False, None
+
+
+async def _take_off(
+    redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
+) -> int:
+    """Off the queue with it; its unique key is free, and who waits for it is answered."""
+    key = ""
+    if envelope and envelope.unique:
+        key = unique_key(queue, envelope.kind, envelope.unique)
+    result = {job_id: _result(queue, job_id, envelope)}
+    return await retract(redis, queue, result, keep=keep, unique_key=key)
 
 
 def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:

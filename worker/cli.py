@@ -9,7 +9,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from redis.exceptions import RedisError
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,13 +26,14 @@ from worker import health as health_checks
 from worker.app import build_worker, run_to_the_end
 from worker.arguments import AsJson, checked_payload
 from worker.client import EnqueuedJob, JobClient
-from worker.config import PREFIX, WorkerConfig, load_config
+from worker.config import PREFIX, Config, WorkerConfig, load_config
 from worker.demo import run as demonstration
 from worker.demo.plan import LEAST_JOBS
 from worker.dev import run_dev
+from worker.limits import HEALTH, LIMIT, run_within
 from worker.logs import configure_logging
 from worker.supervise import Supervisor, stop_with_supervisor
-from worker.terminal import complain, err, out, print_json
+from worker.terminal import complain, err, out, plain, print_json, say
 
 app = typer.Typer(
     name="ledgerq",
@@ -54,8 +54,9 @@ def main() -> None:
         signal.signal(number, _end)
     try:
         app()
-    except (LedgerqError, SQLAlchemyError, RedisError) as error:
-        complain(f"ledgerq: {getattr(error, 'orig', None) or error}")
+    except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
+        said = str(getattr(error, "orig", None) or error)
+        complain(f"ledgerq: {said or type(error).__name__}")
         sys.exit(1)
 
 
@@ -95,7 +96,7 @@ def migrate(
     """Bring the database's schema up to date."""
     config = load(DatabaseConfig)
     migrate_schema(config, revision)
-    out.print(f"The schema is at {asyncio.run(_revision(config))}.")
+    say(f"The schema is at {asyncio.run(_revision(config))}.")
 
 
 @app.command()
@@ -115,7 +116,8 @@ def enqueue(
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= LONGEST:
             raise SettingError(option, "is out of range", f"give 0 to {LONGEST} seconds")
-    asyncio.run(_enqueue(checked, job_id, delay, actor, wait, as_json=as_json))
+    work = _enqueue(checked, job_id, delay, actor, wait, as_json=as_json)
+    run_within(LIMIT + (wait or 0), work)
 
 
 async def _revision(config: DatabaseConfig) -> str | None:
@@ -141,12 +143,10 @@ async def _enqueue(
     if as_json:
         print_json(answer)
         return
-    out.print(
+    say(
         f"{payload.kind} is job {job.job_id}"
         + ("" if job.is_new else ", which was there before")
-        + (f"; it answered {answer['result']}" if wait is not None else ""),
-        markup=False,
-        highlight=False,
+        + (f"; it answered {answer['result']}" if wait is not None else "")
     )
 
 
@@ -172,17 +172,32 @@ def health(
     as_json: AsJson = False,
 ) -> None:
     """Ask Redis, the database and the workers; exit status 0 if all is well."""
-    checks = asyncio.run(health_checks.check(load_config()))
+    ok = run_within(HEALTH, _health(load_config(), require_worker=require_worker, as_json=as_json))
+    raise typer.Exit(0 if ok else 1)
+
+
+async def _health(config: Config, *, require_worker: bool, as_json: bool) -> bool:
+    """Says what it found before anything is closed: that may take longer than there is time."""
+    checks = await health_checks.check(config)
     ok = all(check.ok for check in checks if require_worker or check.name != "workers")
     if as_json:
-        found = {check.name: {"ok": check.ok, "detail": check.detail} for check in checks}
-        print_json({"ok": ok, **found})
-    else:
-        for check in checks:
-            mark = "[green]ok[/]  " if check.ok else "[red]down[/]"
-            out.print(f"{mark} {check.name:<9}", end="")
-            out.print(check.detail, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if ok else 1)
+        print_json({"ok": ok, **{check.name: _plain(check) for check in checks}})
+        return ok
+    for check in checks:
+        mark = (
+            "[red]down[/]"
+            if not check.ok
+            else "[yellow]note[/]"
+            if check.warn
+            else "[green]ok[/]  "
+        )
+        out.print(f"{mark} {check.name:<9}", end="")
+        say(check.detail)
+    return ok
+
+
+def _plain(check: health_checks.Check) -> dict[str, Any]:
+    return {"ok": check.ok, "detail": check.detail, **({"warn": True} if check.warn else {})}
 
 
 @app.command()
@@ -193,10 +208,10 @@ def kinds(as_json: AsJson = False) -> None:
         print_json(schemas)
         return
     for name, schema in schemas.items():
-        table = Table("field", "type", "required", title=name, title_justify="left")
+        table = Table("field", "type", "required", title=plain(name), title_justify="left")
         for field, rules in schema.get("properties", {}).items():
             required = "yes" if field in schema.get("required", ()) else ""
-            table.add_row(field, escape(_type_of(rules, schema)), required)
+            table.add_row(plain(field), plain(_type_of(rules, schema)), required)
         out.print(table)
 
 
@@ -226,7 +241,7 @@ def demo(
         task = bar.add_task("jobs enqueued", total=jobs)
         report = demonstration.run(
             jobs,
-            say=lambda text: None if as_json else err.print(f"{text} …", highlight=False),
+            say=lambda text: None if as_json else err.print(plain(f"{text} …"), highlight=False),
             progress=lambda done: bar.update(task, completed=done),
         )
     if as_json:
@@ -240,12 +255,12 @@ def _print_report(report: demonstration.Report) -> None:
     table = Table("what", "count", title="In the database", title_justify="left")
     for name, value in report.as_json().items():
         if name != "wrong":
-            table.add_row(name.replace("_", " "), str(value))
+            table.add_row(plain(name.replace("_", " ")), plain(str(value)))
     out.print(table)
     if report.tally.agrees:
         out.print("[green]Every job has exactly its rows and its audit entries.[/]")
     for line in report.tally.wrong[:20]:
-        out.print(line, style="red", markup=False)
+        out.print(plain(line), style="red")
 
 
 @app.command()

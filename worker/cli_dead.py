@@ -1,6 +1,5 @@
 """`ledgerq dead`: look at the dead letters, replay or discard them."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -29,6 +28,7 @@ from worker.arguments import (
 )
 from worker.config import load_config
 from worker.letters import Mended, Swept
+from worker.limits import LIMIT, run_within
 from worker.opening import opened_both, opened_database
 from worker.terminal import (
     complain,
@@ -42,6 +42,8 @@ from worker.terminal import (
 )
 
 T = TypeVar("T")
+
+SWEEP = 3600.0  # seconds for a command that takes all letters, page by page
 
 app = typer.Typer(
     help="The dead letters: jobs that will not be tried again, until somebody decides.",
@@ -89,7 +91,7 @@ def list_(
             newest = await dead_letters.newest(session, which, limit=limit, brief=True)
             return [(None, letter) for letter in newest]
 
-    found = asyncio.run(_on_database(look))
+    found = run_within(LIMIT, _on_database(look))
     if as_json:
         print_json({"groups" if group else "letters": [_brief(*each) for each in found]})
     elif not found:
@@ -121,7 +123,7 @@ def show(
         async with sessions() as session:
             return await dead_letters.find(session, job_id)
 
-    letter = asyncio.run(_on_database(look))
+    letter = run_within(LIMIT, _on_database(look))
     if letter is None:
         raise NotBuried([job_id])
     if as_json:
@@ -160,8 +162,8 @@ def replay(
     said = for_the_log(actor, because)
     if every:
         which = Which(kind, reason, fingerprint)
-        swept = asyncio.run(
-            _on_both(lambda r, s, queue: letters.replay_all(r, s, queue, which, **said))
+        swept = run_within(
+            SWEEP, _on_both(lambda r, s, queue: letters.replay_all(r, s, queue, which, **said))
         )
         _show_swept("replayed", swept, as_json=as_json)
         return
@@ -172,7 +174,7 @@ def replay(
             redis, sessions, queue, ids, payload=fields, kind=kind, new_job_id=new_id, **said
         )
 
-    _show_mended(asyncio.run(_on_both(mend)), as_json=as_json)
+    _show_mended(run_within(LIMIT, _on_both(mend)), as_json=as_json)
 
 
 @app.command()
@@ -192,10 +194,11 @@ def discard(
     said = for_the_log(actor, because)
     if every:
         which = Which(kind, reason, fingerprint)
-        swept = asyncio.run(_on_database(lambda s: letters.discard_all(s, which, **said)))
+        work = _on_database(lambda s: letters.discard_all(s, which, **said))
+        swept = run_within(SWEEP, work)
         _show_swept("discarded", swept, as_json=as_json)
         return
-    discarded = asyncio.run(_on_database(lambda s: letters.discard(s, ids, **said)))
+    discarded = run_within(LIMIT, _on_database(lambda s: letters.discard(s, ids, **said)))
     if as_json:
         print_json({"discarded": discarded})
         return

@@ -1,6 +1,5 @@
 """The commands about jobs: where all of them are, where one is, and to cancel it."""
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from worker.cancel import CancelAnswer
 from worker.cancel import cancel as cancel_job
 from worker.config import Config, load_config
 from worker.job_status import JobStatus, job_status
+from worker.limits import LIMIT, run_within
 from worker.opening import opened_both
 from worker.status import Status
 from worker.status import status as status_of_all
@@ -25,13 +25,14 @@ _MOST_RUNNING = 50  # running jobs that are listed for a person
 
 
 class UnknownJob(LedgerqError):
-    """No trace of the job. `problem` is why Redis could not be asked."""
+    """No trace of the job. `problem` is why Redis could not be asked, `note` what else it has under the id."""
 
-    def __init__(self, job_id: str, problem: str | None) -> None:
+    def __init__(self, job_id: str, problem: str | None, note: str | None) -> None:
         self.job_id = job_id
         super().__init__(
             f"ID: no trace of job {job_id} in the database"
             + (f", and Redis can't be asked: {problem}" if problem else " or on Redis")
+            + (f"; {note}" if note else "")
         )
 
 
@@ -44,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(as_json: AsJson = False) -> None:
     """How many jobs are queued, held back, running, staged, done, cancelled and dead."""
-    found = asyncio.run(status_of_all(load_config()))
+    found = run_within(LIMIT, status_of_all(load_config()))
     if as_json:
         print_json(asdict(found))
     else:
@@ -57,9 +58,9 @@ def status(as_json: AsJson = False) -> None:
 def job(job_id: JobId, as_json: AsJson = False) -> None:
     """Where a job is, how it ended, what went wrong on the way, and what it changed."""
     checked_ids([job_id])
-    found = asyncio.run(job_status(load_config(), job_id))
+    found = run_within(LIMIT, job_status(load_config(), job_id))
     if found.state == "unknown":
-        raise UnknownJob(job_id, found.problem)
+        raise UnknownJob(job_id, found.problem, found.note)
     if as_json:
         print_json(asdict(found))
     else:
@@ -78,7 +79,8 @@ def cancel(
     """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
     if not 0 < timeout <= _DAY:
         raise SettingError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
-    answer = asyncio.run(_cancel(load_config(), job_id, for_the_log(actor, because), timeout))
+    work = _cancel(load_config(), job_id, for_the_log(actor, because), timeout)
+    answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
     if as_json:
         print_json(asdict(answer))
     else:

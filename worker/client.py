@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from arq.connections import ArqRedis
 from arq.jobs import Job
 
 from db.errors import LedgerqError
-from jobs.envelope import UNKNOWN_ACTOR, Envelope, decode, encode
+from jobs.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
 from jobs.errors import InvalidRequest, PayloadMismatch, Undecodable
 from jobs.registry import Payload
 from jobs.request import Request, Unique, as_requests
 from worker.config import WorkerConfig
 from worker.connection import connect, require_redis
 from worker.keys import job_key, result_key, unique_key
-from worker.scripts import script
-from worker.wire import from_wire
+from worker.scripts import HELD, script
+from worker.wire import from_wire, payload_hash
 
 BATCH = 500  # jobs in one round trip
 AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
@@ -40,6 +40,18 @@ class ResultExpired(LedgerqError):
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         super().__init__(f"job {job_id}: neither queued nor is its result kept")
+
+
+class IdHeld(LedgerqError):
+    """Another queue on the same Redis has a job, or still keeps a result, of this id."""
+
+    def __init__(self, job_id: str, queue: str) -> None:
+        self.job_id, self.queue = job_id, queue
+        holder = f"queue {queue!r}" if queue else "another queue, or a program that is not ours,"
+        super().__init__(
+            f"job_id: {holder} on the same Redis holds {job_id}, and all queues there share the ids; "
+            "use an id of your own, such as one that begins with the service's name"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,7 @@ class JobClient:
     """Puts jobs on one queue. Make one per process and share it: `async with JobClient.open(config)`."""
 
     def __init__(self, redis: ArqRedis) -> None:
-        self._redis = redis
+        self._redis, self._queue = redis, redis.default_queue_name
         self._enqueue = script(redis, "enqueue")
 
     @classmethod
@@ -81,10 +93,11 @@ class JobClient:
 
         Raises:
             Unreachable: Redis does not answer.
+            RedisRefuses: it is too old, or does not let us in.
         """
         redis = connect(config)
         try:
-            await require_redis(redis)
+            await require_redis(redis, for_worker=False)
             yield cls(redis)
         finally:
             await redis.aclose(close_connection_pool=True)
@@ -112,6 +125,7 @@ class JobClient:
 
         Raises:
             PayloadMismatch: a job of this id is queued, or just ended, with another payload.
+            IdHeld: another queue on the same Redis has this id.
         """
         request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
         return (await self.enqueue_many([request]))[0]
@@ -127,11 +141,11 @@ class JobClient:
         If one of them is refused, those of the round trips before it are on the queue.
         """
         asked, jobs = iter(requests), list[EnqueuedJob]()
-        batch = await _ready(asked)
+        batch = await _ready(asked, self._queue)
         while len(batch) == BATCH:
             sending = asyncio.create_task(self._send(batch))
             try:
-                batch = await _ready(asked)
+                batch = await _ready(asked, self._queue)
             finally:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
@@ -140,9 +154,11 @@ class JobClient:
         arguments: list[bytes | str | int] = [0]
         for each in batch:
             arguments += each.arguments
-        answers = await self._enqueue(keys=[self._redis.default_queue_name], args=arguments)
+        answers = await self._enqueue(keys=[self._queue], args=arguments)
         jobs = []
         for ready, answer in zip(batch, answers, strict=True):
+            if answer != 1 and len(answer) == HELD:
+                raise IdHeld(ready.job_id, answer[2].decode())
             there = ready.job_id if answer == 1 else answer[0].decode()
             if there == ready.job_id and answer != 1:
                 _check_same(there, ready.envelope, answer[1])
@@ -174,12 +190,23 @@ async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
     values = await redis.mget(
         [key for job in jobs for key in (job_key(job.job_id), result_key(job.job_id))]
     )
-    pairs = zip(jobs, values[::2], values[1::2], strict=True)
-    return {
-        job.job_id: _answer(job.job_id, from_wire(result) if result else None)
-        for job, body, result in pairs
-        if result or not body
-    }
+    ended = {}
+    for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
+        result = _own_result(kept, redis.default_queue_name) if kept else None
+        if result or not body or queue_of(body) not in {None, redis.default_queue_name}:
+            ended[job.job_id] = _answer(job.job_id, result)
+    return ended
+
+
+def _own_result(kept: bytes, queue: str) -> dict[str, Any] | None:
+    """What is kept under the id, if it is of this queue: ids are shared by all queues of one Redis."""
+    try:
+        result = from_wire(kept)
+    except ValueError:
+        return None
+    if not isinstance(result, dict) or result.get("q", queue) != queue:
+        return None
+    return result
 
 
 def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
@@ -199,39 +226,37 @@ class _Ready(NamedTuple):
     arguments: tuple[str, bytes, int, str, int]
 
 
-async def _ready(asked: Iterator[Request | Payload]) -> list[_Ready]:
+async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[_Ready]:
     """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
     batch: list[_Ready] = []
     while True:
-        some = [_made_ready(request) for request in as_requests(islice(asked, AT_A_TIME))]
+        some = [_made_ready(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
         batch += some
         if len(some) < AT_A_TIME or len(batch) == BATCH:
             return batch
         await asyncio.sleep(0)
 
 
-def _made_ready(request: Request) -> _Ready:
+def _made_ready(request: Request, queue: str) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use jobs.staging")
     job_id, envelope = request.checked_id(), request.envelope
-    delay = _milliseconds(request.delay)
-    return _Ready(job_id, envelope, (job_id, encode(envelope), delay, *_unique(request)))
-
-
-def _unique(request: Request) -> tuple[str, int]:
-    if request.unique is None:
-        return "", 0
-    key = unique_key(request.payload.kind, request.unique.key)
-    return key, max(1, _milliseconds(request.unique.window))
+    unique, window = "", 0
+    if request.unique is not None:
+        envelope = replace(envelope, unique=request.unique.key)
+        unique = unique_key(queue, request.payload.kind, request.unique.key)
+        window = max(1, _milliseconds(request.unique.window))
+    body = encode(envelope, queue=queue)
+    return _Ready(job_id, envelope, (job_id, body, _milliseconds(request.delay), unique, window))
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:
     """Compare with the body, or the result, of the job that has this id already."""
     try:
-        known = decode(there)
+        known = payload_hash(there)
     except Undecodable:
         return  # not ours to judge
-    if known.payload_hash != wanted.payload_hash:
+    if known != wanted.payload_hash.hex():
         raise PayloadMismatch(job_id)
 
 

@@ -2,25 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.engine import open_database
+from db.engine import Database, open_database
 from db.errors import LedgerqError
+from db.grants import lasting_locks, missing_grants, read_only
 from db.schema import require_current
 from worker.config import Config, runs_here
 from worker.connection import address_of, connect, require_redis
-from worker.keys import WORKERS
+from worker.keys import workers_key
+from worker.requirements import missing
+from worker.waits import waits
 
 ALIVE = "ledgerq_alive"  # in arq's ctx: when our engine last looked at its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
+LIMIT = 2.5  # seconds for a server to answer all that `check` asks
 _FORGOTTEN = 3600.0
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -28,16 +32,33 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was looked at. `warn` marks a note: worth knowing, and no failure."""
 
     name: str
     ok: bool
     detail: str
+    warn: bool = False
 
 
-async def check(config: Config) -> list[Check]:
-    """Look at Redis, the database, its schema, and which workers live."""
-    return [*await _check_redis(config), *await _check_database(config)]
+async def check(config: Config, *, seconds: float = LIMIT) -> list[Check]:
+    """Look at Redis, the database, its schema, and which workers live; side by side, each for so long at most."""
+    found = {"redis": dict[str, Check](), "database": dict[str, Check]()}
+    looks = {
+        "redis": asyncio.create_task(_gather(_check_redis(config), found["redis"])),
+        "database": asyncio.create_task(_gather(_check_database(config), found["database"])),
+    }
+    await asyncio.wait(looks.values(), timeout=seconds)
+    for name, look in looks.items():
+        if not look.done():
+            found[name][name] = Check(name, ok=False, detail=f"no answer within {seconds:g} s")
+            look.cancel()
+        elif (error := look.exception()) is not None:
+            found[name][name] = Check(name, ok=False, detail=_first_line(error))
+    if "workers" not in found["redis"]:
+        unknown = Check("workers", ok=False, detail="unknown: Redis does not tell")
+        found["redis"]["workers"] = unknown
+    await asyncio.wait(looks.values(), timeout=0.3)
+    return [*found["redis"].values(), *found["database"].values()]
 
 
 def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
@@ -46,8 +67,14 @@ def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE
 
 
-async def keep_beating(redis: ArqRedis, worker: str, alive: Callable[[], bool]) -> None:
-    """Show that this worker lives, for as long as it does, until cancelled; then take its name off."""
+async def keep_beating(
+    redis: ArqRedis, worker: str, alive: Callable[[], bool], *, interval: float = BEAT
+) -> None:
+    """Show that this worker lives, for as long as it does, until cancelled; then take its name off.
+
+    A worker whose lease slips is known to live if it beats three times in a lease.
+    """
+    key = workers_key(redis.default_queue_name)
     try:
         while True:
             try:
@@ -55,27 +82,29 @@ async def keep_beating(redis: ArqRedis, worker: str, alive: Callable[[], bool]) 
                     await beat(redis, worker)
             except (RedisError, OSError) as error:
                 log.warning("worker.heartbeat_missed", error=str(error))
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(min(interval, BEAT))
     finally:
         try:
-            await redis.zrem(WORKERS, worker)
-        except (RedisError, OSError) as error:
+            async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself
+                await redis.zrem(key, worker)
+        except (RedisError, OSError, TimeoutError) as error:
             log.warning("worker.heartbeat_missed", error=str(error))
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:
     """One sign of life, by Redis' clock."""
-    now = await _now(redis)
+    key, now = workers_key(redis.default_queue_name), await _now(redis)
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zadd(WORKERS, {worker: now})
-        pipe.zremrangebyscore(WORKERS, "-inf", now - _FORGOTTEN)
+        pipe.zadd(key, {worker: now})
+        pipe.zremrangebyscore(key, "-inf", now - _FORGOTTEN)
         await pipe.execute()
 
 
 async def living_workers(redis: ArqRedis) -> list[str]:
-    """The workers that showed a sign of life in the last `SILENCE` seconds."""
+    """The workers of this queue that showed a sign of life in the last `SILENCE` seconds."""
     since = await _now(redis) - SILENCE
-    return [name.decode() for name in await redis.zrangebyscore(WORKERS, since, "+inf")]
+    found = await redis.zrangebyscore(workers_key(redis.default_queue_name), since, "+inf")
+    return [name.decode(errors="replace") for name in found]
 
 
 async def _now(redis: ArqRedis) -> float:
@@ -83,21 +112,49 @@ async def _now(redis: ArqRedis) -> float:
     return float(seconds) + float(microseconds) / 1e6
 
 
-async def _check_redis(config: Config) -> list[Check]:
+async def _gather(checks: AsyncIterator[Check], found: dict[str, Check]) -> None:
+    async for each in checks:
+        found[each.name] = each
+
+
+async def _check_redis(config: Config) -> AsyncIterator[Check]:
     redis = connect(config.worker)
     try:
-        await require_redis(redis)
-        queued = await redis.zcard(config.worker.queue)
-        workers = await living_workers(redis)
+        await require_redis(redis, for_worker=False)
+        if lacks := await missing(redis):
+            said = "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
+            yield Check(
+                "redis", ok=False, detail=f"REDIS_URL: Redis at {address_of(redis)}: {said}"
+            )
+        else:
+            queued = await redis.zcard(config.worker.queue)
+            yield Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued")
+        yield _workers_check(await living_workers(redis))
+        async for note in _notes_on_redis(redis, config.worker.queue):
+            yield note
+    except NoPermissionError:
+        pass  # it is among what is missing
     except (LedgerqError, RedisError, OSError) as error:
-        unknown = Check("workers", ok=False, detail="unknown: Redis does not answer")
-        return [Check("redis", ok=False, detail=str(error)), unknown]
+        yield Check("redis", ok=False, detail=_first_line(error))
     finally:
         await redis.aclose(close_connection_pool=True)
-    return [
-        Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued"),
-        _workers_check(workers),
-    ]
+
+
+async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:
+    """What does not keep jobs from running, and should be known."""
+    try:
+        policy = (await redis.info("memory")).get("maxmemory_policy", "noeviction")
+    except RedisError:  # forbidden
+        policy = "noeviction"
+    if policy != "noeviction":
+        text = f"maxmemory-policy is {policy}: Redis may throw jobs away; set it to noeviction"
+        yield Check("memory", ok=True, warn=True, detail=text)
+    waiting = await waits(redis, queue)
+    if waiting:
+        text = "; ".join(
+            f"{each.reason}: {each.text} ({each.seconds:.0f} s ago)" for each in waiting
+        )
+        yield Check("waits", ok=True, warn=True, detail=f"jobs wait for {text}")
 
 
 def _workers_check(workers: list[str]) -> Check:
@@ -107,15 +164,38 @@ def _workers_check(workers: list[str]) -> Check:
     return Check("workers", ok=here, detail=seen if here or not workers else f"elsewhere: {seen}")
 
 
-async def _check_database(config: Config) -> list[Check]:
+async def _check_database(config: Config) -> AsyncIterator[Check]:
     async with open_database(config.database) as database:
         try:
             await database.ping()
-        except LedgerqError as error:
-            return [Check("database", ok=False, detail=str(error))]
-        answered = Check("database", ok=True, detail=config.database.address)
-        try:
-            await require_current(database)
-        except (LedgerqError, SQLAlchemyError) as error:
-            return [answered, Check("schema", ok=False, detail=str(error))]
-    return [answered, Check("schema", ok=True, detail="current")]
+            async for each in _look_at_database(database):
+                yield each
+        except (LedgerqError, SQLAlchemyError, OSError, TimeoutError) as error:
+            yield Check("database", ok=False, detail=_first_line(error))
+
+
+async def _look_at_database(database: Database) -> AsyncIterator[Check]:
+    address = database.config.address
+    if await read_only(database):
+        text = (
+            f"DATABASE_URL: {address} is read-only, a standby for instance; point it to the primary"
+        )
+        yield Check("database", ok=False, detail=text)
+    else:
+        yield Check("database", ok=True, detail=address)
+    try:
+        await require_current(database)
+    except (LedgerqError, SQLAlchemyError) as error:
+        yield Check("schema", ok=False, detail=_first_line(error))
+        return
+    yield Check("schema", ok=True, detail="current")
+    if lacks := await missing_grants(database):
+        said = "; ".join(f"{each.problem}: {each.cure}" for each in lacks)
+        yield Check("grants", ok=False, detail=f"DATABASE_URL: {said}")
+    if locks := await lasting_locks(database):
+        yield Check("locks", ok=True, warn=True, detail="; ".join(map(str, locks)))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(getattr(error, "orig", None) or error)
+    return text.splitlines()[0] if text else type(error).__name__

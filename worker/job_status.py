@@ -14,7 +14,7 @@ from db.engine import Sessions, open_database
 from db.errors import LedgerqError
 from db.models import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from jobs.burial import UNKNOWN_KIND
-from jobs.envelope import Envelope, decode
+from jobs.envelope import Envelope, decode, queue_of
 from jobs.errors import Undecodable
 from worker.config import Config
 from worker.connection import connect, require_redis
@@ -47,7 +47,8 @@ class JobStatus:
     """One job. What is not known, or does not apply, is None or empty.
 
     `staged` is in the outbox and not on Redis; `queued` is due now, `deferred` not yet; `retrying` is
-    queued or deferred and was tried before. `attempts` tells of each attempt that failed.
+    queued or deferred and was tried before. `attempts` tells of each attempt that failed, `note` of another
+    queue that has the id on Redis, for whose job this one waits.
     """
 
     job_id: str
@@ -68,6 +69,7 @@ class JobStatus:
     attempts: Sequence[Mapping[str, Any]] = ()
     audit: Sequence[Entry] = ()
     problem: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class _Seen:
     held: bool = False
     tries: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
+    holder: str | None = None  # who else has this id: Redis has another queue's job under it
 
 
 async def job_status(config: Config, job_id: str) -> JobStatus:
@@ -105,13 +108,13 @@ async def job_status(config: Config, job_id: str) -> JobStatus:
     redis = connect(config.worker)
     seen, problem = _Seen(), None
     try:
-        await require_redis(redis)
+        await require_redis(redis, for_worker=False)
         seen = await _look_on_redis(redis, config.worker.queue, job_id)
     except (LedgerqError, RedisError, OSError) as error:
         problem = str(error)
     finally:
         await redis.aclose(close_connection_pool=True)
-    return replace(_combined(job_id, kept, seen), problem=problem)
+    return replace(_combined(job_id, kept, seen), problem=problem, note=_note(seen))
 
 
 async def _look_in_database(sessions: Sessions, job_id: str) -> _Kept:
@@ -131,8 +134,12 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         pipe.hget(running_key(queue), job_id)
         pipe.exists(f"{in_progress_key_prefix}{job_id}")
         pipe.get(f"{retry_key_prefix}{job_id}")
-        pipe.hgetall(trouble_key(job_id))
+        pipe.hgetall(trouble_key(queue, job_id))
         score, body, entry, held, tries, trouble = await pipe.execute()
+    holder = _holder(queue, body, queued=score is not None)
+    if holder is not None:  # what stands under arq's keys is that job's
+        body = tries = None
+        held = 0
     return _Seen(
         now=await now_ms(redis),
         score=score,
@@ -140,8 +147,25 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         running=read_running(job_id, entry, held=bool(held)) if entry else None,
         held=bool(held),
         tries=number(text(tries or b"")),
+        holder=holder,
         trouble={text(name): text(value) for name, value in trouble.items()},
     )
+
+
+def _note(seen: _Seen) -> str | None:
+    if seen.holder is None:
+        return None
+    return f"on Redis a job of queue {seen.holder} has this id; all queues there share the ids"
+
+
+def _holder(queue: str, body: bytes | None, *, queued: bool) -> str | None:
+    """The queue that has a job of this id, if it is not ours; a stock client's body names none."""
+    if body is None:
+        return None
+    named = queue_of(body)
+    if named is None:
+        return None if queued else "that its body does not name"
+    return None if named == queue else repr(named)
 
 
 def _combined(job_id: str, kept: _Kept, seen: _Seen) -> JobStatus:

@@ -1,4 +1,9 @@
-"""Every key on Redis. Those of arq are as arq has them, so that stock clients and workers understand them."""
+"""Every key on Redis. Those of arq are as arq has them, so that stock clients and workers understand them.
+
+arq's keys of a job hold its id only, so all queues of one Redis share the ids: a body and a result of ours name
+their queue (`jobs.envelope.queue_of`), and the scripts ask. Keys of ours carry the queue, and its length before
+it where something follows: else queue `a` with the id `b:c` would meet queue `a:b` with the id `c`.
+"""
 
 from arq.constants import (
     abort_jobs_ss,
@@ -7,11 +12,11 @@ from arq.constants import (
     result_key_prefix,
     retry_key_prefix,
 )
+from pydantic_core import to_json
 
-WORKERS = "ledgerq:workers"  # sorted set: worker → when it was last seen, seconds
 ABORTED = abort_jobs_ss  # sorted set: the jobs that arq's clients want aborted
 
-__all__ = ["ABORTED", "WORKERS", "in_progress_key_prefix", "retry_key_prefix"]
+__all__ = ["ABORTED", "in_progress_key_prefix", "retry_key_prefix"]
 
 
 def job_key(job_id: str) -> str:
@@ -37,14 +42,24 @@ def cancel_key(queue: str) -> str:
     return f"ledgerq:cancel:{queue}"
 
 
-def trouble_key(job_id: str) -> str:
+def trouble_key(queue: str, job_id: str) -> str:
     """Hash: what went wrong so far: `crashes`, `interruptions`, and `log`, one JSON object a line."""
-    return f"ledgerq:trouble:{job_id}"
+    return f"ledgerq:trouble:{len(queue.encode())}:{queue}:{job_id}"
 
 
-def unique_key(kind: str, key: str) -> str:
+def unique_key(queue: str, kind: str, key: str) -> str:
     """The job that has this unique key, until its window is over."""
-    return f"ledgerq:unique:{kind}:{key}"
+    return f"ledgerq:unique:{to_json([queue, kind, key]).decode()}"
+
+
+def workers_key(queue: str) -> str:
+    """Sorted set: worker → when it was last seen, in seconds."""
+    return f"ledgerq:workers:{queue}"
+
+
+def waits_key(queue: str) -> str:
+    """Hash: a reason for which jobs wait → when one last did, and for what."""
+    return f"ledgerq:waits:{queue}"
 
 
 def lane_key(queue: str) -> str:

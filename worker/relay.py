@@ -20,13 +20,22 @@ from db.errors import LedgerqError
 from db.listen import STAGED, listen
 from db.models import OutboxMessage
 from db.transaction import transaction
-from jobs.envelope import Envelope, encode
+from jobs.envelope import (
+    MAX_ACTOR,
+    MAX_TRACE_ID,
+    UNKNOWN_ACTOR,
+    Envelope,
+    encode,
+    presentable,
+    queue_mark,
+)
 from jobs.errors import Undecodable
 from worker.keys import epoch_key
 from worker.patience import Patience
-from worker.scripts import script
+from worker.scripts import HELD, script
 
 BATCH = 500  # messages in one round trip
+_MOST_TOLD = 10_000
 
 log = structlog.stdlib.get_logger("ledgerq.relay")
 
@@ -39,6 +48,9 @@ class Relay:
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._enqueue = script(redis, "enqueue")
+        self._held_up: set[str] = (
+            set()
+        )  # told of already: ids that another queue on this Redis holds
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -88,7 +100,6 @@ class Relay:
             except (RedisError, OSError, TimeoutError):
                 await self._take_back(due)
                 raise
-            log.debug("relay.dispatched", jobs=len(due))
         return len(due)
 
     async def _notice_loss(self) -> None:
@@ -114,8 +125,28 @@ class Relay:
     async def _push(self, messages: Sequence[OutboxMessage]) -> None:
         arguments: list[bytes | str | int] = [1]
         for message in messages:
-            arguments += [message.job_id, _body(message), 0, "", 0]
-        await self._enqueue(keys=[self.queue], args=arguments)
+            arguments += [message.job_id, _body(message, self.queue), 0, "", 0]
+        answers = await self._enqueue(keys=[self.queue], args=arguments)
+        log.debug("relay.dispatched", jobs=len(messages))
+        for message, answer in zip(messages, answers, strict=True):
+            if answer != 1 and len(answer) == HELD:
+                self._tell(message.job_id, answer[2].decode(errors="replace"))
+            else:
+                self._held_up.discard(message.job_id)
+
+    def _tell(self, job_id: str, holder: str) -> None:
+        """Once for each message: it stays in the outbox, and is tried again later and later."""
+        if job_id in self._held_up:
+            return
+        if len(self._held_up) >= _MOST_TOLD:
+            self._held_up.clear()
+        self._held_up.add(job_id)
+        log.warning(
+            "relay.id_held",
+            job_id=job_id,
+            holder=holder or "another queue, or a program that is not ours",
+            cure="the job waits until the id is free; ids are shared by all queues of a Redis: use ids of your own",
+        )
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
         """They did not get there: due now, not after the pause."""
@@ -133,21 +164,35 @@ class Relay:
             pass
 
 
-def _body(message: OutboxMessage) -> bytes:
-    """The job as it travels. A row that somebody's own SQL left out of shape goes as it is, to be buried."""
+def _body(message: OutboxMessage, queue: str) -> bytes:
+    """The job as it travels. A row that somebody's own SQL left out of shape goes as it is, to be buried.
+
+    Its author is never lost: what can't travel as an actor goes spelt out and cut.
+    """
     created = int(message.created_at.timestamp() * 1000)
+    actor = presentable(message.actor, MAX_ACTOR) or UNKNOWN_ACTOR
+    trace_id = presentable(message.trace_id or "", MAX_TRACE_ID) or None
     if not isinstance(message.payload, dict):
-        return to_json({"f": message.kind, "k": message.payload, "et": created})
+        return _out_of_shape(message, queue, message.payload, created, actor)
     envelope = Envelope(
         kind=message.kind,
         payload=message.payload,
-        actor=message.actor,
-        trace_id=message.trace_id,
+        actor=actor,
+        trace_id=trace_id,
         enqueued_ms=created,
         staged=True,
         ordered=message.ordering_key is not None,
+        queue=queue,
     )
     try:
         return encode(envelope)
-    except Undecodable:  # an actor that no log line could show, or a body that is too long
-        return to_json({"f": message.kind, "k": {**message.payload, "_staged": "1"}, "et": created})
+    except Undecodable:  # a body that is too long
+        author = {"_staged": "1", "_actor": actor, **({"_trace_id": trace_id} if trace_id else {})}
+        return _out_of_shape(message, queue, {**message.payload, **author}, created, actor)
+
+
+def _out_of_shape(
+    message: OutboxMessage, queue: str, keywords: object, created: int, actor: str
+) -> bytes:
+    body = {"f": message.kind, "k": keywords, "et": created, "actor": actor}
+    return to_json(body)[:-1] + queue_mark(queue)

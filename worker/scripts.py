@@ -1,19 +1,49 @@
-"""The Lua scripts in `worker/lua/`, each read once."""
+"""The Lua scripts in `worker/lua/`, each read once; `owner.lua` stands before each of them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from hashlib import sha1
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError
 
+HELD = 3  # the length of what `enqueue` answers about an id that another queue holds
 _FOLDER = Path(__file__).parent / "lua"
 
 
-def script(redis: Redis, name: str) -> AsyncScript:
-    """A script ready to be called; Redis is sent its text when it does not know it yet."""
-    return redis.register_script(_text(name))
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script ready to be called. Redis is sent its text when it does not know it, or has forgotten it."""
+
+    redis: Redis
+    text: str
+    sha: str
+
+    async def __call__(
+        self, keys: Sequence[str | bytes] = (), args: Sequence[bytes | str | float] = ()
+    ) -> Any:
+        """Run it. The text is sent and run by one command, between which nobody can make Redis forget it."""
+        try:
+            return await self.redis.evalsha(self.sha, len(keys), *keys, *args)  # type: ignore[misc, arg-type]
+        except NoScriptError:
+            return await self.redis.eval(self.text, len(keys), *keys, *args)  # type: ignore[misc, arg-type]
+
+
+def script(redis: Redis, name: str) -> Script:
+    """The script of that name."""
+    return script_of(redis, _text(name))
+
+
+def script_of(redis: Redis, text: str) -> Script:
+    """A script of that text."""
+    return Script(redis, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 @cache
 def _text(name: str) -> str:
-    return (_FOLDER / f"{name}.lua").read_text()
+    owner, own = ((_FOLDER / f"{each}.lua").read_text() for each in ("owner", name))
+    first, rest = own.split("\n", 1) if own.startswith("#!") else ("", own)
+    return f"{first}\n{owner}{rest}".lstrip("\n")

@@ -78,7 +78,7 @@ async def status(config: Config) -> Status:
         ledger = await look_at_ledger(database.sessions)
     redis = connect(config.worker)
     try:
-        await require_redis(redis)
+        await require_redis(redis, for_worker=False)
         return Status(await look_at_queue(redis, config.worker.queue), ledger)
     except (LedgerqError, RedisError, OSError) as error:
         return Status(None, ledger, str(error))
@@ -115,7 +115,7 @@ async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
     return Queue(
         queued=queued,
         deferred=max(0, held_back - len(claimed)),
-        retrying=sum(await _tried(redis, later)),
+        retrying=sum(await _tried(redis, queue, later)),
         running=running,
         workers=await living_workers(redis),
     )
@@ -160,9 +160,9 @@ async def _running(redis: ArqRedis, entries: Mapping[bytes, bytes]) -> list[Runn
     ]
 
 
-async def _tried(redis: ArqRedis, job_ids: Sequence[str]) -> list[bool]:
+async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bool]:
     """Of each of these jobs, if it has been tried, or went wrong otherwise."""
     async with redis.pipeline(transaction=False) as pipe:
         for job_id in job_ids:
-            pipe.exists(f"{retry_key_prefix}{job_id}", trouble_key(job_id))
+            pipe.exists(f"{retry_key_prefix}{job_id}", trouble_key(queue, job_id))
         return [bool(found) for found in await pipe.execute()]

@@ -25,6 +25,11 @@ def spelt_out(line: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
+def plain(text: str) -> Text:
+    """The same for a table or a line that has a style: no markup is read in it either."""
+    return Text(printable(text))
+
+
 def say(text: str) -> None:
     """A line for a person."""
     out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -37,13 +42,12 @@ def complain(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Unwrapped and uncoloured; times as ISO 8601, bytes as base64."""
-    plain = to_jsonable_python(value, bytes_mode="base64", fallback=str)
-    print(json.dumps(plain, ensure_ascii=False))  # noqa: T201 - unwrapped and uncoloured
+    print(_json(to_jsonable_python(value, bytes_mode="base64", fallback=str)))  # noqa: T201 - unwrapped and uncoloured
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """A table. Where it is narrow the last column is wrapped first: an id that is cut is no use."""
-    *names, last = columns
+    *names, last = map(plain, columns)
     table = Table(*[Column(name, overflow="fold", no_wrap=True) for name in names])
     table.add_column(last, overflow="fold")
     for row in rows:
@@ -64,7 +68,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         out.print(
-            f"{name.replace('_', ' '):<{width}}  {cell(value)}",
+            f"{printable(name.replace('_', ' ')):<{width}}  {cell(value)}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -81,4 +85,14 @@ def cell(value: object) -> Text:
         case datetime():
             return Text(value.strftime("%Y-%m-%d %H:%M:%S UTC"))
         case _:
-            return Text(printable(json.dumps(to_jsonable_python(value), ensure_ascii=False)))
+            return Text(_json(to_jsonable_python(value, bytes_mode="base64", fallback=str)))
+
+
+def _json(value: Any) -> str:
+    """JSON in which what is not printable stands as an escape of JSON, so that a program reads the same."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(map(_in_json, text))
+
+
+def _in_json(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]

@@ -13,7 +13,7 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from worker.patience import Patience
 
@@ -54,6 +54,9 @@ class Wake:
                 patience.reset()
                 self._on_change()  # something may have changed before
                 await self._listen(connection)
+            except NoPermissionError as error:
+                if patience.failures == 0:
+                    log.warning("worker.polls", error=str(error))
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("worker.hears_nothing", error=str(error))
             finally:

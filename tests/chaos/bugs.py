@@ -31,6 +31,7 @@ from jobs.retry import Policy
 from worker.broker import Broker
 from worker.leases import Leases
 from worker.relay import Relay
+from worker.scripts import script_of
 
 
 def crash() -> None:
@@ -184,9 +185,9 @@ def finish_without_token() -> None:
 
     def careless(self: Broker, redis: Any, *arguments: Any) -> None:
         build(self, redis, *arguments)
-        text = str(self._finish.script)
-        assert "if ours(id) then" in text
-        self._finish = redis.register_script(text.replace("if ours(id) then", "if true then"))
+        text, check = self._finish.text, "if ours[id] then"
+        assert check in text
+        self._finish = script_of(redis, text.replace(check, "if ours[id] ~= nil then"))
 
     replace(Broker, __init__=careless)
 

@@ -14,6 +14,7 @@ import redis as redis_sync
 
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
+from worker.keys import trouble_key
 
 SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
 
@@ -35,7 +36,13 @@ _LETTERS = "SELECT job_id, reason, error FROM dead_letter"
 _PRODUCERS = """
 SELECT job_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at FROM producer_row
 """
-_KEPT_KEYS = (b"arq:result:", b"ledgerq:epoch:", b"ledgerq:workers", b"ledgerq:unique:")
+_KEPT_KEYS = (
+    b"arq:result:",
+    b"ledgerq:epoch:",
+    b"ledgerq:workers:",
+    b"ledgerq:waits:",
+    b"ledgerq:unique:",
+)
 
 
 @dataclass(slots=True)
@@ -208,7 +215,7 @@ def explain(redis: redis_sync.Redis, postgresql: PostgreSQL, job_id: str) -> str
         pipe.pttl(f"arq:in-progress:{job_id}")
         pipe.hget("ledgerq:running:arq:queue", job_id)
         pipe.get(f"arq:retry:{job_id}")
-        pipe.hgetall(f"ledgerq:trouble:{job_id}")
+        pipe.hgetall(trouble_key("arq:queue", job_id))
         pipe.exists(f"arq:result:{job_id}")
         pipe.time()
         known = pipe.execute(raise_on_error=False)

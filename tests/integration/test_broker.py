@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 
+from jobs.envelope import MAX_BODY_BYTES
 from tests.support import eventually
 from worker.broker import Broker, Ending, Lease, Terms
 from worker.config import Config
 from worker.connection import connect
+from worker.keys import trouble_key, workers_key
 
 QUEUE = "arq:queue"
 SHORT = Terms(lease=0.2)
@@ -55,6 +58,7 @@ async def test_a_job_has_one_owner(brokers: list[Broker]) -> None:
 async def test_heavy_jobs_are_claimed_some_at_a_time(brokers: list[Broker]) -> None:
     """Of thirty bodies of a megabyte, one look brings what a worker can hold; each is claimed in the end."""
     broker = brokers[0]
+    broker.terms = Terms(lease=15)  # no lease runs out between two looks, however slow the machine
     await put(broker, *(f"j{n}" for n in range(30)))
     for n in range(30):
         await broker.redis.set(f"arq:job:j{n}", b"x" * 1_000_000)
@@ -173,7 +177,7 @@ async def test_no_key_of_the_wrong_sort_stops_the_queue(brokers: list[Broker]) -
     await redis.rpush("arq:retry:retry-list", "x")  # type: ignore[misc]
     await redis.delete("arq:job:body-list")
     await redis.rpush("arq:job:body-list", "x")  # type: ignore[misc]
-    await redis.set("ledgerq:trouble:trouble-text", "x")
+    await redis.set(trouble_key(QUEUE, "trouble-text"), "x")
     await redis.zadd(QUEUE, {"endless": "-inf", "good": 2})
     await redis.set("arq:job:good", b"{}")
     claims = {claim.job_id: claim for claim in (await first.claim(10, busy=0)).jobs}
@@ -201,6 +205,7 @@ async def lose_worker(broker: Broker, times: int) -> None:
     for _ in range(times):
         assert await claimed(broker) == ["suspect"]
         await lease_runs_out(broker, "suspect")
+        broker.token = uuid4().hex  # the worker is started anew
 
 
 async def test_a_job_that_lost_two_workers_runs_alone(brokers: list[Broker]) -> None:
@@ -251,3 +256,45 @@ async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
         assert await first.finish([Ending("a", "done")]) == [True]
     finally:
         await first.redis.config_set("maxmemory", "0")
+
+
+async def test_a_body_that_is_too_long_is_never_handed_over_whole(brokers: list[Broker]) -> None:
+    """Six bodies of 5 MB: the worker gets a byte more than it may have of each, and can tell."""
+    first, _ = brokers
+    await put(first, *(f"j{n}" for n in range(6)))
+    for n in range(6):
+        await first.redis.set(f"arq:job:j{n}", b"x" * 5_000_000)
+    claims = (await first.claim(10, busy=0)).jobs
+    assert [len(claim.body or b"") for claim in claims] == [MAX_BODY_BYTES + 1] * 6
+
+
+async def seen(broker: Broker, worker: str, *, ago: float) -> None:
+    """The worker's last sign of life."""
+    seconds, microseconds = await broker.redis.time()
+    then = seconds + microseconds / 1e6 - ago
+    await broker.redis.zadd(workers_key(QUEUE), {worker: then})
+
+
+async def test_an_own_lease_that_slipped_is_no_crash(brokers: list[Broker]) -> None:
+    """The worker that let it slip lives, and claims the job again."""
+    first, _ = brokers
+    await put(first, "a")
+    await claimed(first)
+    await lease_runs_out(first, "a")
+    (claim,) = (await first.claim(10, busy=0)).jobs
+    assert (claim.attempt, claim.crashes, claim.history) == (1, 0, ())
+
+
+async def test_the_slipped_lease_of_a_worker_that_lives_is_no_crash(brokers: list[Broker]) -> None:
+    """It showed a sign of life within half a lease; one that was killed did so before."""
+    first, second = brokers
+    await put(first, "a")
+    await claimed(first)
+    await lease_runs_out(first, "a")
+    await seen(first, "worker-1", ago=0)
+    (claim,) = (await second.claim(10, busy=0)).jobs
+    assert (claim.attempt, claim.crashes, claim.history) == (1, 0, ())
+    await lease_runs_out(second, "a")
+    await seen(first, "worker-2", ago=SHORT.lease * 2 / 3)
+    (claim,) = (await first.claim(10, busy=0)).jobs
+    assert (claim.attempt, claim.crashes) == (1, 1)

@@ -92,7 +92,7 @@ async def test_a_queued_job_is_taken_off_the_queue(
     """Nothing is left of it on Redis but the answer to who waits for it."""
     job = await client.enqueue(LAUNCH, job_id="job")
     await redis.set(f"{keys.retry_key_prefix}job", 2)
-    await redis.hset(keys.trouble_key("job"), "crashes", "1")  # type: ignore[misc]
+    await redis.hset(keys.trouble_key(QUEUE, "job"), "crashes", "1")  # type: ignore[misc]
     answer = await ask(redis, any_sessions)
     assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, told=True)
     assert await left_on_redis(redis) == set()

@@ -312,7 +312,7 @@ async def test_what_redis_still_has_of_a_dead_job_does_not_come_first(
         await dead(any_sessions, job_id)
         await redis.set(keys.job_key(job_id), b"old")
         await redis.zadd(QUEUE, {job_id: 1})
-        await redis.hset(keys.trouble_key(job_id), "crashes", "3")  # type: ignore[misc]
+        await redis.hset(keys.trouble_key(QUEUE, job_id), "crashes", "3")  # type: ignore[misc]
         await redis.hset(keys.running_key(QUEUE), job_id, "token|1|1|gone")  # type: ignore[misc]
     await redis.set(f"{keys.in_progress_key_prefix}held", "token")
     await named(redis, any_sessions, ["dead", "held"])

@@ -32,6 +32,7 @@ from worker.broker import Broker, Terms
 from worker.client import JobClient
 from worker.config import Config
 from worker.connection import connect
+from worker.keys import trouble_key
 from worker.relay import Relay
 
 LAUNCH = CreateProject(name="Launch")
@@ -214,7 +215,7 @@ async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) 
     other = Broker.beside(redis, config.worker.queue, "other", Terms())
     await redis.set("arq:job:suspect", b'{"t": null, "f": "odd", "a": [], "k": {}, "et": 1}')
     await redis.zadd(config.worker.queue, {"suspect": 1})
-    await redis.hset("ledgerq:trouble:suspect", "crashes", "2")  # type: ignore[misc]
+    await redis.hset(trouble_key(config.worker.queue, "suspect"), "crashes", "2")  # type: ignore[misc]
     assert (await other.claim(1, busy=1)).room
     looks = 0
     claim = Broker.claim

@@ -13,6 +13,7 @@ from db.engine import Sessions, open_database
 from db.models import AuditLog, DeadLetter, OutboxMessage, Project, Task
 from db.transaction import transaction
 from jobs import kinds
+from jobs.envelope import decode
 from jobs.kinds import CreateProject, CreateTask
 from jobs.request import Request
 from jobs.staging import stage_many
@@ -20,7 +21,7 @@ from tests.support import count, done, drain, eventually, new_project, our_worke
 from worker.client import JobClient
 from worker.config import Config
 from worker.connection import connect
-from worker.relay import Relay
+from worker.relay import Relay, _body
 
 LAUNCH = CreateProject(name="Launch")
 
@@ -192,3 +193,36 @@ async def test_a_producer_that_waits_is_answered(
     await burst(config)
     (project,) = await rows(sessions, Project)
     assert await client.job("a").result(timeout=5) == project.id
+
+
+async def test_an_author_that_can_not_travel_is_spelt_out_not_lost(
+    config: Config, sessions: Sessions
+) -> None:
+    """Rows that somebody's SQL made: with an escape sequence as actor, and with a body that is too long."""
+    await staged(sessions, Request(LAUNCH, job_id="odd"), Request(LAUNCH, job_id="long"))
+    async with transaction(sessions) as session:
+        odd, long = "me\x1b[2J", "x" * 1_100_000
+        await session.execute(
+            text("UPDATE outbox_message SET actor = :odd, trace_id = :odd WHERE job_id = 'odd'"),
+            {"odd": odd},
+        )
+        await session.execute(
+            text(
+                "UPDATE outbox_message SET actor = 'me', payload = jsonb_build_object('name', CAST(:long AS text)) "
+                "WHERE job_id = 'long'"
+            ),
+            {"long": long},
+        )
+    bodies = {each.job_id: _body(each, "q") for each in await rows(sessions, OutboxMessage)}
+    travels = decode(bodies["odd"])
+    assert (travels.actor, travels.trace_id, travels.payload) == (
+        r"me\x1b[2J",
+        r"me\x1b[2J",
+        {"name": "Launch"},
+    )
+    assert b'"_actor":"me"' in bodies["long"]
+    assert bodies["long"].endswith(b',"q":"q"}')
+    await burst(config)
+    assert [entry.actor for entry in await rows(sessions, AuditLog)] == [r"me\x1b[2J"]
+    (letter,) = await rows(sessions, DeadLetter)
+    assert letter.job_id == "long"

@@ -8,6 +8,7 @@ from arq.connections import ArqRedis
 from fakeredis.aioredis import FakeRedis
 
 from jobs.envelope import decode
+from jobs.errors import PayloadMismatch
 from jobs.kinds import CreateProject, CreateTask
 from jobs.request import Request
 from worker.client import JobClient, JobFailed, ResultExpired
@@ -68,3 +69,30 @@ async def test_enqueuing_nothing_is_nothing(redis: ArqRedis) -> None:
     """An empty list makes no round trip."""
     assert await JobClient(redis).enqueue_many([]) == []
     assert len(await JobClient(redis).enqueue_many([Request(CreateProject(name="x"))])) == 1
+
+
+async def test_a_buried_jobs_result_has_no_arguments_and_is_told_apart_by_its_hash(
+    redis: ArqRedis,
+) -> None:
+    """Enqueued again it is the same job; with another payload it is refused. What it carried is in its letter."""
+    client = JobClient(redis)
+    job = await client.enqueue(CreateProject(name="secret"), job_id="x")
+    body = await redis.get("arq:job:x")
+    told = {"t": 1, "f": "create_project", "a": (body,), "k": {}, "et": 1, "s": False}
+    result = to_wire({**told, "r": ValueError("refused"), "q": "arq:queue", "id": "x"})
+    assert b"secret" not in result
+    assert result.endswith(b',"q":"arq:queue"}')
+    await redis.delete("arq:job:x", "arq:queue")
+    await redis.set("arq:result:x", result)
+    assert not (await client.enqueue(CreateProject(name="secret"), job_id="x")).is_new
+    with pytest.raises(PayloadMismatch):
+        await client.enqueue(CreateProject(name="other"), job_id="x")
+    with pytest.raises(JobFailed, match="refused"):
+        await job.result(timeout=1)
+
+
+def test_a_buried_body_that_nobody_can_read_is_not_repeated() -> None:
+    """Its letter has the bytes."""
+    told = {"t": 1, "f": "x", "a": (b"{illegible",), "k": {}, "et": 1, "s": False, "r": "no"}
+    assert b"illegible" not in to_wire(told)
+    assert b"aWxsZWdpYmxl" not in to_wire(told)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.envelope import MAX_BODY_BYTES, Envelope, check_job_id, decode, encode
+from jobs.envelope import (
+    MAX_BODY_BYTES,
+    Envelope,
+    check_job_id,
+    decode,
+    encode,
+    presentable,
+    queue_mark,
+    queue_of,
+)
 from jobs.errors import Undecodable
 
 GOOD: dict[str, Any] = {"t": None, "f": "create_task", "a": [], "k": {"title": "x"}, "et": 1}
@@ -121,3 +130,69 @@ def test_a_job_id_must_be_short_and_printable(job_id: str) -> None:
     """An id that can't be stored, logged and typed is refused."""
     with pytest.raises(Undecodable, match="job_id"):
         check_job_id(job_id)
+
+
+def test_a_body_names_its_queue_last_and_nowhere_else() -> None:
+    """As a script on Redis finds it; a stock client's body names none, and arq passes over the name."""
+    marked = encode(Envelope("create_task", {"q": "mine"}), queue='odd "queue" ,"q":"x"}')
+    assert (decode(marked).queue, queue_of(marked)) == ('odd "queue" ,"q":"x"}',) * 2
+    assert decode(marked).payload == {"q": "mine"}
+    assert marked.endswith(queue_mark('odd "queue" ,"q":"x"}'))
+    assert decode(encode(Envelope("create_task", {"q": "mine"}))).queue is None
+    for wrong in (b'{"f":"x","q":"a","k":{}}', b'{"f":"x","k":{},"q":1}', b'{"f":"x","q":"a" }'):
+        with pytest.raises(Undecodable, match="q: must be the last key"):
+            decode(wrong)
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'{"f":"one","f":"two","k":{}}',
+        b'{"f":"one","\\u0066":"two","k":{}}',
+        b'{"t":1,"f":"one","t":2}',
+        b'{"f":"one","a":[1],"a":[]}',
+        b'{"f":"one","k":{"x":1},"k":{"y":1}}',
+        b'{"f":"one","et":1,"et":2}',
+        b'{"f":"one","q":"a","q":"a"}',
+        b'{"f":"one","k":{"_actor":"me","_actor":"you"}}',
+        b'{"f":"one","k":{"_staged":"1","\\u005fstaged":"o"}}',
+    ],
+)
+def test_a_name_that_is_there_twice_is_refused(twice: bytes) -> None:
+    """A script on Redis would read the first one, Python the last: a body has one reading."""
+    with pytest.raises(Undecodable, match="is there twice"):
+        decode(twice)
+
+
+def test_fields_of_a_payload_may_have_any_name() -> None:
+    """Also those of the wire, at any depth, and with control characters in their values."""
+    payload = {
+        "f": {"f": 1, "_actor": [1]},
+        "t": "\x01",
+        "k": [["f", 1]],
+        "et": None,
+        "q": "q",
+        "a": "a",
+    }
+    assert decode(encode(Envelope("create_task", payload), queue="q")).payload == payload
+
+
+@pytest.mark.parametrize("actor", ["", "\x1b[2J", "x" * 201, None])
+def test_what_can_not_be_an_actor_is_refused_at_the_door(actor: Any) -> None:
+    """An empty one used to travel as nobody."""
+    with pytest.raises(Undecodable, match="_actor: must be"):
+        encode(Envelope("create_task", {}, actor=actor))
+
+
+def test_an_actor_that_can_not_travel_is_spelt_out_and_cut() -> None:
+    """For rows that somebody's SQL made."""
+    assert presentable("a\x1b\u202e", 200) == r"a\x1b\u202e"
+    assert presentable("x" * 300, 200) == "x" * 200
+
+
+def test_a_body_that_was_cut_says_that_it_is_too_long() -> None:
+    """A worker is handed one byte more than it may have."""
+    with pytest.raises(Undecodable, match="has more than 1000000 bytes"):
+        decode(b"x" * (MAX_BODY_BYTES + 1))
+    with pytest.raises(Undecodable, match="has 2000000 bytes"):
+        decode(b"x" * 2_000_000)

@@ -1,17 +1,22 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind those that are due.
--- KEYS  queue, running, aborted, cancelled, lane
+-- KEYS  queue, running, aborted, cancelled, lane, workers
 -- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
 --       crashes after which a job runs alone, crashes after which it is given up,
+--       how a body of this queue ends, the longest body that is read (of a longer one a byte more is answered),
 --       jobs wanted beside those of the kinds that follow
+-- A body that names another queue is not answered, and nothing of arq's is touched under its id: the claim
+-- says so by the attempt 0 in its entry.
 -- Answers {jobs, room wanted, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
 -- {id, body or nil, attempt, score, crashes, interruptions, log, in bulk}. "Room wanted" asks the owner to let its
 -- jobs end and claim again: the next one must run alone.
-local queue, running, aborted, cancelled, lane = unpack(KEYS)
+local queue, running, aborted, cancelled, lane, workers = unpack(KEYS)
 local wanted, lease, token, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, lone, hopeless = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local beside, bulk = tonumber(ARGV[8]), {}
-for i = 9, #ARGV do bulk[ARGV[i]] = true end
+local mark, longest = ARGV[8], tonumber(ARGV[9])
+local beside, bulk = tonumber(ARGV[10]), {}
+for i = 11, #ARGV do bulk[ARGV[i]] = true end
+local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more are claimed at once: a worker has to hold them
 local time = redis.call('TIME')
@@ -28,9 +33,18 @@ end
 
 local function later(id, ms) redis.call('ZADD', queue, 'XX', whole(now + ms), id) end
 
+-- true if the owner of a lease that ran out lives: this worker itself, or one that has just been seen. A lease that
+-- it let slip is no crash. Workers beat three times in a lease; a dead one was last seen two thirds of it ago.
+local function lives(lost)
+    local owner, who = string.match(lost, '^([^|]*)|[^|]*|[^|]*|(.*)$')
+    if owner == token then return true end
+    local seen = tonumber(guarded('ZSCORE', workers, who or '') or nil)
+    return seen ~= nil and now - seen * 1000 < lease / 2
+end
+
 -- what is known of a job that went wrong before; `lost` is the entry of an owner that died with it
 local function trouble_of(id, lost)
-    local known = guarded('HMGET', 'ledgerq:trouble:' .. id, 'crashes', 'interruptions', 'log')
+    local known = guarded('HMGET', TROUBLE .. id, 'crashes', 'interruptions', 'log')
     known = known or {false, false, false}
     local crashes = (tonumber(known[1]) or 0) + (lost and 1 or 0)
     return crashes, tonumber(known[2]) or 0, known[3] or ''
@@ -42,7 +56,7 @@ local function note_crash(id, lost, log)
         attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
         error = 'the worker died',
     })
-    local key = 'ledgerq:trouble:' .. id
+    local key = TROUBLE .. id
     log = log .. line .. '\n'
     guarded('HINCRBY', key, 'crashes', 1)
     if #log < 100000 then guarded('HSET', key, 'log', log) end
@@ -107,6 +121,16 @@ local function due_jobs()
     return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
 end
 
+-- the body that this worker may have, or false; true if it is of another queue
+local function received(body)
+    if not body then return false end
+    if string.sub(body, -#mark) ~= mark then
+        local named = queue_of(body)
+        if named and named ~= queue then return false, true end
+    end
+    return #body > longest and string.sub(body, 1, longest + 1) or body
+end
+
 -- what is known of the next jobs, asked for some at a time: a command for each of them costs more than its work.
 -- A job is fresh if nobody has or had it.
 local AT_ONCE = 50
@@ -118,12 +142,16 @@ local function look_up(due, from)
         bodies[#bodies + 1] = 'arq:job:' .. id
         marks[#marks + 1] = 'arq:in-progress:' .. id
         marks[#marks + 1] = 'arq:retry:' .. id
-        marks[#marks + 1] = 'ledgerq:trouble:' .. id
+        marks[#marks + 1] = TROUBLE .. id
     end
     local none = redis.call('EXISTS', unpack(marks)) == 0
     local body, lost = redis.call('MGET', unpack(bodies)), redis.call('HMGET', running, unpack(ids))
     for n, id in ipairs(ids) do
-        known[id] = {body = body[n], lost = lost[n], fresh = none and not lost[n]}
+        local ours, foreign = received(body[n])
+        local crashed = lost[n] and not lives(lost[n]) and lost[n]
+        known[id] = {
+            body = ours, foreign = foreign, had = lost[n], lost = crashed, fresh = none and not lost[n],
+        }
     end
     return known
 end
@@ -143,19 +171,27 @@ end
 
 local entries, scores, weight = {}, {}, 0 -- of what is claimed: written together, at the end
 
+-- an abort that was asked for before the job was enqueued was meant for an earlier job of this id
+local function forget_old_abort(id, body)
+    local asked = redis.call('ZSCORE', aborted, id)
+    local enqueued = asked and body and string.match(string.sub(body, -1500), '^.*"et"%s*:%s*(%d+)')
+    if enqueued and tonumber(asked) < tonumber(enqueued) then redis.call('ZREM', aborted, id) end
+end
+
 local function claim(id, score, job, crashes, interruptions, log, in_bulk)
     if job.lost then log = note_crash(id, job.lost, log) end
-    local attempt = attempt_of(id, job.lost, job.fresh)
-    redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease)
+    local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
+    if not job.foreign then redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
         redis.call('PERSIST', 'arq:job:' .. id) -- the outbox has no other copy of it
     end
+    if stops then forget_old_abort(id, job.body) end
     entries[#entries + 1] = id
     entries[#entries + 1] = token .. '|' .. whole(now) .. '|' .. attempt .. '|' .. worker
     scores[#scores + 1] = whole(now + lease)
     scores[#scores + 1] = id
     weight = weight + (job.body and #job.body or 0)
-    jobs[#jobs + 1] = {id, job.body, attempt, score, crashes, interruptions, log, in_bulk and 1 or 0}
+    jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, in_bulk and 1 or 0}
 end
 
 -- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
@@ -171,7 +207,7 @@ if idle == 0 and wanted + beside > 0 then
         local id = due[i]
         if not known[id] then known = look_up(due, i) end
         local job = known[id]
-        if job.fresh or not is_held(id) then
+        if job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = trouble_of(id, job.lost) end
             local in_bulk = goes_in_bulk(id, job.body, crashes, job.fresh)

@@ -1,25 +1,45 @@
 -- Put jobs on the queue, all in one round trip; one that is queued, running or just done is left alone.
 -- KEYS[1] the queue; ARGV[1] 1 if a result that is still kept does not matter (the database knows better),
 -- then for each job (id, body, delay in ms, unique key or '', its window in ms).
--- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}.
+-- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}, or
+-- {id, '', the queue that holds the id or ''} if it is not this one.
 -- A client's body has no expiry: it lives until its job has ended.
 local queue, anew = KEYS[1], ARGV[1] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local DAY = 24 * 3600 -- should Redis lose the rest, a staged job's body must not stay for ever
 
-local function there(id)
-    local body = redis.call('GET', 'arq:job:' .. id)
-    if body and redis.call('ZSCORE', queue, id) then return body end
-    return not anew and redis.call('GET', 'arq:result:' .. id)
+-- true if another queue has the job queued or running; one that can't be asked is believed
+local function is_held(other, id)
+    return redis.pcall('ZSCORE', other, id) or redis.pcall('HEXISTS', 'ledgerq:running:' .. other, id) ~= 0
 end
 
-local function add(id, body, delay)
-    if anew then -- should Redis lose the rest, the body must not stay for ever; the outbox has another
-        redis.call('SET', 'arq:job:' .. id, body, 'EX', 24 * 3600)
+-- what has this id already, as it is answered; nil if the id is free, or holds an orphaned body
+local function there(id, queued)
+    local known = redis.call('MGET', 'arq:job:' .. id, 'arq:result:' .. id)
+    local body, result = known[1], known[2]
+    if body then
+        local named = queue_of(body)
+        if named == queue or (not named and queued) then
+            if queued then return {id, body} end
+        elseif not named or is_held(named, id) then
+            return {id, '', named or ''}
+        end
+    end
+    if not result then return nil end
+    if not is_result_of(queue, result) then return {id, '', queue_of_result(result)} end
+    return not anew and {id, result} or nil
+end
+
+local function add(id, body, delay, queued)
+    if anew then
+        redis.call('SET', 'arq:job:' .. id, body, 'EX', DAY)
         redis.call('DEL', 'arq:result:' .. id)
     else
         redis.call('SET', 'arq:job:' .. id, body)
     end
+    -- tries that are counted under this id are of another job, unless this one only lost its body
+    if not queued then redis.call('DEL', 'arq:retry:' .. id) end
     redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
 end
 
@@ -49,12 +69,16 @@ local function add_all()
             answers[#answers + 1] = 1
         end
     end
-    redis.call('MSET', unpack(bodies))
+    if anew then
+        for i = 1, #bodies, 2 do redis.call('SET', bodies[i], bodies[i + 1], 'EX', DAY) end
+    else
+        redis.call('MSET', unpack(bodies))
+    end
     redis.call('ZADD', queue, 'NX', unpack(scores))
     return answers
 end
 
-if not anew and all_are_new() then return add_all() end
+if all_are_new() then return add_all() end
 
 local answers = {}
 for i = 2, #ARGV, 5 do
@@ -64,14 +88,13 @@ for i = 2, #ARGV, 5 do
     if holder then
         answers[#answers + 1] = {holder, ''}
     else
-        local known = there(id)
-        if known then
-            answers[#answers + 1] = {id, known}
-        else
-            add(id, body, delay)
+        local queued = redis.call('ZSCORE', queue, id)
+        local known = there(id, queued)
+        if not known then
+            add(id, body, delay, queued)
             if unique ~= '' then redis.call('SET', unique, id, 'PX', window) end
-            answers[#answers + 1] = 1
         end
+        answers[#answers + 1] = known or 1
     end
 end
 return answers

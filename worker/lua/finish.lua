@@ -6,16 +6,21 @@
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
+local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+-- an entry is token|since|attempt|worker, since of 13 digits
+local FOREIGN = 2 -- a claim on an id whose body is another queue's: arq's keys of it are not ours to touch
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local keys, queued, ended = {}, {}, {} -- what goes: keys, members of the queue, claims
+local keys, queued, ended, marks = {}, {}, {}, {} -- what goes: keys, members of the queue, claims, aborts
 
-local function done(id, result, keep)
+local function done(id, result, keep, foreign)
+    keys[#keys + 1] = TROUBLE .. id
+    queued[#queued + 1] = id
+    if foreign then return end
     keys[#keys + 1] = 'arq:job:' .. id
     keys[#keys + 1] = 'arq:retry:' .. id
-    keys[#keys + 1] = 'ledgerq:trouble:' .. id
-    queued[#queued + 1] = id
+    marks[#marks + 1] = id
     if result ~= '' then
         if keep > 0 then
             redis.call('SET', 'arq:result:' .. id, result, 'PX', keep)
@@ -25,10 +30,10 @@ local function done(id, result, keep)
     end
 end
 
-local function again(id, verb, delay, note)
-    local trouble = 'ledgerq:trouble:' .. id
+local function again(id, verb, delay, note, foreign)
+    local trouble = TROUBLE .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
-    if verb ~= 'retry' then
+    if verb ~= 'retry' and not foreign then
         local attempt = redis.pcall('DECR', 'arq:retry:' .. id)
         if type(attempt) == 'number' and attempt <= 0 then redis.call('DEL', 'arq:retry:' .. id) end
     end
@@ -54,7 +59,8 @@ local function owned(from, upto)
     for n, id in ipairs(ids) do
         local entry, holder = entries[n], holders[n]
         local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
-        ours[id] = mine and (not holder or holder == token)
+        local foreign = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
+        ours[id] = foreign and FOREIGN or mine and (not holder or holder == token)
     end
     return ours
 end
@@ -62,11 +68,9 @@ end
 local function take_away()
     if #keys > 0 then redis.call('DEL', unpack(keys)) end
     if #ended > 0 then redis.call('HDEL', running, unpack(ended)) end
-    if #queued > 0 then
-        redis.call('ZREM', queue, unpack(queued))
-        redis.call('ZREM', aborted, unpack(queued))
-    end
-    keys, queued, ended = {}, {}, {}
+    if #queued > 0 then redis.call('ZREM', queue, unpack(queued)) end
+    if #marks > 0 then redis.call('ZREM', aborted, unpack(marks)) end
+    keys, queued, ended, marks = {}, {}, {}, {}
 end
 
 local answers = {}
@@ -77,14 +81,19 @@ for from = 2, #ARGV, 7 * AT_ONCE do
         local id, verb, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
         local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
         if ours[id] then
+            local foreign = ours[id] == FOREIGN
             ours[id] = false -- it ends once
             ended[#ended + 1] = id
-            if outlive > 0 then
+            if outlive > 0 and not foreign then
                 redis.call('PEXPIRE', 'arq:in-progress:' .. id, outlive)
-            else
+            elseif not foreign then
                 keys[#keys + 1] = 'arq:in-progress:' .. id
             end
-            if verb == 'done' then done(id, result, keep) else again(id, verb, delay, note) end
+            if verb == 'done' then
+                done(id, result, keep, foreign)
+            else
+                again(id, verb, delay, note, foreign)
+            end
             answers[#answers + 1] = 1
         else
             answers[#answers + 1] = 0

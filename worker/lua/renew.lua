@@ -16,9 +16,12 @@ local answers = {}
 for i = 3, #ARGV do
     local id = ARGV[i]
     local entry = redis.call('HGET', running, id)
-    local holder = redis.call('GET', 'arq:in-progress:' .. id)
-    if entry and string.sub(entry, 1, #token + 1) == token .. '|' and (not holder or holder == token) then
-        redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease)
+    local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
+    -- an entry is token|since|attempt|worker, since of 13 digits; of an attempt 0 the rest is another queue's
+    local foreign = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
+    local holder = not foreign and redis.call('GET', 'arq:in-progress:' .. id)
+    if mine and (not holder or holder == token) then
+        if not foreign then redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease) end
         redis.call('ZADD', queue, 'XX', 'GT', until_when, id)
         answers[#answers + 1] = 1
     elseif entry or holder then

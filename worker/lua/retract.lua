@@ -1,23 +1,31 @@
 #!lua flags=allow-oom
 -- Take jobs off the queue, those that no worker has. KEYS queue, running, cancelled; ARGV ms to keep
--- results, then for each job (id, result or ''). Answers for each: 1 taken off, 0 a worker has it.
--- Either way nobody waits any more for its worker to hand it back.
+-- results, then for each job (id, result or '', its unique key or ''). Answers for each: 1 taken off, 0 a worker
+-- has it. Either way nobody waits any more for its worker to hand it back, and its unique key is free.
 local queue, running, cancelled = unpack(KEYS)
 local keep = tonumber(ARGV[1])
-local answers = {}
-for i = 2, #ARGV, 2 do
-    local id, result = ARGV[i], ARGV[i + 1]
-    redis.call('ZREM', cancelled, id)
-    if redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then
-        answers[#answers + 1] = 0
-    else
-        redis.call('ZREM', queue, id)
-        redis.call('HDEL', running, id)
-        redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, 'ledgerq:trouble:' .. id)
-        if result ~= '' and keep > 0 then
-            redis.call('SET', 'arq:result:' .. id, result, 'PX', string.format('%.0f', keep))
-        end
-        answers[#answers + 1] = 1
+local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+
+local function take_off(id, result)
+    local known = redis.call('MGET', 'arq:job:' .. id, 'arq:result:' .. id)
+    local foreign = known[1] and not is_of(queue, id, known[1])
+    if not foreign and redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then return 0 end
+    redis.call('ZREM', queue, id)
+    redis.call('HDEL', running, id)
+    redis.call('DEL', TROUBLE .. id)
+    if foreign then return 1 end
+    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
+    if result ~= '' and keep > 0 and (not known[2] or is_result_of(queue, known[2])) then
+        redis.call('SET', 'arq:result:' .. id, result, 'PX', string.format('%.0f', keep))
     end
+    return 1
+end
+
+local answers = {}
+for i = 2, #ARGV, 3 do
+    local id, unique = ARGV[i], ARGV[i + 2]
+    redis.call('ZREM', cancelled, id)
+    if unique ~= '' and redis.call('GET', unique) == id then redis.call('DEL', unique) end
+    answers[#answers + 1] = take_off(id, ARGV[i + 1])
 end
 return answers

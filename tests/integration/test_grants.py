@@ -1,0 +1,92 @@
+"""What a role lacks is named with the statement that mends it; who keeps a table to himself is named too."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from db.config import DatabaseConfig
+from db.engine import Database, build_database
+from db.errors import SettingError
+from db.grants import lasting_locks, missing_grants, read_only, require_grants
+from worker import health
+from worker.config import Config
+
+TABLES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO limited"
+
+
+@pytest.fixture
+async def limited(database: Database, postgresql_url: URL) -> AsyncIterator[Database]:
+    """The same database, as a role that may do all but a few things."""
+    await _run(database, "CREATE ROLE limited LOGIN PASSWORD 'x'", TABLES,
+               "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO limited")  # fmt: skip
+    built = build_database(DatabaseConfig(url=postgresql_url.set(username="limited", password="x")))
+    yield built
+    await built.dispose()
+    await _run(database, "DROP OWNED BY limited", "DROP ROLE limited")
+
+
+async def _run(database: Database, *statements: str) -> None:
+    async with database.engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def test_a_missing_grant_is_named_with_its_cure(
+    database: Database, limited: Database, config: Config
+) -> None:
+    """Table, privilege and GRANT; once it is run, all is well. The audit log needs no UPDATE."""
+    await require_grants(limited)
+    await _run(database, "REVOKE UPDATE ON audit_log FROM limited")
+    await require_grants(limited)
+    await _run(
+        database,
+        "REVOKE INSERT, DELETE ON processed_job FROM limited",
+        "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA public FROM limited",
+    )
+    with pytest.raises(SettingError, match="role limited lacks INSERT, DELETE on processed_job"):
+        await require_grants(limited)
+    checks = {c.name: c for c in await health.check(Config(config.worker, limited.config))}
+    assert not checks["grants"].ok
+    assert 'GRANT INSERT, DELETE ON processed_job TO "limited"' in checks["grants"].detail
+    await _run(database, *(each.cure for each in await missing_grants(limited)))
+    await require_grants(limited)
+
+
+async def test_who_keeps_a_table_to_himself_is_named(
+    database: Database, limited: Database, monkeypatch: pytest.MonkeyPatch, config: Config
+) -> None:
+    """As a note; a lock that has just been taken is none."""
+    async with database.engine.connect() as other:
+        await other.execute(text("SET application_name = 'nightly report'"))
+        await other.execute(text("LOCK TABLE processed_job IN ACCESS EXCLUSIVE MODE"))
+        assert await lasting_locks(limited) == []
+        monkeypatch.setattr("db.grants.LASTING", 0.0)
+        (lock,) = await lasting_locks(database)
+        assert (lock.application, lock.table, lock.mode) == (
+            "nightly report",
+            "processed_job",
+            "AccessExclusiveLock",
+        )
+        (note,) = [each for each in await health.check(config) if each.name == "locks"]
+        assert (note.ok, note.warn) == (True, True)
+        assert "nightly report" in note.detail
+
+
+async def test_a_read_only_database_is_seen(database: Database, config: Config) -> None:
+    """As after a failover, or made so by an administrator."""
+    assert not await read_only(database)
+    name = database.config.url.database
+    await _run(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    checks = {each.name: each for each in await health.check(config)}
+    assert not checks["database"].ok
+    assert "read-only" in checks["database"].detail
+
+
+async def test_sqlite_has_neither_roles_nor_such_locks(sqlite_url: URL) -> None:
+    """Nothing to ask."""
+    built = build_database(DatabaseConfig(url=sqlite_url))
+    assert (await missing_grants(built), await lasting_locks(built)) == ([], [])
+    await require_grants(built)
+    await built.dispose()

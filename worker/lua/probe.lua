@@ -1,0 +1,47 @@
+-- Try what workers and producers do, in ways that change nothing. ARGV the queue, a job id that nobody has, and
+-- the keys of this queue: running, cancelled, lane, workers, epoch, waits, trouble.
+-- Answers {command, key, error} for each that Redis refuses.
+local queue, id = ARGV[1], ARGV[2]
+local running, cancelled, lane, workers, epoch, waits, trouble = unpack(ARGV, 3)
+local refused = {}
+
+local function try(command, key, ...)
+    local answer = redis.pcall(command, key, ...)
+    if type(answer) == 'table' and answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then
+        refused[#refused + 1] = {command, key, answer.err}
+    end
+end
+
+for _, key in ipairs({queue, cancelled, 'arq:abort', workers}) do
+    try('ZADD', key, 'XX', 0, id)
+    try('ZSCORE', key, id)
+    try('ZRANGE', key, 0, 0)
+    try('ZRANGEBYSCORE', key, '(0', '(0')
+    try('ZREM', key, id)
+    try('ZREMRANGEBYSCORE', key, '(0', '(0')
+end
+for _, key in ipairs({'arq:job:' .. id, 'arq:result:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id, lane, epoch}) do
+    try('MGET', key)
+    try('GET', key)
+    try('EXISTS', key)
+    if key ~= lane and key ~= epoch then try('SET', key, '', 'XX') end
+end
+for _, key in ipairs({running, waits, trouble}) do
+    try('HGETALL', key)
+    try('HMGET', key, id)
+    try('HDEL', key, id)
+end
+try('HRANDFIELD', running, 1)
+-- what can't be done without a change is done to a key that only this script has
+local own = 'ledgerq:probe:' .. queue
+try('HSET', own, 'f', 0)
+try('HINCRBY', own, 'f', 1)
+try('PEXPIRE', own, 1000)
+try('DEL', own)
+try('INCR', own)
+try('DECR', own)
+try('PERSIST', own)
+try('PTTL', own)
+try('MSET', own, 0)
+try('DEL', own)
+return refused
