@@ -49,7 +49,7 @@ def clone(tmp_path: Path) -> Path:
 
 @contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """This umask for the length of the block."""
+    """Another umask for the length of the block."""
     before = os.umask(mask)
     try:
         yield
@@ -240,8 +240,8 @@ def test_a_process_that_got_the_number_of_an_old_server_lives_on(
     with getattr(embedded, server)(folder):
         pass
     pid_file = folder / {"postgresql": "postmaster.pid", "redis": "redis.pid"}[server]
-    innocent = subprocess.Popen(["sleep", "600"])
-    editor = subprocess.Popen(["tail", "-f", "/dev/null", str(folder)], stderr=subprocess.DEVNULL)
+    innocent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    editor = subprocess.Popen([sys.executable, "-c", "input()", str(folder)], stdin=subprocess.PIPE)
     try:
         for bystander in (innocent, editor):
             pid_file.write_text(str(bystander.pid))
@@ -251,7 +251,7 @@ def test_a_process_that_got_the_number_of_an_old_server_lives_on(
     finally:
         for bystander in (innocent, editor):
             bystander.kill()
-            bystander.wait()
+            bystander.communicate()
 
 
 def test_the_servers_live_in_folders_with_odd_and_long_names(tmp_path: Path) -> None:
@@ -283,12 +283,12 @@ def test_root_without_setpriv_is_told_what_to_do(
 ) -> None:
     """One line: PostgreSQL does not run as root."""
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(EmbeddedServerError, match="does not run as root.*set DATABASE_URL"):
-        with embedded.postgresql(tmp_path / "data"):
-            pass
+    server = embedded.postgresql(tmp_path / "data")
+    with pytest.raises(EmbeddedServerError, match=r"does not run as root.*set DATABASE_URL"):
+        server.__enter__()
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """Instead of a worker."""
 
 
