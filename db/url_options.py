@@ -58,6 +58,7 @@ _OF_OUR_OWN = {
     "pool_timeout": "LEDGERQ_DB_POOL_TIMEOUT",
     "pool_recycle": "LEDGERQ_DB_POOL_RECYCLE",
 }
+_SECRET = ("password", "sslpassword")
 _IN_THE_URL = "write it in its place: postgresql://user:password@host:5432/name"
 _TO_THE_ROLE = "take it out and say ALTER ROLE … SET search_path = …, for all who share the tables"
 _CURES = {
@@ -107,8 +108,8 @@ def translate_options(url: URL) -> Target:
     Raises:
         ValueError: one is unknown, or has a value that we can't or may not give.
     """
-    for name in url.query:
-        if name not in _KNOWN:
+    for name in sorted(url.query, key=lambda name: name not in _SECRET):
+        if name not in _KNOWN:  # a secret first: a part of it may look like an option
             raise refused_option(name)
     # several hosts stay in the URL: SQLAlchemy knows them; of the rest one value each is enough
     places = ("host", "port")

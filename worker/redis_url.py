@@ -77,8 +77,10 @@ def _options(query: str) -> dict[str, str]:
         raise ValueError("has an option twice; take one out")
     for name in options:
         if name not in _KNOWN:
-            shown = f": {name}" if re.fullmatch(r"[a-z_]{1,40}", name) else ""
-            cure = _CURES.get(name, "take it out: what is needed ledgerq says itself")
+            # a part of an unencoded password may look like an option
+            plain = "password" not in options and re.fullmatch(r"[a-z_]{1,40}", name)
+            shown = f": {name}" if plain else ""
+            cure = _CURES.get(name, "take it out: ledgerq says itself what it needs")
             raise ValueError(f"has an option that is not supported{shown}; {cure}")
     return options
 
