@@ -51,16 +51,21 @@ def said(variable: str, value: str) -> str:
     """All that the settings say of themselves with this value: an error, or where they lead."""
     with patch.dict(os.environ, {variable: value}):
         try:
-            if variable.startswith("DATABASE"):
-                config = load(DatabaseConfig)
-                return f"{config!r} {config} {config.address} {config.target!r}"
-            worker = load(WorkerConfig)
-            redis = connect(worker)
-            return f"{worker!r} {worker} {address_of(redis)}"
-        except LedgerqError as error:
-            assert str(error).startswith(variable)
-            assert "\n" not in str(error)
-            return "".join(traceback.format_exception(error))
+            return where_they_lead(variable)
+        except LedgerqError as refused:
+            error = refused
+    assert str(error).startswith(variable)
+    assert "\n" not in str(error)
+    return "".join(traceback.format_exception(error))
+
+
+def where_they_lead(variable: str) -> str:
+    """What a log may show of settings that were taken."""
+    if variable.startswith("DATABASE"):
+        config = load(DatabaseConfig)
+        return f"{config!r} {config} {config.address} {config.target!r}"
+    worker = load(WorkerConfig)
+    return f"{worker!r} {worker} {address_of(connect(worker))}"
 
 
 def the_secret_in(text: str) -> list[str]:

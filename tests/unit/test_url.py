@@ -179,7 +179,7 @@ def test_a_url_without_a_user_takes_the_one_of_libpq_or_of_the_system(
     monkeypatch.setattr("getpass.getuser", lambda: "system")
     assert translate("postgresql://h/d").url.username == "system"
     monkeypatch.setattr("getpass.getuser", _nobody)
-    with pytest.raises(ValueError, match="names no user.*or set PGUSER"):
+    with pytest.raises(ValueError, match=r"names no user.*or set PGUSER"):
         translate("postgresql://h/d")
     assert translate("postgresql://u@h/d").url.username == "u"
 
