@@ -349,6 +349,7 @@ def test_a_number_in_another_spelling_means_the_same(
         monkeypatch.setenv(variable, value)
         number = number_or_refusal(variable)
         assert isinstance(number, SettingError) or number == meant
+        monkeypatch.delenv(variable)
 
 
 @pytest.mark.parametrize(
