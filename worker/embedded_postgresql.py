@@ -22,6 +22,7 @@ from worker.own_folder import close_tree, give, make_private, socket_folder
 
 _SOCKET = ".s.PGSQL.5432"
 _FREE_NUMBERS = range(61_183, 60_577, -1)  # systemd's table of user numbers leaves these to nobody
+_NOT_AS_ROOT = "run this as another user than root, or set DATABASE_URL"
 _MADE_BY_THE_WHEEL = "pgserver"  # the user that owned the data up to version 0.1
 
 
@@ -45,7 +46,10 @@ def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Itera
                 _output([*psql, "CREATE DATABASE ledgerq"])
             yield f"postgresql://postgres@/ledgerq?host={quote(str(sockets))}&port=5432"
     except OSError as error:
-        raise EmbeddedServerError(f"PostgreSQL in {folder} does not start: {error}") from error
+        cure = f"; {_NOT_AS_ROOT}" if os.geteuid() == 0 else ""
+        raise EmbeddedServerError(
+            f"PostgreSQL in {folder} does not start: {error}{cure}"
+        ) from error
 
 
 def programs_of_postgresql() -> Path:
@@ -80,8 +84,8 @@ def as_user(user: int | None) -> list[str]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise EmbeddedServerError(
-            "PostgreSQL does not run as root, and setpriv (util-linux) is not there to run it as "
-            "another user; install it, run this as another user, or set DATABASE_URL"
+            "PostgreSQL does not run as root, and setpriv, which runs it as another user, is not "
+            f"there; install util-linux, {_NOT_AS_ROOT}"
         )
     reach = "-all,+dac_override"
     return [
@@ -113,7 +117,11 @@ def init(programs: Path, folder: Path, user: int | None) -> None:
             maker = pwd.getpwnam("nobody").pw_uid
             give(folder, maker)
         how = ["--auth-local=trust", "--auth-host=reject", "--encoding=utf8", "-U", "postgres"]
-        _output([*as_user(maker), programs / "initdb", *how, "-D", folder.resolve()])
+        try:
+            _output([*as_user(maker), programs / "initdb", *how, "-D", folder.resolve()])
+        finally:
+            if maker is not None:
+                give(folder, os.geteuid())
     if user is not None:
         give(folder, user)
 
@@ -157,5 +165,7 @@ def _output(command: list[str | Path]) -> str:
     )
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
-        raise EmbeddedServerError(f"PostgreSQL: {Path(command[0]).name}: {said}")
+        if os.geteuid() == 0:
+            said += f"; {_NOT_AS_ROOT}"
+        raise EmbeddedServerError(f"PostgreSQL: {said}")
     return done.stdout.strip()

@@ -288,6 +288,26 @@ def test_root_without_setpriv_is_told_what_to_do(
         server.__enter__()
 
 
+@as_root
+@pytest.mark.parametrize("missing", ["setuid", "chown", "setpcap", "dac_override"])
+def test_root_without_its_rights_is_told_what_to_do(tmp_path: Path, missing: str) -> None:
+    """A container may take them away: one line, and the folder can be used when they are back."""
+    program = "import sys, pathlib; from worker import embedded\n"
+    program += "try: embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()\n"
+    program += "except embedded.EmbeddedServerError as error: print(error)"
+    fewer = [f"--bounding-set=-{missing}", "--inh-caps=-all"]
+    done = subprocess.run(
+        ["/usr/bin/setpriv", *fewer, sys.executable, "-c", program, str(tmp_path / "data")],
+        cwd=Path(embedded.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith("as another user than root, or set DATABASE_URL\n"), done.stderr
+    assert done.stdout.count("\n") == 1
+    assert (tmp_path / "data").stat().st_uid == 0
+
+
 class Stopped(Exception):
     """Instead of a worker."""
 
