@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +22,7 @@ __all__ = ["EmbeddedServerError", "Servers", "postgresql", "redis", "servers", "
 
 _LOCALHOST = "127.0.0.1"
 _SOCKET = "redis.sock"
+_PID_FILE = "redis.pid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +65,21 @@ def redis(folder: Path, *, tcp: bool = False) -> Iterator[str]:
         EmbeddedServerError: there is none to start, or it does not start.
         NotPrivate: the folder is a link or somebody else's, or holds such a thing.
     """
-    try:
-        make_private(folder)
-        pid_file = folder / "redis.pid"
-        program = _redis_binary()
-        stop_stale(pid_file, program.name, {os.geteuid()}, signal.SIGTERM)
-        close_tree(folder)
-        with _running(program, folder, pid_file, tcp=tcp) as url:
-            yield url
-    except OSError as error:
-        raise EmbeddedServerError(f"Redis in {folder} does not start: {error}") from error
+    program = _redis_binary()
+    with ExitStack() as stack:
+        try:
+            make_private(folder)
+            stop_stale(folder / _PID_FILE, program.name, {os.geteuid()}, signal.SIGTERM)
+            close_tree(folder)
+            url = stack.enter_context(_running(program, folder, tcp=tcp))
+        except OSError as error:
+            raise EmbeddedServerError(f"Redis in {folder} does not start: {error}") from error
+        yield url
 
 
 @contextmanager
-def _running(program: Path, folder: Path, pid_file: Path, *, tcp: bool) -> Iterator[str]:
+def _running(program: Path, folder: Path, *, tcp: bool) -> Iterator[str]:
+    pid_file = folder / _PID_FILE
     with socket_folder(folder, _SOCKET) as sockets:
         path, port, password = sockets / _SOCKET, _free_port(), secrets.token_hex(24)
         if tcp:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -35,21 +35,19 @@ def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Itera
         NotPrivate: the folder is a link or somebody else's, or holds such a thing.
     """
     programs = programs_of_postgresql()
-    try:
-        make_private(folder, data_owners())
-        with (
-            socket_folder(folder, _SOCKET) as sockets,
-            _running(programs, folder, sockets, settings or {}),
-        ):
+    with ExitStack() as stack:
+        try:
+            make_private(folder, data_owners())
+            sockets = stack.enter_context(socket_folder(folder, _SOCKET))
+            stack.enter_context(_running(programs, folder, sockets, settings or {}))
             psql: list[str | Path] = [programs / "psql", "-h", sockets, "-U", "postgres", "-XAtqc"]
             if _output([*psql, "SELECT 1 FROM pg_database WHERE datname = 'ledgerq'"]) != "1":
                 _output([*psql, "CREATE DATABASE ledgerq"])
-            yield f"postgresql://postgres@/ledgerq?host={quote(str(sockets))}&port=5432"
-    except OSError as error:
-        cure = f"; {_NOT_AS_ROOT}" if os.geteuid() == 0 else ""
-        raise EmbeddedServerError(
-            f"PostgreSQL in {folder} does not start: {error}{cure}"
-        ) from error
+        except OSError as error:
+            cure = f"; {_NOT_AS_ROOT}" if os.geteuid() == 0 else ""
+            problem = f"PostgreSQL in {folder} does not start: {error}{cure}"
+            raise EmbeddedServerError(problem) from error
+        yield f"postgresql://postgres@/ledgerq?host={quote(str(sockets))}&port=5432"
 
 
 def programs_of_postgresql() -> Path:
@@ -114,7 +112,8 @@ def init(programs: Path, folder: Path, user: int | None) -> None:
     if not (folder / "PG_VERSION").exists():
         maker = None
         if user is not None:  # initdb asks for a user with a name, for a moment
-            maker = pwd.getpwnam("nobody").pw_uid
+            users = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
+            maker = min(users, key=lambda entry: entry.pw_name != "nobody").pw_uid
             give(folder, maker)
         how = ["--auth-local=trust", "--auth-host=reject", "--encoding=utf8", "-U", "postgres"]
         try:

@@ -277,6 +277,12 @@ def test_a_redis_with_a_port_wants_a_password(tmp_path: Path) -> None:
         assert password not in " ".join(server.cmdline())
 
 
+def test_an_error_of_who_uses_the_servers_stays_what_it_is(tmp_path: Path) -> None:
+    """A broken connection in the block is not a server that does not start."""
+    with pytest.raises(ConnectionResetError), embedded.servers(tmp_path / "dev"):
+        raise ConnectionResetError
+
+
 @as_root
 def test_root_without_setpriv_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
