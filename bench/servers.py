@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from db.config import DatabaseConfig
 from db.schema import migrate
 from worker import embedded
+from worker.embedded_postgresql import programs_of_postgresql
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = 30_000  # tasks that the template `filled` holds, for jobs that change one
@@ -93,44 +94,13 @@ def servers() -> Iterator[Servers]:
     """Both, for the length of the block, with the templates made."""
     with (
         tempfile.TemporaryDirectory(prefix="ledgerq-bench-") as name,
-        embedded.postgresql(Path(name) / "postgresql") as url,
-        embedded.redis(Path(name) / "redis") as redis_url,
+        embedded.postgresql(Path(name) / "postgresql", SETTINGS) as url,
+        embedded.redis(Path(name) / "redis", tcp=True) as redis_url,  # as all contenders can
     ):
         sockets = parse_qs(urlsplit(url).query)["host"][0]
-        data = Path(name) / "postgresql"
-        ours = Servers(sockets, redis_url, _binaries(data))
-        _set(ours)
-        try:
-            _control(ours, data, "restart")
-            asyncio.run(_make_templates(ours))
-            yield ours
-        finally:
-            _control(ours, data, "stop")  # its wheel does not know it since it was restarted
-
-
-def _binaries(data: Path) -> Path:
-    """Where the programs of the server are that runs: its wheel holds another version too."""
-    return Path((data / "postmaster.opts").read_text().split()[0]).parent
-
-
-def _set(servers: Servers) -> None:
-    psql = [str(servers.binaries / "psql"), "-h", servers.sockets, "-U", "postgres", "-Xqc"]
-    for name, value in SETTINGS.items():
-        subprocess.run([*psql, f"ALTER SYSTEM SET {name} = {value}"], check=True)
-
-
-def _control(servers: Servers, data: Path, verb: str) -> None:
-    program, log = str(servers.binaries / "pg_ctl"), str(data / "log")
-    owner = data.stat()  # not root: PostgreSQL refuses to be, so its wheel made it somebody else's
-    user, group = (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else (None, None)
-    subprocess.run(
-        [program, "-D", str(data), "-l", log, "-m", "fast", "-w", verb],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        user=user,
-        group=group,
-    )
+        ours = Servers(sockets, redis_url, programs_of_postgresql())
+        asyncio.run(_make_templates(ours))
+        yield ours
 
 
 async def _make_templates(servers: Servers) -> None:

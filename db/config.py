@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL
 
+from db.settings import Settings
 from db.url import Target, translate
 
 DAYS = 24 * 86_400.0  # PostgreSQL counts milliseconds in 32 bits
@@ -15,18 +16,16 @@ def _target(value: str | URL | Target) -> Target:
     return value if isinstance(value, Target) else translate(value)
 
 
-class DatabaseConfig(BaseSettings):
+def _application_name(name: str) -> str:
+    if not (name.isascii() and name.isprintable()) or " " in name:
+        raise ValueError("holds a blank, or a character that is not printable ASCII")
+    return name
+
+
+class DatabaseConfig(Settings):
     """Read from the environment; every field's variable is in the README's table."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LEDGERQ_DB_",
-        env_ignore_empty=True,
-        frozen=True,
-        extra="ignore",
-        populate_by_name=True,
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="LEDGERQ_DB_", arbitrary_types_allowed=True)
 
     target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
         validation_alias=AliasChoices("DATABASE_URL", "url"),
@@ -66,8 +65,11 @@ class DatabaseConfig(BaseSettings):
         le=DAYS,
         description="after which PostgreSQL ends a transaction whose client went silent",
     )
-    application_name: str = Field(
-        default="ledgerq", max_length=63, description="our name in pg_stat_activity"
+    application_name: Annotated[str, AfterValidator(_application_name)] = Field(
+        default="ledgerq",
+        min_length=1,
+        max_length=63,
+        description="our name in pg_stat_activity, 1 to 63 characters",
     )
     echo: bool = Field(default=False, description="true to log every statement")
 

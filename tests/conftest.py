@@ -32,7 +32,7 @@ TEMPLATE = "ledgerq_template"
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the person who runs the tests reaches them."""
     for name in list(os.environ):
-        if name.startswith("LEDGERQ_") or name in {"DATABASE_URL", "REDIS_URL"}:
+        if name.startswith(("LEDGERQ_", "DATABASE_URL", "REDIS_URL", "PG")):
             monkeypatch.delenv(name)
 
 

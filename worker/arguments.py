@@ -1,6 +1,7 @@
 """What several commands ask for, and how it is checked."""
 
 import getpass
+import os
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -19,16 +20,22 @@ Actor = Annotated[
 Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 NO_REASON = "none given"
+_LONGEST_USER = 100
 
 
 def for_the_log(actor: str | None, because: str) -> dict[str, str]:
     """Who asks, or as far as the system knows who runs the command; and why."""
-    if actor is None:
-        try:
-            actor = f"cli:{getpass.getuser()}"
-        except (KeyError, OSError, ImportError):  # a container may run as a user without a name
-            actor = "cli"
-    return {"actor": actor, "reason": because}
+    return {"actor": f"cli:{_user()}" if actor is None else actor, "reason": because}
+
+
+def _user() -> str:
+    """The name of the one who runs the command, or its number if it has no name fit for the audit log."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run as a user without a name
+        name = ""
+    fit = name.isprintable() and 0 < len(name.strip()) <= len(name) <= _LONGEST_USER
+    return name if fit else f"uid-{os.getuid()}"
 
 
 def checked_payload(kind: str, payload: str) -> Payload:

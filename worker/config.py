@@ -1,58 +1,62 @@
 """How the worker runs. All times are seconds."""
 
+import hashlib
 import os
+import re
+import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
+from arq.constants import (
+    abort_jobs_ss,
+    health_check_key_suffix,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
 from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio import ConnectionPool
+from pydantic_settings import SettingsConfigDict
 
 from db.config import DatabaseConfig
-from db.settings import load, refuse_unknown
+from db.errors import SettingError
+from db.settings import Settings, load, refuse_unknown
 from jobs.retry import Policy
+from worker.redis_url import understood
 
 PREFIX = "LEDGERQ_"
 DAY = 86_400
+_NO_QUEUES = (  # keys that are something else, ours or arq's
+    *(job_key_prefix, in_progress_key_prefix, result_key_prefix, retry_key_prefix),
+    *(abort_jobs_ss, "ledgerq:"),
+)
 
 
-def _redis_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("is not a Redis URL")
-    try:
-        _ = parts.port
-        if parts.scheme != "unix":
-            int(parts.path.strip("/") or 0)
-    except ValueError:
-        raise ValueError("has a port or a database that is not a number") from None
-    try:
-        ConnectionPool.from_url(url.get_secret_value()).make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError):
-        raise ValueError("has an option that Redis clients do not know, or a wrong value") from None
-    return url
+def _queue(key: str) -> str:
+    if not key.isprintable() or " " in key or "|" in key or key.strip("\"'") != key:
+        raise ValueError("holds a blank, a control character, a | or a quotation mark at an end")
+    if key.startswith(_NO_QUEUES) or key.endswith(health_check_key_suffix):
+        raise ValueError("is the name of a key that ledgerq or arq use for something else")
+    return key
 
 
-class WorkerConfig(BaseSettings):
+class WorkerConfig(Settings):
     """Read from the environment; every field's variable is in the README's table."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_ignore_empty=True,
-        frozen=True,
-        extra="ignore",
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(understood)] = Field(
         validation_alias="REDIS_URL",
         description="a URL such as redis://:password@host:6379/0, rediss://… or unix:///path",
     )
-    queue: str = Field(
-        default="arq:queue", min_length=1, description="the queue's key on Redis, as in arq"
+    queue: Annotated[str, AfterValidator(_queue)] = Field(
+        default="arq:queue",
+        min_length=1,
+        max_length=200,
+        description="the queue's key on Redis, as in arq: 1 to 200 characters",
     )
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
@@ -153,11 +157,17 @@ class Config:
     database: DatabaseConfig
 
     def for_worker(self) -> Self:
-        """Each running job needs one connection; batches, the relay and dead letters need some more."""
+        """Each running job needs one connection; batches, the relay and dead letters need some more.
+
+        The name of the process stands in pg_stat_activity, whatever the URL says.
+        """
+        target = self.database.target
+        said = {n: v for n, v in target.server_settings.items() if n != "application_name"}
         database = self.database.model_copy(
             update={
                 "pool_size": max(self.database.pool_size, self.worker.max_jobs + 6),
                 "application_name": process_name(),
+                "target": replace(target, server_settings=said),
             }
         )
         return type(self)(self.worker, database)
@@ -167,21 +177,74 @@ def load_config() -> Config:
     """Read all settings from the environment.
 
     Raises:
-        SettingError: one is missing, wrong, or has a name that nobody reads.
+        SettingError: one is missing, wrong, or has a name that nobody reads; or two contradict each other.
     """
     refuse_unknown(PREFIX, WorkerConfig, DatabaseConfig)
-    return Config(load(WorkerConfig), load(DatabaseConfig))
+    config = Config(load(WorkerConfig), load(DatabaseConfig))
+    _check_order(config)
+    return config
+
+
+def _check_order(config: Config) -> None:
+    """Lock < idle in transaction < lease, where one was set: else a job outlives what guards it.
+
+    A short lease alone is taken as it is: it is renewed while its worker lives.
+    """
+    database, lease = config.database, config.worker.lease
+    idle, lock = database.idle_in_transaction_timeout, database.lock_timeout
+    given = database.model_fields_set
+    if lock >= idle and given & {"lock_timeout", "idle_in_transaction_timeout"}:
+        raise SettingError(
+            "LEDGERQ_DB_LOCK_TIMEOUT",
+            f"is {lock:g} s, not below LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT, {idle:g} s",
+            "lower the first or raise the second",
+        )
+    if idle >= lease and "idle_in_transaction_timeout" in given:
+        raise SettingError(
+            "LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT",
+            f"is {idle:g} s, not below LEDGERQ_LEASE, {lease:g} s",
+            "lower the first or raise the second",
+        )
 
 
 def process_name() -> str:
-    """Our name among all workers: in pg_stat_activity, Redis' client list, health and logs."""
-    return f"{_machine()}:{os.getpid()}"
+    """Our name among all workers: in pg_stat_activity, Redis' client list, health, leases and logs.
+
+    `ledgerq:<host>:<machine>:<pid>:<drawn at start>`: no two processes have had the same one, whatever
+    container they run in. At most 63 characters of ASCII: PostgreSQL cuts what is longer.
+    """
+    return _named(socket.gethostname(), os.getpid())
 
 
 def runs_here(name: str) -> bool:
     """True if the process of that name runs on this machine, or in this container."""
-    return name.startswith(f"{_machine()}:")
+    return name.startswith(f"{_machine(socket.gethostname())}:")
 
 
-def _machine() -> str:
-    return f"ledgerq:{socket.gethostname()[:40]}"
+@lru_cache(maxsize=8)
+def _named(host: str, pid: int) -> str:
+    """Asked for with each job, so made once a process; a forked child has another pid, so another name."""
+    return f"{_machine(host)}:{pid}:{secrets.token_hex(3)}"
+
+
+def _machine(host: str) -> str:
+    """The host's name, cut, and a digest of all that tells two containers apart."""
+    whole = f"{host}\0{_boot_id()}\0{_pid_namespace()}"
+    digest = hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()[:8]
+    shown = re.sub(r"[^A-Za-z0-9._-]", "-", host)[:24] or "unnamed"
+    return f"ledgerq:{shown}:{digest}"
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux, or a container without it
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Two containers on one machine have two, even if both are pid 1 of a host with the same name."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # as above
+        return ""

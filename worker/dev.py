@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from db.errors import LedgerqError
 from db.schema import migrate
 from db.settings import load
 from worker.embedded import Servers, servers, stop
+from worker.embedded_postgresql import data_owners
+from worker.own_folder import check_owner, make_private, open_private, remove_tree
 
 EXAMPLE = """enqueue create_project --payload '{"name": "Launch"}' --wait 10"""
 _MARK = "ledgerq-dev"  # the lock of a running `dev`, and the sign that the folder is its own
@@ -49,14 +50,15 @@ def run_dev(folder: Path, *, reset: bool, console: Console) -> None:
     """Run until interrupted; the data in the folder stays.
 
     Raises:
-        NotOurFolder: the folder is somebody else's.
+        NotOurFolder: the folder holds something that we did not make.
+        NotPrivate: the folder, or something that we made in it, is a link or somebody else's.
         AlreadyRunning: another one runs there.
         WorkerEnded: the worker failed.
     """
     with _claimed(folder):
         if reset:
-            for ours in ("postgresql", "redis"):
-                shutil.rmtree(folder / ours, ignore_errors=True)
+            remove_tree(folder / "postgresql", data_owners())
+            remove_tree(folder / "redis")
         console.print("Starting PostgreSQL and Redis …", highlight=False)
         with servers(folder) as running:
             migrate(load(DatabaseConfig, url=running.database_url))
@@ -68,10 +70,12 @@ def run_dev(folder: Path, *, reset: bool, console: Console) -> None:
 def _claimed(folder: Path) -> Iterator[None]:
     """Ours alone for the length of the block; the lock goes with the process, however it ends."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / _MARK).exists() and any(folder.iterdir()):
-            raise NotOurFolder(folder)
-        mark = (folder / _MARK).open("w")
+        if os.path.lexists(folder):
+            check_owner(folder)
+            if not os.path.lexists(folder / _MARK) and any(folder.iterdir()):
+                raise NotOurFolder(folder)
+        make_private(folder)
+        mark = os.fdopen(open_private(folder / _MARK, os.O_WRONLY), "w")
     except OSError as error:
         raise LedgerqError(f"--folder: {folder}: {error.strerror}") from error
     with mark:
@@ -97,7 +101,7 @@ def _explain(running: Servers, folder: Path, console: Console) -> None:
 
 def _run_worker(running: Servers) -> None:
     command = [sys.executable, "-P", "-m", "worker", "worker"]
-    process = subprocess.Popen(command, env={**os.environ, **running.environment})
+    process = subprocess.Popen(command, env=running.given_to(os.environ))
     try:
         with suppress(KeyboardInterrupt):  # a terminal gives it to the worker too, which drains
             if status := process.wait():

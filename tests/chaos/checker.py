@@ -188,7 +188,7 @@ def check_leftovers(redis: redis_sync.Redis, postgresql: PostgreSQL) -> list[str
         if ours and redis.pttl(key) == -1:
             wrong.append(f"leaked: {key!r} is left on Redis")
     for pid, name in postgresql.worker_backends().items():
-        owner = int(name.rpartition(":")[2])
+        owner = int(name.split(":")[-2])  # ledgerq:host:machine:pid:start
         if not Path(f"/proc/{owner}").exists():
             wrong.append(f"leaked: backend {pid} of {name}, which is dead")
     return wrong

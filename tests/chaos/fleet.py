@@ -1,8 +1,8 @@
 """The worker processes: started, signalled and killed by pid, and started again when we killed them."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -36,8 +36,9 @@ class Member:
 
     @property
     def name(self) -> str:
-        """As it calls itself on the servers."""
-        return f"ledgerq:{socket.gethostname()[:40]}:{self.pid}"
+        """As it calls itself on the servers, once it has said so."""
+        said = re.findall(rb'"(ledgerq:[^"]+:%d:[^"]+)"' % self.pid, self.log.read_bytes())
+        return str(said[0].decode()) if said else ""
 
     @property
     def alive(self) -> bool:

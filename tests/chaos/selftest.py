@@ -221,7 +221,6 @@ def _fresh(folder: Path) -> Path:
 
 def self_test(folder: Path, out: Console, names: Iterable[str] = tuple(bugs.BUGS)) -> list[str]:
     """Each bug must be caught, and the same drill without it must find nothing; what failed."""
-    folder.chmod(0o755)
     postgresql = PostgreSQL.create(folder / "postgresql")
     failed = []
     try:

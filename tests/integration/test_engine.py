@@ -39,11 +39,12 @@ async def test_timeouts_and_the_name_reach_the_server(postgresql_url: URL) -> No
 async def test_the_urls_own_settings_win(postgresql_url: URL) -> None:
     """Who writes them into the URL means them."""
     url = postgresql_url.update_query_dict(
-        {"application_name": "from-url", "options": "-c statement_timeout=7s -c work_mem=5MB"}
+        {"application_name": "from-url", "options": "-c geqo=off -c work_mem=5MB"}
     )
     async with open_database(DatabaseConfig(url=url)) as database:
         assert await setting(database, "application_name") == "from-url"
         assert await setting(database, "work_mem") == "5MB"
+        assert await setting(database, "geqo") == "off"
 
 
 async def test_the_pool_is_as_large_as_said(postgresql_url: URL) -> None:

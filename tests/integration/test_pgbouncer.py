@@ -19,9 +19,11 @@ from db.config import DatabaseConfig
 from db.engine import open_database
 from db.models import Project
 from tests.support import count, new_project
+from worker.embedded_postgresql import as_user
 
 pytestmark = pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
 
+NOBODY = 65_534
 CONFIGURATION = """
 [databases]
 * = host={host} port={port} user=postgres
@@ -49,9 +51,9 @@ def pooled_url(postgresql_url: URL) -> Iterator[URL]:
             CONFIGURATION.format(host=host, port=postgresql_url.port or 5432, listen=listen)
         )
         on_socket = str(host).startswith("/")  # in a folder that only the server's user may enter
-        somebody = Path(str(host)).owner() if on_socket else "nobody"
-        user = somebody if os.getuid() == 0 else None  # it refuses to run as root
-        bouncer = subprocess.Popen(["pgbouncer", "-q", str(file)], user=user)  # noqa: S607 - as installed
+        somebody = Path(str(host)).stat().st_uid if on_socket else NOBODY
+        command = [*as_user(somebody if os.getuid() == 0 else None), "pgbouncer", "-q", str(file)]
+        bouncer = subprocess.Popen(command)  # root's runs as somebody: it refuses to run as root
         try:
             wait_for_port(listen)
             yield URL.create(

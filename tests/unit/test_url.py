@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
@@ -88,6 +89,123 @@ def test_a_unix_socket_may_be_written_in_both_ways() -> None:
         assert translate(url).url.query["host"] == "/var/run/pg"
 
 
+def test_several_ipv6_hosts_are_tried_in_turn() -> None:
+    """Brackets and colons in a list are no reason to refuse it."""
+    target = translate("postgresql://u:p@[::1]:5432,[fd00::2],h3:5433/d")
+    arguments = dialect().create_connect_args(target.url)[1]  # type: ignore[no-untyped-call]
+    assert arguments["host"] == ["::1", "fd00::2", "h3"]
+    assert arguments["port"] == [5432, 5432, 5433]
+    assert translate("postgresql://u:p@[::1]:5432/d").url.host == "::1"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "gssencmode=disable",
+        "sslsni=1",
+        "sslnegotiation=postgres",
+        "keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3",
+        "tcp_user_timeout=10000",
+        "client_encoding=UTF8",
+        "channel_binding=prefer",
+        "pgbouncer=true&connection_limit=1",
+        "options=-c%20work_mem%3D5MB%20--geqo%3Doff",
+        "options=-csynchronous_commit%3Dremote_apply",
+        "options=-c%20TimeZone%3DUTC",
+        "options=project%3Dep-x",
+    ],
+)
+def test_options_that_change_nothing_we_rely_on_are_taken(query: str) -> None:
+    """They say what is the case anyway, or what is bounded by our own limits."""
+    assert not translate(f"postgresql://u@h/d?{query}").url.query
+
+
+@pytest.mark.parametrize(
+    ("spelt", "mode"), [("require", "require"), ("true", "verify-full"), ("verify-full",) * 2]
+)
+def test_the_tls_option_of_asyncpg_is_understood(spelt: str, mode: str) -> None:
+    """`ssl` in a URL means what it means to asyncpg, and what sslmode means to libpq."""
+    of_asyncpg = translate(f"postgresql://u@h/d?ssl={spelt}").connect_args["ssl"]
+    of_libpq = translate(f"postgresql://u@h/d?sslmode={mode}").connect_args["ssl"]
+    assert of_asyncpg.verify_mode == of_libpq.verify_mode
+    assert of_asyncpg.check_hostname == of_libpq.check_hostname
+    assert translate("postgresql://u@h/d?ssl=false").connect_args["ssl"] is False
+
+
+def test_a_password_file_is_handed_on(tmp_path: Path) -> None:
+    """asyncpg reads it; one that is not there would be passed over in silence."""
+    (tmp_path / "pgpass").write_text("*:*:*:*:p\n")
+    target = translate(f"postgresql://u@h/d?passfile={tmp_path}/pgpass")
+    assert target.connect_args["passfile"] == f"{tmp_path}/pgpass"
+
+
+@pytest.mark.parametrize(
+    ("setting", "cure"),
+    [
+        ("statement_timeout=0", "LEDGERQ_DB_STATEMENT_TIMEOUT"),
+        ("lock_timeout=0", "LEDGERQ_DB_LOCK_TIMEOUT"),
+        ("idle_in_transaction_session_timeout=0", "LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT"),
+        ("application_name=x", "LEDGERQ_DB_APPLICATION_NAME"),
+        ("default_transaction_isolation=serializable", "promises"),
+        ("default_transaction_read_only=on", "promises"),
+        ("synchronous_commit=off", "promises"),
+        ("Synchronous_Commit=OFF", "promises"),
+        ("search_path=x", "ALTER ROLE"),
+        ("session_replication_role=replica", "promises"),
+        ("client_encoding=latin1", "promises"),
+        ("TimeZone=Europe/Berlin", "promises"),
+        ("role=x", "promises"),
+    ],
+)
+@pytest.mark.parametrize("spelt", ["-c {}", "-c{}", "--{}", "-c  work_mem=5MB -c {}", "x=y -c {}"])
+def test_server_settings_that_break_a_promise_are_refused(
+    setting: str, cure: str, spelt: str
+) -> None:
+    """In each of PostgreSQL's spellings; where we have a setting for it, that is named."""
+    options = quote(spelt.format(setting))
+    with pytest.raises(ValueError, match=cure):
+        translate(f"postgresql://u@h/d?options={options}")
+    with pytest.raises(ValueError, match=cure):
+        translate(f"postgresql://u@h/d?options={quote('--' + setting.replace('_', '-'))}")
+
+
+def test_a_url_without_a_user_takes_the_one_of_libpq_or_of_the_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container may run as a user without a name: that is said when settings are read, in one line."""
+    monkeypatch.setenv("PGUSER", "me")
+    assert translate("postgresql://h/d").url.username == "me"
+    monkeypatch.delenv("PGUSER")
+    monkeypatch.setattr("getpass.getuser", lambda: "system")
+    assert translate("postgresql://h/d").url.username == "system"
+    monkeypatch.setattr("getpass.getuser", _nobody)
+    with pytest.raises(ValueError, match=r"names no user.*or set PGUSER"):
+        translate("postgresql://h/d")
+    assert translate("postgresql://u@h/d").url.username == "u"
+
+
+def test_what_libpqs_variables_add_is_seen_in_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGHOST and PGPORT fill in what the URL leaves out, and nothing else."""
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    monkeypatch.setenv("PGPORT", "6543")
+    assert translate("postgresql://u@/d").url.query == {"host": "elsewhere", "port": "6543"}
+    assert translate("postgresql://u@h/d").url.render_as_string().endswith("u@h:6543/d")
+    assert translate("postgresql://u@h:1/d").url.port == 1
+    monkeypatch.setenv("PGPORT", "soon")
+    with pytest.raises(ValueError, match="PGPORT is not"):
+        translate("postgresql://u@h/d")
+
+
+def test_libpqs_variable_for_a_standby_is_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was led to a standby could write nothing."""
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
+    assert translate("postgresql://u@h/d").connect_args["target_session_attrs"] == "any"
+
+
+def _nobody() -> str:
+    raise KeyError("getpwuid(): uid not found: 4711")
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -102,7 +220,24 @@ def test_a_unix_socket_may_be_written_in_both_ways() -> None:
             "postgresql://u:hunter2@h/d?pgbouncer=true&options=-c%20work_mem%3D5MB",
             "neither options",
         ),
-        ("postgresql://u:hunter2@[::1]:1,[::2]:2/d", "hosts and ports"),
+        ("postgresql://u:hunter2@[::1]:1,[::2:2/d", "not a database URL"),
+        ("postgresql://u:hunter2@h1:1,h2:99999/d", "port"),
+        ("postgresql://u:hunter2@h/d?connection_limit=5", "LEDGERQ_DB_POOL_SIZE"),
+        ("postgresql://u:hunter2@h/d?pool_timeout=5", "LEDGERQ_DB_POOL_TIMEOUT"),
+        ("postgresql://u:hunter2@h/d?search_path=x", "ALTER ROLE"),
+        ("postgresql://u:hunter2@h/d?service=x", "option service.*write host"),
+        ("postgresql://u:hunter2@h/d?require_auth=scram-sha-256", "option require_auth"),
+        ("postgresql://u:hunter2@h/d?sslcrl=x", "option sslcrl"),
+        ("postgresql://u:hunter2@h/d?gssencmode=require", "unknown gssencmode"),
+        ("postgresql://u:hunter2@h/d?sslsni=0", "unknown sslsni"),
+        ("postgresql://u:hunter2@h/d?client_encoding=latin1", "unknown client_encoding"),
+        ("postgresql://u:hunter2@h/d?keepalives_idle=soon", "keepalives_idle"),
+        ("postgresql://u:hunter2@h/d?sslnegotiation=direct", "without sslmode=require"),
+        ("postgresql://u:hunter2@h/d?sslnegotiation=fast", "unknown sslnegotiation"),
+        ("postgresql://u:hunter2@h/d?ssl=maybe", "unknown ssl"),
+        ("postgresql://u:hunter2@h/d?ssl=require&sslmode=disable", "differ"),
+        ("postgresql://u:hunter2@h/d?passfile=/nowhere/pgpass", "passfile that can't be read"),
+        ("postgresql://u:hunter2@h/d?p%C3%A4ss=1", "whose name is none"),
         ("postgresql://u:hunter2@/d?host=a,b&host=c", "hosts and ports"),
         ("sqlite:///x.db?mode=ro", "option mode"),
         ("sqlite://", "names no file"),

@@ -20,6 +20,7 @@ from db.schema import migrate
 from worker.config import PREFIX
 from worker.demo.count import SENT, Sent, Tally, tally
 from worker.embedded import Servers, servers, stop
+from worker.own_folder import open_private
 
 SEED = 20_261_123
 
@@ -75,7 +76,7 @@ def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None
 @contextmanager
 def _worker(running: Servers, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process for the length of the block; it must live through it, and end cleanly."""
-    with log.open("wb") as output:
+    with os.fdopen(open_private(log, os.O_WRONLY), "wb") as output:
         worker = _python("worker", "worker", servers=running, stderr=output)
         try:
             yield worker
@@ -137,7 +138,7 @@ def _python(
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", *arguments],
-        env={**theirs, **servers.environment, "LEDGERQ_LOG_FORMAT": "json"},
+        env={**servers.given_to(theirs), "LEDGERQ_LOG_FORMAT": "json"},
         stdout=stdout,
         stderr=stderr,
     )

@@ -1,0 +1,254 @@
+"""The options of a database URL: translated for asyncpg, or refused by name.
+
+Managed databases hand out libpq's options, ORMs their own; asyncpg knows few of them:
+https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+None is dropped in silence if that would weaken it, and none may change what our promises rest on.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
+_SESSION_ATTRIBUTES = (
+    "any",
+    "primary",
+    "standby",
+    "read-write",
+    "read-only",
+    "prefer-standby",
+)
+# how a connection that died in silence is noticed: our own limits of time do that
+_KEEPALIVES = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count")
+_KNOWN = (
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "connection_limit",
+    "gssencmode",
+    "host",
+    *_KEEPALIVES,
+    "options",
+    "passfile",
+    "pgbouncer",
+    "port",
+    "ssl",
+    *("sslmode", *_SSL_FILES),
+    "sslnegotiation",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+)
+_OF_OUR_OWN = {
+    "application_name": "LEDGERQ_DB_APPLICATION_NAME",
+    "statement_timeout": "LEDGERQ_DB_STATEMENT_TIMEOUT",
+    "lock_timeout": "LEDGERQ_DB_LOCK_TIMEOUT",
+    "idle_in_transaction_session_timeout": "LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT",
+    "command_timeout": "LEDGERQ_DB_STATEMENT_TIMEOUT",
+    "connection_limit": "LEDGERQ_DB_POOL_SIZE",
+    "pool_size": "LEDGERQ_DB_POOL_SIZE",
+    "max_overflow": "LEDGERQ_DB_MAX_OVERFLOW",
+    "pool_timeout": "LEDGERQ_DB_POOL_TIMEOUT",
+    "pool_recycle": "LEDGERQ_DB_POOL_RECYCLE",
+}
+_SECRET = ("password", "sslpassword")
+_IN_THE_URL = "write it in its place: postgresql://user:password@host:5432/name"
+_TO_THE_ROLE = "take it out and say ALTER ROLE … SET search_path = …, for all who share the tables"
+_CURES = {
+    **{name: f"take it out and set {setting}" for name, setting in _OF_OUR_OWN.items()},
+    **dict.fromkeys(("user", "password", "dbname", "database", "hostaddr"), _IN_THE_URL),
+    **dict.fromkeys(("schema", "search_path", "currentSchema"), _TO_THE_ROLE),
+    "service": "write host, port, user and database into the URL",
+    "sslpassword": "name a key without a password",
+}
+# What our promises rest on, isolation, durability, triggers, time, spelling, who we are, and the values
+# that they can rest on: https://www.postgresql.org/docs/current/runtime-config-client.html
+_RELIED_ON = {
+    "synchronous_commit": ("on", "local", "remote_write", "remote_apply"),
+    "default_transaction_isolation": ("read committed",),
+    "default_transaction_read_only": ("off",),
+    "default_transaction_deferrable": ("off",),
+    "client_encoding": ("utf8", "utf-8"),
+    "timezone": ("utc",),
+    "array_nulls": ("on",),
+    "standard_conforming_strings": ("on",),
+    **dict.fromkeys(
+        (
+            *("transaction_isolation", "transaction_read_only", "transaction_deferrable"),
+            *("transaction_timeout", "idle_session_timeout", "search_path", "row_security"),
+            *("role", "session_authorization", "session_replication_role"),
+            *("datestyle", "intervalstyle", "bytea_output", "extra_float_digits"),
+            *("transform_null_equals", "zero_damaged_pages", "ignore_checksum_failure"),
+        ),
+        (),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect to. `url` has the async driver, and no option that asyncpg does not know."""
+
+    url: URL
+    connect_args: Mapping[str, Any] = field(default_factory=dict)
+    server_settings: Mapping[str, str] = field(default_factory=dict)
+    pgbouncer: bool = False
+
+
+def translate_options(url: URL) -> Target:
+    """The URL with its options moved to where asyncpg takes them.
+
+    Raises:
+        ValueError: one is unknown, or has a value that we can't or may not give.
+    """
+    for name in sorted(url.query, key=lambda name: name not in _SECRET):
+        if name not in _KNOWN:  # a secret first: a part of it may look like an option
+            raise refused_option(name)
+    # several hosts stay in the URL: SQLAlchemy knows them; of the rest one value each is enough
+    places = ("host", "port")
+    options = {
+        n: v if isinstance(v, str) else v[-1] for n, v in url.query.items() if n not in places
+    }
+    pgbouncer = _one_of("pgbouncer", options.get("pgbouncer", "false"), ("true", "false")) == "true"
+    _check_what_is_fixed(options, pgbouncer=pgbouncer)
+    return Target(
+        url=url.difference_update_query(list(options)),
+        connect_args=_connect_args(options),
+        server_settings={n: options[n] for n in ("application_name", "options") if n in options},
+        pgbouncer=pgbouncer,
+    )
+
+
+def refused_option(name: str, cure: str = "") -> ValueError:
+    """What is said of an option that is not taken: its name, if it is one, never its value."""
+    if not re.fullmatch(r"[A-Za-z_]{1,40}", name):
+        return ValueError("has an option whose name is none; percent-encode user and password")
+    cure = cure or _CURES.get(name, f"known are {', '.join(_KNOWN)}")
+    return ValueError(f"has the option {name}, which is not supported; {cure}")
+
+
+def _connect_args(options: Mapping[str, str]) -> dict[str, Any]:
+    attributes = options.get(
+        "target_session_attrs", "any"
+    )  # said always: PGTARGETSESSIONATTRS is not
+    arguments: dict[str, Any] = {
+        "target_session_attrs": _one_of("target_session_attrs", attributes, _SESSION_ATTRIBUTES)
+    }
+    if seconds := options.get("connect_timeout"):
+        arguments["timeout"] = _seconds(seconds)
+    tls = _tls(options)
+    if tls is not None:
+        arguments["ssl"] = tls
+    if options.get("sslnegotiation") == "direct":
+        if not isinstance(tls, ssl.SSLContext):
+            raise ValueError("asks for sslnegotiation=direct without sslmode=require or stricter")
+        arguments["direct_tls"] = True
+    if passfile := options.get("passfile"):
+        if not os.access(passfile, os.R_OK):
+            raise ValueError("names a passfile that can't be read")
+        arguments["passfile"] = passfile
+    return arguments
+
+
+def _check_what_is_fixed(options: Mapping[str, str], *, pgbouncer: bool) -> None:
+    """Options of which one value is what we do anyway, or that have no meaning here."""
+    if pgbouncer and {"options", "application_name"} & options.keys():
+        raise ValueError(
+            "asks for pgbouncer=true, which takes neither options nor application_name"
+        )
+    if "connection_limit" in options and not pgbouncer:  # pgbouncer limits them itself
+        raise refused_option("connection_limit")
+    _check_channel_binding(options.get("channel_binding", "prefer"))
+    _one_of("sslnegotiation", options.get("sslnegotiation", "postgres"), ("postgres", "direct"))
+    _one_of("sslsni", options.get("sslsni", "1"), ("1",))
+    _one_of("gssencmode", options.get("gssencmode", "disable"), ("disable", "prefer"))
+    _one_of("client_encoding", options.get("client_encoding", "utf8").lower(), ("utf8", "utf-8"))
+    for name in (*_KEEPALIVES, "tcp_user_timeout", "connection_limit"):
+        if not re.fullmatch(r"[0-9]{1,9}", options.get(name, "1")):
+            raise ValueError(f"has a {name} that is not a whole number")
+    _check_server_options(options.get("options", ""))
+
+
+def _check_server_options(options: str) -> None:
+    """`-c name=value`, `-cname=value`, `--name=value`; words without a dash are a pooler's."""
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|\S)+", options)]
+    for word in re.sub(r"(^|\0)-c\0", r"\1-c", "\0".join(words)).split("\0"):
+        found = re.fullmatch(r"(?:-c|--)([\w.-]+)=(.*)", word, re.DOTALL)
+        if word.startswith("-") and not found:
+            raise ValueError("has options other than -c name=value, which is not supported")
+        if found:
+            _check_server_setting(found[1].lower().replace("-", "_"), found[2].strip().lower())
+
+
+def _check_server_setting(name: str, value: str) -> None:
+    if name in _OF_OUR_OWN:
+        raise ValueError(f"has {name} in its options; {_CURES[name]}")
+    if name in _RELIED_ON and value not in _RELIED_ON[name]:
+        raise ValueError(
+            f"has {name} in its options with a value on which ledgerq's promises can't rest; "
+            f"{_CURES.get(name, 'take it out')}"
+        )
+
+
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext | str | bool | None:
+    """What libpq's sslmode means, for asyncpg. None: not said; asyncpg then prefers TLS, unverified."""
+    files = {name: options[name] for name in _SSL_FILES if name in options}
+    mode = _ssl_mode(options)
+    if mode is None and not files:
+        return None
+    mode = mode or "verify-full"
+    if mode == "disable":
+        return False
+    if mode in {"allow", "prefer"}:
+        return mode
+    verified = mode.startswith("verify") or files.get("sslrootcert") is not None
+    root = files.get("sslrootcert")
+    try:
+        context = ssl.create_default_context(cafile=None if root in {None, "system"} else root)
+        if "sslcert" in files:
+            context.load_cert_chain(files["sslcert"], files.get("sslkey"))
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"names a certificate that can't be read: {error}") from None
+    context.check_hostname = mode == "verify-full"
+    context.verify_mode = ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
+    return context
+
+
+def _ssl_mode(options: Mapping[str, str]) -> str | None:
+    """libpq's sslmode, or `ssl`, which asyncpg and other drivers have in its place."""
+    if "ssl" in options:
+        known = {**dict(zip(_SSL_MODES, _SSL_MODES, strict=True)), "true": "verify-full"}
+        known["false"] = "disable"
+        mode = known[_one_of("ssl", options["ssl"].lower(), tuple(known))]
+        if options.get("sslmode", mode) != mode:
+            raise ValueError("has ssl and sslmode, which differ; take ssl out")
+        return mode
+    return _one_of("sslmode", options["sslmode"], _SSL_MODES) if "sslmode" in options else None
+
+
+def _check_channel_binding(value: str) -> None:
+    _one_of("channel_binding", value, ("disable", "prefer", "require"))
+    if value == "require":
+        raise ValueError(
+            "asks for channel_binding=require, which asyncpg can't do; "
+            "take it out and say sslmode=verify-full, which keeps a stranger out as well"
+        )
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}", value) or int(value) == 0:
+        raise ValueError("has a connect_timeout that is not a whole number of seconds above 0")
+    return float(value)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"has an unknown {name}; known are {', '.join(known)}")
+    return value
