@@ -156,6 +156,7 @@ def _connect_args(config: DatabaseConfig) -> dict[str, Any]:
     }
     arguments["server_settings"] = {
         "application_name": config.application_name,
+        "default_transaction_isolation": "read committed",  # whatever the role has: see db.inbox
         **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()},
         **config.target.server_settings,
     }

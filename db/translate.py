@@ -116,6 +116,10 @@ def connecting() -> Iterator[None]:
             yield
     except PoolTimeout as error:
         raise Unavailable from error
+    except (
+        DBAPIError
+    ) as error:  # whatever it says of us, a password that is being changed: no fault of the work
+        raise Unavailable(sqlstate(error)) from error
     except (OSError, TimeoutError) as error:
         raise Disconnected from error
     except PostgresError as error:  # asyncpg's own, while it connects

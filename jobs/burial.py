@@ -24,7 +24,6 @@ from jobs.result import holds_nul
 from jobs.retry import Policy
 from jobs.text import cut, described, storable, traceback_of
 
-storable_text = storable
 UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
 MAX_NOTE = 500  # characters that are kept of the error of one attempt
 MOST_ATTEMPTS = 100  # attempts that a letter tells of, the last ones

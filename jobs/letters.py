@@ -17,10 +17,11 @@ from db.engine import Sessions
 from db.models import Action, DeadLetter, JobState, OutboxMessage
 from db.outbox import Message
 from db.translate import translated
-from jobs.burial import UNKNOWN_KIND, storable_json, storable_text
+from jobs.burial import UNKNOWN_KIND, storable_json
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from jobs.errors import InvalidRequest, NotReplayable, Undecodable
 from jobs.request import MAX_ACTOR, require_free_names, require_printable
+from jobs.text import storable
 
 PAGE = 500  # letters in one transaction
 _LONGEST_REASON = 1000
@@ -294,4 +295,4 @@ def _checked(actor: str, reason: str) -> tuple[str, str]:
     require_printable("actor", actor, MAX_ACTOR)
     if len(reason) > _LONGEST_REASON:
         raise InvalidRequest("reason", f"must have at most {_LONGEST_REASON} characters")
-    return actor, storable_text(reason)
+    return actor, storable(reason)

@@ -183,10 +183,6 @@ class Broker:
         ours = (text(job_id) for job_id, entry in entries.items() if entry.startswith(mine))
         return [job_id for job_id in ours if job_id not in known]
 
-    async def disconnect(self) -> None:
-        """Close the connections; the next command opens new ones, to whom the name then leads."""
-        await self.redis.connection_pool.disconnect()
-
     async def close(self) -> None:
         """Let go of Redis."""
         await self.redis.aclose(close_connection_pool=True)

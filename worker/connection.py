@@ -34,6 +34,7 @@ from worker.config import WorkerConfig, process_name
 from worker.requirements import missing, server, unfit
 from worker.wire import from_wire, to_wire
 
+_ARQ_TLS = {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"}
 _PASSING = ("MASTERDOWN", "LOADING", "CLUSTERDOWN")  # what a server says that is of no use for now
 
 
@@ -219,7 +220,9 @@ def address_of(redis: ArqRedis) -> str:
 def settings_for_arq_check(config: WorkerConfig) -> RedisSettings:
     """What `arq --check` needs; everything else uses `connect`."""
     where = ConnectionPool.from_url(config.redis_url.get_secret_value()).connection_kwargs
+    tls = {name: value for name, value in where.items() if name in _ARQ_TLS}
     return RedisSettings(
+        **tls,
         host=where.get("host", "localhost"),
         port=where.get("port", 6379),
         unix_socket_path=where.get("path"),

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from arq.connections import create_pool
 from arq.worker import Worker
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 
 from worker.batch_size import BatchSize
 from worker.beside import Beside
@@ -27,8 +27,8 @@ from worker.dispatch import RESOURCES, Resources
 from worker.ending import in_time, run_until_done
 from worker.finisher import Finisher
 from worker.forks import end_in_children
-from worker.health import ALIVE, looks_alive
-from worker.heart import Heart
+from worker.health import ALIVE
+from worker.heart import Heart, heart_of
 from worker.keys import ABORTED, cancel_key
 from worker.leases import Leases
 from worker.pace import Pace
@@ -62,12 +62,12 @@ class JobWorker(Worker):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.grace, self._blocked_after = grace, blocked_after
-        self._parts_after = parts_after or self.in_progress_timeout_s
-        self._heart: Heart | None = None
+        self.grace, self.blocked_after = grace, blocked_after
+        self.parts_after = parts_after or self.in_progress_timeout_s
+        self.heart: Heart | None = None
         self._batches = BatchSize(batch)
         self.name = process_name()
-        self._terms = terms or Terms()
+        self.terms = terms or Terms()
         self._helpers = Beside()
         self._broker: Broker | None = None
         self._running: Running | None = None
@@ -93,7 +93,7 @@ class JobWorker(Worker):
         await require_redis(self.pool)
         self.ctx["redis"] = self.pool
         self.ctx[ALIVE] = time.monotonic()
-        broker = Broker.beside(self.pool, self.queue_name, self.name, self._terms)
+        broker = Broker.beside(self.pool, self.queue_name, self.name, self.terms)
         leases = Leases(broker, self.tasks.keys)
         finisher = Finisher(broker, leases.doubt)
         running = Running(
@@ -111,7 +111,9 @@ class JobWorker(Worker):
         )
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self._heart = self._beating(broker, running)
+        self.heart = heart_of(self, broker, running)
+        self.heart.start()
+        end_in_children(self.loop)
         self._helpers.start(leases.keep)
         self._helpers.start(finisher.run)
         self._helpers.start(self._wake(broker).run)
@@ -125,20 +127,6 @@ class JobWorker(Worker):
                 run_until_done(self.loop, self.main_task)
         finally:
             run_until_done(self.loop, self.loop.create_task(self.close()))
-
-    def _beating(self, broker: Broker, running: Running) -> Heart:
-        """The heartbeat, which goes on whatever jobs do to this loop."""
-        heart = Heart(
-            lambda: Broker.beside(self.pool, self.queue_name, self.name, self._terms, broker.token),
-            lambda: list(self.tasks),
-            lambda job_id: running.cancel(job_id, Why.TAKEN),
-            lambda still: looks_alive(self.ctx, still),
-            blocked_after=self._blocked_after,
-            most=self._parts_after,
-        )
-        heart.start()
-        end_in_children(self.loop)
-        return heart
 
     def _wake(self, broker: Broker) -> Wake:
         resources: Resources | None = self.ctx.get(RESOURCES)
@@ -171,7 +159,7 @@ class JobWorker(Worker):
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
-                await self._after_redis_error(error)
+                await self._waiting.after(error, "worker.waits_for_redis")
             except Exception as error:
                 log.exception("worker.round_failed")
                 await self._waiting.after(error, "worker.paused")
@@ -181,7 +169,7 @@ class JobWorker(Worker):
 
     async def _wait_for_more(self, claimed: Claimed, running: Running) -> None:
         if claimed.room and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=self._terms.lease / 3)
+            await asyncio.wait(self.tasks.values(), timeout=self.terms.lease / 3)
         elif not self._wanted(running) or (claimed.more and not claimed.jobs):
             await self._pace.until_free()  # what is due is not for us, or not now
         elif not claimed.more:
@@ -223,12 +211,6 @@ class JobWorker(Worker):
     def doubt_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
         self._waiting.database_in_doubt = True
-
-    async def _after_redis_error(self, error: BaseException) -> None:
-        if self._broker and isinstance(error, ReadOnlyError):  # connected to what was the primary
-            await self._broker.disconnect()
-            await self.pool.connection_pool.disconnect()
-        await self._waiting.after(error, "worker.waits_for_redis")
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():
@@ -301,8 +283,8 @@ class JobWorker(Worker):
                 if self.on_shutdown and self._pool:
                     await in_time(self.on_shutdown(self.ctx), self.grace, "the shutdown hook")
             finally:
-                if self._heart:
-                    self._heart.stop()
+                if self.heart:
+                    self.heart.stop()
                 await in_time(self._disconnect(), self.grace, "the connection to Redis")
 
     async def _disconnect(self) -> None:

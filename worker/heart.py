@@ -13,19 +13,27 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
 from jobs.lag import Stall, watched
 from jobs.text import cut_end, printable
 from worker.broker import Broker, Ending, Lease
 from worker.forks import end_in_children
-from worker.health import keep_beating
+from worker.health import BEAT, keep_beating, looks_alive
+from worker.running import Running, Why
+from worker.waits import note_wait
+
+if TYPE_CHECKING:
+    from worker.engine import JobWorker
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _MAX_STACK = 4_000  # characters of a stack in the log
+_TOLD_EVERY = 1.0  # seconds between two notes of what jobs wait for
 _JOIN = 2.0  # seconds for the thread to end
 
 
@@ -48,16 +56,17 @@ class Heart:
     alive: Callable[[float], bool]
     blocked_after: float
     most: float
+    _waits: dict[str, str] = field(default_factory=dict)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _thread: threading.Thread | None = None
     _own: asyncio.AbstractEventLoop | None = None
     _ended: asyncio.Event | None = None
     _answered: float = 0.0  # when the watched loop last answered
+    _watched_thread: int = 0
 
     def start(self) -> None:
-        """Begin to beat."""
-        self._answered = time.monotonic()
-        self._watched_thread = threading.get_ident()
+        """Begin to beat. Must be called in the thread of the worker's loop."""
+        self._answered, self._watched_thread = time.monotonic(), threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="ledgerq-heart", daemon=True)
         self._thread.start()
 
@@ -68,7 +77,9 @@ class Heart:
         if self._thread:
             self._thread.join(_JOIN)
 
-    _watched_thread: int = 0
+    def note_wait(self, reason: str, text: str) -> None:
+        """A job waits for what others have to mend: health is to name it."""
+        self._waits[reason] = text
 
     def _run(self) -> None:
         try:
@@ -83,9 +94,8 @@ class Heart:
         loops = [
             asyncio.create_task(self._renew(broker)),
             asyncio.create_task(self._watch(broker)),
-            asyncio.create_task(
-                keep_beating(broker.redis, broker.worker, self._is_alive)  # type: ignore[arg-type]
-            ),
+            asyncio.create_task(self._show_life(broker)),
+            asyncio.create_task(self._tell_waits(broker)),
         ]
         try:
             await self._ended.wait()
@@ -94,6 +104,22 @@ class Heart:
                 each.cancel()
             await asyncio.wait(loops, timeout=_JOIN / 2)
             await broker.close()
+
+    async def _show_life(self, broker: Broker) -> None:
+        redis = ArqRedis(broker.redis.connection_pool, default_queue_name=broker.queue)
+        interval = min(BEAT, broker.terms.lease / 3)
+        await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
+
+    async def _tell_waits(self, broker: Broker) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(_TOLD_EVERY)
+            noted, self._waits = self._waits, {}
+            try:
+                for reason, text in noted.items():
+                    await note_wait(broker.redis, broker.queue, reason, text)
+            except (RedisError, OSError) as error:
+                log.debug("worker.waits_not_told", error=str(error))
 
     def _is_alive(self) -> bool:
         still = self._stood_still()
@@ -168,3 +194,16 @@ class Heart:
             return
         if parted:
             log.error("worker.parted_from_jobs", jobs=parted, job_id=stall.job_id, seconds=seconds)
+
+
+def heart_of(worker: "JobWorker", broker: Broker, running: Running) -> Heart:
+    """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
+    pool = worker.pool
+    return Heart(
+        lambda: Broker.beside(pool, worker.queue_name, worker.name, worker.terms, broker.token),
+        lambda: list(worker.tasks),
+        lambda job_id: running.cancel(job_id, Why.TAKEN),
+        lambda still: looks_alive(worker.ctx, still),
+        blocked_after=worker.blocked_after,
+        most=worker.parts_after,
+    )

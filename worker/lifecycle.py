@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 
 from db.engine import build_database
+from db.grants import require_grants
 from db.schema import require_current
 from jobs.registry import Registry
 from worker.beside import Beside
@@ -34,6 +35,7 @@ class Lifecycle:
         Raises:
             Unreachable: the database does not answer.
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
+            SettingError: the role lacks a grant.
         """
         configure_logging(self._config.worker)
         end_in_children(asyncio.get_running_loop())
@@ -43,6 +45,7 @@ class Lifecycle:
         ctx[RESOURCES] = Resources(database, self._registry, worker.policy, relay)
         await database.ping()
         await require_current(database)
+        await require_grants(database)
         if ALIVE not in ctx:  # our engine beats by itself, beside its loop
             self._beside.start(lambda: keep_beating(redis, process_name(), lambda: True))
         self._beside.start(relay.run)

@@ -161,6 +161,8 @@ class Runner:
         match outcome:
             case Retry():
                 worker.jobs_retried += 1
+                if outcome.waits_for and worker.heart:
+                    worker.heart.note_wait(outcome.waits_for, one_line(outcome.error))
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
                 worker.jobs_complete += 1
