@@ -61,3 +61,14 @@ async def test_no_worker_outlives_its_supervisor(config: Config, sessions: Sessi
         supervisor.wait_for("worker.stopped", times=2)
     finally:
         supervisor.close()
+
+
+async def test_sigterm_before_the_workers_are_ready_is_no_failure(config: Config) -> None:
+    """They have been started and know no signal yet: the exit status is 0 all the same."""
+    supervisor = Process([*OURS, "--processes", "2"], environment(config))
+    try:
+        supervisor.wait_for("supervisor.worker_started", times=2)
+        supervisor.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(supervisor.wait) == 0
+    finally:
+        supervisor.close()

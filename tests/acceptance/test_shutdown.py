@@ -2,9 +2,13 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -14,6 +18,7 @@ from db.models import Task
 from jobs.kinds import CreateTask
 from tests.acceptance.processes import OURS, STOCK, Process, worker_process
 from tests.support import count, effects, eventually, new_project, waiting_for_a_lock
+from worker import embedded
 from worker.client import JobClient
 from worker.config import Config
 from worker.connection import connect
@@ -138,3 +143,27 @@ async def is_queued(config: Config, job_id: str) -> bool:
         return queued is not None and not held
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+def _close_all(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
+
+
+@pytest.mark.parametrize("how", ["closes", "says nothing"])
+async def test_a_redis_that_is_of_no_use_does_not_keep_the_worker(
+    config: Config, tmp_path: Path, how: str
+) -> None:
+    """It accepts connections and closes them, or says nothing: SIGTERM ends the worker all the same, with status 0."""
+    limits = {"LEDGERQ_DRAIN_TIMEOUT": "1", "LEDGERQ_STOP_GRACE": "1"}
+    with ExitStack() as until_it_stops:
+        url = until_it_stops.enter_context(embedded.redis(tmp_path / "redis", tcp=True))
+        with worker_process(config, REDIS_URL=url, **limits) as worker:
+            until_it_stops.close()
+            with socket.create_server(("127.0.0.1", urlsplit(url).port or 0)) as of_no_use:
+                if how == "closes":
+                    threading.Thread(target=_close_all, args=(of_no_use,), daemon=True).start()
+                await asyncio.to_thread(worker.wait_for, "worker.waits_for_redis")
+                worker.signal(signal.SIGTERM)
+                assert await asyncio.to_thread(worker.wait, 20) == 0

@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 
 from db.config import DatabaseConfig
 from db.engine import Database, Sessions, open_database
-from db.errors import LockTimeout, Unreachable
+from db.errors import LockTimeout, Unavailable, Unreachable
 from db.models import Project
 from db.transaction import transaction
 from tests.support import count, new_project
@@ -126,3 +126,21 @@ async def test_sqlites_busy_writer_is_a_lock_timeout(sessions: Sessions, sqlite_
             await writer.flush()
             with pytest.raises(LockTimeout):
                 await impatient()
+
+
+async def test_a_connection_to_a_server_that_became_read_only_is_not_used_again(
+    postgresql_url: URL,
+) -> None:
+    """The first write fails, and the next one has a new connection; a ping sees it too."""
+    read_only = text("SET default_transaction_read_only = on")  # as after its server was demoted
+    async with open_database(DatabaseConfig(url=postgresql_url)) as database:
+        for use in ("write", "ping"):
+            async with database.engine.connect() as connection:
+                await connection.execute(read_only)
+                await connection.commit()
+            with pytest.raises((Unavailable, Unreachable)):
+                if use == "ping":
+                    await database.ping()
+                else:
+                    await new_project(database.sessions)
+            assert await new_project(database.sessions)
