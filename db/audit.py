@@ -17,6 +17,7 @@ from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
 
+_MOST_ACTOR = 200
 _MOST_ATTEMPTS = 2**31 - 1
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
@@ -159,17 +160,24 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
 
 def _check(origin: Origin) -> None:
     """An author who can't be kept is refused: nothing else is put in the place of one."""
-    if not _fits(origin.actor, 200) or not origin.actor or not origin.actor.isprintable():
+    actor = origin.actor
+    if not isinstance(actor, str) or not 1 <= len(actor) <= _MOST_ACTOR or not actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
-    for field, longest in (("job_id", 200), ("kind", 100), ("trace_id", 64)):
-        if (value := getattr(origin, field)) is not None and not _fits(value, longest):
+    for field, value, longest in (
+        ("job_id", origin.job_id, 200),
+        ("kind", origin.kind, 100),
+        ("trace_id", origin.trace_id, 64),
+    ):
+        if value is not None and not _fits(value, longest):
             raise Refused(field, f"must have at most {longest} characters, no NUL")
     if origin.attempt is not None and not 0 <= origin.attempt <= _MOST_ATTEMPTS:
         raise Refused("attempt", f"must be 0 to {_MOST_ATTEMPTS}")
 
 
 def _fits(value: object, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and is_storable(value)
+    if not isinstance(value, str) or len(value) > longest:
+        return False
+    return value.isprintable() or is_storable(value)  # the former is quick, and says more
 
 
 def _has_entries(entity_id: object) -> bool:

@@ -7,6 +7,7 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 
 from jobs.errors import InvalidResult, ResultTooLarge
 
+_MAX_ID = 2**63
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _MAY_BE_NO_NUMBER = (b"NaN", b"Infinity")
 
@@ -23,8 +24,8 @@ def storable_result(result: Any, limit: int) -> Any:
         InvalidResult: JSON can't carry it, or the database not keep it.
         ResultTooLarge: it has more than `limit` bytes.
     """
-    if result is None:
-        return None
+    if result is None or (type(result) is int and -_MAX_ID <= result <= _MAX_ID):
+        return result  # the answer of most jobs
     try:
         value = to_jsonable_python(result)
         encoded = to_json(value)
