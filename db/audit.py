@@ -161,7 +161,7 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
 def _check(origin: Origin) -> None:
     """An author who can't be kept is refused: nothing else is put in the place of one."""
     actor = origin.actor
-    if not isinstance(actor, str) or not 1 <= len(actor) <= _MOST_ACTOR or not actor.isprintable():
+    if not _fits(actor, _MOST_ACTOR) or not actor or not actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
     for field, value, longest in (
         ("job_id", origin.job_id, 200),
