@@ -24,7 +24,7 @@ out = Console(width=150)
 
 SLICE = Phase(
     "slice",
-    seconds=35,
+    seconds=15,
     faults={
         fault: 1
         for fault in faults.KEEPING
@@ -34,8 +34,9 @@ SLICE = Phase(
     rate=25,
     lease=3,
     drain=100,
+    attempts=3,  # those that fail have ended sooner
 )
-SLICE_BUGS = ("receipt_after_effects", "outbox_settled_first")
+SLICE_BUGS = ("receipt_after_effects", "fence_not_put_up")
 
 
 def main(

@@ -1,6 +1,6 @@
 """Seeded bugs of what is around the flow: its guests, their errors and databases, other queues on the same Redis."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import jobs.process
@@ -27,6 +27,15 @@ def fence_not_put_up() -> None:
         return await handle(self._session)
 
     replace(Fence, run=run)
+
+
+def context_shared() -> None:
+    """Handlers run in the worker's own context: the next job sees what one has set there."""
+
+    async def run(work: Callable[[], Awaitable[Any]], bound: Mapping[str, Any]) -> Any:
+        return await work()
+
+    replace(jobs.process, run_apart=run)
 
 
 def mute_error_for_ever() -> None:
@@ -84,7 +93,8 @@ def _in_script(name: str, good: str, bad: str) -> None:
 
 
 GUESTS = (
-    fence_not_put_up, mute_error_for_ever, second_database_believed_ours, silence_is_interruption,
+    fence_not_put_up, context_shared, mute_error_for_ever, second_database_believed_ours,
+    silence_is_interruption,
 )  # fmt: skip
 QUEUES = (body_of_other_queue_overwritten, body_of_other_queue_run)
 SHARED = hasattr(worker.scripts, "HELD")  # the scripts ask whose a body is

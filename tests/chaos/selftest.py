@@ -17,7 +17,7 @@ from rich.console import Console
 from db.config import DatabaseConfig
 from db.schema import migrate
 from jobs.retry import Policy
-from tests.chaos import bugs, checker
+from tests.chaos import bugs, checker, leaks
 from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import ROOT, settings
 from tests.chaos.history import Ends, Sent, Source
@@ -176,6 +176,25 @@ def relay_dies(bug: str, folder: Path) -> list[str]:
         return _verdict(made, [job], 15)
 
 
+def neighbours(bug: str, folder: Path) -> list[str]:
+    """Jobs that share a transaction, and what each of them sees of the others."""
+    with world(folder, 0, lease=LEASE, rate=1, workers=1, CHAOS_BUG=bug) as made:
+        ids = [f"job-{number}" for number in range(5)]
+        fields = json.dumps({"project_id": made.project, "effects": 2, "what": "nothing"})
+        made.postgresql.fetch("INSERT INTO producer_row SELECT unnest($1::text[])", ids)
+        made.postgresql.fetch(
+            "SELECT enqueue_job('chaos_guest_quick', $1::text::jsonb, job_id => id) "
+            "FROM unnest($2::text[]) AS id",
+            fields,
+            ids,
+        )
+        jobs = [
+            Sent(each, "sql", "chaos_guest_quick", 2, poison=False, invoked=0, answer="ok")
+            for each in ids
+        ]
+        return _verdict(made, jobs, 15) + leaks.told(folder / "logs")
+
+
 def _put_on_redis(
     made: World, kind: str = "create_task", fields: dict[str, Any] | None = None
 ) -> Sent:
@@ -212,6 +231,7 @@ ENGINE: dict[str, Callable[[str, Path], list[str]]] = {
     "finish_without_token": zombie_finishes,
     "lease_not_renewed": long_job,
     "message_deleted_before_push": relay_dies,
+    "context_shared": neighbours,
     "body_of_other_queue_overwritten": two_queues,
     "body_of_other_queue_run": stray_id,
 }
