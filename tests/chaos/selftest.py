@@ -59,7 +59,7 @@ FLOWS: dict[str, Flow] = {
     "acknowledged_before_commit": Flow(crash=True),
     "outbox_settled_first": Flow(source="sql", crash=True),
     "fence_not_put_up": Flow(
-        "chaos_guest", {"what": "session.rollback"}, ends="dead", reasons=("not_allowed_in_job",)
+        "chaos_guest", {"what": "ROLLBACK"}, ends="dead", reasons=("not_allowed_in_job",)
     ),
     "mute_error_for_ever": _failing("chaos_guest", {"what": "a mute error"}, "failed"),
     "second_database_believed_ours": _failing(
