@@ -268,6 +268,11 @@ def self_test(folder: Path, out: Console, names: Iterable[str] = tuple(bugs.BUGS
     """Each bug must be caught, and the same drill without it must find nothing; what failed."""
     folder.chmod(0o755)
     postgresql = PostgreSQL.create(folder / "postgresql")
+    return catch(folder, out, names, postgresql)
+
+
+def catch(folder: Path, out: Console, names: Iterable[str], postgresql: PostgreSQL) -> list[str]:
+    """The same, in databases of this server, which is stopped at the end."""
     failed = []
     try:
         for name, drill in drills(folder, names, postgresql).items():
