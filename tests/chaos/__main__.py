@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.chaos import faults, server_faults
 from tests.chaos.drills import DRILLS
 from tests.chaos.exhaustive import exhaustive
-from tests.chaos.report import Report
+from tests.chaos.report import Bar, Report
 from tests.chaos.run import Phase, run_phase
 from tests.chaos.selftest import catch, self_test
 from tests.chaos.servers import PostgreSQL
@@ -38,6 +38,7 @@ SLICE = Phase(
     drain=100,
     attempts=3,  # those that fail have ended sooner
 )
+FAULTS = 300  # a minute
 SLICE_BUGS = ("receipt_after_effects", "fence_not_put_up")
 
 
@@ -94,13 +95,14 @@ def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None
         run_phase(phase, seed + number * 1000, folder / f"phase-{number}", report, out)
     for number, drill in enumerate(DRILLS):
         drill(seed + number, folder / drill.__name__, report, out)
+    report.bars.append(Bar("faults", report.total().faults, FAULTS * minutes, higher=True))
 
 
 def phases(seconds: float) -> list[Phase]:
     """The random part, split between losing nothing and losing what Redis has."""
     return [
-        Phase("everything but loss", seconds * 0.38, faults.KEEPING, cuts=24),
-        Phase("Redis loses data", seconds * 0.1, faults.DESTROYING, cuts=12, pause=2),
+        Phase("everything but loss", seconds * 0.38, faults.KEEPING, cuts=28),
+        Phase("Redis loses data", seconds * 0.1, faults.DESTROYING, cuts=14, pause=2),
     ]
 
 
