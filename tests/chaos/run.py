@@ -16,6 +16,7 @@ from tests.chaos import checker, faults, leaks
 from tests.chaos.faults import Break
 from tests.chaos.guest_jobs import stage_every_guest
 from tests.chaos.report import Report, exposures
+from tests.chaos.servers import wait_until
 from tests.chaos.world import World, world
 
 MOST_VIOLATIONS = 200
@@ -45,8 +46,8 @@ def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Consol
     ) as made:
         stage_every_guest(made)
         made.producers.start()
+        wait_until(lambda: made.producers.have_sent, "the producer sends nothing", 60)
         until = time.monotonic() + phase.seconds
-        time.sleep(1.5)
         with _cutting(made, phase.cuts, seed):
             while time.monotonic() < until:
                 _break(made, faults.choose(made.random, phase.faults), report)
