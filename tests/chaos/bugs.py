@@ -27,9 +27,9 @@ from db.transaction import transaction
 from jobs.envelope import Delivery
 from jobs.outcome import Completed, Duplicate, Outcome
 from jobs.registry import Job
-from jobs.retry import Policy
+from tests.chaos.bugs_around import AROUND, replace
 from worker.broker import Broker
-from worker.leases import Leases
+from worker.heart import Heart
 from worker.relay import Relay
 from worker.scripts import script_of
 
@@ -40,17 +40,11 @@ def crash() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def replace(owner: object, **new: Any) -> None:
-    """Set functions of a module or a class to others."""
-    for name, function in new.items():
-        setattr(owner, name, function)
-
-
 def receipt_after_effects() -> None:
     """The inbox is written in a transaction of its own, after the effects."""
 
     async def flow(
-        delivery: Delivery, job: Job[Any], sessions: Sessions, _: object
+        delivery: Delivery, job: Job[Any], sessions: Sessions, *_: object
     ) -> Completed | Duplicate:
         async with transaction(sessions) as session:
             context = jobs.process.context_of(session, delivery, job, now=datetime.now(UTC))
@@ -147,12 +141,12 @@ def outbox_settled_first() -> None:
     flow = jobs.process._in_one_transaction
 
     async def settle_first(
-        delivery: Delivery, job: Job[Any], sessions: Sessions, policy: Policy
+        delivery: Delivery, job: Job[Any], sessions: Sessions, *more: Any
     ) -> Completed | Duplicate:
         async with transaction(sessions) as session:
             await outbox.settle(session, [delivery.job_id])
         crash()
-        return await flow(delivery, job, sessions, policy)
+        return await flow(delivery, job, sessions, *more)
 
     replace(jobs.process, _in_one_transaction=settle_first)
 
@@ -195,10 +189,10 @@ def finish_without_token() -> None:
 def lease_not_renewed() -> None:
     """A job that takes longer than the lease loses it."""
 
-    async def forget(self: Leases) -> None:
+    async def forget(self: Heart, broker: Broker) -> None:
         await asyncio.sleep(0)
 
-    replace(Leases, _renew=forget)
+    replace(Heart, _renew=forget)
 
 
 def message_deleted_before_push() -> None:
@@ -225,7 +219,7 @@ BUGS: dict[str, Callable[[], None]] = {
         receipt_after_effects, conflict_ignored, check_then_act, audit_after_commit,
         cancellation_swallowed, acknowledged_before_commit, outbox_settled_first,
         retried_in_one_session, batch_unsorted, finish_without_token, lease_not_renewed,
-        message_deleted_before_push,
+        message_deleted_before_push, *AROUND,
     )
 }  # fmt: skip
 

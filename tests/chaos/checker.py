@@ -12,6 +12,7 @@ from typing import Any
 
 import redis as redis_sync
 
+from jobs.text import MAX_ERROR, MAX_TRACEBACK
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
 from worker.keys import trouble_key
@@ -32,7 +33,7 @@ SELECT audit.job_id, audit.entity_id, task.id AS task_id,
 FROM audit_log AS audit FULL JOIN task ON task.id = audit.entity_id
 WHERE audit.id IS NULL OR (audit.entity_type = 'task' AND audit.action = 'create')
 """
-_LETTERS = "SELECT job_id, reason, error FROM dead_letter"
+_LETTERS = "SELECT job_id, reason, error, traceback, attempts::text FROM dead_letter"
 _PRODUCERS = """
 SELECT job_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at FROM producer_row
 """
@@ -45,6 +46,9 @@ _KEPT_KEYS = (
 )
 
 
+BY_FAULTS = frozenset({"unavailable", "expired"})  # reasons that no handler has to give
+
+
 @dataclass(slots=True)
 class Found:
     """What the database holds."""
@@ -54,6 +58,8 @@ class Found:
     effects: dict[str | None, list[Any]] = field(default_factory=dict)
     letters: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # as the letters tell
+    too_long: list[str] = field(default_factory=list)  # letters with a text that is not cut
     producers: dict[str, float] = field(default_factory=dict)
     loose: list[str] = field(default_factory=list)  # tasks without their audit entry, or vice versa
     outbox: int = 0
@@ -88,7 +94,11 @@ def look(postgresql: PostgreSQL, database: str = PostgreSQL.DATABASE) -> Found:
             found.loose.append(f"task {row['task_id']} without its audit entry")
         found.effects.setdefault(row["job_id"], []).append(row)
     for row in fetch(_LETTERS):
-        found.letters[row["job_id"]], found.errors[row["job_id"]] = row["reason"], row["error"]
+        job_id = row["job_id"]
+        found.letters[job_id], found.errors[job_id] = row["reason"], row["error"]
+        found.attempts[job_id] = json.loads(row["attempts"])
+        if len(row["error"]) > MAX_ERROR or len(row["traceback"] or "") > MAX_TRACEBACK:
+            found.too_long.append(job_id)
     found.producers = {row["job_id"]: row["at"] for row in fetch(_PRODUCERS)}
     found.outbox = fetch("SELECT count(*) AS n FROM outbox_message")[0]["n"]
     return found
@@ -104,6 +114,7 @@ def check(jobs: Iterable[Sent], found: Found, destroyed: Sequence[float] = ()) -
     known: set[str] = set()
     for job in jobs:
         known.add(job.job_id)
+        verdict.counts["guests sent"] += job.kind.startswith("chaos_guest")
         _check_end(job, found, destroyed, verdict)
         _check_effects(job, found, verdict)
     _check_rows(known, found, verdict)
@@ -116,6 +127,8 @@ def _check_rows(known: Container[str], found: Found, verdict: Verdict) -> None:
             verdict.say("invented", f"rows of job {job_id}, which nobody sent")
     for loose in found.loose:
         verdict.say("partial", loose)
+    for job_id in found.too_long:
+        verdict.say("not cut", f"the letter of job {job_id}")
     for wrong in check_letters(found):
         verdict.say("both done and dead", wrong)
     if found.outbox:
@@ -131,11 +144,22 @@ def _check_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Ver
     if state and (job.answer == "fail" or (job.in_database and job.job_id not in found.producers)):
         verdict.say("invented", f"job {job.job_id} was rolled back by its producer and is {state}")
     if state == "dead" and not job.poison:
-        verdict.counts["buried by faults"] += 1
+        _check_reason(job, found, verdict)
     if state == "done" and job.poison:
         verdict.say("poison", f"job {job.job_id} was invalid and is done")
+    if state == "done" and job.ends == "dead":
+        verdict.say("guests", f"job {job.job_id} ({job.kind}) was to be dead and is done")
     if state == "dead" and job.job_id not in found.letters:
         verdict.say("lost", f"job {job.job_id} is dead without a letter")
+
+
+def _check_reason(job: Sent, found: Found, verdict: Verdict) -> None:
+    """What the faults can do to any job, or else what the job itself does; `worker_lost`: see leaks.blamed."""
+    reason = found.letters.get(job.job_id, "")
+    verdict.counts["buried by faults" if reason in BY_FAULTS else f"guests dead: {reason}"] += 1
+    if reason not in BY_FAULTS | {"worker_lost", *job.reasons}:
+        why = f"{reason}: {found.errors.get(job.job_id, '')[:200]}"
+        verdict.say("blamed", f"job {job.job_id} ({job.kind}) is dead for {why}")
 
 
 def _must_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Verdict) -> bool:

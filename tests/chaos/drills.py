@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from tests.chaos import checker, faults, server_faults
+from tests.chaos.guest_jobs import stage_every_guest
+from tests.chaos.guests import expected
 from tests.chaos.poison import BODIES, KEYS, good_body, is_good
 from tests.chaos.report import Bar, Report, percentile
 from tests.chaos.run import Phase, finish, run_phase
@@ -170,6 +172,24 @@ def _claim_as_sent(made: World, job_id: str) -> None:
     (made.producers.folder / f"{job_id}.jsonl").write_text(text)
 
 
+def guests(seed: int, folder: Path, report: Report, out: Console) -> None:
+    """Every guest twice, beside good neighbours, and nothing else breaks: each job ends as it must."""
+    folder.mkdir()
+    with world(folder, seed, lease=LEASE, rate=1) as made:
+        before = made.fleet.pids()
+        jobs = stage_every_guest(made) | stage_every_guest(made, "again")
+        made.drain(90)
+        living = sum(pid in before for pid in made.fleet.pids())
+        report.bars.append(Bar("workers that lived through the guests", living, 3, higher=True))
+        finish(made, report, "guests", 5, out)
+        state = checker.look(made.postgresql).state
+        report.violations += [
+            f"guests: {guest.kind} that does {guest.what!r} is {state.get(job_id)}"
+            for job_id, guest in jobs.items()
+            if expected(guest)["ends"] not in {"either", state.get(job_id)}
+        ]
+
+
 def poison(seed: int, folder: Path, report: Report, out: Console, *, lease: float = 3.0) -> None:
     """Everything that ever killed a worker, once each: no worker dies, each leaves one dead letter."""
     folder.mkdir()
@@ -271,4 +291,4 @@ def finish_without_history(made: World, report: Report, out: Console) -> None:
     )
 
 
-DRILLS: tuple[Drill, ...] = (restarts, flushes, kills, suspect, poison)
+DRILLS: tuple[Drill, ...] = (restarts, flushes, kills, suspect, guests, poison)

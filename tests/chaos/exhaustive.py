@@ -46,6 +46,7 @@ def kinds(project: int) -> dict[str, tuple[dict[str, Any], int]]:
         "chaos_conflict": (
             {"project_id": project, "effects": 2, "sqlstate": "40001", "times": 1}, 2,
         ),
+        "chaos_guest": ({"project_id": project, "effects": 2, "what": "COMMIT, swallowed"}, 2),
     }  # fmt: skip
 
 

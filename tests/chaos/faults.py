@@ -13,6 +13,8 @@ from tests.chaos.fleet import Member
 from tests.chaos.proxy import Hop
 from tests.chaos.world import World
 
+STARTS = 20.0  # seconds for a worker to start, on a machine that has other things to do
+
 Break = Callable[[World], None]
 
 
@@ -169,7 +171,13 @@ def cut_some(world: World, random: Random) -> None:
 
 
 def _some_worker(world: World) -> Member:
-    return world.random.choice(world.fleet.living())
+    """One that has started, if one does soon: who is taken before has nothing to lose."""
+    deadline = time.monotonic() + STARTS
+    while not (ready := [each for each in world.fleet.living() if each.alive and each.ready]):
+        if time.monotonic() > deadline:
+            return world.random.choice(world.fleet.living())
+        time.sleep(0.05)
+    return world.random.choice(ready)
 
 
 def _some_hop(world: World) -> Hop:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Source = Literal["client", "arq", "staged", "sql"]
 Answer = Literal["ok", "fail", "info"]
+Ends = Literal["done", "dead", "either"]
 IN_DATABASE: frozenset[str] = frozenset({"staged", "sql"})
 
 
@@ -24,6 +25,8 @@ class Sent:
     answer: Answer = "info"
     answered: float = 0.0
     deliveries: int = 1
+    ends: Ends = "done"  # as it must end, whatever is broken meanwhile …
+    reasons: tuple[str, ...] = ()  # … and of a dead letter, why
 
     @property
     def in_database(self) -> bool:
@@ -62,6 +65,8 @@ class History:
                 said["effects"],
                 said["poison"],
                 said["at"],
+                ends=said.get("ends", "done"),
+                reasons=tuple(said.get("reasons", ())),
             )
             self.jobs[job.job_id] = job
         elif said["event"] == "again":

@@ -1,48 +1,39 @@
 """Test-only kinds of jobs, beside the product's: each leaves a known number of tasks, or none."""
 
-import asyncio
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from sqlalchemy import text
 
-from db import tasks
 from db.errors import SerializationFailure
-from db.inputs import NewTask
 from jobs.context import JobContext
 from jobs.errors import RetryLater
 from jobs.kinds import CATALOGUE
-from jobs.registry import Kind, Payload, Registry
+from jobs.registry import Kind, Registry
+from tests.chaos.effects import Effects, leave
+from tests.chaos.guests import GUEST_KINDS
 
 _raised: dict[str, int] = {}  # job → how often this process has failed it
 
 
-class _Effects(Payload):
-    """How many tasks the job leaves, and where."""
-
-    project_id: int
-    effects: Annotated[int, Field(ge=1, le=100)] = 1
-
-
-class ChaosEffects(_Effects):
+class ChaosEffects(Effects):
     """Leaves its tasks, flushed one by one, with a pause between them."""
 
     kind: ClassVar[str] = "chaos_effects"
     pause: float = 0.0
 
 
-class ChaosBlock(_Effects):
+class ChaosBlock(Effects):
     """Blocks the event loop half-way."""
 
     kind: ClassVar[str] = "chaos_block"
     seconds: float
 
 
-class ChaosKill(_Effects):
+class ChaosKill(Effects):
     """Kills its own worker half-way: `times` times, counted by files in a folder, or for ever."""
 
     kind: ClassVar[str] = "chaos_kill"
@@ -50,14 +41,14 @@ class ChaosKill(_Effects):
     times: int | None = None
 
 
-class ChaosFlaky(_Effects):
+class ChaosFlaky(Effects):
     """Fails in its first attempts, after its effects."""
 
     kind: ClassVar[str] = "chaos_flaky"
     failures: int
 
 
-class ChaosConflict(_Effects):
+class ChaosConflict(Effects):
     """Is told by the database, after its effects or halfway, that another transaction came first."""
 
     kind: ClassVar[str] = "chaos_conflict"
@@ -65,28 +56,18 @@ class ChaosConflict(_Effects):
     times: int
 
 
-async def _leave(context: JobContext, job: _Effects, pause: float = 0.0) -> list[int]:
-    made = []
-    for number in range(job.effects):
-        new = NewTask(title=f"{context.origin.job_id} {number}", project_id=job.project_id)
-        made.append((await tasks.create(context.session, context.origin, new)).id)
-        if pause:
-            await asyncio.sleep(pause)
-    return made
-
-
 async def _effects(context: JobContext, job: ChaosEffects) -> list[int]:
-    return await _leave(context, job, job.pause)
+    return await leave(context, job, job.pause)
 
 
 async def _block(context: JobContext, job: ChaosBlock) -> list[int]:
-    made = await _leave(context, job)
+    made = await leave(context, job)
     time.sleep(job.seconds)  # noqa: ASYNC251 - the fault
     return made
 
 
 async def _kill(context: JobContext, job: ChaosKill) -> list[int]:
-    made = await _leave(context, job)
+    made = await leave(context, job)
     deaths = Path(job.folder)
     number = len(list(deaths.glob(f"{context.origin.job_id}.*")))  # noqa: ASYNC240 - it dies anyway
     if job.times is None or number < job.times:
@@ -96,7 +77,7 @@ async def _kill(context: JobContext, job: ChaosKill) -> list[int]:
 
 
 async def _flaky(context: JobContext, job: ChaosFlaky) -> list[int]:
-    made = await _leave(context, job)
+    made = await leave(context, job)
     if (context.origin.attempt or 1) <= job.failures:
         raise RetryLater(0.05)
     return made
@@ -106,9 +87,9 @@ async def _conflict(context: JobContext, job: ChaosConflict) -> list[int]:
     key = str(context.origin.job_id)
     _raised[key] = _raised.get(key, 0) + 1
     if _raised[key] <= job.times and job.sqlstate == "halfway":
-        await _leave(context, job.model_copy(update={"effects": 1}))
+        await leave(context, job, most=1)
         raise SerializationFailure
-    made = await _leave(context, job)
+    made = await leave(context, job)
     if _raised[key] <= job.times:
         state = "40001" if job.sqlstate == "40001" else "40P01"
         await context.session.execute(
@@ -127,5 +108,5 @@ CHAOS_KINDS = (
 
 
 def registry() -> Registry:
-    """The product's kinds and these."""
-    return Registry((*CATALOGUE, *CHAOS_KINDS))
+    """The product's kinds, these, and those that misbehave."""
+    return Registry((*CATALOGUE, *CHAOS_KINDS, *GUEST_KINDS))

@@ -16,7 +16,7 @@ from db.engine import Database, open_database
 from db.errors import Deadlock
 from db.transaction import transaction
 from jobs.envelope import Delivery
-from jobs.outcome import Retry
+from jobs.outcome import Outcome, Retry
 from jobs.request import Request
 from jobs.retry import Policy
 from jobs.staging import stage_many
@@ -26,28 +26,42 @@ from tests.chaos.kinds import ChaosEffects, registry
 
 async def run(spec: dict[str, Any]) -> None:
     """Deliver the job as often as asked, one after another or together."""
-    async with open_database(DatabaseConfig(url=spec["url"])) as database:
+    async with open_database(_config(spec)) as database:
         if spec.get("opposite"):
             await stage_in_opposite_orders(database, spec["project"])
             return
-        deliveries = [deliver(database, spec, number) for number in range(spec.get("times", 1))]
+        times = range(spec.get("times", 1))
         if spec.get("together"):
-            await asyncio.gather(*deliveries)
+            await asyncio.gather(*(deliver(database, spec, number + 1) for number in times))
         else:
-            for delivery in deliveries:
-                await delivery
+            await one_after_another(database, spec, len(times))
         if "cancel_after" not in spec:
             await asyncio.sleep(0.5)  # for what a bug leaves to the background
 
 
-async def deliver(database: Database, spec: dict[str, Any], number: int) -> None:
+def _config(spec: dict[str, Any]) -> DatabaseConfig:
+    return DatabaseConfig(url=spec["url"], idle_in_transaction_timeout=spec.get("idle", 10))
+
+
+async def one_after_another(database: Database, spec: dict[str, Any], times: int) -> None:
+    """As often as asked; attempts and interruptions are counted as the engine does."""
+    attempt = interruptions = 0
+    for _ in range(times):
+        outcome = await deliver(database, spec, attempt + 1, interruptions)
+        attempt += not isinstance(outcome, Retry) or outcome.spent
+        interruptions += isinstance(outcome, Retry) and outcome.interrupted
+
+
+async def deliver(
+    database: Database, spec: dict[str, Any], attempt: int, interruptions: int = 0
+) -> Outcome | None:
     """One delivery to its end, as the engine would do it."""
     body = json.dumps(
         {"f": spec["kind"], "k": spec["fields"], "a": [], "t": None, "et": 1}
     ).encode()
     if spec.get("staged"):
         body = body.replace(b'"k": {', b'"k": {"_staged": "1", ')
-    delivery = Delivery(spec["job_id"], number + 1, body)
+    delivery = Delivery(spec["job_id"], attempt, body, interruptions=interruptions)
     policy = Policy(timeout=30, backoff=0.01)
     job = asyncio.ensure_future(
         jobs.process.process(delivery, registry(), database.sessions, policy)
@@ -56,9 +70,11 @@ async def deliver(database: Database, spec: dict[str, Any], number: int) -> None
         await asyncio.sleep(spec["cancel_after"])
         job.cancel()
     await asyncio.wait({job})
-    if not job.cancelled() and not isinstance(job.result(), Retry):
+    outcome = None if job.cancelled() else job.result()
+    if outcome and not isinstance(outcome, Retry):
         print("acknowledged", flush=True)  # noqa: T201 - its output is what it is for
         bugs.crash()
+    return outcome
 
 
 async def stage_in_opposite_orders(database: Database, project: int) -> None:

@@ -24,6 +24,7 @@ from jobs.envelope import Envelope, encode
 from jobs.kinds import CreateTask
 from jobs.registry import Payload
 from jobs.staging import stage
+from tests.chaos.guests import expected, some_guest
 from tests.chaos.kinds import ChaosBlock, ChaosConflict, ChaosEffects, ChaosFlaky
 from tests.chaos.poison import invalid_body, invalid_payload
 from worker.client import JobClient
@@ -31,6 +32,7 @@ from worker.config import load_config
 from worker.connection import connect
 
 POISON = 0.05
+GUESTS = 0.11  # of the jobs that are no poison, so 10 % of all
 ROLLED_BACK = 0.05
 STORMS = 0.01
 STORM = 50  # deliveries of one job
@@ -76,7 +78,8 @@ class Producer:
         job_id = f"{self._name}-{self._number}"
         source = self._random.choice(("client", "arq", "staged", "staged", "sql"))
         poison = self._random.random() < POISON
-        payload = self._payload()
+        guest = not poison and self._random.random() < GUESTS
+        payload = some_guest(self._random, self._project) if guest else self._payload()
         if source == "client" and not poison:
             await self._by_client(redis, job_id, payload)
         elif source in {"client", "arq"}:
@@ -189,6 +192,7 @@ class Producer:
     ) -> None:
         """Do it, and write down before and after."""
         about = {"id": job_id, "source": source, "kind": payload.kind, "poison": poison}
+        about |= expected(payload)
         effects = getattr(payload, "effects", 1)
         self._say({"event": "invoke", **about, "effects": effects, "at": time.time()})
         try:

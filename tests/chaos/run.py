@@ -12,9 +12,11 @@ import asyncpg
 import redis as redis_sync
 from rich.console import Console
 
-from tests.chaos import checker, faults
+from tests.chaos import checker, faults, leaks
 from tests.chaos.faults import Break
+from tests.chaos.guest_jobs import stage_every_guest
 from tests.chaos.report import Report, exposures
+from tests.chaos.servers import wait_until
 from tests.chaos.world import World, world
 
 MOST_VIOLATIONS = 200
@@ -32,15 +34,20 @@ class Phase:
     rate: float = 30.0
     lease: float = 15.0
     drain: float = 150.0
+    attempts: int = 5
 
 
 def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Console) -> None:
     """Break things for as long as the phase lasts, then heal, drain, and ask what is true."""
     folder.mkdir()
-    with world(folder, seed, lease=phase.lease, rate=phase.rate) as made:
+    attempts = str(phase.attempts)
+    with world(
+        folder, seed, lease=phase.lease, rate=phase.rate, LEDGERQ_MAX_ATTEMPTS=attempts
+    ) as made:
+        stage_every_guest(made)
         made.producers.start()
+        wait_until(lambda: made.producers.have_sent, "the producer sends nothing", 60)
         until = time.monotonic() + phase.seconds
-        time.sleep(1.5)
         with _cutting(made, phase.cuts, seed):
             while time.monotonic() < until:
                 _break(made, faults.choose(made.random, phase.faults), report)
@@ -70,8 +77,9 @@ def finish(made: World, report: Report, name: str, drain: float, out: Console) -
     made.history.update()
     jobs = list(made.history.jobs.values())
     verdict = checker.check(jobs, found, made.destroyed)
-    violations = verdict.violations + leftovers + made.fleet.unexpected
     noted = sorted(made.faults, key=lambda fault: fault.at)
+    violations = verdict.violations + leftovers + made.fleet.unexpected
+    violations += leaks.told(made.folder / "logs") + leaks.blamed(found, made.fleet, noted, verdict)
     verdict.counts["starts refused"] += made.fleet.refused_starts
     verdict.counts["jobs sent"] += len(jobs)
     report.add(exposures(noted, jobs, found, made.claims), dict(verdict.counts))
@@ -90,6 +98,7 @@ def _settled(made: World) -> list[str]:
     while True:
         with made.redis.client() as client:
             left = checker.check_leftovers(client, made.postgresql)
+        left += leaks.connections(made) + leaks.children(made)
         if made.destroyed:  # who deletes the queue, but not all bodies, leaves some of them behind
             left = [each for each in left if "arq:job:" not in each]
         if not left or time.monotonic() > deadline:

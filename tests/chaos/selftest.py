@@ -16,10 +16,13 @@ from rich.console import Console
 
 from db.config import DatabaseConfig
 from db.schema import migrate
-from tests.chaos import bugs, checker
+from jobs.retry import Policy
+from tests.chaos import bugs, checker, leaks
+from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import ROOT, settings
-from tests.chaos.history import Sent, Source
+from tests.chaos.history import Ends, Sent, Source
 from tests.chaos.poison import good_body
+from tests.chaos.queues import stray_id, two_queues
 from tests.chaos.servers import PostgreSQL
 from tests.chaos.world import World, new_project_at, world
 from worker.broker import Broker, Ending, Terms
@@ -35,7 +38,16 @@ class Flow:
     fields: dict[str, Any] = field(default_factory=dict)
     source: Source = "client"
     crash: bool = False
+    again: bool = True  # it is delivered without the bug until it is acknowledged
+    ends: Ends = "done"
+    reasons: tuple[str, ...] = ()
     how: dict[str, Any] = field(default_factory=dict)  # see tests.chaos.one
+
+
+def _failing(kind: str, fields: dict[str, Any], reason: str, **how: Any) -> Flow:
+    """A job that fails whenever it is delivered, once more often than it may."""
+    how["times"] = Policy().max_attempts + 1
+    return Flow(kind, fields, again=False, how=how, ends="dead", reasons=(reason,))
 
 
 FLOWS: dict[str, Flow] = {
@@ -46,6 +58,14 @@ FLOWS: dict[str, Flow] = {
     "cancellation_swallowed": Flow(fields={"pause": 5}, how={"cancel_after": 1}),
     "acknowledged_before_commit": Flow(crash=True),
     "outbox_settled_first": Flow(source="sql", crash=True),
+    "fence_not_put_up": Flow(
+        "chaos_guest", {"what": "ROLLBACK"}, ends="dead", reasons=("not_allowed_in_job",)
+    ),
+    "mute_error_for_ever": _failing("chaos_guest", {"what": "a mute error"}, "failed"),
+    "second_database_believed_ours": _failing(
+        "chaos_guest", {"what": "loses its second database"}, "failed"
+    ),
+    "silence_is_interruption": _failing("chaos_effects", {"pause": 1}, "handler_silent", idle=0.3),
     "retried_in_one_session": Flow("chaos_conflict", {"sqlstate": "halfway", "times": 1}),
 }
 
@@ -64,11 +84,14 @@ def run_flow(
         _stage(postgresql, database, spec)
     acknowledged = "acknowledged" in _one(spec, bug, crash=flow.crash)
     deadline = time.monotonic() + 20
-    while not acknowledged and time.monotonic() < deadline:
+    while flow.again and not acknowledged and time.monotonic() < deadline:
         if flow.source == "sql" and not _is_staged(postgresql, database):
             break  # nothing is left that would put it on Redis again
         acknowledged = "acknowledged" in _one({**spec, "times": 1, "cancel_after": 15}, "")
-    job = Sent("the-job", flow.source, flow.kind, 2, poison=False, invoked=0, answer="ok")
+    job = Sent(
+        "the-job", flow.source, flow.kind, 2, poison=False, invoked=0, answer="ok",
+        ends=flow.ends, reasons=flow.reasons,
+    )  # fmt: skip
     return checker.check([job], checker.look(postgresql, database)).violations
 
 
@@ -115,7 +138,7 @@ def zombie_finishes(bug: str, folder: Path) -> list[str]:
                 bugs_in_here()
             asyncio.run(_two_owners(made))
         finally:
-            bugs.replace(Broker, __init__=build)
+            replace(Broker, __init__=build)
         made.fleet.add()
         return _verdict(made, [job], 15)
 
@@ -151,6 +174,25 @@ def relay_dies(bug: str, folder: Path) -> list[str]:
             made.fleet.kill(member)
         job = Sent("the-job", "sql", "chaos_effects", 2, poison=False, invoked=0, answer="ok")
         return _verdict(made, [job], 15)
+
+
+def neighbours(bug: str, folder: Path) -> list[str]:
+    """Jobs that share a transaction, and what each of them sees of the others."""
+    with world(folder, 0, lease=LEASE, rate=1, workers=1, CHAOS_BUG=bug) as made:
+        ids = [f"job-{number}" for number in range(5)]
+        fields = json.dumps({"project_id": made.project, "effects": 2, "what": "nothing"})
+        made.postgresql.fetch("INSERT INTO producer_row SELECT unnest($1::text[])", ids)
+        made.postgresql.fetch(
+            "SELECT enqueue_job('chaos_guest_quick', $1::text::jsonb, job_id => id) "
+            "FROM unnest($2::text[]) AS id",
+            fields,
+            ids,
+        )
+        jobs = [
+            Sent(each, "sql", "chaos_guest_quick", 2, poison=False, invoked=0, answer="ok")
+            for each in ids
+        ]
+        return _verdict(made, jobs, 15) + leaks.told(folder / "logs")
 
 
 def _put_on_redis(
@@ -189,6 +231,9 @@ ENGINE: dict[str, Callable[[str, Path], list[str]]] = {
     "finish_without_token": zombie_finishes,
     "lease_not_renewed": long_job,
     "message_deleted_before_push": relay_dies,
+    "context_shared": neighbours,
+    "body_of_other_queue_overwritten": two_queues,
+    "body_of_other_queue_run": stray_id,
 }
 
 
@@ -222,6 +267,11 @@ def _fresh(folder: Path) -> Path:
 def self_test(folder: Path, out: Console, names: Iterable[str] = tuple(bugs.BUGS)) -> list[str]:
     """Each bug must be caught, and the same drill without it must find nothing; what failed."""
     postgresql = PostgreSQL.create(folder / "postgresql")
+    return catch(folder, out, names, postgresql)
+
+
+def catch(folder: Path, out: Console, names: Iterable[str], postgresql: PostgreSQL) -> list[str]:
+    """The same, in databases of this server, which is stopped at the end."""
     failed = []
     try:
         for name, drill in drills(folder, names, postgresql).items():

@@ -66,6 +66,11 @@ class Producers:
                 cwd=ROOT, env=self.environment, stdout=log, stderr=log,
             )  # fmt: skip
 
+    @property
+    def have_sent(self) -> bool:
+        """True once one of them has."""
+        return any(told.stat().st_size for told in self.folder.glob("p*.jsonl"))
+
     def ensure(self) -> None:
         """A producer may end too, when a server does not answer at its start."""
         if self._process is None or self._process.poll() is not None:
