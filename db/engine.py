@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from db.config import DatabaseConfig
 from db.errors import SettingError, Unreachable
-from db.fence import FencedConnection, put_up_fences
+from db.fenced import FencedConnection, put_up_fences
 from db.session import LedgerqSession
 from db.sqlite import teach_sqlite
 from db.translate import sqlstate

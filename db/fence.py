@@ -9,11 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import asyncpg
-from sqlalchemy import Engine, event
-from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import SessionTransaction
 
 from db.errors import (
@@ -26,13 +23,13 @@ from db.errors import (
 )
 from db.session import JobSession, LedgerqSession
 from db.statements import Leaves, leaves_behind
-from db.translate import FOREIGN, is_of_the_server, leaves
+from db.translate import FOREIGN, leaves
 
 T = TypeVar("T")
 
-_FENCE = "ledgerq_fence"  # in `info` of a connection, while a handler runs on it
-_SPOILT = "ledgerq_spoilt"  # … of one that is closed when it comes back to the pool
-_DIALECT = "ledgerq_dialect"  # on an error: which engine's it is
+FENCE = "ledgerq_fence"  # in `info` of a connection, while a handler runs on it
+SPOILT = "ledgerq_spoilt"  # … of one that is closed when it comes back to the pool
+OF = "ledgerq_connection"  # on an error: which connection's it is
 
 
 class SharesState(LedgerqError):
@@ -68,6 +65,7 @@ class Fence:
         self._roots = session.sync_session.get_transaction(), connection.get_transaction()
         self._used = time.monotonic()  # when the last statement had run …
         self._began = 0.0  # … and when the one began that runs now
+        self._let_go = False
         self._left = ""  # the statement that left something in the transaction
         self._error: BaseException | None = None  # of the database, the last one
 
@@ -82,7 +80,7 @@ class Fence:
             SharesState: it left something that the next job would find.
         """
         given = JobSession(self._session, job_id)
-        self._connection.info[_FENCE] = self._driver.fence = self
+        self._connection.info[FENCE] = self._driver.fence = self
         self._session.sync_session.fence = self  # type: ignore[attr-defined]
         self._used = time.monotonic()
         try:
@@ -91,12 +89,13 @@ class Fence:
             self._mark_foreign(error)
             raise
         finally:
-            self._connection_info().pop(_FENCE, None)
+            self._connection_info().pop(FENCE, None)
             self._driver.fence = None
             self._session.sync_session.fence = None  # type: ignore[attr-defined]
             busy = given.busy
-            if busy or given.lent:
+            if busy:
                 self._spoil()
+            self._left = self._left or given.lent
             given.end()
         if busy:
             raise SessionShared
@@ -108,6 +107,8 @@ class Fence:
     @property
     def lost(self) -> LedgerqError | None:
         """Why the connection is gone: the handler was silent for too long, or something outside."""
+        if self._let_go:
+            return NotAllowedInJob("closing the connection")
         if not _is_closed(self._driver):
             return None
         until = self._began if self._began > self._used else time.monotonic()
@@ -127,6 +128,10 @@ class Fence:
         Raises:
             NotAllowedInJob: it would begin or end a transaction.
         """
+        if not _in_transaction(self._driver):  # by whatever way it was ended
+            self._spoil()
+            raise self._error or NotAllowedInJob("going on after the end of the transaction")
+        self._write_what_waits()
         left = leaves_behind(statement)
         if left is Leaves.ENDS:
             self._spoil()
@@ -136,6 +141,13 @@ class Fence:
         if left and not self._left:
             self._left = statement
         self._began = time.monotonic()
+
+    def _write_what_waits(self) -> None:
+        """What the handler runs now sees what it changed before, whatever way its statement comes by."""
+        session: Any = self._session.sync_session
+        if session.waiting and not session.locking and not session._flushing:  # noqa: SLF001 - it flushes now
+            with session.no_autoflush:
+                session.flush()
 
     def ends(self) -> None:
         """A statement has run."""
@@ -147,14 +159,18 @@ class Fence:
         if not _is_closed(self._driver):
             self.ends()
 
-    def lends(self) -> None:
-        """The handler takes the driver's own connection, with which it can do whatever it likes."""
-        self._left = self._left or "the driver's connection"
+    def lends(self, what: str = "the driver's connection") -> None:
+        """The handler takes what it can use after its job."""
+        self._left = self._left or what
         self._spoil()
+
+    def lets_go(self) -> None:
+        """The handler has given its connection back, or closed it."""
+        self._let_go = True
 
     def _spoil(self) -> None:
         """What is left in the connection must not reach who uses it next."""
-        self._connection_info()[_SPOILT] = True
+        self._connection_info()[SPOILT] = True
 
     def _connection_info(self) -> dict[str, Any]:
         if self._connection.closed or self._connection.invalidated:
@@ -174,6 +190,9 @@ class Fence:
 
     async def _hand_over(self) -> None:
         """Leave nothing of this job in the session and the transaction for the next one."""
+        nested = self._connection.get_nested_transaction()
+        if nested is not None and not self._session.in_nested_transaction():
+            self._left = self._left or "a savepoint of the connection"
         if self._left:
             raise SharesState(self._left)
         await self._session.hand_over()
@@ -183,103 +202,11 @@ class Fence:
         for leaf in leaves(error):
             source = leaf.__cause__ if isinstance(leaf, LedgerqError) else leaf
             if isinstance(source, DBAPIError):
-                dialect = getattr(source, _DIALECT, self._connection.dialect)
-                foreign = dialect is not self._connection.dialect
+                foreign = getattr(source, OF, self._connection) is not self._connection
             else:
                 foreign = isinstance(leaf, Disconnected | Unavailable) and not self.lost
             if foreign:
                 setattr(leaf, FOREIGN, True)
-
-
-class FencedConnection(asyncpg.Connection):
-    """asyncpg's connection: asks the fence, if there is one, and believes what COMMIT answers."""
-
-    fence: Fence | None = None
-    _top_xact: Any  # asyncpg's: the transaction that it knows itself to be in
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
-        """Run a statement; SQLAlchemy begins, commits and rolls back by it.
-
-        Raises:
-            InFailedSQLTransactionError: COMMIT rolled back, because an error was swallowed before it.
-        """
-        # SQLAlchemy rolls back when a flush fails; asyncpg has let go of its transaction by then
-        rolls_back = query.startswith("ROLLBACK") and self._top_xact is None
-        if self.fence and not rolls_back:
-            self.fence.begins(query)
-        status: str = await super().execute(query, *args, timeout=timeout)
-        if status == "ROLLBACK" and query.lstrip()[:6].upper() == "COMMIT":
-            error = asyncpg.InFailedSQLTransactionError("COMMIT rolled back")
-            raise error
-        return status
-
-
-def _asking(name: str) -> Any:
-    method = getattr(asyncpg.Connection, name)
-
-    async def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
-        fence = self.fence
-        if fence:
-            fence.begins(query)
-        answer = await method(self, query, *args, **more)
-        if fence:
-            fence.ends()
-        return answer
-
-    return asks
-
-
-for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prepare"):
-    setattr(FencedConnection, _name, _asking(_name))
-
-
-def put_up_fences(engine: AsyncEngine) -> None:
-    """Let the fence of a connection, if it has one, know of all that happens on it."""
-    sync = engine.sync_engine
-    event.listen(sync, "before_cursor_execute", _begins)
-    event.listen(sync, "after_cursor_execute", _ends)
-    event.listen(sync, "checkin", _close_if_spoilt)
-    if sync.dialect.name == "sqlite":  # on PostgreSQL, COMMIT comes by FencedConnection
-        event.listen(sync, "commit", lambda connection: _begins(connection, None, "COMMIT"))
-    driver_of = sync.dialect.get_driver_connection
-
-    def lent(connection: Any) -> Any:
-        driver = driver_of(connection)
-        if fence := getattr(driver, "fence", None):
-            fence.lends()
-        return driver
-
-    sync.dialect.get_driver_connection = lent  # type: ignore[method-assign]
-
-
-def _begins(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-    if fence := connection.info.get(_FENCE):
-        fence.begins(statement)
-
-
-def _ends(connection: Connection, *_: object) -> None:
-    if fence := connection.info.get(_FENCE):
-        fence.ends()
-
-
-def _close_if_spoilt(connection: object, record: Any) -> None:
-    spoilt = record.info.pop(_SPOILT, False)
-    let_go = record.info.pop(_FENCE, None)  # while the handler runs: it has ended its transaction
-    if connection is not None and (spoilt or let_go):
-        record.invalidate()
-
-
-@event.listens_for(Engine, "handle_error")
-def _stamp(context: ExceptionContext) -> None:
-    """Say on each error which engine's it is: a service may have more than one database."""
-    error, connection = context.sqlalchemy_exception, context.connection
-    if error is not None:
-        setattr(error, _DIALECT, context.dialect)
-        if connection is not None and not connection.closed and not connection.invalidated:
-            if fence := connection.info.get(_FENCE):
-                fence.failed(error)
-            if is_of_the_server(error):  # a new connection may find another one
-                connection.info[_SPOILT] = True
 
 
 def _is_closed(driver: Any) -> bool:

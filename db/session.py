@@ -29,6 +29,7 @@ class _SyncSession(Session):
         SessionTransaction, int
     ]  # savepoint → how many entries had been gathered when it began
     met: list[Any] | None = None
+    locking = False  # db.writes reads a row that nothing waits for
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Refused to a handler, but for a savepoint."""
@@ -97,7 +98,7 @@ class JobSession(LedgerqSession):
         # a second face of that session, made for one job; super().__init__ would make a session
         vars(self).update(vars(session), _user=None)
         self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
-        self._job_id, self.lent = job_id, False
+        self._job_id, self.lent = job_id, ""  # what a handler took that may outlive the job
 
     @property
     def busy(self) -> bool:
@@ -108,15 +109,15 @@ class JobSession(LedgerqSession):
         """From now on every use is an error."""
         self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
 
-    async def stream(self, *args: Any, **more: Any) -> Any:
-        """As ever; but its cursor may outlive the job, so the connection is not used again."""
-        self.lent = True
-        return await super().stream(*args, **more)
+    async def connection(self, *args: Any, **more: Any) -> AsyncConnection:
+        """As ever; but what can be used after the job is not shared with other jobs."""
+        self.lent = "session.connection()"
+        return await super().connection(*args, **more)
 
-    async def stream_scalars(self, *args: Any, **more: Any) -> Any:
-        """As `stream`."""
-        self.lent = True
-        return await super().stream_scalars(*args, **more)
+    async def run_sync(self, *args: Any, **more: Any) -> Any:
+        """As `connection`."""
+        self.lent = "session.run_sync()"
+        return await super().run_sync(*args, **more)
 
     async def __aenter__(self) -> NoReturn:
         self._refuse("async with session")
@@ -144,6 +145,22 @@ class _Ended:
 
     def __iter__(self) -> NoReturn:
         raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+
+def _unshared(name: str) -> Callable[..., Any]:
+    """A method that may drop what waits to be written, for other jobs too."""
+    method = getattr(AsyncSession, name)
+
+    @functools.wraps(method)
+    def noted(self: JobSession, *args: Any, **more: Any) -> Any:
+        self.lent = f"session.{name}()"
+        return method(self, *args, **more)
+
+    return noted
+
+
+for _name in ("expire", "expire_all", "expunge", "expunge_all"):
+    setattr(JobSession, _name, _unshared(_name))
 
 
 def _refused(name: str) -> Callable[..., NoReturn]:
@@ -200,6 +217,7 @@ def _write_what_waits(state: ORMExecuteState) -> None:
 
 @event.listens_for(_SyncSession, "loaded_as_persistent")
 @event.listens_for(_SyncSession, "pending_to_persistent")
+@event.listens_for(_SyncSession, "detached_to_persistent")
 def _meet(session: Session, entity: object) -> None:
     met = getattr(session, "met", None)
     if met is not None:
@@ -218,6 +236,9 @@ def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
     if isinstance(session, _SyncSession) and session.gathered is not None:
         mark = session.marks.pop(transaction, None)
         del session.gathered[mark if mark is not None else len(session.gathered) :]
+        # what waited was written before the savepoint began; its rows may not be locked any more
+        (session.met or []).extend((session.waiting or {}).values())
+        (session.waiting or {}).clear()
 
 
 _LIVING_TASKS = with_loader_criteria(
@@ -225,6 +246,9 @@ _LIVING_TASKS = with_loader_criteria(
     lambda task: task.deleted_at.is_(None),
     include_aliases=True,
 )
+
+
+_FLUSH = AsyncSession.flush
 
 
 def _alone(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -237,6 +261,14 @@ def _alone(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
             raise SessionShared
         self._user = task
         try:
+            sync: Any = self._proxied
+            if (
+                method is not _FLUSH
+                and isinstance(self, JobSession)
+                and sync.waiting
+                and not sync.locking
+            ):
+                await _FLUSH(self)  # what follows sees, and does not drop, what was changed before
             return await method(self, *args, **kwargs)
         finally:
             self._user = user

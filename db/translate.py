@@ -72,6 +72,7 @@ _SKEW = {
     "42704",  # undefined_object
     "0A000",  # feature_not_supported: a prepared statement outlived a change of its table
 }
+_OF_THE_STATEMENT = {"53200", "53400"}  # it took more memory, or more of another limit, than it may
 _TRANSIENT_CLASSES: dict[str, type[Transient]] = {
     "08": Disconnected,
     "53": Unavailable,  # insufficient resources
@@ -153,6 +154,8 @@ def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
 
 
 def _transient_kind(state: str) -> type[Transient] | None:
+    if state in _OF_THE_STATEMENT:
+        return None
     return _TRANSIENT.get(state) or _TRANSIENT_CLASSES.get(state[:2])
 
 

@@ -39,10 +39,15 @@ async def lock(
     entity: Any = None
     if 1 <= entity_id <= MAX_ID:
         await _write_if_waiting(session, table, entity_id)
-        with translated(), session.no_autoflush:
-            entity = await session.scalar(
-                _FOR_UPDATE[table], {"id": entity_id}, execution_options=_AS_IT_IS_NOW
-            )
+        sync: Any = session.sync_session
+        sync.locking = True  # what waits is of other rows
+        try:
+            with translated(), session.no_autoflush:
+                entity = await session.scalar(
+                    _FOR_UPDATE[table], {"id": entity_id}, execution_options=_AS_IT_IS_NOW
+                )
+        finally:
+            sync.locking = False
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     if expected_version is not None and entity.version != expected_version:

@@ -12,8 +12,10 @@ JobError
 ├── NotBuried           a job that was to be replayed or discarded has no dead letter
 ├── NotReplayable       what is kept of a dead job does not suffice to run it again
 ├── WorkerLost          the job's worker died again and again while it ran
+├── BlockedTooOften     the job blocked the event loop of a worker in each of its attempts
 └── Permanent           a handler says that trying again cannot help
 TimedOut                the job took longer than it may
+CancelledByItself       the job's own code cancelled the task that it runs in
 HeldUp                  … because another job blocked the event loop: no attempt is spent
 RetryLater, Snooze      not errors: a handler asks to be called again
 """
@@ -151,6 +153,14 @@ class WorkerLost(JobError):
         super().__init__([Problem("job", problem)])
 
 
+class BlockedTooOften(JobError):
+    """The job blocked the event loop of its worker for longer than it may run, in each of its attempts."""
+
+    def __init__(self, attempts: int, last: str) -> None:
+        problem = f"{last}, in the last of {attempts} attempts; await what is slow, or use a thread"
+        super().__init__([Problem("job", problem)])
+
+
 class Permanent(JobError):
     """Raised by a handler: trying again cannot help. The job is buried at once."""
 
@@ -164,6 +174,13 @@ class TimedOut(TimeoutError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"the job took longer than its timeout of {seconds:g} s")
+
+
+class CancelledByItself(Exception):
+    """The job's own code cancelled the task that it runs in: nobody told it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("the job cancelled the task that it runs in; nobody told it to stop")
 
 
 class HeldUp(Exception):

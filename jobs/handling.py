@@ -23,6 +23,7 @@ from jobs.lag import lag_of_running_loop
 T = TypeVar("T")
 Work: TypeAlias = Callable[[JobSession], Awaitable[Any]]
 
+JOB: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("job", default=None)
 PATIENCE = 3.0  # seconds for a handler to end that was told to stop; then it is left where it is
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
@@ -45,6 +46,7 @@ async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) 
     """
     context = contextvars.copy_context()
     context.run(structlog.contextvars.bind_contextvars, **bound)
+    context.run(JOB.set, bound)  # by which a task of the handler's is known as its own
     answer: T = await _Steps(_awaited(work), context, bound).take()
     return answer
 
@@ -109,6 +111,9 @@ class _Steps:
             self._forget_own_cancellations(cancelling)
             if self._lag:
                 self._lag.at_work = None
+            if self._waiting and not self._task.cancelling():
+                self._waiting.cancel()  # it was a limit of the handler's own
+                self._waiting = None
 
     def _handed_on(self, error: BaseException) -> BaseException:
         """What is raised at the await: the task is cancelled, or closed, or what was awaited has failed."""

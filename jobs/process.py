@@ -31,6 +31,7 @@ from jobs.burial import bury
 from jobs.context import JobContext
 from jobs.envelope import Delivery, check_job_id, decode
 from jobs.errors import (
+    BlockedTooOften,
     HeldUp,
     JobError,
     PayloadMismatch,
@@ -86,6 +87,9 @@ def _check(delivery: Delivery, policy: Policy) -> None:
     check_job_id(delivery.job_id)
     if delivery.crashes >= policy.max_crashes:
         raise WorkerLost(delivery.crashes)
+    last = delivery.history[-1] if delivery.history else {}
+    if delivery.attempt > policy.max_attempts and last.get("blocked"):
+        raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
 
 
 async def _in_one_transaction(

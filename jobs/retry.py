@@ -92,7 +92,7 @@ def _decide(  # noqa: C901, PLR0911 - a case, an answer
         case Snooze(delay=delay):
             return Retry(delay, error, spent=False)
         case HeldUp():
-            return Retry(policy.delay(1), error, spent=False)
+            return _interrupted(error, delivery, policy)
         case UnknownKind():
             return _patient("unknown_kind", error, delivery, policy)
         case UnknownFields():

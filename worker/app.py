@@ -18,7 +18,7 @@ from worker.config import Config, WorkerConfig, load_config
 from worker.connection import connect, settings_for_arq_check
 from worker.cron import cron_jobs
 from worker.dispatch import dispatcher
-from worker.ending import LastResort, leave
+from worker.ending import LastResort, leave_in
 from worker.engine import JobWorker
 from worker.lifecycle import Lifecycle
 from worker.wire import UNROUTABLE, to_wire, unpacker
@@ -55,13 +55,16 @@ def run_to_the_end(worker: JobWorker) -> None:
     # objects that go by themselves: looked for at every 700th, they cost a tenth of the throughput
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    last_resort = LastResort(worker.longest_stop)
+    worker.owns_process = True
+    last_resort = LastResort(
+        worker.longest_stop, lambda: worker.heart.part_now() if worker.heart else None
+    )
     last_resort.listen(signal.SIGTERM, signal.SIGINT)
     worker.run()
     last_resort.ended()
     # the interpreter gives signals their default meaning back before it ends: a late one would kill
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    leave(worker.grace / 5)
+    leave_in(worker.grace / 5)
 
 
 def worker_settings(

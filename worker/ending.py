@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import structlog
 
+from jobs.handling import leave_child
 from jobs.text import cut_end
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -32,12 +33,15 @@ async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
 
 
 def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
-    """Run the loop until the task is done, though a job may stop the loop."""
+    """Run the loop until the task is done, though a job may stop the loop, or come back here in a forked child."""
+    pid = os.getpid()
     while True:
         try:
             loop.run_until_complete(task)
-        except RuntimeError:
-            if task.done():
+        except BaseException as error:
+            if os.getpid() != pid:
+                leave_child(error)
+            if task.done() or not isinstance(error, RuntimeError):
                 raise
             log.exception("worker.loop_was_stopped")  # by nobody but a job
         else:
@@ -45,11 +49,14 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") 
 
 
 class LastResort(threading.Thread):
-    """Ends the process if it has not ended so many seconds after it was told to: its loop may stand still."""
+    """Ends the process if it has not ended so many seconds after it was told to: its loop may stand still.
 
-    def __init__(self, seconds: float) -> None:
+    `hand_back` is called before that, to hand back the jobs.
+    """
+
+    def __init__(self, seconds: float, hand_back: Callable[[], None]) -> None:
         super().__init__(name="ledgerq-last-resort", daemon=True)
-        self._seconds, self._main = seconds, threading.get_ident()
+        self._seconds, self._hand_back, self._main = seconds, hand_back, threading.get_ident()
         self._told, self._ended = threading.Event(), threading.Event()
 
     def listen(self, *signals: signal.Signals) -> None:
@@ -70,17 +77,27 @@ class LastResort(threading.Thread):
             return
         frame = sys._current_frames().get(self._main)  # noqa: SLF001 - there is no other way
         log.error("worker.left_behind", what="the event loop", stack=_stack(frame))
+        self._hand_back()
         leave_at_once(1)
 
 
-def leave(seconds: float) -> None:
-    """Wait so long for threads and child processes that jobs have left running; then name them and go."""
-    deadline = time.monotonic() + seconds
-    while (left := _left_running()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if left:
-        log.error("worker.left_behind", what=", ".join(left))
-        leave_at_once(0)
+def leave_in(seconds: float) -> None:
+    """Let the interpreter end the process, for so long: then what keeps it is named, and left.
+
+    It waits for threads, pools and child processes without a limit, after they were told to end.
+    """
+    threading.Thread(
+        target=_leave_after, args=(seconds,), name="ledgerq-leave", daemon=True
+    ).start()
+
+
+def _leave_after(seconds: float) -> None:
+    time.sleep(seconds)
+    log.error("worker.left_behind", what=", ".join(_left_running()) or "the interpreter's end")
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+    leave_at_once(0)
 
 
 def leave_at_once(status: int) -> None:
@@ -99,7 +116,7 @@ def _left_running() -> list[str]:
         if thread is not threading.main_thread() and not thread.daemon
         if not _is_idle(frames.get(thread.ident or 0))
     ]
-    children = (child for child in multiprocessing.active_children() if not child.daemon)
+    children = multiprocessing.active_children()
     return threads + [f"process {child.pid} ({child.name})" for child in children]
 
 

@@ -38,6 +38,7 @@ from worker.waiting import Waiting
 from worker.wake import Wake
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
+arq_log = logging.getLogger("arq.worker")  # what arq's users look at
 
 
 class JobWorker(Worker):
@@ -65,6 +66,9 @@ class JobWorker(Worker):
         self.grace, self.blocked_after = grace, blocked_after
         self.parts_after = parts_after or self.in_progress_timeout_s
         self.heart: Heart | None = None
+        self.owns_process = (
+            False  # so that it may end it when its loop has stood still for too long
+        )
         self._batches = BatchSize(batch)
         self.name = process_name()
         self.terms = terms or Terms()
@@ -106,9 +110,7 @@ class JobWorker(Worker):
         )
         self._broker, self._running = broker, running
         names = ", ".join(self.functions)
-        logging.getLogger("arq.worker").info(
-            "Starting worker for %d functions: %s", len(self.functions), names
-        )
+        arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
             await self.on_startup(self.ctx)
         self.heart = heart_of(self, broker, running)

@@ -10,7 +10,10 @@ import os
 import signal
 import threading
 from functools import cache
+from typing import Any, NoReturn
 from weakref import WeakSet
+
+from jobs.handling import leave_child
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _held = threading.local()
@@ -52,13 +55,33 @@ def _in_child() -> None:
         _let_signals()
 
 
-def _cut_off(loop: asyncio.AbstractEventLoop) -> None:
-    """Put nothing in the place of all that the loop listens to, and take away what it listens with."""
+class _Leaves:
+    """In the place of a loop's selector: a child that comes back into the loop ends there."""
+
+    def select(self, timeout: float | None = None) -> NoReturn:
+        leave_child(None)
+
+    def get_map(self) -> None:
+        return None
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _cut_off(loop: Any) -> None:
+    """Put nothing in the place of all that the loop listens to, has to do, and listens with."""
     selector = getattr(loop, "_selector", None)
     if selector is None or selector.get_map() is None:
         return
+    ready = getattr(loop, "_ready", None)
+    if ready is not None:  # what the worker would do next is not the child's to do
+        leave = asyncio.Handle(leave_child, (None,), loop)
+        count = len(ready) + 1
+        ready.clear()
+        ready.extend([leave] * count)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor in list(selector.get_map()):
         os.dup2(nothing, descriptor, inheritable=False)
     os.close(nothing)
     selector.close()
+    loop._selector = _Leaves()  # noqa: SLF001 - there is no other way

@@ -2,8 +2,8 @@
 
 renew    the leases of the jobs that run, and the worker's sign of life
 watch    the loop of the jobs: one that stands still is named in the log with its stack, while it lasts
-part     from jobs whose loop has stood still for longer than any job may take: whoever blocks it has spent an
-         attempt, the others are handed back and pay nothing
+part     from jobs whose loop one of them has kept for longer than any job may take: it has spent an attempt, the
+         others are handed back and pay nothing; then the process ends, to be started again
 """
 
 import asyncio
@@ -11,17 +11,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from jobs.lag import Stall, watched
-from jobs.text import cut_end, printable
+from jobs.handling import JOB
+from jobs.lag import Lag, Stall, watched
+from jobs.text import cut_end, one_line
 from worker.broker import Broker, Ending, Lease
+from worker.ending import leave_at_once
 from worker.forks import end_in_children
 from worker.health import BEAT, keep_beating, looks_alive
 from worker.running import Running, Why
@@ -47,6 +52,7 @@ class Heart:
         on_taken: is told, in the worker's loop, of each job that somebody else has by now.
         alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
         blocked_after: seconds of standing still that are worth a line in the log.
+        on_parted: is told, in the heart's thread, when the jobs were handed back.
         most: seconds of standing still after which jobs are parted from.
     """
 
@@ -54,6 +60,7 @@ class Heart:
     running: Callable[[], Collection[str]]
     on_taken: Callable[[str], None]
     alive: Callable[[float], bool]
+    on_parted: Callable[[], None]
     blocked_after: float
     most: float
     _waits: dict[str, str] = field(default_factory=dict)
@@ -63,6 +70,7 @@ class Heart:
     _ended: asyncio.Event | None = None
     _answered: float = 0.0  # when the watched loop last answered
     _watched_thread: int = 0
+    _parting: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
 
     def start(self) -> None:
         """Begin to beat. Must be called in the thread of the worker's loop."""
@@ -91,6 +99,7 @@ class Heart:
         self._own, self._ended = asyncio.get_running_loop(), asyncio.Event()
         end_in_children(self._own)
         broker = self.broker()
+        self._parting = partial(self._part, broker)
         loops = [
             asyncio.create_task(self._renew(broker)),
             asyncio.create_task(self._watch(broker)),
@@ -144,56 +153,98 @@ class Heart:
     async def _watch(self, broker: Broker) -> None:
         """Ask the other loop for an answer, again and again, until cancelled."""
         pause = min(0.5, self.blocked_after / 4)
-        lag, stall = watched(self._loop), None
+        lag, stall, step = watched(self._loop), None, _Step()
         while True:
             self._loop.call_soon_threadsafe(self._answer)
+            asked = time.monotonic()
             await asyncio.sleep(pause)
-            still = self._stood_still()
-            if still < max(self.blocked_after, 2 * pause):
-                stall = None
+            now = time.monotonic()
+            if now - asked > pause + 1:  # the whole process stood still: nobody's doing
+                self._answered = now
+            found = self._step(lag)
+            answered = self._answered > asked - pause
+            if answered or not found.is_same(step):
+                stall, step = None, replace(found, since=max(self._answered, asked))
+                continue
+            if now - step.since < max(self.blocked_after, 2 * pause):
                 continue
             if stall is None:
-                stall = Stall(self._answered, time.monotonic())
+                stall = Stall(step.since, now, step.job.get("job_id"))
                 lag.stalls.append(stall)
-                self._name(stall, lag.at_work)
-            stall.until = time.monotonic()
-            if still > self.most:
+                self._name(stall, step.job)
+            stall.until = now
+            if now - step.since > self.most:
                 await self._part(broker, stall)
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
 
-    def _name(self, stall: Stall, at_work: Mapping[str, Any] | None) -> None:
+    def _step(self, lag: Lag) -> "_Step":
+        """What the other loop is doing, and for which job: its handler, or a task that its handler made."""
+        frame = self._frame()
+        while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001 - asyncio tells nobody
+            frame = frame.f_back
+        handle = frame.f_locals.get("self") if frame else None
+        context = getattr(handle, "_context", None)
+        return _Step(handle, lag.at_work or (context.get(JOB) if context else None) or {})
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._watched_thread)  # noqa: SLF001 - there is no other way
+
+    def _name(self, stall: Stall, job: Mapping[str, Any]) -> None:
         """Say in the log which job it is, and where in its code."""
-        stall.job_id = (at_work or {}).get("job_id")
-        frame = sys._current_frames().get(self._watched_thread)  # noqa: SLF001 - there is no other way
-        stack = "".join(traceback.format_stack(frame)) if frame else ""
         log.error(
             "worker.blocked",
-            **(at_work or {}),
-            seconds=round(self._stood_still(), 1),
+            **job,
+            seconds=round(stall.until - stall.since, 1),
             problem="the event loop stands still: await what is slow, or run it in asyncio.to_thread()",
-            stack=cut_end(stack, _MAX_STACK),
+            stack=cut_end("".join(traceback.format_stack(self._frame())), _MAX_STACK),
         )
 
+    def part_now(self) -> None:
+        """From another thread: hand back all jobs, because the process ends while its loop stands still."""
+        stall = Stall(
+            self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
+        )
+        if self._own and self._parting:
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._parting(stall), self._own).result(_JOIN)
+
     async def _part(self, broker: Broker, stall: Stall) -> None:
-        """Whoever blocks has spent an attempt; nobody knows who if the handler's own task does it, so all are counted."""
-        seconds = round(self._stood_still())
-        note = {"worker": broker.worker, "error": f"blocked the event loop for {seconds} s"}
-        held = sorted(self.running())
+        """Whoever blocks has spent an attempt, the others none; if nobody knows who, it is counted for all.
+
+        A worker that stays is of no use: its jobs keep rows locked. Where it owns its process, it ends it.
+        """
+        seconds = round(stall.until - stall.since)
+        error = f"blocked the event loop for {seconds} s"
+        note = {"worker": broker.worker, "error": error, "blocked": True}
         endings = [
             Ending(job_id, "retry", note=note)
             if job_id == stall.job_id
             else Ending(job_id, "release" if stall.job_id else "interrupt")
-            for job_id in held
+            for job_id in sorted(self.running())
         ]
         try:
             parted = sum(await broker.finish(endings)) if endings else 0
-        except Exception as error:  # noqa: BLE001 - as above
-            log.warning("worker.handing_back_failed", error=printable(str(error)))
+        except Exception as failure:  # noqa: BLE001 - as above
+            log.warning("worker.handing_back_failed", error=one_line(failure))
             return
         if parted:
             log.error("worker.parted_from_jobs", jobs=parted, job_id=stall.job_id, seconds=seconds)
+        self.on_parted()
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What an event loop does now, and since when (time.monotonic), as far as it was seen."""
+
+    handle: object = None
+    job: Mapping[str, Any] = field(default_factory=dict)
+    since: float = 0.0
+
+    def is_same(self, other: "_Step") -> bool:
+        """True if the loop has not come on."""
+        return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
 
 
 def heart_of(worker: "JobWorker", broker: Broker, running: Running) -> Heart:
@@ -204,6 +255,7 @@ def heart_of(worker: "JobWorker", broker: Broker, running: Running) -> Heart:
         lambda: list(worker.tasks),
         lambda job_id: running.cancel(job_id, Why.TAKEN),
         lambda still: looks_alive(worker.ctx, still),
+        lambda: leave_at_once(1) if worker.owns_process else None,
         blocked_after=worker.blocked_after,
         most=worker.parts_after,
     )

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
 import structlog
 
+from jobs.errors import CancelledByItself
 from worker.batch_size import BatchSize
 from worker.broker import Claim, Ending
 from worker.finisher import Finisher
@@ -123,9 +125,19 @@ class Running:
         if (error := None if job.cancelled() else job.exception()) is not None:
             endings = [await self._runner.broken(claim, error) for claim in claims]
         else:
-            reasons = [self._reasons.pop(claim.job_id, Why.STOPPING) for claim in claims]
+            reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
+            by_itself = not any(
+                reasons
+            )  # nobody asked for it but one of its jobs: which, is found out one by one
             pairs = zip(claims, reasons, strict=True)
-            endings = [await self._cancelled(claim, why) for claim, why in pairs]
+            endings = [
+                await (
+                    self._run(replace(claim, in_bulk=False))
+                    if by_itself
+                    else self._cancelled(claim, why)
+                )
+                for claim, why in pairs
+            ]
         await self._end(claims, endings)
 
     async def _end(self, claims: Sequence[Claim], endings: Sequence[Ending]) -> None:
@@ -141,7 +153,9 @@ class Running:
             await asyncio.wait({job})
         finally:
             del self._jobs[claim.job_id]
-            why = self._reasons.pop(claim.job_id, Why.STOPPING)
+            why = self._reasons.pop(claim.job_id, None)
+        if job.cancelled() and why is None:  # nobody asked for it but the job
+            return await self._runner.broken(claim, CancelledByItself())
         if job.cancelled():
             return await self._cancelled(claim, why)
         if (error := job.exception()) is not None:
@@ -149,7 +163,7 @@ class Running:
         ending: Ending = job.result()
         return ending
 
-    async def _cancelled(self, claim: Claim, why: Why) -> Ending:
+    async def _cancelled(self, claim: Claim, why: Why | None) -> Ending:
         if why is Why.ABORTED:
             return await self._runner.aborted(claim)
         self._runner.handed_back()

@@ -210,7 +210,7 @@ if idle == 0 and wanted + beside > 0 then
         if job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = trouble_of(id, job.lost) end
-            local in_bulk = goes_in_bulk(id, job.body, crashes, job.fresh)
+            local in_bulk = goes_in_bulk(id, job.body, crashes + interruptions, job.fresh)
             if (in_bulk and beside or wanted) == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
                 if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
