@@ -97,8 +97,14 @@ def _close_if_spoilt(connection: object, record: Any) -> None:
     fence = record.info.pop(FENCE, None)  # while the handler runs: it has ended its transaction
     if fence:
         fence.lets_go()
-    if connection is not None and (spoilt or fence):
+    if connection is not None and (spoilt or fence or _is_left_open(record)):
         record.invalidate()
+
+
+def _is_left_open(record: Any) -> bool:
+    """True if the server is still in a transaction, of which the pool knows nothing any more."""
+    asked = getattr(record.driver_connection, "is_in_transaction", None)
+    return bool(asked and asked())
 
 
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:

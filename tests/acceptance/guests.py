@@ -3,9 +3,11 @@
 import asyncio
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +94,50 @@ async def block(guest: Guest) -> Any:
         Path(guest.mark).write_text("started")
     time.sleep(guest.seconds)
     return subprocess.DEVNULL
+
+
+async def blocks_in_a_task(guest: Guest) -> Any:
+    async def block_here() -> None:
+        time.sleep(guest.seconds)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(block_here())
+
+
+async def child_returns_in_a_task(guest: Guest) -> Any:
+    status = None
+
+    async def fork() -> None:
+        nonlocal status
+        pid = os.fork()
+        if pid:
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fork())
+    return status
+
+
+_pool: list[ProcessPoolExecutor] = []
+
+
+async def uses_a_pool(guest: Guest) -> Any:
+    if not _pool:
+        context = multiprocessing.get_context("fork")
+        _pool.append(ProcessPoolExecutor(1, mp_context=context))
+    return await asyncio.get_running_loop().run_in_executor(_pool[0], os.getpid)
+
+
+def deaf() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+async def deaf_daemon(guest: Guest) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=deaf, daemon=True)
+    process.start()
+    await asyncio.sleep(0.3)
+    return process.pid
 
 
 async def block_once(guest: Guest, attempt: int | None) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from db.engine import Sessions
-from db.models import ProcessedJob, Project
+from db.models import DeadLetter, ProcessedJob, Project
 from tests.acceptance.guests import Guest
 from tests.acceptance.processes import Process, worker_process
 from tests.acceptance.test_shutdown import backends
-from tests.support import count, eventually, rows
-from worker.client import JobClient
+from tests.support import count, eventually, letter, rows
+from worker.client import JobClient, JobFailed
 from worker.config import Config
 
 GUESTS = (sys.executable, "-m", "tests.acceptance.guests")
@@ -27,6 +27,7 @@ CHILDREN: dict[str, Any] = {
     "child_exits": 7,
     "child_awaits": 1,  # it has no event loop to wait in
     "child_runs_a_loop": 5,
+    "child_returns_in_a_task": 0,
     "process_of_its_own": -signal.SIGTERM,
 }
 
@@ -147,3 +148,79 @@ async def test_who_blocks_for_longer_than_its_timeout_has_spent_an_attempt(
         "bystander": 1,
         "blocker": 2,
     }
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("what", ["uses_a_pool", "deaf_daemon"])
+async def test_a_pool_and_a_deaf_child_end_with_the_worker(
+    config: Config, client: JobClient, what: str
+) -> None:
+    """A pool that is left open is ended as the interpreter does it; a child that does not hear is killed."""
+    limits = {"LEDGERQ_DRAIN_TIMEOUT": "1", "LEDGERQ_STOP_GRACE": "5"}
+    with worker_process(config, GUESTS, **limits) as worker:
+        _, child = await (await client.enqueue(Guest(what=what))).result(timeout=20)
+        assert lives(child)
+        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 15) == 0
+
+        async def gone() -> bool:
+            return not lives(child)
+
+        await eventually(gone, seconds=5)
+
+
+async def test_a_job_that_blocks_in_a_task_of_its_own_is_known(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """It is named, its attempts are spent, and it is buried in the end."""
+    limits = {
+        "LEDGERQ_BLOCKED_AFTER": "0.3", "LEDGERQ_JOB_TIMEOUT": "1", "LEDGERQ_MAX_ATTEMPTS": "2",
+    }  # fmt: skip
+    with worker_process(config, GUESTS, **limits) as worker:
+        job = await client.enqueue(Guest(what="blocks_in_a_task", seconds=1.2), job_id="blocker")
+        with pytest.raises(JobFailed):
+            await job.result(timeout=30)
+        assert named(worker, "worker.blocked")[0]["job_id"] == "blocker"
+    assert await count(sessions, Project) == 0
+
+
+async def test_a_job_that_blocks_for_ever_is_buried_after_its_attempts(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """It costs a worker for each attempt, and each is started anew; then it is among the dead letters."""
+    limits = {
+        "LEDGERQ_BLOCKED_AFTER": "0.3", "LEDGERQ_JOB_TIMEOUT": "1", "LEDGERQ_MAX_ATTEMPTS": "2",
+    }  # fmt: skip
+    await client.enqueue(Guest(what="block", seconds=600), job_id="blocker")
+    for _ in range(2):
+        with worker_process(config, GUESTS, **limits) as worker:
+            assert await asyncio.to_thread(worker.wait, 20) == 1
+            assert named(worker, "worker.parted_from_jobs")
+    with worker_process(config, GUESTS, **limits) as worker:
+        await asyncio.to_thread(worker.wait_for, "job.buried")
+    kept = await letter(sessions, "blocker")
+    assert kept.reason == "blocked_too_often"
+    assert "blocked the event loop" in kept.error
+
+
+async def test_a_stop_beside_a_blocked_loop_costs_bystanders_nothing(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """The process ends; the next worker does the bystander at its first attempt, without a crash."""
+    limits = {"LEDGERQ_DRAIN_TIMEOUT": "1", "LEDGERQ_STOP_GRACE": "0.5"}
+    with worker_process(config, GUESTS, **limits) as worker:
+        bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")
+        await client.enqueue(Guest(what="block_once", seconds=60), job_id="blocker")
+        await asyncio.to_thread(worker.wait_for, "worker.blocked")
+        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 20) == 1
+    with worker_process(config, GUESTS, **limits):
+        assert (await bystander.result(timeout=20))[0] == 1
+        assert (await client.job("blocker").result(timeout=20))[0] == 2
+    assert await rows(sessions, DeadLetter) == []
