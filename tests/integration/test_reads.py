@@ -132,6 +132,11 @@ async def test_the_orders(any_sessions: Sessions) -> None:
         NewTask(title="c", project_id=project_id, due_at=NOW - timedelta(days=1)),
     )
     found = {order: titles(await page(any_sessions, order=order)) for order in TaskOrder}
+    by_name = {order: titles(await page(any_sessions, order=order.value)) for order in TaskOrder}
+    assert found == by_name
+    for unknown in ("NEWEST", "", None, 1, []):
+        with pytest.raises(Refused, match="order: must be one of newest, oldest, due, priority"):
+            await page(any_sessions, order=unknown)  # type: ignore[arg-type]
     assert found == {
         TaskOrder.NEWEST: ["c", "b", "a"],
         TaskOrder.OLDEST: ["a", "b", "c"],
