@@ -134,9 +134,10 @@ async def test_the_orders(any_sessions: Sessions) -> None:
     found = {order: titles(await page(any_sessions, order=order)) for order in TaskOrder}
     by_name = {order: titles(await page(any_sessions, order=order.value)) for order in TaskOrder}
     assert found == by_name
-    for unknown in ("NEWEST", "", None, 1, []):
+    strange: list[Any] = ["NEWEST", "", None, 1, []]
+    for unknown in strange:
         with pytest.raises(Refused, match="order: must be one of newest, oldest, due, priority"):
-            await page(any_sessions, order=unknown)  # type: ignore[arg-type]
+            await page(any_sessions, order=unknown)
     assert found == {
         TaskOrder.NEWEST: ["c", "b", "a"],
         TaskOrder.OLDEST: ["a", "b", "c"],

@@ -15,9 +15,9 @@ from db import inbox, outbox
 from db.config import DatabaseConfig
 from db.engine import Sessions
 from db.models import JobState, OutboxMessage
-from db.models.enqueue_job import UNPRINTABLE
 from db.schema import alembic_config, migrate
 from db.transaction import transaction
+from db.unicode_14 import UNPRINTABLE
 from jobs.envelope import Envelope, decode, encode
 from jobs.errors import JobError
 from jobs.kinds import CreateProject
