@@ -86,6 +86,8 @@ def refuse_unknown(prefix: str, *kinds: type[BaseSettings]) -> None:
     for name, value in os.environ.items():
         if not name.upper().startswith(prefix) or name in readable or _is_link(prefix, name, value):
             continue
+        if not value.strip(_COPIED_ALONG):  # emptied, which is how some platforms take one away
+            continue
         close = difflib.get_close_matches(name.upper(), readable, n=1)
         cure = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
         raise SettingError(_shown(name), "is not a setting of ledgerq", cure)

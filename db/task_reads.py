@@ -104,7 +104,7 @@ async def page(
     session: AsyncSession,
     which: TaskFilter | None = None,
     *,
-    order: TaskOrder = TaskOrder.NEWEST,
+    order: TaskOrder | str = TaskOrder.NEWEST,
     limit: int = 50,
     after: str | None = None,
     offset: int = 0,
@@ -116,8 +116,10 @@ async def page(
     the start and does not.
 
     Raises:
-        Refused: the cursor is not one of this list, or limit or offset is out of range.
+        Refused: the cursor is not one of this list, there is no such order, or limit or offset is
+            out of range.
     """
+    order = _known(order)
     require_limit(limit)
     if type(offset) is not int or not 0 <= offset <= MAX_ID:
         raise Refused("offset", f"must be 0 to {MAX_ID}")
@@ -145,6 +147,13 @@ _SINGLE_REFERENCES = (
 _URGENCY = case(
     {priority: -rank for rank, priority in enumerate(TaskPriority)}, value=col(Task.priority)
 )
+
+
+def _known(order: TaskOrder | str) -> TaskOrder:
+    try:
+        return TaskOrder(order)
+    except ValueError:
+        raise Refused("order", f"must be one of {', '.join(TaskOrder)}") from None
 
 
 def _filtered(session: AsyncSession, which: TaskFilter, order: TaskOrder) -> Select[Any]:

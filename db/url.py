@@ -8,13 +8,13 @@ import getpass
 import os
 import re
 from dataclasses import replace
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from db.url_options import Target, refused_option, translate_options
+from db.url_options import Target, check_names, refused_option, translate_options
 
 __all__ = ["MAX_PORT", "Target", "check_text", "translate"]
 
@@ -40,9 +40,12 @@ def translate(url: str | URL) -> Target:
         ValueError: it is no URL, or asks for something we can't give; never repeats the password.
     """
     parsed = _parse(url)
-    driver = _DRIVERS.get(parsed.drivername)
+    scheme = parsed.drivername.lower()
+    driver = _DRIVERS.get(scheme)
     if driver is None:
-        raise ValueError(f"has the scheme {parsed.drivername}, which is not supported")
+        database, named, _ = scheme.partition("+")
+        cure = f"; take the driver out: {database}://" if named and database in _DRIVERS else ""
+        raise ValueError(f"has the scheme {scheme}, which is not supported{cure}")
     parsed = parsed.set(drivername=driver)
     if driver.startswith("sqlite"):
         return _sqlite(parsed)
@@ -67,6 +70,11 @@ def check_text(url: str) -> None:
     user = authority.rpartition("@")[0]
     after = rest[len(authority) :]
     apart = user.count(":") <= 1 and not re.search(r"[@\[\]]", user) and user.isascii()
+    beyond = re.search(r"[@#]", after.partition("?")[2])
+    if apart and "@" in authority and beyond:
+        raise ValueError(
+            "has @ or # behind its host; where it belongs to an option or a password, write %40 or %23"
+        )
     if not apart or re.search(r"[@#]", after) or re.search(r"%(?![0-9A-Fa-f]{2})", url):
         raise ValueError(_ENCODE)
 
@@ -74,8 +82,11 @@ def check_text(url: str) -> None:
 def _parse(url: str | URL) -> URL:
     if isinstance(url, URL):
         return url
-    if not re.match(r"sqlite(\+\w+)?:", url):  # a file may have any name, and no password
+    # a file may have any name, and no password
+    if not re.match(r"sqlite(\+\w+)?:", url, re.IGNORECASE):
         check_text(url)
+        if url.lower().startswith("postgres"):  # make_url passes over what has no value
+            check_names(parse_qsl(url.partition("?")[2], keep_blank_values=True))
     try:
         return make_url(_hosts_as_options(url))
     except (ArgumentError, ValueError):

@@ -8,7 +8,7 @@ None is dropped in silence if that would weaken it, and none may change what our
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,17 +32,26 @@ _KNOWN = (
     "client_encoding",
     "connect_timeout",
     "connection_limit",
+    "fallback_application_name",
     "gssencmode",
     "host",
     *_KEEPALIVES,
+    "load_balance_hosts",
     "options",
     "passfile",
     "pgbouncer",
+    "pool",
     "port",
+    "prepared_statement_cache_size",
+    "schema",
     "ssl",
+    "ssl_min_protocol_version",
+    "sslcompression",
     *("sslmode", *_SSL_FILES),
     "sslnegotiation",
     "sslsni",
+    "statement_cache_size",
+    "supa",
     "target_session_attrs",
     "tcp_user_timeout",
 )
@@ -58,6 +67,10 @@ _OF_OUR_OWN = {
     "pool_timeout": "LEDGERQ_DB_POOL_TIMEOUT",
     "pool_recycle": "LEDGERQ_DB_POOL_RECYCLE",
 }
+_CACHES = ("prepared_statement_cache_size", "statement_cache_size")
+_NO_CACHE = "take it out; behind a pooler that shares connections say pgbouncer=true"
+_TLS_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+_PLACES = ("host", "port")  # there may be several
 _SECRET = ("password", "sslpassword")
 _IN_THE_URL = "write it in its place: postgresql://user:password@host:5432/name"
 _TO_THE_ROLE = "take it out and say ALTER ROLE … SET search_path = …, for all who share the tables"
@@ -65,6 +78,7 @@ _CURES = {
     **{name: f"take it out and set {setting}" for name, setting in _OF_OUR_OWN.items()},
     **dict.fromkeys(("user", "password", "dbname", "database", "hostaddr"), _IN_THE_URL),
     **dict.fromkeys(("schema", "search_path", "currentSchema"), _TO_THE_ROLE),
+    **dict.fromkeys(_CACHES, _NO_CACHE),
     "service": "write host, port, user and database into the URL",
     "sslpassword": "name a key without a password",
 }
@@ -102,20 +116,32 @@ class Target:
     pgbouncer: bool = False
 
 
+def check_names(pairs: Iterable[tuple[str, str]]) -> None:
+    """Refuse an option that is unknown, there twice, or empty: which one counts is nobody's guess.
+
+    Raises:
+        ValueError: with its name.
+    """
+    seen = set()
+    for name, value in sorted(pairs, key=lambda pair: pair[0] not in _SECRET):
+        if name not in _KNOWN:  # a secret first: a part of it may look like an option
+            raise refused_option(name)
+        if not value:
+            raise ValueError(f"has the option {name} without a value; write one, or take it out")
+        if name in seen and name not in _PLACES:
+            raise ValueError(f"has the option {name} twice; take one out")
+        seen.add(name)
+
+
 def translate_options(url: URL) -> Target:
     """The URL with its options moved to where asyncpg takes them.
 
     Raises:
         ValueError: one is unknown, or has a value that we can't or may not give.
     """
-    for name in sorted(url.query, key=lambda name: name not in _SECRET):
-        if name not in _KNOWN:  # a secret first: a part of it may look like an option
-            raise refused_option(name)
-    # several hosts stay in the URL: SQLAlchemy knows them; of the rest one value each is enough
-    places = ("host", "port")
-    options = {
-        n: v if isinstance(v, str) else v[-1] for n, v in url.query.items() if n not in places
-    }
+    check_names((n, v) for n, values in url.normalized_query.items() for v in values)
+    # several hosts stay in the URL: SQLAlchemy knows them
+    options = {n: v[0] for n, v in url.normalized_query.items() if n not in _PLACES}
     pgbouncer = _one_of("pgbouncer", options.get("pgbouncer", "false"), ("true", "false")) == "true"
     _check_what_is_fixed(options, pgbouncer=pgbouncer)
     return Target(
@@ -129,7 +155,9 @@ def translate_options(url: URL) -> Target:
 def refused_option(name: str, cure: str = "") -> ValueError:
     """What is said of an option that is not taken: its name, if it is one, never its value."""
     if not re.fullmatch(r"[A-Za-z_]{1,40}", name):
-        return ValueError("has an option whose name is none; percent-encode user and password")
+        return ValueError(
+            "has an option whose name is none; percent-encode user, password and options"
+        )
     cure = cure or _CURES.get(name, f"known are {', '.join(_KNOWN)}")
     return ValueError(f"has the option {name}, which is not supported; {cure}")
 
@@ -143,9 +171,11 @@ def _connect_args(options: Mapping[str, str]) -> dict[str, Any]:
     }
     if seconds := options.get("connect_timeout"):
         arguments["timeout"] = _seconds(seconds)
+    arguments.update({name: int(options[name]) for name in _CACHES if name in options})
     tls = _tls(options)
     if tls is not None:
         arguments["ssl"] = tls
+    _check_tls_version(options.get("ssl_min_protocol_version", "TLSv1.2"), tls)
     if options.get("sslnegotiation") == "direct":
         if not isinstance(tls, ssl.SSLContext):
             raise ValueError("asks for sslnegotiation=direct without sslmode=require or stricter")
@@ -170,6 +200,11 @@ def _check_what_is_fixed(options: Mapping[str, str], *, pgbouncer: bool) -> None
     _one_of("sslsni", options.get("sslsni", "1"), ("1",))
     _one_of("gssencmode", options.get("gssencmode", "disable"), ("disable", "prefer"))
     _one_of("client_encoding", options.get("client_encoding", "utf8").lower(), ("utf8", "utf-8"))
+    _one_of("sslcompression", options.get("sslcompression", "0"), ("0",))
+    _one_of("load_balance_hosts", options.get("load_balance_hosts", "disable"), ("disable",))
+    for name, value in (("schema", "public"), *((cache, "0") for cache in _CACHES)):
+        if options.get(name, value) != value:
+            raise refused_option(name, f"{_CURES[name]}; known is {value}")
     for name in (*_KEEPALIVES, "tcp_user_timeout", "connection_limit"):
         if not re.fullmatch(r"[0-9]{1,9}", options.get(name, "1")):
             raise ValueError(f"has a {name} that is not a whole number")
@@ -219,6 +254,16 @@ def _tls(options: Mapping[str, str]) -> ssl.SSLContext | str | bool | None:
     context.check_hostname = mode == "verify-full"
     context.verify_mode = ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
     return context
+
+
+def _check_tls_version(least: str, tls: ssl.SSLContext | str | bool | None) -> None:
+    version = _TLS_VERSIONS[_one_of("ssl_min_protocol_version", least, tuple(_TLS_VERSIONS))]
+    if isinstance(tls, ssl.SSLContext):
+        tls.minimum_version = version
+    elif version is not ssl.TLSVersion.TLSv1_2:  # Python's own least, where TLS is only preferred
+        raise ValueError(
+            f"asks for ssl_min_protocol_version={least} without sslmode=require or stricter"
+        )
 
 
 def _ssl_mode(options: Mapping[str, str]) -> str | None:

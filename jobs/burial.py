@@ -17,8 +17,9 @@ from db.errors import LedgerqError
 from db.models import JobState
 from db.transaction import transaction
 from db.translate import is_interruption, is_permanent, leaves
-from jobs.envelope import Delivery, Envelope, check_job_id, decode
+from jobs.envelope import Delivery, check_job_id
 from jobs.errors import PayloadMismatch, Undecodable
+from jobs.legible import legible
 from jobs.outcome import Buried, Duplicate, Retry
 from jobs.result import holds_nul
 from jobs.retry import Policy
@@ -96,8 +97,8 @@ async def _keep(
 
 def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> Letter:
     """All that is known of a job that is given up, each text cut to its length."""
-    envelope = _decodable(delivery.body)
-    payload = storable_json(dict(envelope.payload)) if envelope else None
+    read = legible(delivery.body)
+    payload = storable_json(dict(read.envelope.payload)) if read.envelope else None
     told = described(outcome.error, policy.max_error)
     last = {
         "attempt": delivery.attempt,
@@ -107,11 +108,11 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
     }
     return Letter(
         job_id=_id_of_letter(delivery, outcome),
-        kind=envelope.kind if envelope else None,
+        kind=read.kind,
         payload=payload,
         raw=delivery.body if payload is None else None,
-        actor=envelope.actor if envelope else None,
-        trace_id=envelope.trace_id if envelope else None,
+        actor=read.actor,
+        trace_id=read.trace_id,
         reason=outcome.reason,
         error=told,
         problems=[
@@ -122,7 +123,7 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
         attempt=delivery.attempt,
         attempts=[*map(dict, delivery.history[-MOST_ATTEMPTS:]), last],
         worker=delivery.worker,
-        fingerprint=fingerprint(envelope.kind if envelope else None, outcome),
+        fingerprint=fingerprint(read.kind, outcome),
     )
 
 
@@ -167,14 +168,7 @@ def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _payload_hash(body: bytes) -> bytes:
-    envelope = _decodable(body)
+    envelope = legible(body).envelope
     if envelope:
         return envelope.payload_hash
     return hashlib.sha256(body).digest() if body else b""
-
-
-def _decodable(body: bytes) -> Envelope | None:
-    try:
-        return decode(body)
-    except Undecodable:
-        return None

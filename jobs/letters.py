@@ -20,6 +20,7 @@ from db.translate import translated
 from jobs.burial import UNKNOWN_KIND, storable_json
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from jobs.errors import InvalidRequest, NotReplayable, Undecodable
+from jobs.legible import legible
 from jobs.request import MAX_ACTOR, require_free_names, require_printable
 from jobs.text import storable
 
@@ -218,11 +219,11 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
 
 def _envelope(letter: DeadLetter, edit: _Edit) -> Envelope:
     """The job as it was, or as far as it can be read, with what the edit changes."""
-    read = _read(letter)
-    kind = edit.kind or letter.kind or (read.kind if read else None)
+    read = legible(letter.raw)
+    kind = edit.kind or letter.kind or (read.envelope.kind if read.envelope else None)
     payload = letter.payload if edit.payload is None else edit.payload
-    if payload is None and read:
-        payload = read.payload
+    if payload is None and read.envelope:
+        payload = read.envelope.payload
     if kind is None or payload is None:
         raise NotReplayable(
             letter.job_id, "payload", "no kind and payload can be read; give --kind and --payload"
@@ -230,16 +231,9 @@ def _envelope(letter: DeadLetter, edit: _Edit) -> Envelope:
     return Envelope(
         kind,
         payload,
-        actor=letter.actor or (read.actor if read else UNKNOWN_ACTOR),
-        trace_id=letter.trace_id or (read.trace_id if read else None),
+        actor=letter.actor or read.actor or UNKNOWN_ACTOR,
+        trace_id=letter.trace_id or read.trace_id,
     )
-
-
-def _read(letter: DeadLetter) -> Envelope | None:
-    try:
-        return decode(letter.raw) if letter.raw else None
-    except Undecodable:
-        return None
 
 
 async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _Edit) -> None:

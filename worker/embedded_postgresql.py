@@ -11,6 +11,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -18,11 +19,20 @@ from pathlib import Path
 from urllib.parse import quote
 
 from worker.embedded_process import EmbeddedServerError, start, stop, stop_stale, wait_until_ready
-from worker.own_folder import close_tree, give, make_private, socket_folder
+from worker.own_folder import (
+    NotPrivate,
+    check_owner,
+    close_tree,
+    give,
+    make_private,
+    remove_tree,
+    socket_folder,
+)
 
 _SOCKET = ".s.PGSQL.5432"
 _FREE_NUMBERS = range(61_183, 60_577, -1)  # systemd's table of user numbers leaves these to nobody
 _NOT_AS_ROOT = "run this as another user than root, or set DATABASE_URL"
+_INITDB_SECONDS = 20
 _MADE_BY_THE_WHEEL = "pgserver"  # the user that owned the data up to version 0.1
 
 
@@ -107,22 +117,48 @@ def server_user() -> int | None:
 
 
 def init(programs: Path, folder: Path, user: int | None) -> None:
-    """Make an empty cluster in a private folder that is there, or take the one that it holds."""
+    """Make an empty cluster in a private folder that is there, or take the one that it holds.
+
+    It is made beside the folder and moved in when it is whole: a start may be killed at any time.
+    """
     close_tree(folder, data_owners())
     if not (folder / "PG_VERSION").exists():
-        maker = None
-        if user is not None:  # initdb asks for a user with a name, for a moment
-            users = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
-            maker = min(users, key=lambda entry: entry.pw_name != "nobody").pw_uid
-            give(folder, maker)
-        how = ["--auth-local=trust", "--auth-host=reject", "--encoding=utf8", "-U", "postgres"]
-        try:
-            _output([*as_user(maker), programs / "initdb", *how, "-D", folder.resolve()])
-        finally:
-            if maker is not None:
-                give(folder, os.geteuid())
+        _make(programs, folder.resolve(), user)
     if user is not None:
         give(folder, user)
+
+
+def _make(programs: Path, folder: Path, user: int | None) -> None:
+    new = folder.with_name(f"{folder.name}.new")
+    maker = None
+    if user is not None:  # initdb asks for a user with a name, for a moment
+        users = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
+        maker = min(users, key=lambda entry: entry.pw_name != "nobody").pw_uid
+    _remove_left_behind(new, {*data_owners(), *([] if maker is None else [maker])})
+    make_private(new)
+    if maker is not None:
+        give(new, maker)
+    # without --no-clean, it would empty whatever stands there when it fails
+    how = ["--auth-local=trust", "--auth-host=reject", "--encoding=utf8", "-U", "postgres"]
+    try:
+        _output([*as_user(maker), programs / "initdb", "--no-clean", *how, "-D", new])
+    finally:
+        if maker is not None:
+            give(new, os.geteuid())
+    new.rename(folder)
+
+
+def _remove_left_behind(new: Path, owners: set[int]) -> None:
+    """What a start that was killed has made so far; its initdb may live on for a moment."""
+    deadline = time.monotonic() + _INITDB_SECONDS
+    while os.path.lexists(new):
+        check_owner(new, owners)
+        try:
+            remove_tree(new, owners)
+        except NotPrivate:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """Logs: one structured line per fact, for a person on a terminal or as JSON for a program."""
 
+import json
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 from jobs.text import spelt_out
 from worker.config import WorkerConfig
 from worker.dispatch import JobBuried
+
+_OF_LINES = ("exception", "stack")  # what a traceback is written under
 
 
 def configure_logging(config: WorkerConfig) -> None:
@@ -46,22 +50,45 @@ def _is_console(config: WorkerConfig) -> bool:
 def _renderer(config: WorkerConfig) -> structlog.typing.Processor:
     if _is_console(config):
         return structlog.dev.ConsoleRenderer()
-    return structlog.processors.JSONRenderer()
+    return structlog.processors.JSONRenderer(serializer=_json)
+
+
+def _json(line: structlog.typing.EventDict, **_: Any) -> str:
+    try:
+        return json.dumps(line, default=_told)
+    except Exception:  # noqa: BLE001 - a value that can't be written is no reason to lose the line
+        return json.dumps({key: _told(value) for key, value in line.items()})
+
+
+def _told(value: object) -> str:
+    """A value's own description, if it has one."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception as error:  # noqa: BLE001 - the value's own code runs here
+        return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
 def _escape(
     _logger: object, _method: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """No control character of a stranger reaches a terminal: in no key, no value, no traceback."""
-    return {spelt_out(str(key)): _escaped(value) for key, value in line.items()}
+    """No control character of a stranger reaches a terminal, and none of their lines looks like ours.
+
+    Only a traceback has lines; each begins with a blank, and a log line does not.
+    """
+    return {
+        spelt_out(str(key)): _indented(value) if key in _OF_LINES else _escaped(value)
+        for key, value in line.items()
+    }
 
 
 def _escaped(value: object) -> object:
-    if isinstance(value, str):
-        return "\n".join(map(spelt_out, value.split("\n")))
-    if value is None or isinstance(value, int | float):
+    if value is None or type(value) in {bool, int, float}:
         return value
-    return spelt_out(repr(value))
+    return spelt_out(_told(value))
+
+
+def _indented(value: object) -> str:
+    return "\n".join(f"  {spelt_out(line)}" for line in _told(value).split("\n"))
 
 
 def _quieten_arq() -> None:

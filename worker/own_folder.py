@@ -1,6 +1,8 @@
 """Folders that are ours alone: no link, nobody else's, closed to every other user of the machine."""
 
+import grp
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -19,18 +21,23 @@ _LONGEST_SOCKET = 100  # bytes of a Unix socket's path: 108 on Linux, 104 on mac
 class NotPrivate(LedgerqError):
     """A folder or a file is not ours alone, so it is neither used nor removed."""
 
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}; take it away, or name another folder")
+    def __init__(
+        self, path: Path, problem: str, cure: str = "take it away, or name another folder"
+    ) -> None:
+        super().__init__(f"{path}: {problem}; {cure}")
 
 
 def make_private(folder: Path, owners: Iterable[int] = ()) -> None:
     """Make the folder, or take the one that is there; either way only its owner can enter it.
 
     Raises:
-        NotPrivate: it is a link, a file or somebody else's. Neither it nor what it points to has changed.
+        NotPrivate: it is a link, a file or somebody else's, or another user may put something else in
+            its place. Neither it nor what it points to has changed.
         OSError: it can't be made.
     """
+    check_way(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    check_way(folder)  # what was made just now may be open to others, as the umask has it
     with suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)
     check_owner(folder, owners)
@@ -39,6 +46,26 @@ def make_private(folder: Path, owners: Iterable[int] = ()) -> None:
         os.fchmod(opened, PRIVATE)
     finally:
         os.close(opened)
+
+
+def check_way(folder: Path) -> None:
+    """Refuse a folder that another user may swap for one of theirs: by a folder or a link above it.
+
+    Raises:
+        NotPrivate: it names the folder above, and who may change what is in it.
+        OSError: the way goes in a circle.
+    """
+    for place in _leading_to(folder.absolute().parent):
+        found = place.lstat()
+        mode, sticky = found.st_mode, found.st_mode & stat.S_ISVTX
+        cure = "name a folder that stands below none but yours and root's"
+        if found.st_uid not in {0, os.geteuid()}:
+            raise NotPrivate(place, "belongs to another user, who may replace what is in it", cure)
+        if stat.S_ISLNK(mode) or sticky:  # in a sticky folder each may replace their own only
+            continue
+        if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and _has_others(found.st_gid)):
+            cure = f"take that right away (chmod go-w), or {cure}"
+            raise NotPrivate(place, "other users may replace what is in it", cure)
 
 
 def check_owner(folder: Path, owners: Iterable[int] = ()) -> None:
@@ -127,6 +154,28 @@ def open_private(path: Path, flags: int, owners: Iterable[int] = ()) -> int:
         raise NotPrivate(path, "is not a plain file of ours")
     os.fchmod(opened, 0o600)
     return opened
+
+
+def _leading_to(folder: Path) -> Iterator[Path]:
+    """The folder, all above it, and where links among them lead; as far as they are there."""
+    with suppress(FileNotFoundError):
+        folder.stat()  # raises for links in a circle
+    for place in (*reversed(folder.parents), folder):
+        if not os.path.lexists(place):
+            return
+        yield place
+        if place.is_symlink():
+            yield from _leading_to(place.parent / place.readlink())
+
+
+def _has_others(group: int) -> bool:
+    """True if somebody else is in the group: many a user has one of their own."""
+    users = {user.pw_name: user for user in pwd.getpwall()}
+    members = {name for name, user in users.items() if user.pw_gid == group}
+    with suppress(KeyError):
+        members |= set(grp.getgrgid(group).gr_mem)
+    us = {name for name, user in users.items() if user.pw_uid in {0, os.geteuid()}}
+    return bool(members - us)
 
 
 def _entries(folder: Path) -> Iterable[Path]:

@@ -17,10 +17,16 @@ from db.url import check_text
 
 _SSL_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SSL = ("ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers", *_SSL_FILES)
-_KNOWN = ("db", "username", "password", *_SSL)
+_KNOWN = ("db", "family", "username", "password", *_SSL)
+_SCHEMES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    **{each: each for each in ("redis", "rediss", "unix")},
+}
 _CURES = {
     **dict.fromkeys(("host", "port", "path"), "write redis://:password@host:6379/0"),
     **dict.fromkeys(("ssl", "tls"), "write rediss:// for TLS"),
+    "family": "take it out: IPv4 and IPv6 are both tried",
     "ssl_ca_data": "write it to a file, and name that with ssl_ca_certs",
     "ssl_min_version": "take it out: it is TLS 1.2",
 }
@@ -36,8 +42,9 @@ def understood(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
     check_text(text)
     parts = urlsplit(text)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
+    if parts.scheme not in _SCHEMES:
         raise ValueError("is not a Redis URL")
+    parts = parts._replace(scheme=_SCHEMES[parts.scheme])
     _check_place(parts)
     options = _options(parts.query)
     user = _user(parts, options)
@@ -75,8 +82,9 @@ def _options(query: str) -> dict[str, str]:
     options = dict(pairs)
     if len(options) != len(pairs):
         raise ValueError("has an option twice; take one out")
-    for name in options:
-        if name not in _KNOWN:
+    for name, value in options.items():
+        # family=0 is for clients that else take IPv4 only: redis-py takes either
+        if name not in _KNOWN or (name == "family" and value != "0"):
             # a part of an unencoded password may look like an option
             plain = "password" not in options and re.fullmatch(r"[a-z_]{1,40}", name)
             shown = f": {name}" if plain else ""

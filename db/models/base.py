@@ -1,5 +1,6 @@
 """What all tables share: names for constraints, aware UTC times, JSON, 64-bit ids."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, NoReturn
@@ -131,8 +132,18 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 class FixedList(list[str]):
     """A list as a row holds it: to be replaced, not changed in place, which no flush would notice."""
 
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        """To be called once, by who makes it: on a list that is filled it would replace what it holds."""
+        if self:
+            raise ChangedInPlace
+        super().__init__(values)
+
+    def __deepcopy__(self, memo: object) -> "FixedList":
+        """The list of a row that is copied as a whole."""
+        return FixedList(self)
+
     def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
-        """A copy of it is a list like any other."""
+        """A copy of it alone is a list like any other."""
         return list, (list(self),)
 
 

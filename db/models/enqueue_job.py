@@ -5,6 +5,8 @@ catalogue in its search_path: no caller's table, function or operator is ever mi
 meant. Who may write the outbox may call it, nobody else; the migration holds the same statements.
 """
 
+from db.unicode_14 import UNPRINTABLE
+
 # kind and payload as `Envelope.payload_hash` writes them; a number that Python may write in another way is chr(1)
 CANONICAL_PAYLOAD = r"""
 CREATE OR REPLACE FUNCTION {schema}.canonical_payload(value jsonb) RETURNS text
@@ -41,13 +43,6 @@ BEGIN
     END CASE;
 END $body$
 """
-# what Python's str.isprintable refuses, but for characters that no Unicode assigns yet
-UNPRINTABLE = (
-    r"[\u0001-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e"
-    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb"
-    r"\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    r"\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U000e00ff\U000e01f0-\U0010ffff]"
-)
 ENQUEUE_JOB = r"""
 CREATE OR REPLACE FUNCTION {schema}.enqueue_job(
     kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',

@@ -9,6 +9,7 @@ from alembic import context, op
 from sqlalchemy import text
 
 from db.ddl import create_index_concurrently, drop_index_concurrently
+from db.unicode_14 import UNPRINTABLE
 
 revision = "0005"
 down_revision = "0004"
@@ -51,13 +52,6 @@ BEGIN
     END CASE;
 END $body$
 """
-# what Python's str.isprintable refuses, but for characters that no Unicode assigns yet
-UNPRINTABLE = (
-    r"[\u0001-\u001f\u007f-\u00a0\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e"
-    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb"
-    r"\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    r"\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U000e00ff\U000e01f0-\U0010ffff]"
-)
 ENQUEUE_JOB = r"""
 CREATE OR REPLACE FUNCTION {schema}.enqueue_job(
     kind text, payload jsonb DEFAULT '{}', job_id text DEFAULT NULL, actor text DEFAULT 'sql',

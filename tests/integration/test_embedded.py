@@ -13,11 +13,12 @@ import pytest
 import redis as redis_sync
 from rich.console import Console
 
+from db.errors import LedgerqError
 from worker import embedded
 from worker.dev import NotOurFolder, run_dev
 from worker.embedded_postgresql import programs_of_postgresql
 from worker.embedded_process import EmbeddedServerError, stop_stale
-from worker.own_folder import NotPrivate
+from worker.own_folder import NotPrivate, check_way
 
 ROOT = os.geteuid() == 0
 NOBODY = 65_534
@@ -141,6 +142,7 @@ def test_the_development_servers_run_for_a_plain_user_too(tmp_path: Path) -> Non
 LINKS = [
     ".",
     "postgresql",
+    "postgresql.new",
     "redis",
     "ledgerq-dev",
     "redis/redis.pid",
@@ -200,6 +202,100 @@ def test_no_development_server_uses_what_belongs_to_another_user(
     with pytest.raises(NotPrivate, match="belongs to another user"):
         run_dev(tmp_path / "dev", reset=False, console=Stopping())
     assert owners_and_modes(place) == before
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode"), [(NOBODY, 0o755), (NOBODY, 0o1777), (0, 0o777), (0, 0o757), (NOBODY, 0o700)]
+)
+@pytest.mark.parametrize("way", ["home/dev", "home/project/dev", "link/dev", "hop/dev"])
+def test_no_development_server_stands_where_another_user_may_put_something_else(
+    tmp_path: Path, owner: int, mode: int, way: str
+) -> None:
+    """Whoever may rename in a folder above could swap ours for a link; reached by a link or not."""
+    home = tmp_path / "home"
+    (home / "project").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("home/project")
+    (tmp_path / "hop").symlink_to(tmp_path / "link")
+    if owner and not ROOT:
+        pytest.skip("only root can be somebody else")
+    if owner:
+        os.chown(home, owner, owner)
+    home.chmod(mode)
+    before = owners_and_modes(home)
+    with pytest.raises(NotPrivate, match=r"replace what is in it; .*name a folder") as refused:
+        run_dev(tmp_path / way, reset=False, console=Stopping())
+    assert f"{home}: " in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert owners_and_modes(home) == before
+    assert not (tmp_path / way).exists()
+
+
+@as_root
+def test_a_link_of_another_user_in_a_shared_folder_is_not_followed(tmp_path: Path) -> None:
+    """As in /tmp: the folder is everybody's, the link can be replaced by its owner."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (tmp_path / "mine").mkdir()
+    (shared / "link").symlink_to(tmp_path / "mine")
+    check_way(shared / "link" / "dev")
+    os.chown(shared / "link", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(NotPrivate, match="belongs to another user"):
+        check_way(shared / "link" / "dev")
+
+
+def test_folders_of_a_users_own_group_and_shared_ones_with_their_owners_kept_are_taken(
+    tmp_path: Path,
+) -> None:
+    """Many systems make folders writable for a group that has one member; /tmp is sticky."""
+    place = tmp_path / "project"
+    place.mkdir()
+    place.chmod(0o1777)
+    check_way(place / "dev")
+    if ROOT:
+        os.chown(place, 0, 54_321)  # nobody's group
+        place.chmod(0o775)
+        check_way(place / "dev")
+        os.chown(place, 0, NOBODY)
+        with pytest.raises(NotPrivate, match="other users may replace"):
+            check_way(place / "dev")
+
+
+def test_links_in_a_circle_end_the_start_in_one_line(tmp_path: Path) -> None:
+    """Not in a recursion."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(LedgerqError, match="Too many levels of symbolic links"):
+        run_dev(tmp_path / "a" / "dev", reset=False, console=Stopping())
+
+
+@pytest.mark.parametrize("made", ["", "PG_VERSION", "base", "global/pg_control"])
+def test_a_start_that_was_killed_can_be_made_again(tmp_path: Path, made: str) -> None:
+    """At any moment of the first one: while the folder is lent, before and after initdb wrote a part."""
+    folder, new = tmp_path / "data", tmp_path / "data.new"
+    program = "import sys, pathlib; from worker import embedded\n"
+    program += "embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()"
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, cwd=Path(embedded.__file__).parents[1]) as first:
+        while not (new / made).exists():
+            assert first.poll() is None
+        first.kill()
+    assert not (folder / "PG_VERSION").exists()
+    with embedded.postgresql(folder):
+        assert not new.exists()
+    with embedded.postgresql(folder):
+        pass
+
+
+@as_root
+def test_a_cluster_that_was_lent_to_its_maker_is_made_once_more(tmp_path: Path) -> None:
+    """The owner of what a killed start left is the user that initdb ran as."""
+    new = tmp_path / "data.new"
+    new.mkdir()
+    (new / "PG_VERSION").touch()
+    os.chown(new, NOBODY, NOBODY)
+    with embedded.postgresql(tmp_path / "data"):
+        assert not new.exists()
 
 
 def test_a_folder_of_somebody_elses_keeps_its_mode(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Replay and discard: a dead job lives once more, or stays dead for good, and the log says who said so."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -361,3 +362,33 @@ async def test_what_stands_in_the_way_is_known_before(any_sessions: Sessions) ->
     await unread(any_sessions, "odd")
     obstacles = [letters.obstacle(each) for each in await rows(any_sessions, DeadLetter)]
     assert [bool(each) for each in obstacles] == [False, True]
+
+
+WRONG = [{"a": [1]}, {"t": "soon"}, {"et": -1}, {"q": 7}, {"u": "a\nb"}, {"k": {"_staged": 7}}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_body_with_one_wrong_field_keeps_its_author(
+    any_sessions: Sessions, wrong: dict[str, Any]
+) -> None:
+    """Actor, trace and kind are in the letter, and the replayed job has them."""
+    known = {"name": "x", "_actor": "user:7", "_trace_id": "t7"}
+    body = {"f": "create_project", **wrong, "k": {**known, **wrong.get("k", {})}}
+    await run(any_sessions, Delivery("odd", 1, json.dumps(body).encode()))
+    buried = await letter(any_sessions, "odd")
+    assert (buried.kind, buried.actor, buried.trace_id) == ("create_project", "user:7", "t7")
+    assert buried.payload is None
+    await replay(any_sessions, "odd", payload={"name": "x"})
+    (message,) = await rows(any_sessions, OutboxMessage)
+    assert (message.kind, message.actor, message.trace_id) == ("create_project", "user:7", "t7")
+
+
+async def test_an_older_letter_of_raw_bytes_is_replayed_under_its_author(
+    any_sessions: Sessions,
+) -> None:
+    """What is read of its bytes counts where its columns are empty."""
+    raw = b'{"f":"create_project","a":[1],"k":{"_actor":"user:7","_trace_id":"t7"}}'
+    await unread(any_sessions, "odd", raw=raw)
+    await replay(any_sessions, "odd", payload={"name": "x"}, kind="create_project")
+    (message,) = await rows(any_sessions, OutboxMessage)
+    assert (message.kind, message.actor, message.trace_id) == ("create_project", "user:7", "t7")

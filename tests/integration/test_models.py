@@ -173,8 +173,15 @@ async def test_tags_cannot_be_changed_in_place(any_sessions: Sessions) -> None:
         must_be_replaced(read.tags)
     stored = {each.id: each.tags for each in await rows(any_sessions, Task)}
     assert stored == {task.id: ["c", "replaced"], new.id: ["c"]}
-    for copied in (copy.copy(read.tags), copy.deepcopy(read.tags), read.model_dump()["tags"]):
+    for copied in (copy.copy(read.tags), read.model_dump()["tags"]):
         copied.append("of its own")
+    for deep in (
+        copy.deepcopy(read.tags),
+        copy.deepcopy(read).tags,
+        read.model_copy(deep=True).tags,
+    ):
+        assert deep == read.tags
+        must_be_replaced(deep)
     assert read.tags == ["c", "replaced"]
 
 
@@ -193,6 +200,7 @@ def must_be_replaced(tags: list[str]) -> None:
         lambda: operator.delitem(tags, 0),
         lambda: tags.__iadd__(["x"]),
         lambda: tags.__imul__(2),
+        lambda: tags.__init__(["x"]),  # type: ignore[misc]
     ]
     for way in ways:
         with pytest.raises(ChangedInPlace, match="replace it"):

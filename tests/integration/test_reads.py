@@ -132,6 +132,12 @@ async def test_the_orders(any_sessions: Sessions) -> None:
         NewTask(title="c", project_id=project_id, due_at=NOW - timedelta(days=1)),
     )
     found = {order: titles(await page(any_sessions, order=order)) for order in TaskOrder}
+    by_name = {order: titles(await page(any_sessions, order=order.value)) for order in TaskOrder}
+    assert found == by_name
+    strange: list[Any] = ["NEWEST", "", None, 1, []]
+    for unknown in strange:
+        with pytest.raises(Refused, match="order: must be one of newest, oldest, due, priority"):
+            await page(any_sessions, order=unknown)
     assert found == {
         TaskOrder.NEWEST: ["c", "b", "a"],
         TaskOrder.OLDEST: ["a", "b", "c"],

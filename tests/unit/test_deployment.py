@@ -74,12 +74,21 @@ def test_the_urls_name_the_services_their_ports_and_their_users() -> None:
     assert "redis" in SERVICES
 
 
-def test_the_stop_grace_period_is_longer_than_the_drain_time() -> None:
-    """Docker must not kill what is still rolling back."""
+def test_the_stop_grace_period_is_longer_than_all_that_a_worker_may_take_to_stop() -> None:
+    """Docker must not kill what is still rolling back, or lets go; the README says so to others."""
     grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
-    drain = int(SERVICES["worker"]["environment"]["LEDGERQ_DRAIN_TIMEOUT"])
+    environment = SERVICES["worker"]["environment"]
+    drain = int(environment["LEDGERQ_DRAIN_TIMEOUT"])
     assert drain == WorkerConfig.model_fields["drain_timeout"].default
-    assert grace >= drain + 10
+    rest = float(
+        environment.get("LEDGERQ_STOP_GRACE", WorkerConfig.model_fields["stop_grace"].default)
+    )
+    assert grace >= drain + rest + 5
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        "grace period that is some seconds longer than `LEDGERQ_DRAIN_TIMEOUT` and `LEDGERQ_STOP_GRACE`"
+        in readme
+    )
 
 
 def test_redis_keeps_what_it_acknowledged() -> None:

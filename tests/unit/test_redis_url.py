@@ -105,6 +105,8 @@ def test_tls_files_and_names_are_understood(tmp_path: Path) -> None:
         ("redis://:hunter2@h/1/2", "not a number"),
         ("redis://:hunter2@h/-1", "not a number"),
         ("redis://:hunter2@h?db=x", "not a number"),
+        ("redis://:hunter2@h?family=6", "not supported: family"),
+        ("redis://:hunter2@h?username=me@hunter2", "write %40"),
         ("redis://:hunter2@h:0", "not a number"),
         ("redis://:hunter2@h:65536", "not a number"),
         ("redis://:hunter2@h1,h2:1", "several hosts"),
@@ -142,6 +144,22 @@ def test_a_redis_url_leads_to_one_place_for_every_client(url: str, where: str) -
     of_arq = settings_for_arq_check(config)
     place = of_arq.unix_socket_path or f"{of_arq.host}:{of_arq.port}"
     assert f"{place}, database {of_arq.database}" == where
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://h?family=0", "h:6379, database 0"),
+        ("valkey://h:7/3", "h:7, database 3"),
+        ("valkeys://h:7/3", "h:7, database 3"),
+        ("VALKEY://h:7/3?family=0", "h:7, database 3"),
+    ],
+)
+def test_a_redis_url_of_a_hoster_is_taken_as_it_comes(url: str, where: str) -> None:
+    """Valkey's schemes, and the family of addresses that other clients want to be told."""
+    config = WorkerConfig(redis_url=url)
+    assert address_of(connect(config)) == where
+    assert settings_for_arq_check(config).ssl is url.startswith("valkeys")
 
 
 @pytest.mark.parametrize("url", ["redis://u:p@h", "redis://h?username=u&password=p"])

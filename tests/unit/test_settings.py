@@ -221,6 +221,16 @@ def test_a_misspelt_setting_is_not_taken_for_a_service_link(
     assert meant in str(wrong.value)
 
 
+@pytest.mark.parametrize("value", ["", " ", "\r\n", "\ufeff"])
+@pytest.mark.parametrize("name", ["LEDGERQ_PORT", "LEDGERQ_MAX_JOB", "ledgerq_max_jobs"])
+def test_an_emptied_variable_counts_as_not_set(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Whatever its name is: nothing is asked for."""
+    monkeypatch.setenv(name, value)
+    load_config()
+
+
 def test_the_variables_of_a_docker_link_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linked container tells its environment under our prefix."""
     monkeypatch.setenv("LEDGERQ_NAME", "/web/ledgerq")

@@ -2,7 +2,9 @@
 
 import io
 import logging
+import re
 import sys
+from typing import Literal
 
 import pytest
 import structlog
@@ -76,3 +78,55 @@ def test_no_control_character_reaches_a_console_log(monkeypatch: pytest.MonkeyPa
     assert "\x1b" not in coloured
     assert harmless(coloured.replace("\t", " "))
     assert "2J" in coloured
+
+
+class Silent:
+    """A value of which nothing can be told."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+FORGED = "\n2026-01-01T00:00:00Z [info     ] forged"
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_strangers_text_forges_no_log_line(
+    monkeypatch: pytest.MonkeyPatch, log_format: Literal["console", "json"]
+) -> None:
+    """Wherever it stands: event, value, key, a library's text, or inside a traceback, where it is indented."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    configure_logging(WorkerConfig(redis_url="redis://h", log_format=log_format))
+    log = structlog.stdlib.get_logger("test")
+    log.info(FORGED, value=FORGED, nested=[FORGED], **{FORGED: 1})
+    logging.getLogger("library").warning("said %s", FORGED)
+    assert len(out.getvalue().splitlines()) == 2
+    try:
+        raise ValueError(FORGED)  # noqa: TRY301 - what is logged has a traceback
+    except ValueError:
+        log.exception("job.x", stack_info=True)
+    plain = re.sub(r"\x1b\[\d*m", "", out.getvalue())
+    begun = [line for line in plain.splitlines() if not line.startswith(" ")]
+    assert len(begun) == 3
+    assert not any(re.match(FORGED.strip()[:10], line) for line in begun)
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_value_that_can_not_be_told_costs_no_log_line(
+    monkeypatch: pytest.MonkeyPatch, log_format: Literal["console", "json"]
+) -> None:
+    """Its class is named; neither a key that JSON has not nor a list in itself costs the line."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    configure_logging(WorkerConfig(redis_url="redis://h", log_format=log_format))
+    circle: list[object] = []
+    circle.append(circle)
+    log = structlog.stdlib.get_logger("test")
+    for value in (Silent(), [Silent()], circle, {(1, 2): 3}):
+        log.info("job.x", value=value)
+    assert out.getvalue().count("job.x") == 4
+    assert "Logging error" not in out.getvalue()
+    assert "<Silent: RuntimeError>" in out.getvalue()

@@ -6,8 +6,10 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.engine import make_url
 
 from db.url import translate
+from db.url_options import _KNOWN
 
 NEON = "postgresql://u:p@ep-x.neon.tech/d?sslmode=require&options=endpoint%3Dep-x"
 SUPABASE = "postgres://u.ref:p@pooler.supabase.com:6543/postgres?pgbouncer=true"
@@ -113,6 +115,15 @@ def test_several_ipv6_hosts_are_tried_in_turn() -> None:
         "options=-csynchronous_commit%3Dremote_apply",
         "options=-c%20TimeZone%3DUTC",
         "options=project%3Dep-x",
+        "schema=public",
+        "supa=base-pooler.x",
+        "pool=true",
+        "fallback_application_name=crm",
+        "sslmode=require&ssl_min_protocol_version=TLSv1.2",
+        "ssl_min_protocol_version=TLSv1.2",
+        "sslcompression=0",
+        "load_balance_hosts=disable",
+        "statement_cache_size=0&prepared_statement_cache_size=0",
     ],
 )
 def test_options_that_change_nothing_we_rely_on_are_taken(query: str) -> None:
@@ -214,7 +225,7 @@ def _nobody() -> str:
         ("postgresql://u:hunter2@h/d?target_session_attrs=master", "target_session_attrs"),
         ("postgresql://u:hunter2@h/d?connect_timeout=soon", "connect_timeout"),
         ("postgresql://u:hunter2@h/d?pgbouncer=maybe", "pgbouncer"),
-        ("postgresql://u:hunter2@h/d?schema=public", "option schema"),
+        ("postgresql://u:hunter2@h/d?schema=app", "option schema.*ALTER ROLE"),
         ("postgresql://u:hunter2@h/d?statement_timeout=5", "option statement_timeout"),
         (
             "postgresql://u:hunter2@h/d?pgbouncer=true&options=-c%20work_mem%3D5MB",
@@ -249,3 +260,74 @@ def test_what_cannot_be_done_is_refused_by_name(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem) as refused:
         translate(url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["", "x", "hunter2"])
+@pytest.mark.parametrize("name", [each for each in _KNOWN if each not in {"host", "port"}])
+def test_an_option_without_a_value_or_given_twice_is_refused_by_its_name(
+    name: str, value: str
+) -> None:
+    """Which one counts would be decided in silence; the values are not repeated."""
+    for query in (f"{name}=", name, f"{name}=hunter2&{name}={value}", f"{name}={value}&%s=" % name):
+        with pytest.raises(
+            ValueError, match=f"has the option {name} (twice|without a value); "
+        ) as refused:
+            translate(f"postgresql://u:p@h/d?{query}")
+        assert "hunter2" not in str(refused.value)
+
+
+def test_an_empty_host_is_refused_and_several_are_not() -> None:
+    """Hosts and ports may come more than once."""
+    with pytest.raises(ValueError, match="option host without a value"):
+        translate("postgresql://u:p@/d?host=")
+    twice = make_url("postgresql://u:p@h/d").update_query_pairs(
+        [("sslmode", "a"), ("sslmode", "b")]
+    )
+    with pytest.raises(ValueError, match="option sslmode twice"):
+        translate(twice)
+
+
+def test_the_least_version_of_tls_is_demanded() -> None:
+    """Where TLS itself is; where it is only preferred, 1.2 is the least anyway."""
+    url = "postgresql://u@h/d?ssl_min_protocol_version="
+    context = translate(f"{url}TLSv1.3&sslmode=require").connect_args["ssl"]
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    context = translate(f"{url}TLSv1.2&sslmode=require").connect_args["ssl"]
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    for query in ("TLSv1.3", "TLSv1.3&sslmode=prefer", "TLSv1.3&sslmode=disable"):
+        with pytest.raises(ValueError, match="without sslmode=require or stricter"):
+            translate(url + query)
+    with pytest.raises(ValueError, match="unknown ssl_min_protocol_version"):
+        translate(f"{url}TLSv1.1&sslmode=require")
+
+
+def test_no_cache_of_statements_is_no_cache_of_statements() -> None:
+    """As asyncpg and SQLAlchemy spell it; another size is refused with the cure."""
+    for name in ("statement_cache_size", "prepared_statement_cache_size"):
+        assert translate(f"postgresql://u@h/d?{name}=0").connect_args[name] == 0
+        with pytest.raises(ValueError, match=f"option {name}.*pgbouncer=true"):
+            translate(f"postgresql://u@h/d?{name}=100")
+
+
+@pytest.mark.parametrize("scheme", ["POSTGRES", "PostgreSQL", "POSTGRESQL+ASYNCPG"])
+def test_a_scheme_may_be_written_in_any_case(scheme: str) -> None:
+    """As the standard of URLs has it."""
+    assert translate(f"{scheme}://u@h/d").url.drivername == "postgresql+asyncpg"
+    assert translate("SQLITE:///x.db").url.drivername == "sqlite+aiosqlite"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000", "PSYCOPG2"])
+def test_a_driver_in_the_scheme_is_refused_with_the_cure(driver: str) -> None:
+    """Ours is asyncpg."""
+    with pytest.raises(ValueError, match="take the driver out: postgresql://"):
+        translate(f"postgresql+{driver}://u@h/d")
+
+
+def test_an_at_sign_in_an_option_is_not_taken_for_a_part_of_the_password() -> None:
+    """The cure says where to encode it."""
+    with pytest.raises(ValueError, match="write %40") as refused:
+        translate("postgresql://u:hunter2@h/d?application_name=me@work")
+    assert "user and password" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    taken = translate("postgresql://u:p@h/d?application_name=me%40work")
+    assert taken.server_settings == {"application_name": "me@work"}
