@@ -18,6 +18,7 @@ from jobs.registry import Payload
 from jobs.request import Request, Unique, as_requests
 from worker.config import WorkerConfig
 from worker.connection import connect, require_redis
+from worker.handle import OwnJob
 from worker.keys import job_key, result_key, unique_key
 from worker.scripts import HELD, script
 from worker.wire import from_wire, payload_hash
@@ -75,8 +76,8 @@ class EnqueuedJob:
 
     @property
     def as_arq_job(self) -> Job:
-        """arq's own handle: `status()`, `info()`, `abort()`."""
-        return Job(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
+        """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
+        return OwnJob(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
 
 
 class JobClient:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from db.schema import require_current
 from worker.config import Config, runs_here
 from worker.connection import address_of, connect, require_redis
 from worker.keys import workers_key
-from worker.requirements import missing
+from worker.requirements import Missing, missing
 from worker.waits import waits
 
 ALIVE = "ledgerq_alive"  # in arq's ctx: when our engine last looked at its queue, time.monotonic
@@ -118,26 +118,33 @@ async def _gather(checks: AsyncIterator[Check], found: dict[str, Check]) -> None
 
 
 async def _check_redis(config: Config) -> AsyncIterator[Check]:
-    redis = connect(config.worker)
+    redis, failed = connect(config.worker), False
     try:
         await require_redis(redis, for_worker=False)
-        if lacks := await missing(redis):
-            said = "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
-            yield Check(
-                "redis", ok=False, detail=f"REDIS_URL: Redis at {address_of(redis)}: {said}"
-            )
+        lacks = await missing(redis)
+        graver = [each for each in lacks if not each.slows]
+        if graver:
+            text = f"REDIS_URL: Redis at {address_of(redis)}: {_said(graver)}"
+            yield Check("redis", ok=False, detail=text)
+            failed = True
         else:
             queued = await redis.zcard(config.worker.queue)
             yield Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued")
+        if slows := [each for each in lacks if each.slows]:
+            text = f"workers ask for jobs every now and then: {_said(slows)}"
+            yield Check("wake", ok=True, warn=True, detail=text)
         yield _workers_check(await living_workers(redis))
         async for note in _notes_on_redis(redis, config.worker.queue):
             yield note
-    except NoPermissionError:
-        pass  # it is among what is missing
     except (LedgerqError, RedisError, OSError) as error:
-        yield Check("redis", ok=False, detail=_first_line(error))
+        if not (failed and isinstance(error, NoPermissionError)):  # what is missing has been named
+            yield Check("redis", ok=False, detail=_first_line(error))
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+def _said(lacks: Sequence[Missing]) -> str:
+    return "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
 
 
 async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arq.connections import ArqRedis
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from worker.keys import (
     cancel_key,
@@ -21,6 +22,27 @@ from worker.scripts import script
 
 OLDEST = 7  # the scripts use flags that older ones do not know
 _PROBE = "ledgerq-probe"  # a job id that nobody has
+_INVALIDATIONS = "__redis__:invalidate"  # the channel on which Redis tells that something came
+_OWN_KEY = "ledgerq:probe"  # a key that only these tries have
+# … and MULTI has been named where EXEC stands alone
+_NO_REFUSAL = ("invalid expire time", "EXEC without MULTI", "MISCONF", "NOREPLICAS")
+# what is sent outside of scripts, by us and by arq, or not in a way that changes something
+OUTSIDE_SCRIPTS: tuple[tuple[str, ...], ...] = (
+    ("EVAL", "return 1", "0"),
+    ("EVALSHA", "0" * 40, "0"),
+    ("CLIENT", "ID"),
+    ("CLIENT", "TRACKING", "OFF"),
+    ("TIME",),
+    ("WATCH", _OWN_KEY),
+    ("UNWATCH",),
+    ("MULTI",),
+    ("EXEC",),
+    ("ZCARD", _OWN_KEY),
+    ("EXPIRE", _OWN_KEY, "1", "XX"),
+    # no time to live: whoever may run it is told that
+    ("PSETEX", _OWN_KEY, "0", ""),
+    ("SUBSCRIBE", _INVALIDATIONS),  # the last: RESP2 takes hardly anything after it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +52,7 @@ class Missing:
     problem: str
     cure: str
     passing: bool = False
+    slows: bool = False  # all works without it, only later
 
 
 async def server(redis: ArqRedis) -> Mapping[str, Any]:
@@ -57,7 +80,8 @@ def unfit(about: Mapping[str, Any]) -> Missing | None:
 async def missing(redis: ArqRedis) -> list[Missing]:
     """What it refuses of the commands that a worker needs, without changing anything."""
     user = user_of(redis)
-    if outside := await _missing_outside_scripts(redis, user):
+    outside = await _missing_outside_scripts(redis, user)
+    if any(not each.slows for each in outside):
         return outside
     queue = redis.default_queue_name
     keys = [
@@ -66,29 +90,47 @@ async def missing(redis: ArqRedis) -> list[Missing]:
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
         args=[queue, _PROBE, *keys, trouble_key(queue, _PROBE)]
     )
-    return [_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused]
+    inside = (_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused)
+    return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same
 
 
 async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:
-    """What is not to be had inside a script. By client-side caching Redis tells that something came."""
-    asked = (
-        ("EVAL", "return 1", "0"),
-        ("EVALSHA", "0" * 40, "0"),
-        ("CLIENT", "ID"),
-        ("CLIENT", "TRACKING", "OFF"),
-    )
-    async with redis.pipeline(transaction=False) as pipe:
-        for words in asked:
-            pipe.execute_command(*words)
-        answers = await pipe.execute(raise_on_error=False)
-    found = {}
-    for (command, *_), answer in zip(asked, answers, strict=True):
-        if isinstance(answer, NoPermissionError):
-            rule = f"ACL SETUSER {user} +{command.lower()}"
-            found[command] = Missing(f"user {user!r} may not run {command}", rule)
-        elif isinstance(answer, RedisError) and not isinstance(answer, NoScriptError):
-            found[command] = Missing(f"refuses {command} ({answer})", "do not rename or disable it")
+    """What is not to be had inside a script, on a connection of its own: SUBSCRIBE makes it useless for others."""
+    connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    found = dict[str, Missing]()
+    try:
+        await connection.connect()
+        for command, *words in OUTSIDE_SCRIPTS:
+            if error := await _refusal(connection, command, *words):
+                found.setdefault(command, _refused_outside(user, command, error))
+    finally:
+        await connection.disconnect(nowait=True)
     return list(found.values())
+
+
+async def _refusal(connection: AbstractConnection, *words: str) -> ResponseError | None:
+    await connection.send_command(*words)
+    try:
+        await connection.read_response()
+    except (NoScriptError, OutOfMemoryError, ReadOnlyError):
+        return None  # the probe tells of the last two
+    except ResponseError as error:
+        return None if str(error).startswith(_NO_REFUSAL) else error
+    return None
+
+
+def _refused_outside(user: str, command: str, error: ResponseError) -> Missing:
+    said = str(error.__context__ or error)  # as Redis said it, before our connection explained it
+    if "channel" in said:
+        problem, rule = f"use the channel {_INVALIDATIONS}", f"&{_INVALIDATIONS}"
+        return _polls(Missing(f"user {user!r} may not {problem}", f"ACL SETUSER {user} {rule}"))
+    found = _refused(user, command, _OWN_KEY, said)
+    return _polls(found) if command == "SUBSCRIBE" else found
+
+
+def _polls(found: Missing) -> Missing:
+    """A worker that hears of nothing asks every now and then."""
+    return replace(found, passing=True, slows=True)
 
 
 def user_of(redis: ArqRedis) -> str:

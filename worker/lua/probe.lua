@@ -28,6 +28,8 @@ for _, key in ipairs({'arq:job:' .. id, 'arq:result:' .. id, 'arq:retry:' .. id,
 end
 for _, key in ipairs({running, waits, trouble}) do
     try('HGETALL', key)
+    try('HGET', key, id)
+    try('HEXISTS', key, id)
     try('HMGET', key, id)
     try('HDEL', key, id)
 end
