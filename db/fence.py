@@ -109,7 +109,7 @@ class Fence:
         """Why the connection is gone: the handler was silent for too long, or something outside."""
         if self._let_go:
             return NotAllowedInJob("closing the connection")
-        if not _is_closed(self._driver):
+        if not is_closed(self._driver):
             return None
         until = self._began if self._began > self._used else time.monotonic()
         silent, limit = until - self._used, self._session.idle_limit
@@ -156,7 +156,7 @@ class Fence:
     def failed(self, error: BaseException) -> None:
         """The database answered with an error, or its connection is gone."""
         self._error = error
-        if not _is_closed(self._driver):
+        if not is_closed(self._driver):
             self.ends()
 
     def lends(self, what: str = "the driver's connection") -> None:
@@ -209,7 +209,7 @@ class Fence:
                 setattr(leaf, FOREIGN, True)
 
 
-def _is_closed(driver: Any) -> bool:
+def is_closed(driver: Any) -> bool:
     closed = getattr(driver, "is_closed", None)
     return bool(closed()) if closed else not getattr(driver, "_running", True)
 

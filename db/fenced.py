@@ -7,7 +7,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.fence import FENCE, OF, SPOILT, Fence
+from db.fence import FENCE, OF, SPOILT, Fence, is_closed
 from db.translate import is_of_the_server
 
 
@@ -95,7 +95,7 @@ def _ends(connection: Connection, *_: object) -> None:
 def _close_if_spoilt(connection: object, record: Any) -> None:
     spoilt = record.info.pop(SPOILT, False)
     fence = record.info.pop(FENCE, None)  # while the handler runs: it has ended its transaction
-    if fence:
+    if fence and connection is not None and not is_closed(record.driver_connection):
         fence.lets_go()
     if connection is not None and (spoilt or fence or _is_left_open(record)):
         record.invalidate()
@@ -108,7 +108,8 @@ def _is_left_open(record: Any) -> bool:
 
 
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:
-    if error is None and (fence := record.info.get(FENCE)):
+    fence = record.info.get(FENCE)
+    if fence and error is None and not is_closed(record.driver_connection):
         fence.lets_go()  # by the handler's own call
 
 

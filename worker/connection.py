@@ -202,6 +202,9 @@ async def require_redis(redis: ArqRedis, *, for_worker: bool = True) -> None:
     except (AuthenticationError, NoPermissionError, ReadOnlyError) as error:
         raise RedisRefuses(str(error)) from error
     except (RedisError, OSError) as error:
+        refused = error.__cause__ or error.__context__  # while it connected
+        if isinstance(refused, AuthenticationError | NoPermissionError):
+            raise RedisRefuses(str(refused)) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreachable("REDIS_URL", address_of(redis), reason) from error
     if lacks:

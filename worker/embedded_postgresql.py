@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -149,16 +149,26 @@ def _make(programs: Path, folder: Path, user: int | None) -> None:
 
 
 def _remove_left_behind(new: Path, owners: set[int]) -> None:
-    """What a start that was killed has made so far; its initdb may live on for a moment."""
+    """What a start that was killed has made so far; its initdb may live on, and write there."""
     deadline = time.monotonic() + _INITDB_SECONDS
     while os.path.lexists(new):
         check_owner(new, owners)
+        _end_makers(new)
         try:
             remove_tree(new, owners)
         except NotPrivate:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def _end_makers(new: Path) -> None:
+    """End the initdb that works on this folder, and what it has started."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is not ours
+            named = os.fsencode(new) in (process / "cmdline").read_bytes().split(b"\0")
+            if named or (process / "cwd").readlink() == new:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def silence_is_interruption() -> None:
     """A handler that was silent until the database hung up is given back, with no attempt spent."""
 
     def lost(self: Fence) -> LedgerqError | None:
-        return Disconnected() if fence._is_closed(self._driver) else None
+        return Disconnected() if fence.is_closed(self._driver) else None
 
     replace(Fence, lost=property(lost))
 

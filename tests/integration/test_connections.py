@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import pytest
 import redis as redis_sync
@@ -53,8 +54,11 @@ async def leads_to(*targets: str) -> AsyncIterator[tuple[str, list[str]]]:
     where = list(targets)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port = int(where[0].rpartition(":")[2].partition("/")[0])
-        there, here = await asyncio.open_connection("127.0.0.1", port)
+        place = urlsplit(where[0])
+        if place.scheme == "unix":
+            there, here = await asyncio.open_unix_connection(place.path)
+        else:
+            there, here = await asyncio.open_connection(place.hostname, place.port)
         try:
             await asyncio.gather(_pipe(reader, here), _pipe(there, writer))
         finally:
@@ -246,7 +250,7 @@ async def test_a_missing_right_is_named_with_the_rule_that_mends_it(
 ) -> None:
     """At the start of a worker and by health; the password is not shown."""
     _limit(admin, "hunter2", *rules)
-    url = server.replace("redis://", "redis://limited:hunter2@")
+    url = server.replace("://", "://limited:hunter2@")
     redis = connect(settings(url))
     with pytest.raises(RedisRefuses, match=problem) as caught:
         await require_redis(redis)
@@ -264,7 +268,7 @@ async def test_a_user_with_all_that_is_needed_passes_without_info(
     """The README's rights suffice; INFO may be forbidden."""
     rules = ("~arq:*", "~ledgerq:*", "&__redis__:invalidate", "+@all", "-@dangerous")
     _limit(admin, "hunter2", *rules)
-    redis = connect(settings(server.replace("redis://", "redis://limited:hunter2@")))
+    redis = connect(settings(server.replace("://", "://limited:hunter2@")))
     await require_redis(redis)
     assert admin.keys("*") == []
     await redis.aclose(close_connection_pool=True)
@@ -310,7 +314,7 @@ async def test_a_worker_without_a_right_to_listen_says_so(
 ) -> None:
     """It polls then; the rule that mends it is in the log."""
     _limit(admin, "p", "~*", "+@all")
-    redis = connect(settings(server.replace("redis://", "redis://limited:p@")))
+    redis = connect(settings(server.replace("://", "://limited:p@")))
     with capture_logs() as logs:
         wake = Wake(
             redis.connection_pool, ("arq:queue",), on_change=lambda: None, on_emptied=lambda: None,
