@@ -78,11 +78,15 @@ class Process:
         """The log lines so far."""
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
+    def named(self, event: str) -> list[dict[str, Any]]:
+        """The log lines so far of that event."""
+        return [each for each in self.events if each["event"] == event]
+
     def wait_for(self, event: str, *, times: int = 1, seconds: float = 30) -> None:
         """Wait until it has logged the event so often."""
         deadline = time.monotonic() + seconds
         with self._news:
-            while sum(each["event"] == event for each in self.events) < times:
+            while len(self.named(event)) < times:
                 ended = self.process.poll() is not None and not self._reader.is_alive()
                 left = deadline - time.monotonic()
                 if ended or left <= 0:

@@ -13,7 +13,7 @@ import pytest
 from db.engine import Sessions
 from db.models import DeadLetter, ProcessedJob, Project
 from tests.acceptance.guests import Guest
-from tests.acceptance.processes import Process, worker_process
+from tests.acceptance.processes import worker_process
 from tests.acceptance.test_shutdown import backends
 from tests.support import count, eventually, letter, rows
 from worker.client import JobClient, JobFailed
@@ -84,7 +84,7 @@ async def test_a_thread_does_not_keep_the_process(
         await started(mark)
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 15) == 0
-        left = [event for event in worker.events if event["event"] == "worker.left_behind"]
+        left = worker.named("worker.left_behind")
     assert len(left) == 1
     assert "thread asyncio_0" in left[0]["what"]
     assert await count(sessions, Project) == 0
@@ -100,12 +100,8 @@ async def test_a_blocked_loop_does_not_keep_the_process(
         await started(mark)
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 15) == 1
-        (left,) = [event for event in worker.events if event["event"] == "worker.left_behind"]
+        (left,) = worker.named("worker.left_behind")
     assert "in block" in left["stack"]
-
-
-def named(worker: Process, event: str) -> list[dict[str, Any]]:
-    return [each for each in worker.events if each["event"] == event]
 
 
 async def test_blocking_is_named_while_it_lasts_and_costs_bystanders_nothing(
@@ -117,13 +113,13 @@ async def test_blocking_is_named_while_it_lasts_and_costs_bystanders_nothing(
         bystander = await client.enqueue(Guest(what="wait", seconds=2), job_id="bystander")
         blocker = await client.enqueue(Guest(what="block", seconds=4), job_id="blocker")
         await asyncio.to_thread(first.wait_for, "worker.blocked")
-        assert not named(first, "job.completed")
+        assert not first.named("job.completed")
         with worker_process(config, GUESTS, **limits) as second:
             assert (await bystander.result(timeout=20))[0] == 1
             assert (await blocker.result(timeout=20))[0] == 1
-            assert not named(second, "job.completed") + named(second, "job.duplicate")
-        (blocked,) = named(first, "worker.blocked")
-        assert not named(first, "worker.lease_lost")
+            assert not second.named("job.completed") + second.named("job.duplicate")
+        (blocked,) = first.named("worker.blocked")
+        assert not first.named("worker.lease_lost")
     assert blocked["job_id"] == "blocker"
     assert "in block" in blocked["stack"]
     assert await count(sessions, Project) == 2
@@ -139,7 +135,7 @@ async def test_who_blocks_for_longer_than_its_timeout_has_spent_an_attempt(
         bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")
         blocker = await client.enqueue(Guest(what="block_once", seconds=20), job_id="blocker")
         await asyncio.to_thread(first.wait_for, "worker.parted_from_jobs")
-        (parted,) = named(first, "worker.parted_from_jobs")
+        (parted,) = first.named("worker.parted_from_jobs")
         assert (parted["job_id"], parted["jobs"]) == ("blocker", 2)
         with worker_process(config, GUESTS, **limits):
             assert (await bystander.result(timeout=12))[0] == 1
@@ -186,7 +182,7 @@ async def test_a_job_that_blocks_in_a_task_of_its_own_is_known(
         job = await client.enqueue(Guest(what="blocks_in_a_task", seconds=1.2), job_id="blocker")
         with pytest.raises(JobFailed):
             await job.result(timeout=30)
-        assert named(worker, "worker.blocked")[0]["job_id"] == "blocker"
+        assert worker.named("worker.blocked")[0]["job_id"] == "blocker"
     assert await count(sessions, Project) == 0
 
 
@@ -201,7 +197,7 @@ async def test_a_job_that_blocks_for_ever_is_buried_after_its_attempts(
     for _ in range(2):
         with worker_process(config, GUESTS, **limits) as worker:
             assert await asyncio.to_thread(worker.wait, 20) == 1
-            assert named(worker, "worker.parted_from_jobs")
+            assert worker.named("worker.parted_from_jobs")
     with worker_process(config, GUESTS, **limits) as worker:
         await asyncio.to_thread(worker.wait_for, "job.buried")
     kept = await letter(sessions, "blocker")

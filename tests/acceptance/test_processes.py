@@ -15,7 +15,7 @@ from worker.health import living_workers
 
 
 def pids(supervisor: Process) -> list[int]:
-    return [e["pid"] for e in supervisor.events if e["event"] == "supervisor.worker_started"]
+    return [e["pid"] for e in supervisor.named("supervisor.worker_started")]
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_all_stop_together(
