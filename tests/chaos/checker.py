@@ -114,7 +114,7 @@ def check(jobs: Iterable[Sent], found: Found, destroyed: Sequence[float] = ()) -
     known: set[str] = set()
     for job in jobs:
         known.add(job.job_id)
-        verdict.counts["guests sent"] += job.kind.startswith("chaos_guest")
+        verdict.counts["guests sent"] += job.is_guest
         _check_end(job, found, destroyed, verdict)
         _check_effects(job, found, verdict)
     _check_rows(known, found, verdict)

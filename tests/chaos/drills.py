@@ -109,7 +109,10 @@ def _require_all_done(made: World, jobs: int, report: Report) -> None:
 
 
 def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: float = 90) -> None:
-    """kill -9 at the default lease: how long until the victim's jobs have ended elsewhere."""
+    """kill -9 at the default lease: how long until the victim's jobs have ended elsewhere.
+
+    Guests do not count: they fail by themselves, and how long they last is their backoff's affair.
+    """
     own = Report(seed)
     phase = Phase(
         "kill -9 at the default lease",
@@ -120,11 +123,10 @@ def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: flo
         lease=LEASE,
     )
     run_phase(phase, seed, folder, own, out)
-    slowest = percentile(own.rows["kill_worker"].whole, 0.99) if "kill_worker" in own.rows else None
+    slowest = percentile(own.rows["kill_worker"].good, 0.99) if "kill_worker" in own.rows else None
     report.merge(own)
-    report.bars.append(
-        Bar("p99 seconds until a killed worker's jobs have ended", slowest or 99, KILL_BAR)
-    )
+    name = "p99 seconds until a killed worker's jobs, without guests, have ended"
+    report.bars.append(Bar(name, slowest or 99, KILL_BAR))
 
 
 def suspect(seed: int, folder: Path, report: Report, out: Console) -> None:

@@ -33,6 +33,11 @@ class Sent:
         """True if it was staged: then no loss of Redis may lose it."""
         return self.source in IN_DATABASE
 
+    @property
+    def is_guest(self) -> bool:
+        """True if its handler is sent to misbehave: it fails by itself, and waits out its backoff."""
+        return self.kind.startswith("chaos_guest")
+
 
 @dataclass(slots=True)
 class History:

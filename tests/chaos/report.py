@@ -27,6 +27,7 @@ class Row:
     claimed: int = 0  # jobs claimed by the workers that were hit, over all faults
     first: list[float] = field(default_factory=list)  # seconds to the first later commit
     whole: list[float] = field(default_factory=list)  # seconds until all claimed jobs had ended
+    good: list[float] = field(default_factory=list)  # the same, without the guests among them
 
     def as_json(self) -> dict[str, Any]:
         """Numbers only."""
@@ -39,6 +40,7 @@ class Row:
             "first_commit_p99": percentile(self.first, 0.99),
             "all_claimed_ended_p50": percentile(self.whole, 0.5),
             "all_claimed_ended_p99": percentile(self.whole, 0.99),
+            "all_but_guests_ended_p99": percentile(self.good, 0.99),
         }
 
 
@@ -69,6 +71,7 @@ def exposures(
     again, counts for the later one only.
     """
     rows: dict[str, Row] = {}
+    guests = {job.job_id for job in jobs if job.is_guest}
     ended = [job for job in jobs if job.job_id in found.ended]
     starts = sorted(job.answered or job.invoked for job in ended)
     commits = sorted(found.ended.values())
@@ -92,9 +95,15 @@ def exposures(
         its_own = [
             job_id for job_id in ids if not fault.takes_workers or last_hit[job_id] == fault.at
         ]
-        if its_own:
-            row.whole.append(max(0.0, max(found.ended[each] for each in its_own) - fault.healed))
+        row.whole += _until_ended(its_own, fault, found)
+        row.good += _until_ended([each for each in its_own if each not in guests], fault, found)
     return rows
+
+
+def _until_ended(job_ids: Sequence[str], fault: Fault, found: Found) -> list[float]:
+    """Seconds from the fault's end until the last of them had ended; nothing without jobs."""
+    ended = [found.ended[each] for each in job_ids]
+    return [max(0.0, max(ended) - fault.healed)] if ended else []
 
 
 def _held(
@@ -144,6 +153,7 @@ class Report:
                 setattr(mine, number, getattr(mine, number) + getattr(row, number))
             mine.first += row.first
             mine.whole += row.whole
+            mine.good += row.good
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 

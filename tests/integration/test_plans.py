@@ -38,6 +38,8 @@ FILL = (
     INSERT INTO dead_letter (job_id, reason, error, attempt)
     SELECT 'job' || n, 'x', 'x', 1 FROM generate_series(1, 10000) n
     """,
+    # So that ANALYZE reads every row: a sample takes "tag7" for ten times as frequent now and then.
+    "ALTER TABLE task ALTER tags SET STATISTICS 1000",
     "ANALYZE",
 )
 
