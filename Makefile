@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
 
-.PHONY: demo dev test check bench bench-database chaos chaos-exhaustive format lock clean
+.PHONY: demo dev test check bench bench-before bench-database chaos chaos-exhaustive format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/ledgerq demo --jobs 1000
@@ -26,6 +26,9 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 
 bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
 	$(BIN)/python -m bench
+
+bench-before: $(READY)  ## beside an earlier checkout that has its own .venv: BEFORE=../before
+	$(BIN)/python -m bench.before $(BEFORE)
 
 bench-database: $(READY)  ## the database layer beside the naive way
 	$(BIN)/python -m bench.database

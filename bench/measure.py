@@ -72,7 +72,7 @@ async def drain(
 
 async def begin(servers: Servers, contender: Contender, kind: str) -> None:
     """A fresh start."""
-    await servers.begin_again("filled" if kind == "move" else "empty")
+    await servers.begin_again("filled" if kind == "move" else "empty", contender.root)
     await asyncio.to_thread(prepare, servers, contender)
 
 

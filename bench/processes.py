@@ -31,6 +31,7 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
     worker: tuple[str, ...] = ()  # after its python; none: the module's own verb
     feeder: "Contender | None" = None  # who enqueues, if somebody else
+    root: Path = ROOT  # the checkout that its code is in
 
     def worker_command(self, kind: str) -> list[str]:
         """What runs one worker; ours needs a kind more where nothing is to be done."""
@@ -40,7 +41,13 @@ class Contender:
     @property
     def python(self) -> str:
         """Its interpreter."""
+        if self.root != ROOT:
+            return str(self.root / ".venv" / "bin" / "python")
         return str(python_of(self.venv)) if self.venv else sys.executable
+
+    def environment_on(self, servers: Servers) -> dict[str, str]:
+        """All that its processes are given."""
+        return {**servers.environment, "PYTHONPATH": str(self.root), **self.environment}
 
     def command(self, *arguments: str | int) -> list[str]:
         """One of its verbs."""
@@ -56,8 +63,8 @@ def ask(servers: Servers, contender: Contender, *arguments: str | int) -> dict[s
     who = contender.feeder or contender
     done = subprocess.run(
         who.command(*arguments),
-        env={**servers.environment, **who.environment},
-        cwd=ROOT,
+        env=who.environment_on(servers),
+        cwd=who.root,
         capture_output=True,
         text=True,
         timeout=_COMMAND_SECONDS,
@@ -73,8 +80,8 @@ def prepare(servers: Servers, contender: Contender) -> None:
     """Let it make what it needs in the database."""
     subprocess.run(
         contender.command("prepare"),
-        env={**servers.environment, **contender.environment},
-        cwd=ROOT,
+        env=contender.environment_on(servers),
+        cwd=contender.root,
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=60,
@@ -156,13 +163,15 @@ def workers(
     """So many workers, each told to stop at the end."""
     log = Path(servers.sockets) / "bench-worker.log"
     command = contender.worker_command(kind)
-    environment = {**servers.environment, **contender.environment, **more}
+    environment = {**contender.environment_on(servers), **more}
     with log.open("wb") as out, ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_stop_all, processes)
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=out)
+            return subprocess.Popen(
+                command, env=environment, cwd=contender.root, stdout=out, stderr=out
+            )
 
         processes.extend(start() for _ in range(number))
         yield Workers(processes, log)

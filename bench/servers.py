@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,6 @@ class Servers:
             **kept,
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
-            "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
@@ -76,13 +75,13 @@ class Servers:
         finally:
             await client.aclose()
 
-    async def begin_again(self, template: str) -> None:
-        """An empty Redis and a fresh copy of the template `empty` or `filled`."""
+    async def begin_again(self, template: str, root: Path = ROOT) -> None:
+        """An empty Redis and a fresh copy of the template `empty` or `filled`, made by that checkout."""
         async with self.redis() as redis:
             await redis.flushall()
         async with self.database("postgres") as postgres:
             await postgres.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
-            await postgres.execute(f"CREATE DATABASE {_DATABASE} TEMPLATE {template}")
+            await postgres.execute(f"CREATE DATABASE {_DATABASE} TEMPLATE {_of(template, root)}")
             await postgres.execute("CHECKPOINT")
 
     def _url(self, name: str) -> str:
@@ -90,8 +89,8 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
-    """Both, for the length of the block, with the templates made."""
+def servers(roots: Iterable[Path] = (ROOT,)) -> Iterator[Servers]:
+    """Both, for the length of the block, with the templates of these checkouts made."""
     with (
         tempfile.TemporaryDirectory(prefix="ledgerq-bench-") as name,
         embedded.postgresql(Path(name) / "postgresql", SETTINGS) as url,
@@ -99,26 +98,42 @@ def servers() -> Iterator[Servers]:
     ):
         sockets = parse_qs(urlsplit(url).query)["host"][0]
         ours = Servers(sockets, redis_url, programs_of_postgresql())
-        asyncio.run(_make_templates(ours))
+        for root in roots:
+            asyncio.run(_make_templates(ours, root))
         yield ours
 
 
-async def _make_templates(servers: Servers) -> None:
+def _of(template: str, root: Path) -> str:
+    """The name of a template of that checkout: each has a schema of its own."""
+    return template if root == ROOT else f"{template}_before"
+
+
+async def _make_templates(servers: Servers, root: Path) -> None:
+    empty_name, filled_name = _of("empty", root), _of("filled", root)
     async with servers.database("postgres") as postgres:
-        await postgres.execute("CREATE DATABASE empty")
-    url = servers._url("empty")  # noqa: SLF001 - ours
-    await asyncio.to_thread(migrate, DatabaseConfig(url=url))
-    async with servers.database("empty") as empty:
+        await postgres.execute(f"CREATE DATABASE {empty_name}")
+    await asyncio.to_thread(_migrate, servers, empty_name, root)
+    async with servers.database(empty_name) as empty:
         await empty.execute("INSERT INTO project (name) VALUES ('bench')")
     async with servers.database("postgres") as postgres:
-        await postgres.execute("CREATE DATABASE filled TEMPLATE empty")
-    async with servers.database("filled") as filled:
+        await postgres.execute(f"CREATE DATABASE {filled_name} TEMPLATE {empty_name}")
+    async with servers.database(filled_name) as filled:
         await filled.execute(
             "INSERT INTO task (title, project_id) SELECT 'bench ' || n, 1 "
             "FROM generate_series(1, $1::int) AS n",
             TASKS,
         )
         await filled.execute("VACUUM ANALYZE")
+
+
+def _migrate(servers: Servers, database: str, root: Path) -> None:
+    url = servers._url(database)  # noqa: SLF001 - ours
+    if root == ROOT:
+        migrate(DatabaseConfig(url=url))
+    else:
+        command = [str(root / ".venv" / "bin" / "python"), "-m", "worker", "migrate"]
+        environment = {**servers.environment, "DATABASE_URL": url, "PYTHONPATH": str(root)}
+        subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def run(servers: Servers, command: list[str], *, seconds: float = 600, **more: str) -> str:
@@ -129,7 +144,7 @@ def run(servers: Servers, command: list[str], *, seconds: float = 600, **more: s
     """
     done = subprocess.run(
         command,
-        env={**servers.environment, **more},
+        env={**servers.environment, "PYTHONPATH": str(ROOT), **more},
         cwd=ROOT,
         capture_output=True,
         text=True,

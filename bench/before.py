@@ -1,0 +1,72 @@
+"""This checkout beside an earlier one, `make bench-before BEFORE=…`: has a change made anything slower?
+
+Both do the same work in turns, in one run, on the same servers, each with its own schema and its own virtual
+environment. ONLY=create,move,noop picks workloads, ROUNDS=9 and SECONDS=2 say how long.
+"""
+
+import asyncio
+import os
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import workloads
+from bench.contenders import OURS, STAGED
+from bench.results import Results
+from bench.rounds import Pace, play
+from bench.servers import ROOT, servers
+
+_WORKLOADS = (
+    "create",
+    "staged",
+    "move",
+    "noop",
+)  # many at once, by the outbox, batched, one by one
+
+
+def main(root: Path) -> int:
+    """Measure both; exit status 1 if something could not be measured, 2 without an earlier checkout."""
+    console, results = Console(width=100), Results()
+    if not (root / ".venv" / "bin" / "python").exists():
+        console.print(f"BEFORE={root}: there is no .venv in it: run make .venv/.ready there")
+        return 2
+    wanted = [name for name in os.environ.get("ONLY", "").split(",") if name] or _WORKLOADS
+    with servers((ROOT, root)) as ours:
+        pace = Pace(float(os.environ.get("SECONDS", "2")))
+        for workload in wanted:
+            contender = STAGED if workload == "staged" else OURS
+            pair = (contender, replace(contender, name="before", root=root))
+            kind = "create" if workload == "staged" else workload
+            found = Results()
+            rounds = int(os.environ.get("ROUNDS", "9"))
+            asyncio.run(play(workloads.drains(ours, kind, pair), rounds, pace, found, console))
+            for name, as_name in ((contender.name, "now"), ("before", "before")):
+                for value in found.values.get(kind, {}).get(name, []):
+                    results.add(workload, as_name, value)
+            results.failures |= found.failures
+    console.print(_table(results))
+    for what, why in results.failures.items():
+        console.print(f"left out: {what}: {why}", markup=False, highlight=False)
+    return 1 if results.failures or not results.values else 0
+
+
+def _table(results: Results) -> Table:
+    table = Table("workload", "now", "before", "now to before", "rounds from … to")
+    for workload in results.values:
+        ratios = results.ratios(workload, "now", "before")
+        medians = [results.median(workload, name) or 0 for name in ("now", "before")]
+        table.add_row(
+            workload,
+            *(f"{median:,.0f}/s" for median in medians),
+            f"{statistics.median(ratios):.3f}x",
+            f"{min(ratios):.2f}x to {max(ratios):.2f}x",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve()))
