@@ -1,4 +1,4 @@
-"""This checkout beside an earlier one, `make bench-before BEFORE=…`: has a change made anything slower?
+"""A change beside the checkout before it, `make bench-before BEFORE=…`: is anything slower now than it was.
 
 Both do the same work in turns, in one run, on the same servers, each with its own schema and its own virtual
 environment. ONLY=create,move,noop picks workloads, ROUNDS=9 and SECONDS=2 say how long.
