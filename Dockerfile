@@ -6,7 +6,7 @@ ENV PATH="/opt/ledgerq/bin:$PATH"
 COPY requirements/runtime.txt requirements/build.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/runtime.txt \
     && pip install --no-cache-dir --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY db db
 COPY jobs jobs
 COPY worker worker
