@@ -45,8 +45,14 @@ def main(root: Path) -> int:
             rounds = int(os.environ.get("ROUNDS", "9"))
             asyncio.run(play(workloads.drains(ours, kind, pair), rounds, pace, found, console))
             for name, as_name in ((contender.name, "now"), ("before", "before")):
-                for value in found.values.get(kind, {}).get(name, []):
-                    results.add(workload, as_name, value)
+                rates, cores = (
+                    found.values.get(what, {}).get(name, [])
+                    for what in (kind, f"{kind}: cores busy")
+                )
+                for rate, busy in zip(rates, cores, strict=True):
+                    results.add(workload, as_name, rate)
+                    cpu = busy / rate * 1e6 if rate and busy else None
+                    results.add(f"{workload}: worker's CPU", as_name, cpu)
             results.failures |= found.failures
     console.print(_table(results))
     for what, why in results.failures.items():
@@ -59,9 +65,10 @@ def _table(results: Results) -> Table:
     for workload in results.values:
         ratios = results.ratios(workload, "now", "before")
         medians = [results.median(workload, name) or 0 for name in ("now", "before")]
+        unit = "µs a job" if ":" in workload else "/s"
         table.add_row(
             workload,
-            *(f"{median:,.0f}/s" for median in medians),
+            *(f"{median:,.0f} {unit}" for median in medians),
             f"{statistics.median(ratios):.3f}x",
             f"{min(ratios):.2f}x to {max(ratios):.2f}x",
         )
