@@ -19,7 +19,7 @@ from bench import contenders as who
 from bench import page, report, venvs, workloads
 from bench.processes import Contender
 from bench.results import Results
-from bench.rounds import Pace, Segment, play
+from bench.rounds import Pacing, Segment, play
 from bench.servers import ROOT, SETTINGS, Servers, servers
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
@@ -107,7 +107,7 @@ async def measure(servers: Servers, results: Results, console: Console) -> list[
     peers = (who.ARQ, who.SAQ) if QUICK else who.PEERS
     taking_part = [*OURS, *_installed(peers, results, console)]
     wanted = [name for name in os.environ.get("ONLY", "").split(",") if name]
-    pace = Pace(float(os.environ.get("SECONDS", "2.5" if QUICK else "4")))
+    pace = Pacing(float(os.environ.get("SECONDS", "2.5" if QUICK else "4")))
     for group in groups():
         if (wanted and group.name not in wanted) or (QUICK and group.name != "create"):
             continue

@@ -17,7 +17,7 @@ from rich.table import Table
 from bench import workloads
 from bench.contenders import OURS, STAGED
 from bench.results import Results
-from bench.rounds import Pace, play
+from bench.rounds import Pacing, play
 from bench.servers import ROOT, servers
 
 _WORKLOADS = (
@@ -36,7 +36,7 @@ def main(root: Path) -> int:
         return 2
     wanted = [name for name in os.environ.get("ONLY", "").split(",") if name] or _WORKLOADS
     with servers((ROOT, root)) as ours:
-        pace = Pace(float(os.environ.get("SECONDS", "2")))
+        pace = Pacing(float(os.environ.get("SECONDS", "2")))
         for workload in wanted:
             contender = STAGED if workload == "staged" else OURS
             pair = (contender, replace(contender, name="before", root=root))

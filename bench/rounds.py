@@ -16,7 +16,7 @@ from bench.results import Results
 _FIRST = 600  # jobs of a contender whose speed is not known yet
 _MOST = 60_000
 
-Work = Callable[["Pace"], Awaitable[dict[str, float]]]
+Work = Callable[["Pacing"], Awaitable[dict[str, float]]]
 FAILURES = (
     RuntimeError,
     Stuck,
@@ -38,7 +38,7 @@ class Segment:
 
 
 @dataclass(slots=True)
-class Pace:
+class Pacing:
     """How many jobs each segment takes, so that all of them last about as long."""
 
     seconds: float
@@ -59,7 +59,7 @@ class Pace:
 async def play(
     segments: Sequence[Segment],
     rounds: int,
-    pace: Pace,
+    pace: Pacing,
     results: Results,
     console: Console,
     *,
@@ -82,7 +82,7 @@ async def play(
             )
 
 
-async def _one(segment: Segment, pace: Pace, results: Results) -> dict[str, float]:
+async def _one(segment: Segment, pace: Pacing, results: Results) -> dict[str, float]:
     try:
         async with asyncio.timeout(900):
             return await segment.work(pace)

@@ -11,7 +11,7 @@ from bench import pgbench
 from bench.latency import latencies
 from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
-from bench.rounds import Pace, Segment
+from bench.rounds import Pacing, Segment
 from bench.servers import Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
@@ -19,13 +19,13 @@ PGBENCH = "pgbench"
 FEW, MANY = 10_000, 1_000_000
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
 
-ContenderWork = Callable[[Contender, Pace], Awaitable[dict[str, float]]]
+ContenderWork = Callable[[Contender, Pacing], Awaitable[dict[str, float]]]
 
 
 def drains(servers: Servers, kind: str, contenders: Iterable[Contender]) -> list[Segment]:
     """Throughput of one worker process, and what it cost."""
 
-    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def work(contender: Contender, pace: Pacing) -> dict[str, float]:
         drained = await drain(servers, contender, kind, pace.jobs)
         pace.learn(drained.rate)
         if kind == "create":
@@ -47,7 +47,7 @@ def yardstick(servers: Servers) -> list[Segment]:
     if program is None:
         return []
 
-    async def work(pace: Pace) -> dict[str, float]:
+    async def work(pace: Pacing) -> dict[str, float]:
         return {"create": await pgbench.transactions(servers, program, pace.seconds)}
 
     return [Segment("create", PGBENCH, work)]
@@ -56,13 +56,13 @@ def yardstick(servers: Servers) -> list[Segment]:
 def enqueues(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
     """Jobs put on the queue a second: one after another, and many at once. Nobody works on them."""
 
-    async def single(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def single(contender: Contender, pace: Pacing) -> dict[str, float]:
         await begin(servers, contender, "create")
         said = await asyncio.to_thread(ask, servers, contender, "single", "create", pace.jobs)
         pace.learn(said["jobs"] / said["seconds"])
         return {"enqueue, one at a time": said["jobs"] / said["seconds"]}
 
-    async def bulk(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def bulk(contender: Contender, pace: Pacing) -> dict[str, float]:
         await begin(servers, contender, "create")
         said = await asyncio.to_thread(ask, servers, contender, "fill", "create", pace.jobs)
         pace.learn(said["jobs"] / said["seconds"])
@@ -83,7 +83,7 @@ def latency(
 ) -> list[Segment]:
     """From enqueue to commit, in milliseconds."""
 
-    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def work(contender: Contender, pace: Pacing) -> dict[str, float]:
         found = await latencies(servers, contender, rate, seconds)
         return {f"{name}, {cut}": value for cut, value in found.items()}
 
@@ -95,7 +95,7 @@ def latency(
 def idle(servers: Servers, seconds: float, contenders: Iterable[Contender]) -> list[Segment]:
     """What a worker costs that has nothing to do."""
 
-    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def work(contender: Contender, pace: Pacing) -> dict[str, float]:
         await begin(servers, contender, "create")
         with workers(servers, contender, "create") as running:
             await _bring_up(servers, contender, running)
@@ -120,7 +120,7 @@ def scaling(
 ) -> list[Segment]:
     """Total throughput of many workers on two cores: what they cost each other."""
 
-    async def work(contender: Contender, count: int, pace: Pace) -> dict[str, float]:
+    async def work(contender: Contender, count: int, pace: Pacing) -> dict[str, float]:
         drained = await crowd(servers, contender, count, jobs)
         return {
             f"{count} workers": drained.rate,
@@ -171,14 +171,14 @@ def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> l
     The million is then worked off: is the worker as large at its end as after the first tenth?
     """
 
-    async def short(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def short(contender: Contender, pace: Pacing) -> dict[str, float]:
         return {SHORT: (await drain(servers, contender, "create", FEW)).rate}
 
-    async def held(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def held(contender: Contender, pace: Pacing) -> dict[str, float]:
         drained = await drain(servers, contender, "create", FEW, deferred=deferred)
         return {f"{deferred:,} deferred": drained.rate}
 
-    async def long(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def long(contender: Contender, pace: Pacing) -> dict[str, float]:
         await begin(servers, contender, "create")
         await asyncio.to_thread(ask, servers, contender, "fill", "create", MANY)
         async with counter(servers, "create", Path()) as done:
@@ -203,7 +203,7 @@ def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> l
 def recovery(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
     """Kill one of two workers in the middle of its work: seconds until the last job is committed."""
 
-    async def work(contender: Contender, pace: Pace) -> dict[str, float]:
+    async def work(contender: Contender, pace: Pacing) -> dict[str, float]:
         jobs = 3_000
         await begin(servers, contender, "create")
         await asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)

@@ -10,15 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db.arrays import insert_rows
-from db.bounds import MOST_IN_A_LIST, cursor, is_id, is_storable, require_limit
+from db.bounds import MAX_IN_A_LIST, cursor, is_id, is_storable, require_limit
 from db.errors import Refused
 from db.inputs import MAX_ID
 from db.models import Action, AuditLog, Project, Task, Worker
 
 Entity = Project | Worker | Task
 
-_MOST_ACTOR = 200
-_MOST_ATTEMPTS = 2**31 - 1
+_MAX_ACTOR = 200
+_MAX_ATTEMPTS = 2**31 - 1
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 
@@ -90,7 +90,7 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
 
 
 @asynccontextmanager
-async def gathering(session: AsyncSession) -> AsyncIterator[None]:
+async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
     """What is recorded inside the block is written at its end, in one statement of the same transaction."""
     sync: Any = session.sync_session
     gathered = sync.gathered = []
@@ -110,7 +110,7 @@ async def history(
     Raises:
         Refused: the limit is out of range.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     if not is_storable(entity_type) or not _has_entries(entity_id):
         return []
     entries = (
@@ -132,7 +132,7 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
     Raises:
         Refused: the limit is out of range.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     if not is_storable(job_id):
         return []
     entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
@@ -161,7 +161,7 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
 def _check(origin: Origin) -> None:
     """An author who can't be kept is refused: nothing else is put in the place of one."""
     actor = origin.actor
-    if not _fits(actor, _MOST_ACTOR) or not actor or not actor.isprintable():
+    if not _fits(actor, _MAX_ACTOR) or not actor or not actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
     for field, value, longest in (
         ("job_id", origin.job_id, 200),
@@ -170,8 +170,8 @@ def _check(origin: Origin) -> None:
     ):
         if value is not None and not _fits(value, longest):
             raise Refused(field, f"must have at most {longest} characters, no NUL")
-    if origin.attempt is not None and not 0 <= origin.attempt <= _MOST_ATTEMPTS:
-        raise Refused("attempt", f"must be 0 to {_MOST_ATTEMPTS}")
+    if origin.attempt is not None and not 0 <= origin.attempt <= _MAX_ATTEMPTS:
+        raise Refused("attempt", f"must be 0 to {_MAX_ATTEMPTS}")
 
 
 def _fits(value: object, longest: int) -> bool:

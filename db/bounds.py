@@ -11,9 +11,9 @@ from typing import TypeVar
 from db.errors import Refused
 from db.inputs import MAX_ID, in_range
 
-MOST_ROWS = 500  # in a page
-MOST_PRUNED = 1_000_000  # in one statement that removes what is old
-MOST_IN_A_LIST = 10_000  # a statement has 32,767 parameters at most
+MAX_ROWS = 500  # in a page
+MAX_PRUNED = 1_000_000  # in one statement that removes what is old
+MAX_IN_A_LIST = 10_000  # a statement has 32,767 parameters at most
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def cursor(value: int | None) -> int:
     return min(max(value or 0, 0), MAX_ID)
 
 
-def require_limit(limit: int, most: int = MOST_ROWS) -> None:
+def require_limit(limit: int, most: int = MAX_ROWS) -> None:
     """Refuse to read or remove more rows in one go than is good for the others.
 
     Raises:
@@ -68,5 +68,5 @@ def require_moment(field: str, moment: datetime) -> None:
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """The values, so many at a time as a statement can take."""
-    for start in range(0, len(values), MOST_IN_A_LIST):
-        yield values[start : start + MOST_IN_A_LIST]
+    for start in range(0, len(values), MAX_IN_A_LIST):
+        yield values[start : start + MAX_IN_A_LIST]

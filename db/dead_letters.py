@@ -11,7 +11,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from db.bounds import (
-    MOST_IN_A_LIST,
+    MAX_IN_A_LIST,
     chunks,
     cursor,
     is_storable,
@@ -46,7 +46,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class DeadLetterFilter:
     """Which letters are meant: those that have all of what is named here."""
 
     kind: str | None = None
@@ -62,7 +62,7 @@ class Which:
         return [col(getattr(DeadLetter, name)) == value for name, value in named.items()]
 
 
-EVERY = Which()
+ALL = DeadLetterFilter()
 _BRIEF = [
     defer(getattr(DeadLetter, name), raiseload=True)
     for name in ("payload", "raw", "traceback", "attempts")
@@ -101,7 +101,7 @@ async def buried(session: AsyncSession, job_ids: Collection[str]) -> set[str]:
 
 async def newest(
     session: AsyncSession,
-    which: Which = EVERY,
+    which: DeadLetterFilter = ALL,
     *,
     before_id: int | None = None,
     limit: int = 50,
@@ -114,7 +114,7 @@ async def newest(
     Raises:
         Refused: the limit is out of range.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     letters = select(DeadLetter).where(*which.conditions).order_by(col(DeadLetter.id).desc())
     if before_id is not None:
         letters = letters.where(col(DeadLetter.id) < cursor(before_id))
@@ -123,14 +123,14 @@ async def newest(
 
 
 async def groups(
-    session: AsyncSession, which: Which = EVERY, *, limit: int = 50
+    session: AsyncSession, which: DeadLetterFilter = ALL, *, limit: int = 50
 ) -> Sequence[tuple[int, DeadLetter]]:
     """Letters of one fingerprint counted, each group with its newest one, brief; the largest first.
 
     Raises:
         Refused: the limit is out of range.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     counted = (
         select(func.count().label("letters"), func.max(col(DeadLetter.id)).label("newest"))
         .where(*which.conditions)

@@ -9,18 +9,18 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db.bounds import MOST_PRUNED, chunks, is_storable, require_limit, require_moment, storable
+from db.bounds import MAX_PRUNED, chunks, is_storable, require_limit, require_moment, storable
 from db.errors import NotAllowedInJob
 from db.models import JobState, ProcessedJob
 from db.models.base import UtcDateTime
 
 # made once: each job runs them, and an expression would be built and keyed anew each time
-_REMEMBER = text(
+_INSERT_RECEIPT = text(
     "INSERT INTO processed_job (job_id, kind, payload_hash, state, attempt) "
     "VALUES (:job_id, :kind, :payload_hash, :state, :attempt) "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
-_REMEMBER_MANY = text(
+_INSERT_RECEIPTS = text(
     "INSERT INTO processed_job (job_id, kind, payload_hash, attempt) "
     "SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), "
     "CAST(:hashes AS bytea[]), CAST(:attempts AS int[])) "
@@ -52,7 +52,7 @@ _PRUNE_ON_SQLITE = text(
 ).bindparams(_BEFORE)
 
 
-async def remember(
+async def insert_receipt(
     session: AsyncSession,
     job_id: str,
     kind: str,
@@ -73,10 +73,10 @@ async def remember(
         "state": state.value,
         "attempt": attempt,
     }
-    return (await session.execute(_REMEMBER, note)).first() is not None
+    return (await session.execute(_INSERT_RECEIPT, note)).first() is not None
 
 
-async def remember_many(
+async def insert_receipts(
     session: AsyncSession, jobs: Sequence[tuple[str, str, bytes, int]]
 ) -> set[str]:
     """The same for many jobs (id, kind, payload hash, attempt); the ids of those that had not ended.
@@ -85,10 +85,10 @@ async def remember_many(
     """
     rows = sorted(jobs)
     if session.get_bind().dialect.name != "postgresql":
-        return {row[0] for row in rows if await remember(session, *row[:3], attempt=row[3])}
+        return {row[0] for row in rows if await insert_receipt(session, *row[:3], attempt=row[3])}
     ids, kinds, payload_hashes, attempts = map(list, zip(*rows, strict=True))
     added = await session.scalars(
-        _REMEMBER_MANY,
+        _INSERT_RECEIPTS,
         {"ids": ids, "kinds": kinds, "hashes": payload_hashes, "attempts": attempts},
     )
     return set(added)
@@ -123,7 +123,7 @@ def _require_marks(found: int, expected: int) -> None:
         raise NotAllowedInJob("undoing the mark of a job")
 
 
-async def recall(session: AsyncSession, job_id: str) -> ProcessedJob:
+async def get_receipt(session: AsyncSession, job_id: str) -> ProcessedJob:
     """The row of a job that is known to have ended."""
     return await session.get_one(ProcessedJob, job_id)
 
@@ -144,7 +144,7 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
     return found
 
 
-async def revive(session: AsyncSession, job_ids: Collection[str]) -> None:
+async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> None:
     """These jobs are dead no more: they may run again."""
     for some in chunks(storable(job_ids)):
         await session.execute(
@@ -163,7 +163,7 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
     Raises:
         Refused: the limit is out of range, or `ended_before` is no time that a database can hold.
     """
-    require_limit(limit, MOST_PRUNED)
+    require_limit(limit, MAX_PRUNED)
     require_moment("ended_before", ended_before)
     prune = _PRUNE if session.get_bind().dialect.name == "postgresql" else _PRUNE_ON_SQLITE
     gone = await session.execute(prune, {"ended_before": ended_before, "limit": limit})

@@ -18,7 +18,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import col
 
-from db.bounds import MOST_IN_A_LIST, chunks, is_storable, require_limit, storable
+from db.bounds import MAX_IN_A_LIST, chunks, is_storable, require_limit, storable
 from db.models import OutboxMessage
 from db.models.base import UtcDateTime, clock, utc_now
 
@@ -34,8 +34,8 @@ _ADD = text(  # as in db.arrays; rows draw their numbers in the order given
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
 FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
-LONGEST_PAUSE = 1800  # … up to here
-_AT_ONCE = MOST_IN_A_LIST // 4  # messages of seven columns each
+MAX_PAUSE = 1800  # … up to here
+_AT_ONCE = MAX_IN_A_LIST // 4  # messages of seven columns each
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL
 def _next_dispatch(element: next_dispatch, compiler: Any, **options: Any) -> str:
     return (
         f"now() + make_interval(secs => least({FIRST_PAUSE} * 2 ^ least(outbox_message.dispatches, 8), "
-        f"{LONGEST_PAUSE}) * (0.8 + 0.4 * random()))"
+        f"{MAX_PAUSE}) * (0.8 + 0.4 * random()))"
     )
 
 
@@ -70,7 +70,7 @@ def _next_dispatch(element: next_dispatch, compiler: Any, **options: Any) -> str
 def _next_dispatch_on_sqlite(element: next_dispatch, compiler: Any, **options: Any) -> str:
     return (
         "strftime('%Y-%m-%d %H:%M:%f000', 'now', '+' || "
-        f"min({FIRST_PAUSE} * (1 << min(outbox_message.dispatches, 8)), {LONGEST_PAUSE}) || ' seconds')"
+        f"min({FIRST_PAUSE} * (1 << min(outbox_message.dispatches, 8)), {MAX_PAUSE}) || ' seconds')"
     )
 
 
@@ -121,7 +121,7 @@ async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]
 
     Those that another relay holds are skipped. Of one ordering key only the oldest is ever due.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     earlier = aliased(OutboxMessage)
     must_wait = exists().where(
         col(earlier.ordering_key) == col(OutboxMessage.ordering_key),
@@ -176,7 +176,7 @@ async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
     return found
 
 
-async def settle(session: AsyncSession, job_ids: Iterable[str]) -> None:
+async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
     """These jobs end in this transaction: their messages go with it."""
     for some in chunks(storable(job_ids)):
         await session.execute(

@@ -14,7 +14,7 @@ from db.inputs import NewProject, ProjectChanges
 from db.models import Action, Project
 from db.translate import translated
 
-MOST_AT_ONCE = 5_000  # a statement has 32,767 parameters at most
+MAX_AT_ONCE = 5_000  # a statement has 32,767 parameters at most
 
 
 async def get(session: AsyncSession, project_id: int) -> Project:
@@ -71,8 +71,8 @@ async def upsert_many(
         Refused: one has no key, or two have the same.
     """
     keys = [new.key for new in news]
-    if len(keys) > MOST_AT_ONCE:
-        raise Refused("key", f"at most {MOST_AT_ONCE} projects in one upsert")
+    if len(keys) > MAX_AT_ONCE:
+        raise Refused("key", f"at most {MAX_AT_ONCE} projects in one upsert")
     if not news:
         return []
     if None in keys or len(set(keys)) < len(keys):

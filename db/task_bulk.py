@@ -59,8 +59,8 @@ async def update_many(
     if "parent_task_id" in changes.model_fields_set:
         raise Refused("parent_task_id", "tasks move one at a time: use tasks.update")
     wanted = set(task_ids)
-    if len(wanted) > writes.MOST_AT_ONCE:
-        raise Refused("task_ids", f"at most {writes.MOST_AT_ONCE} tasks in one update")
+    if len(wanted) > writes.MAX_AT_ONCE:
+        raise Refused("task_ids", f"at most {writes.MAX_AT_ONCE} tasks in one update")
     for impossible in sorted(task_id for task_id in wanted if not is_id(task_id)):
         raise NotFound("task", impossible)
     rows = select(Task).where(col(Task.id).in_(wanted)).order_by(col(Task.id)).with_for_update()

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from db import audit, writes
 from db.audit import Change, Origin
-from db.bounds import MOST_IN_A_LIST, is_id, require_limit, require_moment
+from db.bounds import MAX_IN_A_LIST, is_id, require_limit, require_moment
 from db.errors import IllegalStatusChange, MissingReference, NotFound, Refused
 from db.inputs import NewTask, TaskChanges
 from db.models import LEGAL_MOVES, Action, Project, Task, TaskStatus
@@ -146,7 +146,7 @@ async def purge(
     Raises:
         Refused: the limit is out of range, or `deleted_before` is no time that a database can hold.
     """
-    require_limit(limit, MOST_IN_A_LIST)
+    require_limit(limit, MAX_IN_A_LIST)
     require_moment("deleted_before", deleted_before)
     child = aliased(Task)
     old = (
@@ -171,8 +171,8 @@ async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None
         MissingReference: one does not exist, or is deleted.
         Refused: one belongs to another project, or there are too many.
     """
-    if len(wanted) > MOST_IN_A_LIST:
-        raise Refused("parent_task_id", f"at most {MOST_IN_A_LIST} different parents at once")
+    if len(wanted) > MAX_IN_A_LIST:
+        raise Refused("parent_task_id", f"at most {MAX_IN_A_LIST} different parents at once")
     possible = list(filter(is_id, wanted))
     parents = select(Task).where(col(Task.id).in_(possible)).order_by(col(Task.id))
     held = (await session.scalars(parents.with_for_update(read=True, key_share=True))).all()

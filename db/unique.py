@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db.bounds import MOST_PRUNED, chunks, require_limit, storable
+from db.bounds import MAX_PRUNED, chunks, require_limit, storable
 from db.models import UniqueKey
 from db.models.base import clock, utc_now
 
@@ -50,7 +50,7 @@ async def release(session: AsyncSession, job_ids: Collection[str]) -> None:
 
 async def forget_expired(session: AsyncSession, *, limit: int) -> int:
     """Remove keys whose window is over, so many at most, the first to end first. Answers with how many."""
-    require_limit(limit, MOST_PRUNED)
+    require_limit(limit, MAX_PRUNED)
     old = (
         select(col(UniqueKey.kind), col(UniqueKey.key))
         .where(col(UniqueKey.expires_at) <= utc_now())

@@ -24,7 +24,7 @@ _FOR_UPDATE: Mapping[type[Any], Select[Any]] = {  # made once: the first stateme
     table: select(table).where(table.__table__.c.id == bindparam("id")).with_for_update()  # type: ignore[union-attr]
     for table in (Project, Worker, Task)
 }
-MOST_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
+MAX_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 
 
 async def lock(
@@ -93,7 +93,7 @@ async def change(
 
 
 @asynccontextmanager
-async def together(session: AsyncSession) -> AsyncIterator[None]:
+async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
     """Changes made inside the block are written at its end at the latest: rows at once, entries at once.
 
     So an error of the database comes late and does not say whose it is: for batches, which are then split.
@@ -101,7 +101,7 @@ async def together(session: AsyncSession) -> AsyncIterator[None]:
     sync: Any = session.sync_session
     sync.waiting, sync.met = {}, []
     try:
-        async with audit.gathering(session):
+        async with audit.buffered_entries(session):
             yield
             await flush(session, list(session.dirty))
     finally:
@@ -128,13 +128,13 @@ def difference(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
 async def update_rows(
     session: AsyncSession, tasks: Sequence[Task], values: Mapping[str, Any]
 ) -> None:
-    """Give all of these tasks the same values, in one statement per `MOST_AT_ONCE`; the objects follow.
+    """Give all of these tasks the same values, in one statement per `MAX_AT_ONCE`; the objects follow.
 
     Raises:
         ConstraintError: the database refuses the values.
     """
-    for start in range(0, len(tasks), MOST_AT_ONCE):
-        some = tasks[start : start + MOST_AT_ONCE]
+    for start in range(0, len(tasks), MAX_AT_ONCE):
+        some = tasks[start : start + MAX_AT_ONCE]
         rows = (
             update(Task)
             .where(col(Task.id).in_([task.id for task in some]))

@@ -99,7 +99,7 @@ async def _after_failure(
     if isinstance(error, SharesState):
         kind = arrivals[0].job.kind.name
         registry.keep_apart(kind)
-        log.warning("kind.commits_alone", kind=kind, because=str(error))
+        log.warning("kind.batching_disabled", kind=kind, because=str(error))
     if len(arrivals) == 1 or isinstance(error, SharesState):
         return await _one_by_one(arrivals, registry, sessions, policy)
     middle = len(arrivals) // 2
@@ -124,7 +124,7 @@ async def _in_one_transaction(
     arrivals: Sequence[Arrival], sessions: Sessions, policy: Policy
 ) -> dict[str, Completed]:
     async def once(session: LedgerqSession) -> dict[str, Completed]:
-        fresh = await inbox.remember_many(session, [_note(each) for each in arrivals])
+        fresh = await inbox.insert_receipts(session, [_note(each) for each in arrivals])
         work = [each for each in arrivals if each.delivery.job_id in fresh]
         if not work:
             return {}
@@ -137,7 +137,7 @@ async def _in_one_transaction(
         await inbox.keep_results(session, results)
         staged = [each.delivery.job_id for each in work if each.job.envelope.staged]
         if staged:
-            await outbox.settle(session, staged)
+            await outbox.remove(session, staged)
         return {job_id: Completed(result) for job_id, result in results.items()}
 
     return await in_transaction(sessions, once)
@@ -147,7 +147,7 @@ async def _handle(session: LedgerqSession, work: Sequence[Arrival]) -> Sequence[
     if work[0].job.kind.handle_many:
         return await _handle_many(session, work)
     answers, now = [], datetime.now(UTC)
-    async with writes.together(session):
+    async with writes.deferred_writes(session):
         for each in work:
             fence = Fence(session, shared=True, stalled=stalled_by_others(each.delivery.job_id))
 

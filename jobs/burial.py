@@ -19,17 +19,17 @@ from db.transaction import transaction
 from db.translate import is_interruption, is_permanent, leaves
 from jobs.envelope import Delivery, check_job_id
 from jobs.errors import PayloadMismatch, Undecodable
-from jobs.legible import legible
 from jobs.outcome import Buried, Duplicate, Retry
+from jobs.readable import readable_parts
 from jobs.result import holds_nul
 from jobs.retry import Policy
 from jobs.text import cut, described, storable, traceback_of
 
 UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
 MAX_NOTE = 500  # characters that are kept of the error of one attempt
-MOST_ATTEMPTS = 100  # attempts that a letter tells of, the last ones
+MAX_ATTEMPTS = 100  # attempts that a letter tells of, the last ones
 _DEFAULTS = Policy()
-_LONGEST_WAIT = 30.0  # seconds for the letter's own transaction
+_MAX_WAIT = 30.0  # seconds for the letter's own transaction
 
 
 async def bury(
@@ -40,11 +40,13 @@ async def bury(
     A job that has ended meanwhile, by another delivery, is not buried: it was done, or is dead already.
     """
     try:
-        async with asyncio.timeout(_LONGEST_WAIT):
+        async with asyncio.timeout(_MAX_WAIT):
             ended = await _keep_what_can_be_kept(sessions, delivery, outcome, policy)
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
         interrupted = is_interruption(error)
-        return Retry(policy.delay(delivery.attempt), error, spent=False, interrupted=interrupted)
+        return Retry(
+            policy.delay(delivery.attempt), error, counts_as_attempt=False, interrupted=interrupted
+        )
     return ended or outcome
 
 
@@ -79,7 +81,7 @@ async def _keep(
     if isinstance(outcome.error, PayloadMismatch):
         staged.discard(delivery.job_id)  # that one is another job
     async with transaction(sessions) as session:
-        if not await inbox.remember(
+        if not await inbox.insert_receipt(
             session,
             letter.job_id,
             kind,
@@ -87,17 +89,17 @@ async def _keep(
             state=JobState.DEAD,
             attempt=delivery.attempt,
         ):
-            ended = await inbox.recall(session, letter.job_id)
-            await outbox.settle(session, staged)
+            ended = await inbox.get_receipt(session, letter.job_id)
+            await outbox.remove(session, staged)
             return Duplicate(ended.state, ended.result)
         await dead_letters.bury(session, letter)
-        await outbox.settle(session, staged)
+        await outbox.remove(session, staged)
     return None
 
 
 def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> Letter:
     """All that is known of a job that is given up, each text cut to its length."""
-    read = legible(delivery.body)
+    read = readable_parts(delivery.body)
     payload = storable_json(dict(read.envelope.payload)) if read.envelope else None
     told = described(outcome.error, policy.max_error)
     last = {
@@ -121,7 +123,7 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
         ],
         traceback=traceback_of(outcome.error, policy.max_traceback),
         attempt=delivery.attempt,
-        attempts=[*map(dict, delivery.history[-MOST_ATTEMPTS:]), last],
+        attempts=[*map(dict, delivery.history[-MAX_ATTEMPTS:]), last],
         worker=delivery.worker,
         fingerprint=fingerprint(read.kind, outcome),
     )
@@ -168,7 +170,7 @@ def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _payload_hash(body: bytes) -> bytes:
-    envelope = legible(body).envelope
+    envelope = readable_parts(body).envelope
     if envelope:
         return envelope.payload_hash
     return hashlib.sha256(body).digest() if body else b""

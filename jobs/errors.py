@@ -28,10 +28,10 @@ from pydantic import ValidationError
 from db.errors import LedgerqError
 from jobs.text import cut
 
-MOST_PROBLEMS = 50  # fields at fault that are listed
+MAX_PROBLEMS = 50  # fields at fault that are listed
 MAX_FIELD = 200  # characters of a field's name
 MAX_PROBLEM = 500
-LONGEST_DELAY = 10 * 365 * 86_400.0  # seconds
+MAX_DELAY = 10 * 365 * 86_400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class InvalidPayload(JobError):
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> "InvalidPayload":
-        """The fields at fault, the first `MOST_PROBLEMS` of them, without their values."""
+        """The fields at fault, the first `MAX_PROBLEMS` of them, without their values."""
         details = error.errors(include_url=False, include_input=False, include_context=False)
         unknown = all(
             each["type"] == "extra_forbidden" and str(each["loc"][-1]).isidentifier()
@@ -73,10 +73,10 @@ class InvalidPayload(JobError):
                 cut(".".join(map(str, each["loc"])) or "payload", MAX_FIELD),
                 cut(each["msg"], MAX_PROBLEM),
             )
-            for each in details[:MOST_PROBLEMS]
+            for each in details[:MAX_PROBLEMS]
         ]
-        if len(details) > MOST_PROBLEMS:
-            more = f"{len(details) - MOST_PROBLEMS:,} more fields are at fault"
+        if len(details) > MAX_PROBLEMS:
+            more = f"{len(details) - MAX_PROBLEMS:,} more fields are at fault"
             problems.append(Problem("payload", more))
         return (UnknownFields if unknown else InvalidPayload)(problems)
 
@@ -209,4 +209,4 @@ class Snooze(Exception):
 
 def _in_range(delay: float) -> float:
     """A delay that a queue can hold; NaN and infinities are none."""
-    return min(max(delay, 0.0), LONGEST_DELAY) if delay == delay else 0.0  # noqa: PLR0124 - NaN
+    return min(max(delay, 0.0), MAX_DELAY) if delay == delay else 0.0  # noqa: PLR0124 - NaN

@@ -29,7 +29,7 @@ PATIENCE = 3.0  # seconds for a handler to end that was told to stop; then it is
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
-class Unruly(Exception):
+class HandlerMisbehaved(Exception):
     """A handler raised what is no `Exception`: an exit, a cancellation of its own. `error` is that."""
 
     def __init__(self, error: BaseException) -> None:
@@ -105,7 +105,7 @@ class _Steps:
             stopped = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
             if stopped or issubclass(type(error), Exception):
                 raise
-            raise Unruly(error) from error
+            raise HandlerMisbehaved(error) from error
         finally:
             self._leave_child(None)
             self._forget_own_cancellations(cancelling)
@@ -120,7 +120,7 @@ class _Steps:
         if self._left_behind:
             self._task.uncancel()  # that was our own
             log.error(
-                "job.left_behind", **self._bound, problem="its handler did not stop when told to"
+                "job.abandoned", **self._bound, problem="its handler did not stop when told to"
             )
         if self._left_behind or isinstance(error, GeneratorExit):
             with suppress(BaseException):  # it may do in vain what it likes

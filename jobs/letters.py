@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import audit, dead_letters, inbox, outbox, unique
 from db.audit import Change, Origin
-from db.dead_letters import EVERY, Which
+from db.dead_letters import ALL, DeadLetterFilter
 from db.engine import Sessions
 from db.models import Action, DeadLetter, JobState, OutboxMessage
 from db.outbox import Message
@@ -20,12 +20,12 @@ from db.translate import translated
 from jobs.burial import UNKNOWN_KIND, storable_json
 from jobs.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from jobs.errors import InvalidRequest, NotReplayable, Undecodable
-from jobs.legible import legible
+from jobs.readable import readable_parts
 from jobs.request import MAX_ACTOR, require_free_names, require_printable
 from jobs.text import storable
 
 PAGE = 500  # letters in one transaction
-_LONGEST_REASON = 1000
+_MAX_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,13 @@ async def cancel(
             envelope = staged_envelope(staged)
         kind = envelope.kind if envelope else UNKNOWN_KIND
         payload_hash = envelope.payload_hash if envelope else b""
-        if not await inbox.remember(session, job_id, kind, payload_hash, state=JobState.CANCELLED):
+        if not await inbox.insert_receipt(
+            session, job_id, kind, payload_hash, state=JobState.CANCELLED
+        ):
             ended = await inbox.find(session, job_id)
             return ended.state if ended else None
         await unique.release(session, [job_id])
-        await outbox.settle(session, [job_id])
+        await outbox.remove(session, [job_id])
         origin = Origin(actor, job_id, kind, trace_id=envelope.trace_id if envelope else None)
         await audit.record(session, origin, Change("job", 0, Action.CANCEL, {}, {"reason": reason}))
     return JobState.CANCELLED
@@ -155,7 +157,7 @@ def staged_envelope(message: OutboxMessage) -> Envelope:
 
 
 async def pages(
-    sessions: Sessions, which: Which = EVERY, *, size: int = PAGE
+    sessions: Sessions, which: DeadLetterFilter = ALL, *, size: int = PAGE
 ) -> AsyncIterator[Sequence[DeadLetter]]:
     """All such letters, the newest first, in pages; those buried meanwhile are left out."""
     before_id: int | None = None
@@ -219,7 +221,7 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
 
 def _envelope(letter: DeadLetter, edit: _Edit) -> Envelope:
     """The job as it was, or as far as it can be read, with what the edit changes."""
-    read = legible(letter.raw)
+    read = readable_parts(letter.raw)
     kind = edit.kind or letter.kind or (read.envelope.kind if read.envelope else None)
     payload = letter.payload if edit.payload is None else edit.payload
     if payload is None and read.envelope:
@@ -240,9 +242,9 @@ async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _E
     """The jobs have ended no more; those that were done, or a new id that is taken, are refused."""
     ids = [message.job_id for message in messages]
     if edit.new_job_id is None:
-        await inbox.revive(session, ids)
+        await inbox.delete_receipts(session, ids)
         if edit.payload is not None:
-            await outbox.settle(session, ids)  # what may be staged there has the old payload
+            await outbox.remove(session, ids)  # what may be staged there has the old payload
     elif await outbox.find_many(session, ids):
         raise InvalidRequest("new_job_id", "is staged already; give an id that is new")
     for job_id in sorted(await inbox.hashes(session, ids)):
@@ -287,6 +289,6 @@ def _origin(actor: str, letter: DeadLetter) -> Origin:
 
 def _checked(actor: str, reason: str) -> tuple[str, str]:
     require_printable("actor", actor, MAX_ACTOR)
-    if len(reason) > _LONGEST_REASON:
-        raise InvalidRequest("reason", f"must have at most {_LONGEST_REASON} characters")
+    if len(reason) > _MAX_REASON:
+        raise InvalidRequest("reason", f"must have at most {_MAX_REASON} characters")
     return actor, storable(reason)

@@ -32,7 +32,7 @@ class Retry:
 
     delay: float
     error: BaseException
-    spent: bool = True
+    counts_as_attempt: bool = True
     interrupted: bool = False
     waits_for: str = ""
 

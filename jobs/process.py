@@ -3,9 +3,9 @@
 1. decode    the bytes, believing nothing
 2. resolve   the kind, and the payload by the kind's rules
 3. open      the transaction: all that follows commits together or not at all
-4. remember  the job in the inbox; if it is there already, it has ended: answer as then
+4. receipt   its row in the inbox is inserted; if it is there already, the job has ended: answer as then
 5. handle    it, behind a fence: rows are added, flushed for their ids, written to the audit log
-6. settle    its message in the outbox, if it was staged there
+6. outbox    its message is removed, if it was staged there
 7. commit    on leaving the transaction; if another one came first, all again from 3
 8. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
 """
@@ -102,14 +102,14 @@ async def _in_one_transaction(
     job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
 
     async def once(session: LedgerqSession) -> Completed | Duplicate:
-        if not await inbox.remember(
+        if not await inbox.insert_receipt(
             session, job_id, job.kind.name, payload_hash, attempt=delivery.attempt
         ):
-            ended = await inbox.recall(session, job_id)
+            ended = await inbox.get_receipt(session, job_id)
             known = ended.payload_hash or payload_hash  # none is known of one that was never read
             if ended.state is not JobState.CANCELLED and known != payload_hash:
                 raise PayloadMismatch(job_id)
-            await outbox.settle(session, [job_id])
+            await outbox.remove(session, [job_id])
             return Duplicate(ended.state, ended.result)
         answer = await handled(
             Fence(session, stalled=stalled),
@@ -119,7 +119,7 @@ async def _in_one_transaction(
         result = storable_result(answer, policy.max_result)
         await inbox.keep_result(session, job_id, result)
         if job.envelope.staged:
-            await outbox.settle(session, [job_id])
+            await outbox.remove(session, [job_id])
         return Completed(result)
 
     return await in_transaction(sessions, once)

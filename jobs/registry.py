@@ -38,7 +38,7 @@ class Kind(Generic[P]):
         None
     )
 
-    quick: bool = False
+    batchable: bool = False
 
     @property
     def name(self) -> str:
@@ -46,9 +46,9 @@ class Kind(Generic[P]):
         return self.payload.kind
 
     @property
-    def in_bulk(self) -> bool:
+    def is_batchable(self) -> bool:
         """True if its jobs may share a transaction."""
-        return self.quick or self.handle_many is not None
+        return self.batchable or self.handle_many is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Registry:
     def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
-        self.kinds_in_bulk: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
+        self.batchable_kinds: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
         for kind in kinds:
             if kind.name in self._kinds:
                 raise ValueError(f"two job kinds are named {kind.name!r}")
@@ -85,7 +85,7 @@ class Registry:
 
     def shares_commits(self, kind: Kind[Any]) -> bool:
         """True if jobs of the kind may share a transaction, and none has shown that it can't."""
-        return kind.in_bulk and kind.name not in self._apart
+        return kind.is_batchable and kind.name not in self._apart
 
     def keep_apart(self, name: str) -> None:
         """A job of this kind leaves something in its transaction: from now on each has its own."""
@@ -93,7 +93,7 @@ class Registry:
         self._look_who_shares()
 
     def _look_who_shares(self) -> None:
-        self.kinds_in_bulk = tuple(each.name for each in self if self.shares_commits(each))
+        self.batchable_kinds = tuple(each.name for each in self if self.shares_commits(each))
 
     def kind(self, name: str) -> Kind[Any]:
         """The kind of that name.

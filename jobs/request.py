@@ -10,13 +10,13 @@ from typing import Any
 from pydantic_core import from_json
 
 from jobs.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
-from jobs.errors import LONGEST_DELAY, InvalidRequest
+from jobs.errors import MAX_DELAY, InvalidRequest
 from jobs.registry import Payload
 
 MAX_ACTOR = 200
 MAX_TRACE_ID = 64
-_LONGEST_DELAY = timedelta(seconds=LONGEST_DELAY)
-_DAYS = _LONGEST_DELAY.days
+_MAX_DELAY = timedelta(seconds=MAX_DELAY)
+_DAYS = _MAX_DELAY.days
 _NUL = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u0000"
 )  # as JSON has it; a backslash before it is another text
@@ -31,7 +31,7 @@ class Unique:
 
     def __post_init__(self) -> None:
         require_printable("unique.key", self.key, MAX_JOB_ID)
-        if not timedelta(0) < self.window <= _LONGEST_DELAY:
+        if not timedelta(0) < self.window <= _MAX_DELAY:
             raise InvalidRequest(
                 "unique.window", f"must be more than nothing, at most {_DAYS} days"
             )
@@ -61,7 +61,7 @@ class Request:
             require_printable("trace_id", self.trace_id, MAX_TRACE_ID)
         if self.ordering_key is not None:
             require_printable("ordering_key", self.ordering_key, MAX_JOB_ID)
-        if not timedelta(0) <= self.delay <= _LONGEST_DELAY:
+        if not timedelta(0) <= self.delay <= _MAX_DELAY:
             raise InvalidRequest("delay", f"must not be negative, and at most {_DAYS} days")
 
     @property

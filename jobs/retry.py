@@ -15,7 +15,7 @@ from db.translate import (
 )
 from jobs.envelope import Delivery
 from jobs.errors import HeldUp, JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
-from jobs.handling import Unruly
+from jobs.handling import HandlerMisbehaved
 from jobs.outcome import Buried, Retry
 from jobs.text import MAX_ERROR, MAX_TRACEBACK
 
@@ -25,7 +25,7 @@ class Policy:
     """How patient we are. Times are seconds.
 
     A job that waits for what others have to mend (older code or an older schema while a deploy is under way, a
-    missing grant, a lock that somebody holds) is given `patience` times the attempts. One whose connection to the database broke spends none, but does not go on
+    missing grant, a lock that somebody holds) is given `deploy_attempts_factor` times the attempts. One whose connection to the database broke spends none, but does not go on
     for ever: it might be what breaks it. One that lost its worker `lone_crashes` times runs alone,
     and after `max_crashes` never again. `max_result` is bytes of JSON, the other two are characters that are kept.
     """
@@ -34,9 +34,9 @@ class Policy:
     max_attempts: int = 5
     backoff: float = 1
     longest_backoff: float = 300
-    patience: int = 4
+    deploy_attempts_factor: int = 4
     max_interruptions: int = 50
-    lone_crashes: int = 2
+    isolate_after_crashes: int = 2
     max_crashes: int = 3
     max_result: int = 262_144
     max_error: int = MAX_ERROR
@@ -54,7 +54,7 @@ class Policy:
 def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
     """Once more, or the dead letters. Raises nothing, whatever the error does when it is looked at."""
     try:
-        error = error.error if isinstance(error, Unruly) else error
+        error = error.error if isinstance(error, HandlerMisbehaved) else error
         outcome = _decide(decisive(error), delivery, policy)
         return replace(outcome, error=error)
     except BaseException:  # noqa: BLE001 - the error's own code runs here
@@ -90,7 +90,7 @@ def _decide(  # noqa: C901, PLR0911 - a case, an answer
         case RetryLater(delay=delay):
             return _again(Retry(delay, error), "failed", delivery, policy.max_attempts)
         case Snooze(delay=delay):
-            return Retry(delay, error, spent=False)
+            return Retry(delay, error, counts_as_attempt=False)
         case HeldUp():
             return _interrupted(error, delivery, policy)
         case UnknownKind():
@@ -138,14 +138,14 @@ def _patient(
 ) -> Retry | Buried:
     """Others have to mend it, and are at it maybe."""
     again = Retry(policy.delay(delivery.attempt), error, waits_for=waits_for or reason)
-    return _again(again, reason, delivery, policy.max_attempts * policy.patience)
+    return _again(again, reason, delivery, policy.max_attempts * policy.deploy_attempts_factor)
 
 
 def _interrupted(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
     if delivery.interruptions >= policy.max_interruptions:
         return Buried("unavailable", error)
     delay = policy.delay(min(delivery.interruptions + 1, 5))
-    return Retry(delay, error, spent=False, interrupted=True)
+    return Retry(delay, error, counts_as_attempt=False, interrupted=True)
 
 
 def _reason(error: BaseException) -> str:

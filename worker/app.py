@@ -13,7 +13,7 @@ from db.errors import LedgerqError
 from jobs import kinds
 from jobs.registry import Registry
 from jobs.schedule import SCHEDULE, Recurring
-from worker.broker import Terms
+from worker.broker import LeaseSettings
 from worker.config import Config, WorkerConfig, load_config
 from worker.connection import connect, settings_for_arq_check
 from worker.cron import cron_jobs
@@ -37,7 +37,7 @@ def build_worker(
     registry = registry or kinds.registry()
     settings = worker_settings(config, registry, schedule)
     ours = {
-        "terms": _terms(config.worker),
+        "terms": _lease_settings(config.worker),
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
@@ -57,7 +57,7 @@ def run_to_the_end(worker: JobWorker) -> None:
     gc.set_threshold(10_000, 20, 50)
     worker.owns_process = True
     last_resort = LastResort(
-        worker.longest_stop, lambda: worker.heart.part_now() if worker.heart else None
+        worker.longest_stop, lambda: worker.heartbeat.hand_back_now() if worker.heartbeat else None
     )
     last_resort.listen(signal.SIGTERM, signal.SIGINT)
     worker.run()
@@ -104,9 +104,9 @@ def worker_settings(
     )
 
 
-def _terms(worker: WorkerConfig) -> Terms:
+def _lease_settings(worker: WorkerConfig) -> LeaseSettings:
     policy = worker.policy
-    return Terms(worker.lease, policy.lone_crashes, policy.max_crashes)
+    return LeaseSettings(worker.lease, policy.isolate_after_crashes, policy.max_crashes)
 
 
 def _function(name: str) -> Function:

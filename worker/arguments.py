@@ -20,7 +20,7 @@ Actor = Annotated[
 Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 NO_REASON = "none given"
-_LONGEST_USER = 100
+_MAX_USER = 100
 
 
 def for_the_log(actor: str | None, because: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def _user() -> str:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container may run as a user without a name
         name = ""
-    fit = name.isprintable() and 0 < len(name.strip()) <= len(name) <= _LONGEST_USER
+    fit = name.isprintable() and 0 < len(name.strip()) <= len(name) <= _MAX_USER
     return name if fit else f"uid-{os.getuid()}"
 
 

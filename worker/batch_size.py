@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 _FIRST = 200  # jobs: a worker that knows nothing yet leaves the rest to others
-_LEAST = 2  # a single job is no batch, and teaches nothing
+_MIN_JOBS = 2  # a single job is no batch, and teaches nothing
 _SHORT = 2.0  # seconds: a full batch that took less may be twice as large
 _LONG = 4.0  # … and one that took more is halved: others wait 5 s for a lock
-_MOST_AT_ONCE = 4  # some wait for the database or Redis while the next is made
+_MAX_AT_ONCE = 4  # some wait for the database or Redis while the next is made
 _SLOW = 0.25  # seconds after which fewer are run at once: others may be faster at what waits
 
 
@@ -24,7 +24,7 @@ class BatchSize:
     _at_once: int = 1
 
     @property
-    def room(self) -> int:
+    def next_size(self) -> int:
         """How many jobs the next batch may have; 0 if enough are running."""
         return min(self._size, self.most) if self.running < self._at_once else 0
 
@@ -41,8 +41,8 @@ class BatchSize:
     def learn(self, jobs: int, seconds: float) -> None:
         """So many jobs took so long together."""
         step = -1 if seconds > _SLOW else 1
-        self._at_once = min(max(1, self._at_once + step), _MOST_AT_ONCE)
+        self._at_once = min(max(1, self._at_once + step), _MAX_AT_ONCE)
         if seconds > _LONG:
-            self._size = max(_LEAST, jobs // 2)
+            self._size = max(_MIN_JOBS, jobs // 2)
         elif seconds < _SHORT and jobs >= self._size:
             self._size = min(self.most, 2 * self._size)

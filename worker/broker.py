@@ -17,13 +17,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from jobs.envelope import MAX_BODY_BYTES, queue_mark
-from worker.keys import ABORTED, cancel_key, lane_key, running_key, workers_key
+from worker.keys import ABORTED, cancel_key, exclusive_slot_key, running_key, workers_key
 from worker.scripts import script
 
-Verb = Literal["done", "retry", "release", "interrupt"]
+AckAction = Literal["done", "retry", "release", "interrupt"]
 
 
-class Lease(IntEnum):
+class RenewalStatus(IntEnum):
     """What became of a lease that was to be renewed."""
 
     RENEWED = 1
@@ -49,19 +49,19 @@ class Claim:
     crashes: int
     interruptions: int
     history: tuple[Mapping[str, Any], ...]
-    in_bulk: bool
-    runs_alone: bool
+    is_batchable: bool
+    runs_isolated: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Ack:
     """How a claim ends. Times are milliseconds; `keep` 0 keeps the result for ever.
 
     `outlive` leaves the claim there for a while, so that the same cron job is not enqueued again.
     """
 
     job_id: str
-    verb: Verb
+    action: AckAction
     delay: int = 0
     result: bytes = b""
     keep: int = 0
@@ -70,11 +70,11 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class FetchResult:
     """What a look at the queue brought. `room` asks to let all running jobs end before the next look."""
 
     jobs: Sequence[Claim] = ()
-    room: bool = False
+    drain_first: bool = False
     aborted: Collection[str] = ()
     cancelled: Collection[str] = ()
     due_in: float | None = None  # seconds until the next job is due
@@ -86,11 +86,11 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LeaseSettings:
     """For how long a job is claimed, in seconds, and what a job costs that loses its workers."""
 
     lease: float = 15
-    lone_crashes: int = 2
+    isolate_after_crashes: int = 2
     max_crashes: int = 3
 
     @property
@@ -102,16 +102,28 @@ class Terms:
 class Broker:
     """One worker's hold on one queue. Its token is new with each start of the worker."""
 
-    def __init__(self, redis: Redis, queue: str, worker: str, terms: Terms) -> None:
-        self.redis, self.queue, self.worker, self.terms = redis, queue, worker, terms
+    def __init__(
+        self, redis: Redis, queue: str, worker: str, lease_settings: LeaseSettings
+    ) -> None:
+        self.redis, self.queue, self.worker, self.lease_settings = (
+            redis,
+            queue,
+            worker,
+            lease_settings,
+        )
         self.token = uuid4().hex
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
-        self._finish = script(redis, "finish")
+        self._acknowledge = script(redis, "acknowledge")
 
     @classmethod
-    def beside(
-        cls, redis: ArqRedis, queue: str, worker: str, terms: Terms, token: str | None = None
+    def on_own_connections(
+        cls,
+        redis: ArqRedis,
+        queue: str,
+        worker: str,
+        lease_settings: LeaseSettings,
+        token: str | None = None,
     ) -> "Broker":
         """A broker on connections of its own to where `redis` goes, which never send a command twice.
 
@@ -123,60 +135,60 @@ class Broker:
         options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
         options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
         alike = ConnectionPool(connection_class=pool.connection_class, **options)
-        broker = cls(Redis(connection_pool=alike), queue, worker, terms)
+        broker = cls(Redis(connection_pool=alike), queue, worker, lease_settings)
         broker.token = token or broker.token
         return broker
 
     async def claim(
-        self, wanted: int, *, busy: int, beside: int = 0, kinds: Collection[str] = ()
-    ) -> Claimed:
+        self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
+    ) -> FetchResult:
         """Claim due jobs, in their order.
 
         Args:
             wanted: at most so many of any kind.
             busy: how many this worker runs now.
-            beside: so many more, if they are of kinds whose jobs share a transaction.
-            kinds: these.
+            batch_limit: so many more, if they are of kinds whose jobs share a transaction.
+            batchable_kinds: these.
         """
-        terms = self.terms
+        lease_settings = self.lease_settings
         keys = [
             self.queue, running_key(self.queue), ABORTED,
-            cancel_key(self.queue), lane_key(self.queue), workers_key(self.queue),
+            cancel_key(self.queue), exclusive_slot_key(self.queue), workers_key(self.queue),
         ]  # fmt: skip
         arguments: list[bytes | str | int] = [
-            wanted, terms.lease_ms, self.token, self.worker,
-            busy, terms.lone_crashes, terms.max_crashes,
-            queue_mark(self.queue), MAX_BODY_BYTES, beside, *kinds,
+            wanted, lease_settings.lease_ms, self.token, self.worker,
+            busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
+            queue_mark(self.queue), MAX_BODY_BYTES, batch_limit, *batchable_kinds,
         ]  # fmt: skip
-        jobs, room, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
-        return Claimed(
-            [_claim(each, terms) for each in jobs],
-            bool(room),
+        jobs, drain_first, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
+        return FetchResult(
+            [_claim(each, lease_settings) for each in jobs],
+            bool(drain_first),
             _texts(aborted),
             _texts(cancelled),
             None if due_in < 0 else due_in / 1000,
         )
 
-    async def renew(self, job_ids: Sequence[str]) -> dict[str, Lease]:
+    async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Hold on to these jobs for another lease."""
         answers = await self._renew(
             keys=[self.queue, running_key(self.queue)],
-            args=[self.terms.lease_ms, self.token, *map(raw, job_ids)],
+            args=[self.lease_settings.lease_ms, self.token, *map(raw, job_ids)],
         )
-        return {job_id: Lease(each) for job_id, each in zip(job_ids, answers, strict=True)}
+        return {job_id: RenewalStatus(each) for job_id, each in zip(job_ids, answers, strict=True)}
 
-    async def finish(self, endings: Sequence[Ending]) -> list[bool]:
+    async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; False for each that was not ours any more: then nothing was done."""
         arguments: list[Any] = [self.token]
-        for each in endings:
+        for each in acks:
             arguments += [
-                raw(each.job_id), each.verb, each.delay, each.result,
+                raw(each.job_id), each.action, each.delay, each.result,
                 each.keep, _note(each), each.outlive,
             ]  # fmt: skip
         keys = [self.queue, running_key(self.queue), ABORTED]
-        return [bool(each) for each in await self._finish(keys=keys, args=arguments)]
+        return [bool(each) for each in await self._acknowledge(keys=keys, args=arguments)]
 
-    async def strays(self, known: Collection[str]) -> list[str]:
+    async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """Jobs that are ours on Redis, but not here: the answer to their claim was lost on its way."""
         entries: dict[bytes, bytes] = await self.redis.hgetall(running_key(self.queue))  # type: ignore[misc]
         mine = f"{self.token}|".encode()
@@ -188,10 +200,10 @@ class Broker:
         await self.redis.aclose(close_connection_pool=True)
 
 
-def _note(ending: Ending) -> bytes:
+def _note(ack: Ack) -> bytes:
     """As JSON; one that can't be so is left out: it must not keep other jobs from ending."""
     try:
-        return to_json(ending.note) if ending.note else b""
+        return to_json(ack.note) if ack.note else b""
     except ValueError:
         return b""
 
@@ -210,8 +222,8 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
     return frozenset(map(text, job_ids))
 
 
-def _claim(answer: Sequence[Any], terms: Terms) -> Claim:
-    job_id, body, attempt, score, crashes, interruptions, log, in_bulk = answer
+def _claim(answer: Sequence[Any], lease_settings: LeaseSettings) -> Claim:
+    job_id, body, attempt, score, crashes, interruptions, log, is_batchable = answer
     return Claim(
         text(job_id),
         body,
@@ -220,8 +232,8 @@ def _claim(answer: Sequence[Any], terms: Terms) -> Claim:
         crashes,
         interruptions,
         _history(log) if log else (),
-        bool(in_bulk),
-        terms.lone_crashes <= crashes < terms.max_crashes,
+        bool(is_batchable),
+        lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,
     )
 
 

@@ -27,7 +27,7 @@ from jobs import letters
 from jobs.envelope import Envelope, check_job_id, decode
 from jobs.errors import Undecodable
 from worker.keys import cancel_key, job_key, unique_key
-from worker.retract import retract
+from worker.remove import remove_from_queue
 from worker.wire import to_wire
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class CancelAnswer:
     job_id: str
     state: JobState
     known: bool
-    told: bool
+    redis_reached: bool
 
 
 class StillRuns(LedgerqError):
@@ -92,14 +92,16 @@ async def cancel(
         async with asyncio.timeout(timeout):
             state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
         if state is JobState.CANCELLED:
-            told, _ = await _told(_take_off(redis, queue, job_id, envelope, keep_result))
+            redis_reached, _ = await _reach_redis(
+                _take_off(redis, queue, job_id, envelope, keep_result)
+            )
         else:
-            told, _ = await _told(redis.ping())
+            redis_reached, _ = await _reach_redis(redis.ping())
     except TimeoutError:
         raise StillRuns(job_id, timeout) from None
     finally:
-        await _told(redis.zrem(cancel_key(queue), job_id))
-    return CancelAnswer(job_id, state, envelope is not None, told)
+        await _reach_redis(redis.zrem(cancel_key(queue), job_id))
+    return CancelAnswer(job_id, state, envelope is not None, redis_reached)
 
 
 async def _end(
@@ -115,7 +117,7 @@ async def _end(
         return await letters.cancel(session, job_id, actor=actor, reason=reason, envelope=envelope)
 
     while True:
-        _, found = await _told(_ask(redis, queue, job_id))
+        _, found = await _reach_redis(_ask(redis, queue, job_id))
         envelope = found or envelope
         try:
             state = await in_transaction(sessions, once)
@@ -143,7 +145,7 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
     return None  # another queue has a job of this id
 
 
-async def _told(asked: Awaitable[T]) -> tuple[bool, T | None]:
+async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:
     """False if Redis did not answer: that must not keep a job from being cancelled."""
     try:
         return True, await asked
@@ -159,7 +161,7 @@ async def _take_off(
     if envelope and envelope.unique:
         key = unique_key(queue, envelope.kind, envelope.unique)
     result = {job_id: _result(queue, job_id, envelope)}
-    return await retract(redis, queue, result, keep=keep, unique_key=key)
+    return await remove_from_queue(redis, queue, result, keep=keep, unique_key=key)
 
 
 def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:

@@ -28,7 +28,7 @@ from worker.arguments import AsJson, checked_payload
 from worker.client import EnqueuedJob, JobClient
 from worker.config import PREFIX, Config, WorkerConfig, load_config
 from worker.demo import run as demonstration
-from worker.demo.plan import LEAST_JOBS
+from worker.demo.plan import MIN_JOBS
 from worker.dev import run_dev
 from worker.limits import HEALTH, LIMIT, run_within
 from worker.logs import configure_logging
@@ -45,7 +45,7 @@ app = typer.Typer(
 cli_jobs.add_to(app)
 cli_dead.add_to(app)
 
-LONGEST = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
+MAX_WAIT = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
 
 
 def main() -> None:
@@ -114,8 +114,8 @@ def enqueue(
     """Put one job on the queue."""
     checked = checked_payload(kind, payload)
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
-        if not 0 <= seconds <= LONGEST:
-            raise SettingError(option, "is out of range", f"give 0 to {LONGEST} seconds")
+        if not 0 <= seconds <= MAX_WAIT:
+            raise SettingError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
     work = _enqueue(checked, job_id, delay, actor, wait, as_json=as_json)
     run_within(LIMIT + (wait or 0), work)
 
@@ -229,7 +229,7 @@ def _type_of(rules: dict[str, Any], schema: dict[str, Any]) -> str:
 
 @app.command()
 def demo(
-    jobs: Annotated[int, typer.Option(min=LEAST_JOBS, max=1_000_000)] = 1_000,
+    jobs: Annotated[int, typer.Option(min=MIN_JOBS, max=1_000_000)] = 1_000,
     as_json: AsJson = False,
 ) -> None:
     """Run real jobs through a real Redis into a real PostgreSQL of their own, and count."""

@@ -9,7 +9,7 @@ from arq.connections import ArqRedis
 
 from db import dead_letters
 from db.config import DatabaseConfig
-from db.dead_letters import EVERY, Which
+from db.dead_letters import ALL, DeadLetterFilter
 from db.engine import Sessions
 from db.errors import SettingError
 from db.models import DeadLetter
@@ -27,9 +27,9 @@ from worker.arguments import (
     for_the_log,
 )
 from worker.config import load_config
-from worker.letters import Mended, Swept
+from worker.connections import open_current_database, open_redis_and_database
+from worker.letters import BulkResult, ReplayResult
 from worker.limits import LIMIT, run_within
-from worker.opening import opened_both, opened_database
 from worker.terminal import (
     complain,
     out,
@@ -82,7 +82,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The newest first, or with --group the most frequent."""
-    which = Which(kind, reason, fingerprint)
+    which = DeadLetterFilter(kind, reason, fingerprint)
 
     async def look(sessions: Sessions) -> list[tuple[int | None, DeadLetter]]:
         async with sessions() as session:
@@ -95,7 +95,7 @@ def list_(
     if as_json:
         print_json({"groups" if group else "letters": [_brief(*each) for each in found]})
     elif not found:
-        say("no dead letters" if which == EVERY else "no such dead letters")
+        say("no dead letters" if which == ALL else "no such dead letters")
     elif group:
         print_rows(
             ("count", "newest", "kind", "reason", "fingerprint", "error"),
@@ -161,20 +161,20 @@ def replay(
         _refuse({"--payload": payload, "--new-id": new_id}, "is for one job", "name one")
     said = for_the_log(actor, because)
     if every:
-        which = Which(kind, reason, fingerprint)
-        swept = run_within(
+        which = DeadLetterFilter(kind, reason, fingerprint)
+        result = run_within(
             SWEEP, _on_both(lambda r, s, queue: letters.replay_all(r, s, queue, which, **said))
         )
-        _show_swept("replayed", swept, as_json=as_json)
+        _show_bulk_result("replayed", result, as_json=as_json)
         return
 
-    async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> Mended:
+    async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> ReplayResult:
         fields = await _fields(sessions, ids[0], kind, payload)
         return await letters.replay(
             redis, sessions, queue, ids, payload=fields, kind=kind, new_job_id=new_id, **said
         )
 
-    _show_mended(run_within(LIMIT, _on_both(mend)), as_json=as_json)
+    _show_replayed(run_within(LIMIT, _on_both(mend)), as_json=as_json)
 
 
 @app.command()
@@ -193,10 +193,10 @@ def discard(
     ids = _chosen(job_ids, every, filters)
     said = for_the_log(actor, because)
     if every:
-        which = Which(kind, reason, fingerprint)
+        which = DeadLetterFilter(kind, reason, fingerprint)
         work = _on_database(lambda s: letters.discard_all(s, which, **said))
-        swept = run_within(SWEEP, work)
-        _show_swept("discarded", swept, as_json=as_json)
+        result = run_within(SWEEP, work)
+        _show_bulk_result("discarded", result, as_json=as_json)
         return
     discarded = run_within(LIMIT, _on_database(lambda s: letters.discard(s, ids, **said)))
     if as_json:
@@ -243,28 +243,28 @@ async def _fields(
     return checked_payload(named, payload).model_dump(mode="json", exclude_unset=True)
 
 
-def _show_mended(mended: Mended, *, as_json: bool) -> None:
-    _warn(told=mended.told)
+def _show_replayed(result: ReplayResult, *, as_json: bool) -> None:
+    _warn(redis_reached=result.redis_reached)
     if as_json:
-        print_json({"replayed": [asdict(each) for each in mended.jobs]})
+        print_json({"replayed": [asdict(each) for each in result.jobs]})
         return
-    for each in mended.jobs:
+    for each in result.jobs:
         say(f"{each.letter_of} is staged again, as {each.kind} under the id {each.job_id}")
 
 
-def _show_swept(what: str, swept: Swept, *, as_json: bool) -> None:
-    left = [str(each) for each in swept.obstacles]
-    _warn(told=swept.told)
+def _show_bulk_result(what: str, result: BulkResult, *, as_json: bool) -> None:
+    left = [str(each) for each in result.obstacles]
+    _warn(redis_reached=result.redis_reached)
     if as_json:
-        print_json({what: swept.taken, "left": swept.left, "obstacles": left})
+        print_json({what: result.taken, "left": result.left, "obstacles": left})
         return
-    say(f"{swept.taken} {what}" + (f", {swept.left} left as they are:" if swept.left else ""))
+    say(f"{result.taken} {what}" + (f", {result.left} left as they are:" if result.left else ""))
     for line in left:
         say(line)
 
 
-def _warn(*, told: bool) -> None:
-    if not told:
+def _warn(*, redis_reached: bool) -> None:
+    if not redis_reached:
         complain(
             "ledgerq: REDIS_URL: Redis does not answer; the jobs run when it does, and if it "
             "still has an old payload of one, that comes first"
@@ -277,11 +277,11 @@ def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:
 
 
 async def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> T:
-    async with opened_database(load(DatabaseConfig)) as sessions:
+    async with open_current_database(load(DatabaseConfig)) as sessions:
         return await work(sessions)
 
 
 async def _on_both(work: Callable[[ArqRedis, Sessions, str], Awaitable[T]]) -> T:
     config = load_config()
-    async with opened_both(config) as (redis, sessions):
+    async with open_redis_and_database(config) as (redis, sessions):
         return await work(redis, sessions, config.worker.queue)

@@ -11,9 +11,9 @@ from worker.arguments import NO_REASON, Actor, AsJson, Because, checked_ids, for
 from worker.cancel import CancelAnswer
 from worker.cancel import cancel as cancel_job
 from worker.config import Config, load_config
+from worker.connections import open_redis_and_database
 from worker.job_status import JobStatus, job_status
 from worker.limits import LIMIT, run_within
-from worker.opening import opened_both
 from worker.status import Status
 from worker.status import status as status_of_all
 from worker.terminal import complain, print_attempts, print_fields, print_json, print_rows, say
@@ -21,7 +21,7 @@ from worker.terminal import complain, print_attempts, print_fields, print_json, 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
 _DAY = 86_400.0
-_MOST_RUNNING = 50  # running jobs that are listed for a person
+_MAX_RUNNING = 50  # running jobs that are listed for a person
 
 
 class UnknownJob(LedgerqError):
@@ -84,8 +84,8 @@ def cancel(
     if as_json:
         print_json(asdict(answer))
     else:
-        say(_told(answer))
-    if not answer.told:
+        say(_reach_redis(answer))
+    if not answer.redis_reached:
         complain(
             "ledgerq: REDIS_URL: Redis was not told; what it still has of the job does nothing"
         )
@@ -98,17 +98,17 @@ async def _cancel(
     said: dict[str, str],
     timeout: float,  # noqa: ASYNC109
 ) -> CancelAnswer:
-    async with opened_both(config) as (redis, sessions):
+    async with open_redis_and_database(config) as (redis, sessions):
         return await cancel_job(
             redis, sessions, config.worker.queue, job_id, **said,
             timeout=timeout, keep_result=config.worker.keep_result,
         )  # fmt: skip
 
 
-def _told(answer: CancelAnswer) -> str:
+def _reach_redis(answer: CancelAnswer) -> str:
     if answer.state is not JobState.CANCELLED:
         return f"job {answer.job_id} is {answer.state} already; nothing has changed"
-    if answer.known or not answer.told:
+    if answer.known or not answer.redis_reached:
         return f"job {answer.job_id} is cancelled"
     return f"job {answer.job_id} was neither staged nor queued; if it comes, it will not run"
 
@@ -139,7 +139,7 @@ def _show_status(found: Status) -> None:
             ("running", "worker", "since", "attempt", ""),
             [
                 (r.job_id, r.worker, r.since, r.attempt, "" if r.held else "its worker is gone")
-                for r in queue.running[:_MOST_RUNNING]
+                for r in queue.running[:_MAX_RUNNING]
             ],
         )
 

@@ -139,8 +139,13 @@ def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> N
             line.info("job.completed", result=shown(result))
         case Duplicate(state, result):
             line.info("job.duplicate", state=state.value, result=shown(result))
-        case Retry(delay, error, spent):
-            line.warning("job.retried", delay=round(delay, 3), spent=spent, error=one_line(error))
+        case Retry(delay, error, counts_as_attempt):
+            line.warning(
+                "job.retried",
+                delay=round(delay, 3),
+                counts_as_attempt=counts_as_attempt,
+                error=one_line(error),
+            )
         case Buried(reason, error):
             line.error("job.buried", reason=reason, error=one_line(error))
         case _:

@@ -29,7 +29,7 @@ async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
         async with asyncio.timeout(seconds):
             await work
     except TimeoutError:
-        log.error("worker.left_behind", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
+        log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
 
 
 def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
@@ -43,7 +43,7 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") 
                 leave_child(error)
             if task.done() or not isinstance(error, RuntimeError):
                 raise
-            log.exception("worker.loop_was_stopped")  # by nobody but a job
+            log.exception("event_loop.was_stopped")  # by nobody but a job
         else:
             return
 
@@ -76,7 +76,7 @@ class LastResort(threading.Thread):
         if self._ended.wait(self._seconds):
             return
         frame = sys._current_frames().get(self._main)  # noqa: SLF001 - there is no other way
-        log.error("worker.left_behind", what="the event loop", stack=_stack(frame))
+        log.error("shutdown.tasks_abandoned", what="the event loop", stack=_stack(frame))
         self._hand_back()
         leave_at_once(1)
 
@@ -93,7 +93,9 @@ def leave_in(seconds: float) -> None:
 
 def _leave_after(seconds: float) -> None:
     time.sleep(seconds)
-    log.error("worker.left_behind", what=", ".join(_left_running()) or "the interpreter's end")
+    log.error(
+        "shutdown.tasks_abandoned", what=", ".join(_left_running()) or "the interpreter's end"
+    )
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

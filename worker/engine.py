@@ -18,24 +18,24 @@ from arq.connections import create_pool
 from arq.worker import Worker
 from redis.exceptions import RedisError
 
+from worker.acker import Acker
+from worker.active_jobs import ActiveJobs, CancelReason
+from worker.background_tasks import BackgroundTasks
 from worker.batch_size import BatchSize
-from worker.beside import Beside
-from worker.broker import Broker, Claimed, Terms
+from worker.broker import Broker, FetchResult, LeaseSettings
 from worker.config import process_name
 from worker.connection import require_redis
 from worker.dispatch import RESOURCES, Resources
 from worker.ending import in_time, run_until_done
-from worker.finisher import Finisher
+from worker.executor import Executor
 from worker.forks import end_in_children
 from worker.health import ALIVE
-from worker.heart import Heart, heart_of
+from worker.heartbeat import Heartbeat, heartbeat_of
 from worker.keys import ABORTED, cancel_key
 from worker.leases import Leases
-from worker.pace import Pace
-from worker.runner import Runner
-from worker.running import Running, Why
-from worker.waiting import Waiting
-from worker.wake import Wake
+from worker.notifier import QueueNotifier
+from worker.outage import Outage
+from worker.poller import Poller
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
@@ -55,29 +55,27 @@ class JobWorker(Worker):
     def __init__(
         self,
         *args: Any,
-        terms: Terms | None = None,
+        lease_settings: LeaseSettings | None = None,
         batch: int = 1,
         grace: float = 10,
         blocked_after: float = 2,
-        parts_after: float | None = None,
+        hand_back_after: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.grace, self.blocked_after = grace, blocked_after
-        self.parts_after = parts_after or self.in_progress_timeout_s
-        self.heart: Heart | None = None
-        self.owns_process = (
-            False  # so that it may end it when its loop has stood still for too long
-        )
+        self.hand_back_after = hand_back_after or self.in_progress_timeout_s
+        self.heartbeat: Heartbeat | None = None
+        self.owns_process = False  # True if it may end it when its event loop is blocked
         self._batches = BatchSize(batch)
         self.name = process_name()
-        self.terms = terms or Terms()
-        self._helpers = Beside()
+        self.lease_settings = lease_settings or LeaseSettings()
+        self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
-        self._running: Running | None = None
+        self._active: ActiveJobs | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._pace = Pace(self.poll_delay_s)
-        self._waiting = Waiting(self._pace)
+        self._poller = Poller(self.poll_delay_s)
+        self._waiting = Outage(self._poller)
 
     async def main(self) -> None:
         """Run until stopped, or in burst mode until nothing is left to do.
@@ -97,29 +95,31 @@ class JobWorker(Worker):
         await require_redis(self.pool)
         self.ctx["redis"] = self.pool
         self.ctx[ALIVE] = time.monotonic()
-        broker = Broker.beside(self.pool, self.queue_name, self.name, self.terms)
+        broker = Broker.on_own_connections(
+            self.pool, self.queue_name, self.name, self.lease_settings
+        )
         leases = Leases(broker, self.tasks.keys)
-        finisher = Finisher(broker, leases.doubt)
-        running = Running(
-            Runner(self),
-            finisher,
+        acker = Acker(broker, leases.expect_orphans)
+        active = ActiveJobs(
+            Executor(self),
+            acker,
             self.tasks,
             self.job_tasks,
-            on_ended=self._pace.free,
+            on_ended=self._poller.job_ended,
             batches=self._batches,
         )
-        self._broker, self._running = broker, running
+        self._broker, self._active = broker, active
         names = ", ".join(self.functions)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self.heart = heart_of(self, broker, running)
-        self.heart.start()
+        self.heartbeat = heartbeat_of(self, broker, active)
+        self.heartbeat.start()
         end_in_children(self.loop)
-        self._helpers.start(leases.keep)
-        self._helpers.start(finisher.run)
-        self._helpers.start(self._wake(broker).run)
-        await self._work(leases, running)
+        self._background_tasks.start(leases.keep)
+        self._background_tasks.start(acker.run)
+        self._background_tasks.start(self._notifier(broker).run)
+        await self._work(leases, active)
 
     def run(self) -> None:
         """Run until stopped; the last act is `close`."""
@@ -130,89 +130,92 @@ class JobWorker(Worker):
         finally:
             run_until_done(self.loop, self.loop.create_task(self.close()))
 
-    def _wake(self, broker: Broker) -> Wake:
+    def _notifier(self, broker: Broker) -> QueueNotifier:
         resources: Resources | None = self.ctx.get(RESOURCES)
-        wake = Wake(
+        notifier = QueueNotifier(
             broker.redis.connection_pool,
             (self.queue_name, ABORTED, cancel_key(self.queue_name)),
-            on_change=self._pace.change,
-            on_emptied=resources.relay.wake if resources else self._pace.change,
-            interested=self._pace.waiting,
+            on_change=self._poller.queue_changed,
+            on_emptied=resources.relay.wake if resources else self._poller.queue_changed,
+            interested=self._poller.waiting,
         )
-        self._pace.told = lambda: wake.listening
-        return wake
+        self._poller.is_listening = lambda: notifier.is_listening
+        return notifier
 
-    def _kinds_in_bulk(self) -> tuple[str, ...]:
+    def _batchable_kinds(self) -> tuple[str, ...]:
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
         resources: Resources | None = self.ctx.get(RESOURCES)
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
         if resources is None or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
-        return resources.registry.kinds_in_bulk
+        return resources.registry.batchable_kinds
 
-    async def _work(self, leases: Leases, running: Running) -> None:
-        while not self._pace.stopping:
+    async def _work(self, leases: Leases, active: ActiveJobs) -> None:
+        while not self._poller.stopping:
             resources: Resources | None = self.ctx.get(RESOURCES)
             if resources and not await self._waiting.for_database(resources.database):
                 self.ctx[ALIVE] = time.monotonic()
                 continue
             try:
-                claimed = await self._look(leases, running)
+                claimed = await self._poll(leases, active)
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
-                await self._waiting.after(error, "worker.waits_for_redis")
+                await self._waiting.after(error, "redis.unavailable")
             except Exception as error:
-                log.exception("worker.round_failed")
+                log.exception("poll.failed")
                 await self._waiting.after(error, "worker.paused")
             else:
                 self._waiting.is_over()
-                await self._wait_for_more(claimed, running)
+                await self._wait_for_more(claimed, active)
 
-    async def _wait_for_more(self, claimed: Claimed, running: Running) -> None:
-        if claimed.room and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=self.terms.lease / 3)
-        elif not self._wanted(running) or (claimed.more and not claimed.jobs):
-            await self._pace.until_free()  # what is due is not for us, or not now
+    async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
+        if claimed.drain_first and self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=self.lease_settings.lease / 3)
+        elif not self._wanted(active) or (claimed.more and not claimed.jobs):
+            await self._poller.until_free()  # what is due is not for us, or not now
         elif not claimed.more:
-            await self._pace.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
-        elif not self._beside(running):
-            await self._pace.until_free()
+            await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
+        elif not self._batch_limit(active):
+            await self._poller.until_free()
 
-    async def _look(self, leases: Leases, running: Running) -> Claimed:
+    async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
         """Look at the queue once and start what is there."""
-        self._pace.look()
+        self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
-        wanted, beside = self._wanted(running), self._beside(running)
+        wanted, batch_limit = self._wanted(active), self._batch_limit(active)
         claimed = await leases.claim(
-            wanted, busy=len(self.tasks), beside=beside, kinds=self._kinds_in_bulk()
+            wanted,
+            busy=len(self.tasks),
+            batch_limit=batch_limit,
+            batchable_kinds=self._batchable_kinds(),
         )
-        self._pace.found(len(claimed.jobs))
+        self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
-        running.start_all(claimed.jobs, aborted)
+        active.start_all(claimed.jobs, aborted)
         for job_id in aborted:
-            running.cancel(job_id, Why.ABORTED)
+            active.cancel(job_id, CancelReason.ABORTED)
         for job_id in claimed.cancelled:
-            running.cancel(job_id, Why.CANCELLED)
+            active.cancel(job_id, CancelReason.CANCELLED)
         await self.heart_beat()
         return claimed
 
-    def _wanted(self, running: Running) -> int:
+    def _wanted(self, active: ActiveJobs) -> int:
         """How many jobs of any kind there is room for."""
-        if not self.allow_pick_jobs or running.alone:
+        if not self.allow_pick_jobs or active.isolated:
             return 0
         free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
-    def _beside(self, running: Running) -> int:
+    def _batch_limit(self, active: ActiveJobs) -> int:
         """How many more there is room for that share a transaction."""
-        return self._batches.room if self._kinds_in_bulk() and self._wanted(running) else 0
+        return self._batches.next_size if self._batchable_kinds() and self._wanted(active) else 0
 
-    def doubt_database(self) -> None:
+    def suspect_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
-        self._waiting.database_in_doubt = True
+        self._waiting.database_suspected = True
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():
@@ -251,7 +254,7 @@ class JobWorker(Worker):
     def _stop(self, signum: signal.Signals, patience: float) -> None:
         if self._draining is None:
             self.allow_pick_jobs = False
-            log.info("worker.stopping", signal=signum.name, running=len(self.tasks))
+            log.info("worker.stopping", signal=signum.name, active=len(self.tasks))
             self._draining = self.loop.create_task(self._drain(patience))
             if self.on_stop:
                 self.on_stop(signum)
@@ -262,10 +265,10 @@ class JobWorker(Worker):
             await asyncio.wait(self.tasks.values(), timeout=patience)
         deadline = self.loop.time() + self.grace
         while self.tasks and self.loop.time() < deadline:
-            if self._running:
-                self._running.cancel_everything()
+            if self._active:
+                self._active.cancel_everything()
             await asyncio.wait(self.tasks.values(), timeout=1)
-        self._pace.stop()
+        self._poller.stop()
         main, deadline = self.main_task, self.loop.time() + self.grace
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
@@ -280,13 +283,13 @@ class JobWorker(Worker):
             if self._draining:
                 await self._draining
         finally:
-            await self._helpers.end()
+            await self._background_tasks.end()
             try:
                 if self.on_shutdown and self._pool:
                     await in_time(self.on_shutdown(self.ctx), self.grace, "the shutdown hook")
             finally:
-                if self.heart:
-                    self.heart.stop()
+                if self.heartbeat:
+                    self.heartbeat.stop()
                 await in_time(self._disconnect(), self.grace, "the connection to Redis")
 
     async def _disconnect(self) -> None:

@@ -81,14 +81,14 @@ async def keep_beating(
                 if alive():
                     await beat(redis, worker)
             except (RedisError, OSError) as error:
-                log.warning("worker.heartbeat_missed", error=str(error))
+                log.warning("heartbeat.failed", error=str(error))
             await asyncio.sleep(min(interval, BEAT))
     finally:
         try:
             async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself
                 await redis.zrem(key, worker)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("worker.heartbeat_missed", error=str(error))
+            log.warning("heartbeat.failed", error=str(error))
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:

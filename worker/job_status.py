@@ -19,13 +19,13 @@ from jobs.errors import Undecodable
 from worker.config import Config
 from worker.connection import connect, require_redis
 from worker.keys import (
+    failures_key,
     in_progress_key_prefix,
     job_key,
     retry_key_prefix,
     running_key,
-    trouble_key,
 )
-from worker.status import Running, moment, now_ms, number, read_running, text
+from worker.status import RunningJob, moment, now_ms, number, read_running, text
 
 Where: TypeAlias = Literal[
     "queued", "deferred", "running", "retrying", "staged", "done", "dead", "cancelled", "unknown"
@@ -89,7 +89,7 @@ class _Seen:
     now: int = 0
     score: float | None = None
     envelope: Envelope | None = None
-    running: Running | None = None
+    running: RunningJob | None = None
     held: bool = False
     tries: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
@@ -134,7 +134,7 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         pipe.hget(running_key(queue), job_id)
         pipe.exists(f"{in_progress_key_prefix}{job_id}")
         pipe.get(f"{retry_key_prefix}{job_id}")
-        pipe.hgetall(trouble_key(queue, job_id))
+        pipe.hgetall(failures_key(queue, job_id))
         score, body, entry, held, tries, trouble = await pipe.execute()
     holder = _holder(queue, body, queued=score is not None)
     if holder is not None:  # what stands under arq's keys is that job's

@@ -42,7 +42,7 @@ def cancel_key(queue: str) -> str:
     return f"ledgerq:cancel:{queue}"
 
 
-def trouble_key(queue: str, job_id: str) -> str:
+def failures_key(queue: str, job_id: str) -> str:
     """Hash: what went wrong so far: `crashes`, `interruptions`, and `log`, one JSON object a line."""
     return f"ledgerq:trouble:{len(queue.encode())}:{queue}:{job_id}"
 
@@ -62,7 +62,7 @@ def waits_key(queue: str) -> str:
     return f"ledgerq:waits:{queue}"
 
 
-def lane_key(queue: str) -> str:
+def exclusive_slot_key(queue: str) -> str:
     """Which worker makes room for a job that must run alone."""
     return f"ledgerq:lane:{queue}"
 

@@ -1,4 +1,4 @@
-"""Claims jobs, and finds out what it claimed if the answer was lost. Leases are renewed by worker.heart."""
+"""Claims jobs, and finds out what it claimed if the answer was lost. Leases are renewed by worker.heartbeat."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from worker.broker import Broker, Claimed, Ending
+from worker.broker import Ack, Broker, FetchResult
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -18,39 +18,43 @@ class Leases:
 
     broker: Broker
     running: Callable[[], Collection[str]]
-    _doubt_until: float = 0
+    _orphans_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def claim(
-        self, wanted: int, *, busy: int, beside: int, kinds: Collection[str]
-    ) -> Claimed:
+        self, wanted: int, *, busy: int, batch_limit: int, batchable_kinds: Collection[str]
+    ) -> FetchResult:
         """Claim jobs; if the answer is lost, what it said is found out and handed back later."""
         async with self._claiming:
             try:
-                return await self.broker.claim(wanted, busy=busy, beside=beside, kinds=kinds)
+                return await self.broker.claim(
+                    wanted, busy=busy, batch_limit=batch_limit, batchable_kinds=batchable_kinds
+                )
             except BaseException:
-                self.doubt()
+                self.expect_orphans()
                 raise
 
-    def doubt(self) -> None:
+    def expect_orphans(self) -> None:
         """Redis may have claimed for us what we never heard of."""
         # a command that waits in a hung socket may still be read; two leases are time enough
-        self._doubt_until = time.monotonic() + 2 * self.broker.terms.lease
+        self._orphans_until = time.monotonic() + 2 * self.broker.lease_settings.lease
 
     async def keep(self) -> None:
         """Hand back what was claimed unheard, a while after there was doubt, until cancelled."""
         while True:
-            await asyncio.sleep(self.broker.terms.lease / 3)
-            if time.monotonic() < self._doubt_until:
+            await asyncio.sleep(self.broker.lease_settings.lease / 3)
+            if time.monotonic() < self._orphans_until:
                 try:
-                    await self._hand_back_strays()
+                    await self._release_orphaned_claims()
                 except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                    self.doubt()
-                    log.warning("worker.strays_unknown", error=str(error))
+                    self.expect_orphans()
+                    log.warning("claims.orphans_unknown", error=str(error))
 
-    async def _hand_back_strays(self) -> None:
+    async def _release_orphaned_claims(self) -> None:
         async with self._claiming:
-            strays = await self.broker.strays(self.running())
-            if strays:
-                await self.broker.finish([Ending(job_id, "release") for job_id in strays])
-                log.warning("worker.strays_handed_back", jobs=len(strays))
+            orphaned_claims = await self.broker.orphaned_claims(self.running())
+            if orphaned_claims:
+                await self.broker.acknowledge(
+                    [Ack(job_id, "release") for job_id in orphaned_claims]
+                )
+                log.warning("claims.orphans_released", jobs=len(orphaned_claims))

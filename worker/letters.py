@@ -9,33 +9,33 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import dead_letters
-from db.dead_letters import Which
+from db.dead_letters import DeadLetterFilter
 from db.engine import Sessions
 from db.transaction import in_transaction
 from jobs import letters
 from jobs.errors import NotBuried, NotReplayable
 from jobs.letters import Replayed
-from worker.retract import retract
+from worker.remove import remove_from_queue
 
-MOST_OBSTACLES = 20  # so many are told of, all are counted
+MAX_OBSTACLES = 20  # so many are told of, all are counted
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class ReplayResult:
     """The jobs that will run once more. `told` is False if Redis could not be reached."""
 
     jobs: list[Replayed]
-    told: bool
+    redis_reached: bool
 
 
 @dataclass(slots=True)
-class Swept:
+class BulkResult:
     """What became of all letters that fit: how many were taken, how many were left, and why."""
 
     taken: int = 0
     left: int = 0
     obstacles: list[NotReplayable] = field(default_factory=list)
-    told: bool = True
+    redis_reached: bool = True
 
 
 async def replay(
@@ -49,7 +49,7 @@ async def replay(
     payload: Mapping[str, Any] | None = None,
     kind: str | None = None,
     new_job_id: str | None = None,
-) -> Mended:
+) -> ReplayResult:
     """Replay these, in one transaction; arguments and errors are those of `jobs.letters.replay`.
 
     Raises:
@@ -66,28 +66,34 @@ async def replay(
 
     async with sessions() as session:
         _require(job_ids, await dead_letters.buried(session, job_ids))
-    told = new_job_id is not None or await _forget(redis, queue, job_ids)
-    return Mended(await in_transaction(sessions, once), told)
+    redis_reached = new_job_id is not None or await _forget(redis, queue, job_ids)
+    return ReplayResult(await in_transaction(sessions, once), redis_reached)
 
 
 async def replay_all(
-    redis: ArqRedis, sessions: Sessions, queue: str, which: Which, *, actor: str, reason: str
-) -> Swept:
+    redis: ArqRedis,
+    sessions: Sessions,
+    queue: str,
+    which: DeadLetterFilter,
+    *,
+    actor: str,
+    reason: str,
+) -> BulkResult:
     """Replay all such letters, a page to a transaction; those that can't be as they are stay."""
-    swept = Swept()
+    result = BulkResult()
     async for page in letters.pages(sessions, which):
         obstacles = [each for each in map(letters.obstacle, page) if each]
         in_the_way = {each.job_id for each in obstacles}
         ids = [letter.job_id for letter in page if letter.job_id not in in_the_way]
-        swept.told = swept.told and await _forget(redis, queue, ids)
+        result.redis_reached = result.redis_reached and await _forget(redis, queue, ids)
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
             return len(await letters.replay(session, ids, actor=actor, reason=reason))
 
-        swept.taken += await in_transaction(sessions, once)
-        swept.left += len(obstacles)
-        swept.obstacles += obstacles[: MOST_OBSTACLES - len(swept.obstacles)]
-    return swept
+        result.taken += await in_transaction(sessions, once)
+        result.left += len(obstacles)
+        result.obstacles += obstacles[: MAX_OBSTACLES - len(result.obstacles)]
+    return result
 
 
 async def discard(
@@ -107,17 +113,19 @@ async def discard(
     return await in_transaction(sessions, once)
 
 
-async def discard_all(sessions: Sessions, which: Which, *, actor: str, reason: str) -> Swept:
+async def discard_all(
+    sessions: Sessions, which: DeadLetterFilter, *, actor: str, reason: str
+) -> BulkResult:
     """Discard all such letters, a page to a transaction."""
-    swept = Swept()
+    result = BulkResult()
     async for page in letters.pages(sessions, which):
         ids = [letter.job_id for letter in page]
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
             return len(await letters.discard(session, ids, actor=actor, reason=reason))
 
-        swept.taken += await in_transaction(sessions, once)
-    return swept
+        result.taken += await in_transaction(sessions, once)
+    return result
 
 
 def _require(job_ids: Collection[str], there: set[str]) -> None:
@@ -133,7 +141,7 @@ async def _forget(redis: ArqRedis, queue: str, job_ids: Collection[str]) -> bool
     """
     try:
         if job_ids:
-            await retract(redis, queue, dict.fromkeys(job_ids, b""))
+            await remove_from_queue(redis, queue, dict.fromkeys(job_ids, b""))
     except (RedisError, OSError, TimeoutError):
         return False
     return True

@@ -9,7 +9,7 @@ from db.engine import build_database
 from db.grants import require_grants
 from db.schema import require_current
 from jobs.registry import Registry
-from worker.beside import Beside
+from worker.background_tasks import BackgroundTasks
 from worker.config import Config, process_name
 from worker.dispatch import RESOURCES, Resources
 from worker.forks import end_in_children
@@ -26,7 +26,7 @@ class Lifecycle:
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config
         self._registry = registry
-        self._beside = Beside()
+        self._beside = BackgroundTasks()
         self._started = False
 
     async def startup(self, ctx: dict[Any, Any]) -> None:

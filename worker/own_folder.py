@@ -15,7 +15,7 @@ from db.errors import LedgerqError
 
 PRIVATE = 0o700
 _OTHERS = 0o077
-_LONGEST_SOCKET = 100  # bytes of a Unix socket's path: 108 on Linux, 104 on macOS
+_MAX_SOCKET = 100  # bytes of a Unix socket's path: 108 on Linux, 104 on macOS
 
 
 class NotPrivate(LedgerqError):
@@ -107,7 +107,7 @@ def socket_folder(folder: Path, name: str) -> Iterator[Path]:
     """The folder, or for the while another private one if a socket's path in it is too long or too odd."""
     place = folder.resolve()
     plain = re.fullmatch(r"[\w./-]+", str(place), re.ASCII)
-    if plain and len(f"{place}/{name}") <= _LONGEST_SOCKET:
+    if plain and len(f"{place}/{name}") <= _MAX_SOCKET:
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="ledgerq-") as short:

@@ -30,12 +30,12 @@ from jobs.envelope import (
     queue_mark,
 )
 from jobs.errors import Undecodable
+from worker.backoff import Backoff
 from worker.keys import epoch_key
-from worker.patience import Patience
 from worker.scripts import HELD, script
 
 BATCH = 500  # messages in one round trip
-_MOST_TOLD = 10_000
+_MAX_LOGGED = 10_000
 
 log = structlog.stdlib.get_logger("ledgerq.relay")
 
@@ -58,32 +58,32 @@ class Relay:
 
     async def run(self) -> None:
         """Relay until cancelled, whatever Redis and the database do meanwhile."""
-        patience = Patience()
+        backoff = Backoff()
         while True:
             self._woken.clear()
             try:
                 full = await self.step() == BATCH
             except (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
-                if patience.failures == 0:
-                    log.warning("relay.waits", error=str(error).partition("\n")[0])
-                await asyncio.sleep(patience.next())
+                if backoff.failures == 0:
+                    log.warning("relay.unavailable", error=str(error).partition("\n")[0])
+                await asyncio.sleep(backoff.next())
                 continue
-            if patience.failures:
-                log.info("relay.goes_on", failures=patience.failures)
-                patience.reset()
+            if backoff.failures:
+                log.info("relay.recovered", failures=backoff.failures)
+                backoff.reset()
             if not full:
                 await self._pause()
 
     async def listen(self, database: Database) -> None:
         """Look at once when the database tells that something was staged, until cancelled."""
-        patience = Patience()
+        backoff = Backoff()
         while True:
             try:
                 await listen(database, STAGED, self.wake)
-                patience.reset()
+                backoff.reset()
             except (SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
-                log.debug("relay.hears_nothing", error=str(error).partition("\n")[0])
-            await asyncio.sleep(patience.next())
+                log.debug("relay.listener_disconnected", error=str(error).partition("\n")[0])
+            await asyncio.sleep(backoff.next())
 
     async def step(self) -> int:
         """Put on Redis what is due now, a batch at most; answers with how many."""
@@ -138,7 +138,7 @@ class Relay:
         """Once for each message: it stays in the outbox, and is tried again later and later."""
         if job_id in self._held_up:
             return
-        if len(self._held_up) >= _MOST_TOLD:
+        if len(self._held_up) >= _MAX_LOGGED:
             self._held_up.clear()
         self._held_up.add(job_id)
         log.warning(

@@ -12,9 +12,9 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, Res
 from worker.keys import (
     cancel_key,
     epoch_key,
-    lane_key,
+    exclusive_slot_key,
+    failures_key,
     running_key,
-    trouble_key,
     waits_key,
     workers_key,
 )
@@ -85,10 +85,11 @@ async def missing(redis: ArqRedis) -> list[Missing]:
         return outside
     queue = redis.default_queue_name
     keys = [
-        key(queue) for key in (running_key, cancel_key, lane_key, workers_key, epoch_key, waits_key)
+        key(queue)
+        for key in (running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, waits_key)
     ]
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
-        args=[queue, _PROBE, *keys, trouble_key(queue, _PROBE)]
+        args=[queue, _PROBE, *keys, failures_key(queue, _PROBE)]
     )
     inside = (_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused)
     return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same

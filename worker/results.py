@@ -9,11 +9,11 @@ from arq.utils import timestamp_ms, to_ms
 from arq.worker import Worker
 
 from jobs.text import storable
-from worker.broker import Ending
+from worker.broker import Ack
 from worker.call import Call
 
 
-def done(worker: Worker, call: Call, result: Any, *, success: bool) -> Ending:
+def done(worker: Worker, call: Call, result: Any, *, success: bool) -> Ack:
     """The job is over; its result is kept for as long as the function or the worker says."""
     function = worker.functions.get(call.function)
     for_ever, keep = worker.keep_result_forever, worker.keep_result_s
@@ -21,7 +21,7 @@ def done(worker: Worker, call: Call, result: Any, *, success: bool) -> Ending:
         own = function.keep_result_forever
         for_ever = for_ever if own is None else own
         keep = keep if function.keep_result_s is None else function.keep_result_s
-    return Ending(
+    return Ack(
         call.claim.job_id,
         "done",
         result=_told(worker, call, result, success) if for_ever or keep > 0 else b"",

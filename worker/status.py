@@ -14,13 +14,13 @@ from db.models import JobState
 from worker.config import Config
 from worker.connection import connect, require_redis
 from worker.health import living_workers
-from worker.keys import in_progress_key_prefix, retry_key_prefix, running_key, trouble_key
+from worker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
 
 SAMPLE = 1000  # held-back jobs that are looked at one by one
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningJob:
     """A job that one of our workers has. Not `held` if its lease has run out: that worker is dead."""
 
     job_id: str
@@ -42,7 +42,7 @@ class Queue:
     queued: int
     deferred: int
     retrying: int
-    running: Sequence[Running]
+    running: Sequence[RunningJob]
     workers: Sequence[str]
 
 
@@ -127,10 +127,10 @@ async def now_ms(redis: ArqRedis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def read_running(job_id: str, entry: bytes, *, held: bool) -> Running:
+def read_running(job_id: str, entry: bytes, *, held: bool) -> RunningJob:
     """A worker's note on a job that it has: `token|since|attempt|worker`."""
     _, since, attempt, worker = (*text(entry).split("|", 3), "", "", "")[:4]
-    return Running(job_id, worker, moment(number(since)), number(attempt) or None, held)
+    return RunningJob(job_id, worker, moment(number(since)), number(attempt) or None, held)
 
 
 def moment(ms: float | None) -> datetime | None:
@@ -151,7 +151,7 @@ def text(value: bytes) -> str:
     return value.decode(errors="backslashreplace")
 
 
-async def _running(redis: ArqRedis, entries: Mapping[bytes, bytes]) -> list[Running]:
+async def _running(redis: ArqRedis, entries: Mapping[bytes, bytes]) -> list[RunningJob]:
     ids = sorted(entries)
     held = await redis.mget([in_progress_key_prefix.encode() + each for each in ids]) if ids else []
     return [
@@ -164,5 +164,5 @@ async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bo
     """Of each of these jobs, if it has been tried, or went wrong otherwise."""
     async with redis.pipeline(transaction=False) as pipe:
         for job_id in job_ids:
-            pipe.exists(f"{retry_key_prefix}{job_id}", trouble_key(queue, job_id))
+            pipe.exists(f"{retry_key_prefix}{job_id}", failures_key(queue, job_id))
         return [bool(found) for found in await pipe.execute()]

@@ -8,7 +8,7 @@ import time
 
 import structlog
 
-from worker.patience import Patience
+from worker.backoff import Backoff
 
 log = structlog.stdlib.get_logger("ledgerq.supervisor")
 
@@ -52,15 +52,15 @@ class Supervisor:
 
     async def _keep(self, number: int) -> int:
         """One worker, and the next when it ends; the exit status of the last."""
-        patience, status = Patience(), 0
+        backoff, status = Backoff(), 0
         while not self._stopping.is_set():
             started = time.monotonic()
             status = await self._one(number)
             if self._stopping.is_set():
                 break
             if time.monotonic() - started > _STEADY:
-                patience.reset()
-            pause = patience.next()
+                backoff.reset()
+            pause = backoff.next()
             log.error("supervisor.worker_ended", number=number, status=status, again_in=pause)
             try:
                 async with asyncio.timeout(pause):

@@ -10,7 +10,7 @@ from worker.keys import waits_key
 
 RECENT = 60  # seconds for which a note says something about now
 _KEPT = 300
-_LONGEST = 300  # characters of a text
+_MAX_SECONDS = 300  # characters of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Wait:
 async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: str) -> None:
     """Note that a job waits for something that is not its own fault. The last note of each reason is kept."""
     seconds, _ = await redis.time()
-    note = json.dumps({"at": int(seconds), "text": text[:_LONGEST]})
+    note = json.dumps({"at": int(seconds), "text": text[:_MAX_SECONDS]})
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hset(waits_key(queue), reason, note)
         pipe.expire(waits_key(queue), _KEPT)

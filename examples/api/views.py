@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.bounds import MOST_ROWS
+from db.bounds import MAX_ROWS
 from db.inputs import Id, Moment, Needle, Tag
 from db.models import Action, TaskPriority, TaskStatus, WorkerType
 from db.task_reads import TaskFilter, TaskOrder
@@ -106,7 +106,7 @@ class TaskQuery(BaseModel):
     due_before: Moment | None = None
     include_deleted: bool = False
     order: TaskOrder = TaskOrder.NEWEST
-    limit: int = Field(default=50, ge=1, le=MOST_ROWS)
+    limit: int = Field(default=50, ge=1, le=MAX_ROWS)
     after: str | None = None
     with_total: bool = False
 

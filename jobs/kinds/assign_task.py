@@ -23,4 +23,4 @@ async def handle(context: JobContext, assignment: AssignTask) -> int:
     return task.id
 
 
-KIND = Kind(AssignTask, handle, quick=True)
+KIND = Kind(AssignTask, handle, batchable=True)

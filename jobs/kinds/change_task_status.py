@@ -22,4 +22,4 @@ async def handle(context: JobContext, change: ChangeTaskStatus) -> int:
     return task.id
 
 
-KIND = Kind(ChangeTaskStatus, handle, quick=True)
+KIND = Kind(ChangeTaskStatus, handle, batchable=True)

@@ -19,4 +19,4 @@ async def handle(context: JobContext, new: CreateProject) -> int:
     return project.id
 
 
-KIND = Kind(CreateProject, handle, quick=True)
+KIND = Kind(CreateProject, handle, batchable=True)

@@ -19,4 +19,4 @@ async def handle(context: JobContext, new: CreateWorker) -> int:
     return worker.id
 
 
-KIND = Kind(CreateWorker, handle, quick=True)
+KIND = Kind(CreateWorker, handle, batchable=True)

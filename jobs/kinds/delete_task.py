@@ -21,4 +21,4 @@ async def handle(context: JobContext, deletion: DeleteTask) -> list[int]:
     return [task.id for task in deleted]
 
 
-KIND = Kind(DeleteTask, handle, quick=True)
+KIND = Kind(DeleteTask, handle, batchable=True)

@@ -21,4 +21,4 @@ async def handle(context: JobContext, restoration: RestoreTask) -> list[int]:
     return [task.id for task in restored]
 
 
-KIND = Kind(RestoreTask, handle, quick=True)
+KIND = Kind(RestoreTask, handle, batchable=True)

@@ -31,4 +31,4 @@ async def handle(context: JobContext, update: UpdateTask) -> int:
     return task.id
 
 
-KIND = Kind(UpdateTask, handle, quick=True)
+KIND = Kind(UpdateTask, handle, batchable=True)

@@ -51,7 +51,7 @@ async def bury_many(sessions: Sessions, *job_ids: str) -> None:
     letter = letter_of(broken, Buried("refused", ValueError("made up")))
     async with transaction(sessions) as session:
         for job_id in job_ids:
-            await inbox.remember(session, job_id, "create_task", b"", state=JobState.DEAD)
+            await inbox.insert_receipt(session, job_id, "create_task", b"", state=JobState.DEAD)
             await dead_letters.bury(session, replace(letter, job_id=job_id))
 
 

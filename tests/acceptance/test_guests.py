@@ -47,7 +47,9 @@ async def test_a_job_may_have_children(
         for what, status in CHILDREN.items():
             job = await client.enqueue(Guest(what=what), job_id=what)
             assert await job.result(timeout=20) == [1, status], what
-        assert not [e for e in worker.events if e["event"] in {"worker.stopping", "worker.blocked"}]
+        assert not [
+            e for e in worker.events if e["event"] in {"worker.stopping", "event_loop.blocked"}
+        ]
         assert worker.process.poll() is None
     assert await count(sessions, Project) == await count(sessions, ProcessedJob) == len(CHILDREN)
 
@@ -84,7 +86,7 @@ async def test_a_thread_does_not_keep_the_process(
         await started(mark)
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 15) == 0
-        left = worker.named("worker.left_behind")
+        left = worker.named("shutdown.tasks_abandoned")
     assert len(left) == 1
     assert "thread asyncio_0" in left[0]["what"]
     assert await count(sessions, Project) == 0
@@ -100,7 +102,7 @@ async def test_a_blocked_loop_does_not_keep_the_process(
         await started(mark)
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 15) == 1
-        (left,) = worker.named("worker.left_behind")
+        (left,) = worker.named("shutdown.tasks_abandoned")
     assert "in block" in left["stack"]
 
 
@@ -112,14 +114,14 @@ async def test_blocking_is_named_while_it_lasts_and_costs_bystanders_nothing(
     with worker_process(config, GUESTS, **limits) as first:
         bystander = await client.enqueue(Guest(what="wait", seconds=2), job_id="bystander")
         blocker = await client.enqueue(Guest(what="block", seconds=4), job_id="blocker")
-        await asyncio.to_thread(first.wait_for, "worker.blocked")
+        await asyncio.to_thread(first.wait_for, "event_loop.blocked")
         assert not first.named("job.completed")
         with worker_process(config, GUESTS, **limits) as second:
             assert (await bystander.result(timeout=20))[0] == 1
             assert (await blocker.result(timeout=20))[0] == 1
             assert not second.named("job.completed") + second.named("job.duplicate")
-        (blocked,) = first.named("worker.blocked")
-        assert not first.named("worker.lease_lost")
+        (blocked,) = first.named("event_loop.blocked")
+        assert not first.named("lease.lost")
     assert blocked["job_id"] == "blocker"
     assert "in block" in blocked["stack"]
     assert await count(sessions, Project) == 2
@@ -134,8 +136,8 @@ async def test_who_blocks_for_longer_than_its_timeout_has_spent_an_attempt(
     with worker_process(config, GUESTS, **limits) as first:
         bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")
         blocker = await client.enqueue(Guest(what="block_once", seconds=20), job_id="blocker")
-        await asyncio.to_thread(first.wait_for, "worker.parted_from_jobs")
-        (parted,) = first.named("worker.parted_from_jobs")
+        await asyncio.to_thread(first.wait_for, "event_loop.jobs_handed_back")
+        (parted,) = first.named("event_loop.jobs_handed_back")
         assert (parted["job_id"], parted["jobs"]) == ("blocker", 2)
         with worker_process(config, GUESTS, **limits):
             assert (await bystander.result(timeout=12))[0] == 1
@@ -182,7 +184,7 @@ async def test_a_job_that_blocks_in_a_task_of_its_own_is_known(
         job = await client.enqueue(Guest(what="blocks_in_a_task", seconds=1.2), job_id="blocker")
         with pytest.raises(JobFailed):
             await job.result(timeout=30)
-        assert worker.named("worker.blocked")[0]["job_id"] == "blocker"
+        assert worker.named("event_loop.blocked")[0]["job_id"] == "blocker"
     assert await count(sessions, Project) == 0
 
 
@@ -197,7 +199,7 @@ async def test_a_job_that_blocks_for_ever_is_buried_after_its_attempts(
     for _ in range(2):
         with worker_process(config, GUESTS, **limits) as worker:
             assert await asyncio.to_thread(worker.wait, 20) == 1
-            assert worker.named("worker.parted_from_jobs")
+            assert worker.named("event_loop.jobs_handed_back")
     with worker_process(config, GUESTS, **limits) as worker:
         await asyncio.to_thread(worker.wait_for, "job.buried")
     kept = await letter(sessions, "blocker")
@@ -213,7 +215,7 @@ async def test_a_stop_beside_a_blocked_loop_costs_bystanders_nothing(
     with worker_process(config, GUESTS, **limits) as worker:
         bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")
         await client.enqueue(Guest(what="block_once", seconds=60), job_id="blocker")
-        await asyncio.to_thread(worker.wait_for, "worker.blocked")
+        await asyncio.to_thread(worker.wait_for, "event_loop.blocked")
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 20) == 1
     with worker_process(config, GUESTS, **limits):

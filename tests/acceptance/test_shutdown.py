@@ -164,6 +164,6 @@ async def test_a_redis_that_is_of_no_use_does_not_keep_the_worker(
             with socket.create_server(("127.0.0.1", urlsplit(url).port or 0)) as of_no_use:
                 if how == "closes":
                     threading.Thread(target=_close_all, args=(of_no_use,), daemon=True).start()
-                await asyncio.to_thread(worker.wait_for, "worker.waits_for_redis")
+                await asyncio.to_thread(worker.wait_for, "redis.unavailable")
                 worker.signal(signal.SIGTERM)
                 assert await asyncio.to_thread(worker.wait, 20) == 0

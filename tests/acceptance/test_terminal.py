@@ -62,7 +62,7 @@ def hostile(sqlite_url: URL, redis_url: str) -> None:
         body = encode(Envelope("create_project", {"name": "x"}))
         redis.set(keys.job_key("odd"), body)
         redis.hset(
-            keys.trouble_key(QUEUE, "odd"),
+            keys.failures_key(QUEUE, "odd"),
             "log",
             f'{{"error": "\\u001b]0;", "worker": "{NASTY}"}}\n{NASTY}',
         )
@@ -91,7 +91,7 @@ async def _hostile_rows(url: URL) -> None:
         }  # fmt: skip
         for job_id in ("dead", f"dead {NASTY}"):
             await dead_letters.bury(session, replace(letter, job_id=job_id, **written))
-        await inbox.remember(session, "done", NASTY, b"", state=JobState.DONE)
+        await inbox.insert_receipt(session, "done", NASTY, b"", state=JobState.DONE)
         await inbox.keep_result(session, "done", {NASTY: [NASTY]})
         entry = AuditLog(  # past the door, which refuses such an author
             entity_type=NASTY, entity_id=1, action=Action.UPDATE, actor=NASTY,

@@ -29,7 +29,7 @@ from jobs.outcome import Completed, Duplicate, Outcome
 from jobs.registry import Job
 from tests.chaos.bugs_around import AROUND, replace
 from worker.broker import Broker
-from worker.heart import Heart
+from worker.heartbeat import Heartbeat
 from worker.relay import Relay
 from worker.scripts import script_of
 
@@ -51,7 +51,9 @@ def receipt_after_effects() -> None:
             result = await job.handle(context)
         crash()
         async with transaction(sessions) as session:
-            await inbox.remember(session, delivery.job_id, job.kind.name, job.envelope.payload_hash)
+            await inbox.insert_receipt(
+                session, delivery.job_id, job.kind.name, job.envelope.payload_hash
+            )
         return Completed(result)
 
     replace(jobs.process, _in_one_transaction=flow)
@@ -59,19 +61,19 @@ def receipt_after_effects() -> None:
 
 def conflict_ignored() -> None:
     """The inbox is written, but nobody asks whether the row was there already."""
-    remember = inbox.remember
+    insert_receipt = inbox.insert_receipt
 
     async def careless(*arguments: Any, **more: Any) -> bool:
-        await remember(*arguments, **more)
+        await insert_receipt(*arguments, **more)
         return True
 
-    replace(inbox, remember=careless)
+    replace(inbox, insert_receipt=careless)
 
 
 def check_then_act() -> None:
     """The inbox is asked first and written later: two deliveries at once both find nothing."""
 
-    async def remember(
+    async def insert_receipt(
         session: AsyncSession, job_id: str, kind: str, payload_hash: bytes, **more: Any
     ) -> bool:
         known = await session.scalar(
@@ -84,7 +86,7 @@ def check_then_act() -> None:
         )
         return known is None
 
-    replace(inbox, remember=remember)
+    replace(inbox, insert_receipt=insert_receipt)
 
 
 def audit_after_commit() -> None:
@@ -144,7 +146,7 @@ def outbox_settled_first() -> None:
         delivery: Delivery, job: Job[Any], sessions: Sessions, *more: Any
     ) -> Completed | Duplicate:
         async with transaction(sessions) as session:
-            await outbox.settle(session, [delivery.job_id])
+            await outbox.remove(session, [delivery.job_id])
         crash()
         return await flow(delivery, job, sessions, *more)
 
@@ -179,9 +181,9 @@ def finish_without_token() -> None:
 
     def careless(self: Broker, redis: Any, *arguments: Any) -> None:
         build(self, redis, *arguments)
-        text, check = self._finish.text, "if ours[id] then"
+        text, check = self._acknowledge.text, "if ours[id] then"
         assert check in text
-        self._finish = script_of(redis, text.replace(check, "if ours[id] ~= nil then"))
+        self._acknowledge = script_of(redis, text.replace(check, "if ours[id] ~= nil then"))
 
     replace(Broker, __init__=careless)
 
@@ -189,10 +191,10 @@ def finish_without_token() -> None:
 def lease_not_renewed() -> None:
     """A job that takes longer than the lease loses it."""
 
-    async def forget(self: Heart, broker: Broker) -> None:
+    async def forget(self: Heartbeat, broker: Broker) -> None:
         await asyncio.sleep(0)
 
-    replace(Heart, _renew=forget)
+    replace(Heartbeat, _renew=forget)
 
 
 def message_deleted_before_push() -> None:

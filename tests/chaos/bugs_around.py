@@ -9,7 +9,7 @@ from db import fence
 from db.errors import Disconnected, LedgerqError
 from db.fence import Fence
 from jobs.envelope import Delivery
-from jobs.handling import Unruly
+from jobs.handling import HandlerMisbehaved
 from jobs.outcome import Buried, Retry
 from jobs.retry import Policy, decide
 
@@ -43,7 +43,7 @@ def mute_error_for_ever() -> None:
 
     def unguarded(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
         try:
-            str(error.error if isinstance(error, Unruly) else error)
+            str(error.error if isinstance(error, HandlerMisbehaved) else error)
         except Exception:  # noqa: BLE001 - the bug
             return Retry(0, error)
         return decide(error, delivery, policy)

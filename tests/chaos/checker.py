@@ -15,7 +15,7 @@ import redis as redis_sync
 from jobs.text import MAX_ERROR, MAX_TRACEBACK
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
-from worker.keys import trouble_key
+from worker.keys import failures_key
 
 SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
 
@@ -239,7 +239,7 @@ def explain(redis: redis_sync.Redis, postgresql: PostgreSQL, job_id: str) -> str
         pipe.pttl(f"arq:in-progress:{job_id}")
         pipe.hget("ledgerq:running:arq:queue", job_id)
         pipe.get(f"arq:retry:{job_id}")
-        pipe.hgetall(trouble_key("arq:queue", job_id))
+        pipe.hgetall(failures_key("arq:queue", job_id))
         pipe.exists(f"arq:result:{job_id}")
         pipe.time()
         known = pipe.execute(raise_on_error=False)

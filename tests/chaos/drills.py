@@ -15,7 +15,7 @@ from tests.chaos.poison import BODIES, KEYS, good_body, is_good
 from tests.chaos.report import Bar, Report, percentile
 from tests.chaos.run import Phase, finish, run_phase
 from tests.chaos.world import World, world
-from worker.keys import trouble_key
+from worker.keys import failures_key
 
 LEASE = 15.0  # the default
 KILL_BAR = 20.0  # seconds
@@ -139,7 +139,7 @@ def suspect(seed: int, folder: Path, report: Report, out: Console) -> None:
         _stage(made, 2_000, pause=0.5)
         time.sleep(3)
         with made.redis.client() as client:
-            client.hset(trouble_key("arq:queue", "suspect"), "crashes", "2")
+            client.hset(failures_key("arq:queue", "suspect"), "crashes", "2")
         made.postgresql.execute("INSERT INTO producer_row VALUES ('suspect')")
         made.postgresql.execute("INSERT INTO producer_row VALUES ('neighbour')")
         for job_id in ("suspect", "neighbour"):

@@ -30,7 +30,7 @@ from tests.chaos.servers import PostgreSQL, Redis, servers
 from tests.chaos.world import new_project_at
 from tests.support import NeverReached, cancelled_at
 
-MOST_POINTS = 300
+MAX_POINTS = 300
 SENDS = 150
 Prepared = tuple[Redis, PostgreSQL, int]  # and a project
 SOURCES: tuple[Source, ...] = ("client", "sql")
@@ -77,7 +77,7 @@ def _cancel_everywhere(postgresql: PostgreSQL, project: int, report: Report, out
     sent: list[Sent] = []
     for kind, (fields, effects) in kinds(project).items():
         for source in SOURCES:
-            for step in range(1, MOST_POINTS):
+            for step in range(1, MAX_POINTS):
                 job = Sent(
                     f"{kind}-{source}-{step}",
                     source,

@@ -38,7 +38,7 @@ def habits_of(kind: type[Guest]) -> list[str]:
     """What guests of this kind do. Those that block, or wait for others, share no transaction."""
     if kind is SettingGuest:
         return list(SETTINGS)
-    return [name for name, habit in HABITS.items() if kind is Guest or habit.quick]
+    return [name for name, habit in HABITS.items() if kind is Guest or habit.batchable]
 
 
 def every_guest(project: int) -> list[Guest]:
@@ -108,6 +108,6 @@ async def _look_around(context: JobContext) -> None:
 
 GUEST_KINDS = (
     Kind(Guest, _handle),
-    Kind(QuickGuest, _handle, quick=True),
-    Kind(SettingGuest, _handle, quick=True),
+    Kind(QuickGuest, _handle, batchable=True),
+    Kind(SettingGuest, _handle, batchable=True),
 )

@@ -52,7 +52,7 @@ class Habit:
     do: Callable[[Visit], Awaitable[Any]]
     ends: Ends = "done"
     reasons: tuple[str, ...] = ()
-    quick: bool = True
+    batchable: bool = True
     weight: int = 1
 
 
@@ -235,9 +235,9 @@ HABITS: dict[str, Habit] = {
     "SET LOCAL": _statement("SET LOCAL work_mem = '7MB'"),
     "set_config": _statement("SELECT set_config('work_mem', '7MB', true)"),
     "a lock by name": _statement("SELECT pg_try_advisory_lock(1), pg_try_advisory_xact_lock(2)"),
-    "blocks": Habit(_blocks, quick=False, weight=4),
+    "blocks": Habit(_blocks, batchable=False, weight=4),
     "leaves a task": Habit(_leaves_task, weight=3),
-    "leaves a statement": Habit(_leaves_statement, "either", ("failed",), quick=False),
+    "leaves a statement": Habit(_leaves_statement, "either", ("failed",), batchable=False),
     "cancels itself": Habit(_cancels_itself, "either", ("failed",)),
     "cancels itself and goes on": Habit(_cancels_itself_and_goes_on),
     "a mute error": _raises(Mute),
@@ -251,7 +251,7 @@ HABITS: dict[str, Habit] = {
     "answers 1 MB": _answers(lambda: "x" * MEGABYTE, "result_too_large"),
     "answers no number": _answers(lambda: float("nan"), "invalid_result"),
     "loses its second database": Habit(
-        _loses_second_database, "dead", ("failed", "unavailable"), quick=False
+        _loses_second_database, "dead", ("failed", "unavailable"), batchable=False
     ),
     **{
         name: Habit(lambda visit, do=do: do(), weight=2)  # type: ignore[misc]

@@ -48,7 +48,7 @@ async def one_after_another(database: Database, spec: dict[str, Any], times: int
     attempt = interruptions = 0
     for _ in range(times):
         outcome = await deliver(database, spec, attempt + 1, interruptions)
-        attempt += not isinstance(outcome, Retry) or outcome.spent
+        attempt += not isinstance(outcome, Retry) or outcome.counts_as_attempt
         interruptions += isinstance(outcome, Retry) and outcome.interrupted
 
 

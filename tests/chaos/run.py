@@ -19,7 +19,7 @@ from tests.chaos.report import Report, exposures
 from tests.chaos.servers import wait_until
 from tests.chaos.world import World, world
 
-MOST_VIOLATIONS = 200
+MAX_VIOLATIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def finish(made: World, report: Report, name: str, drain: float, out: Console) -
     verdict.counts["starts refused"] += made.fleet.refused_starts
     verdict.counts["jobs sent"] += len(jobs)
     report.add(exposures(noted, jobs, found, made.claims), dict(verdict.counts))
-    report.violations += [f"{name}: {each}" for each in violations[:MOST_VIOLATIONS]]
+    report.violations += [f"{name}: {each}" for each in violations[:MAX_VIOLATIONS]]
     report.notes.setdefault("drain_seconds", {})[name] = round(waited, 1)
     out.print(
         f"{name}: {len(noted)} faults, {len(jobs)} jobs, drained in {waited:.0f} s, "

@@ -25,7 +25,7 @@ from tests.chaos.poison import good_body
 from tests.chaos.queues import stray_id, two_queues
 from tests.chaos.servers import PostgreSQL
 from tests.chaos.world import World, new_project_at, world
-from worker.broker import Broker, Ending, Terms
+from worker.broker import Ack, Broker, LeaseSettings
 
 LEASE = 1.5  # seconds
 
@@ -145,12 +145,12 @@ def zombie_finishes(bug: str, folder: Path) -> list[str]:
 
 async def _two_owners(made: World) -> None:
     redis = AsyncRedis(port=made.redis.port)
-    terms = Terms(lease=1)
-    zombie, heir = (Broker(redis, "arq:queue", name, terms) for name in ("zombie", "heir"))
+    lease_settings = LeaseSettings(lease=1)
+    zombie, heir = (Broker(redis, "arq:queue", name, lease_settings) for name in ("zombie", "heir"))
     await zombie.claim(1, busy=0)
     await asyncio.sleep(1.2)
     await heir.claim(1, busy=0)
-    await zombie.finish([Ending("the-job", "done")])
+    await zombie.acknowledge([Ack("the-job", "done")])
     await redis.aclose()
 
 

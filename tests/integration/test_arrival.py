@@ -39,7 +39,7 @@ async def test_a_validator_that_raises_costs_no_neighbour_an_attempt(
     KNOWN.update({f"n{n}": f"n{n}" for n in range(41)})
     jobs = await client.enqueue_many([Checked(name=f"n{n}") for n in range(41)])
     del KNOWN["n17"]
-    registry = Registry([Kind(Checked, handle, quick=True)])
+    registry = Registry([Kind(Checked, handle, batchable=True)])
     config = Config(config.worker.model_copy(update={"max_attempts": 2}), config.database)
     options = {"burst": True, "handle_signals": False, "schedule": []}
     await drain(our_worker(config, registry, **options))

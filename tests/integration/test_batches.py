@@ -107,10 +107,10 @@ async def test_a_batch_leaves_what_its_jobs_would_leave_alone(
     except ValueError:
         return  # a date beyond the year 9999 in UTC
     alone = [delivery(p, f"{project_id}-a-{n}") for n, p in enumerate(payloads)]
-    together = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
+    deferred_writes = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
     for each in alone:
         assert isinstance(await process(each, REGISTRY, sessions, POLICY), Completed)
-    assert all(isinstance(o, Completed) for o in await run(sessions, *together))
+    assert all(isinstance(o, Completed) for o in await run(sessions, *deferred_writes))
     mine = [
         entry for entry in await left(sessions) if entry[1]["job_id"].startswith(f"{project_id}-")
     ]
@@ -173,9 +173,9 @@ async def test_a_lost_database_interrupts_the_whole_batch(
         error.connection_invalidated = True
         raise error
 
-    monkeypatch.setattr("db.inbox.remember_many", lost)
+    monkeypatch.setattr("db.inbox.insert_receipts", lost)
     outcomes = await run(sessions, *tasks(project_id, 5))
-    assert all(isinstance(o, Retry) and not o.spent for o in outcomes)
+    assert all(isinstance(o, Retry) and not o.counts_as_attempt for o in outcomes)
 
 
 async def test_staged_jobs_of_a_batch_are_settled(any_sessions: Sessions) -> None:
@@ -226,7 +226,7 @@ async def test_jobs_that_failed_before_run_each_for_itself(
         await asyncio.sleep(0.001)
         at_once -= 1
 
-    registry = Registry([Kind(CreateTask, handle, quick=True)])
+    registry = Registry([Kind(CreateTask, handle, batchable=True)])
     await client.enqueue_many([CreateTask(title=f"t{n}", project_id=1) for n in range(50)])
     options = {"burst": True, "handle_signals": False, "schedule": []}
     await drain(our_worker(config, registry, **options))
@@ -295,7 +295,7 @@ async def test_sql_of_a_handler_sees_what_it_changed_before_in_a_batch(
         row = text("SELECT status FROM task WHERE id = :id")
         seen.append(await context.session.scalar(row, {"id": change.task_id}))
 
-    registry = Registry([Kind(ChangeTaskStatus, handle, quick=True)])
+    registry = Registry([Kind(ChangeTaskStatus, handle, batchable=True)])
     moves = [
         delivery(
             ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS), f"move-{task.id}"

@@ -23,7 +23,7 @@ from db import (
     workers,
 )
 from db.audit import Change, Origin
-from db.dead_letters import Which
+from db.dead_letters import DeadLetterFilter
 from db.engine import Sessions
 from db.errors import Refused
 from db.inputs import NewProject, NewTask, NewWorker, ProjectChanges, TaskChanges, WorkerChanges
@@ -86,7 +86,11 @@ ODD: dict[str, tuple[Any, ...]] = {
     "deleted_before": TIMES,
     "ended_before": TIMES,
     "wanted": ({2**63: 1}, {True: 1}, {0: 1}, {-1: 1}, {1: 2**63}, dict.fromkeys(range(40_000), 1)),
-    "which": (Which(kind="\x00"), Which(fingerprint="\ud800"), Which(reason="x" * 1_000_000)),
+    "which": (
+        DeadLetterFilter(kind="\x00"),
+        DeadLetterFilter(fingerprint="\ud800"),
+        DeadLetterFilter(reason="x" * 1_000_000),
+    ),
 }
 USUAL: dict[str, Any] = {
     "origin": Origin(actor="tester"),

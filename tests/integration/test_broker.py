@@ -8,20 +8,20 @@ import pytest
 
 from jobs.envelope import MAX_BODY_BYTES
 from tests.support import eventually
-from worker.broker import Broker, Ending, Lease, Terms
+from worker.broker import Ack, Broker, LeaseSettings, RenewalStatus
 from worker.config import Config
 from worker.connection import connect
-from worker.keys import trouble_key, workers_key
+from worker.keys import failures_key, workers_key
 
 QUEUE = "arq:queue"
-SHORT = Terms(lease=0.2)
+SHORT = LeaseSettings(lease=0.2)
 
 
 @pytest.fixture
 async def brokers(config: Config) -> AsyncIterator[list[Broker]]:
     """Two workers on one queue, with short leases."""
     redis = connect(config.worker)
-    both = [Broker.beside(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
+    both = [Broker.on_own_connections(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
     yield both
     for broker in both:
         await broker.close()
@@ -58,7 +58,9 @@ async def test_a_job_has_one_owner(brokers: list[Broker]) -> None:
 async def test_heavy_jobs_are_claimed_some_at_a_time(brokers: list[Broker]) -> None:
     """Of thirty bodies of a megabyte, one look brings what a worker can hold; each is claimed in the end."""
     broker = brokers[0]
-    broker.terms = Terms(lease=15)  # no lease runs out between two looks, however slow the machine
+    broker.lease_settings = LeaseSettings(
+        lease=15
+    )  # no lease runs out between two looks, however slow the machine
     await put(broker, *(f"j{n}" for n in range(30)))
     for n in range(30):
         await broker.redis.set(f"arq:job:j{n}", b"x" * 1_000_000)
@@ -72,10 +74,10 @@ async def test_only_the_owner_renews_and_ends(brokers: list[Broker]) -> None:
     first, second = brokers
     await put(first, "a")
     assert await claimed(first) == ["a"]
-    assert await second.renew(["a"]) == {"a": Lease.TAKEN}
-    assert await second.finish([Ending("a", "done")]) == [False]
-    assert await first.renew(["a"]) == {"a": Lease.RENEWED}
-    assert await first.finish([Ending("a", "done", result=b"{}", keep=1000)]) == [True]
+    assert await second.renew(["a"]) == {"a": RenewalStatus.TAKEN}
+    assert await second.acknowledge([Ack("a", "done")]) == [False]
+    assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
+    assert await first.acknowledge([Ack("a", "done", result=b"{}", keep=1000)]) == [True]
     left = await first.redis.keys("*")
     assert left == [b"arq:result:a"]
 
@@ -89,9 +91,9 @@ async def test_the_job_of_a_dead_worker_is_taken_over(brokers: list[Broker]) -> 
     (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes) == (1, 1)
     assert claim.history[0]["worker"] == "worker-1"
-    assert await first.finish([Ending("a", "done")]) == [False]
-    assert await first.renew(["a"]) == {"a": Lease.TAKEN}
-    assert await second.finish([Ending("a", "done")]) == [True]
+    assert await first.acknowledge([Ack("a", "done")]) == [False]
+    assert await first.renew(["a"]) == {"a": RenewalStatus.TAKEN}
+    assert await second.acknowledge([Ack("a", "done")]) == [True]
 
 
 async def test_a_lease_that_ran_out_is_renewed_if_nobody_took_the_job(
@@ -102,8 +104,8 @@ async def test_a_lease_that_ran_out_is_renewed_if_nobody_took_the_job(
     await put(first, "a")
     await claimed(first)
     await lease_runs_out(first, "a")
-    assert await first.renew(["a"]) == {"a": Lease.RENEWED}
-    assert await first.finish([Ending("a", "done")]) == [True]
+    assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
+    assert await first.acknowledge([Ack("a", "done")]) == [True]
 
 
 async def test_attempts_interruptions_and_crashes_are_counted_apart(
@@ -112,13 +114,13 @@ async def test_attempts_interruptions_and_crashes_are_counted_apart(
     """A retry spends an attempt; an interruption is counted, a release is not; each leaves its note."""
     first, _ = brokers
     await put(first, "a")
-    for ending in (
-        Ending("a", "retry", note={"error": "one"}),
-        Ending("a", "interrupt", note={"error": "two"}),
-        Ending("a", "release"),
+    for ack in (
+        Ack("a", "retry", note={"error": "one"}),
+        Ack("a", "interrupt", note={"error": "two"}),
+        Ack("a", "release"),
     ):
         assert await claimed(first) == ["a"]
-        assert await first.finish([ending]) == [True]
+        assert await first.acknowledge([ack]) == [True]
         await asyncio.sleep(0.002)
     (claim,) = (await first.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.interruptions, claim.crashes) == (2, 1, 0)
@@ -130,7 +132,7 @@ async def test_a_delayed_retry_waits(brokers: list[Broker]) -> None:
     first, _ = brokers
     await put(first, "a")
     await claimed(first)
-    await first.finish([Ending("a", "retry", delay=60_000)])
+    await first.acknowledge([Ack("a", "retry", delay=60_000)])
     assert await claimed(first) == []
 
 
@@ -140,9 +142,9 @@ async def test_a_wiped_redis_is_not_filled_with_ghosts(brokers: list[Broker]) ->
     await put(first, "a")
     await claimed(first)
     await first.redis.flushdb()
-    assert await first.renew(["a"]) == {"a": Lease.GONE}
-    for verb in ("retry", "release", "interrupt", "done"):
-        assert await first.finish([Ending("a", verb, 0, b"{}")]) == [False]
+    assert await first.renew(["a"]) == {"a": RenewalStatus.GONE}
+    for action in ("retry", "release", "interrupt", "done"):
+        assert await first.acknowledge([Ack("a", action, 0, b"{}")]) == [False]
     assert await first.redis.keys("*") == []
 
 
@@ -177,7 +179,7 @@ async def test_no_key_of_the_wrong_sort_stops_the_queue(brokers: list[Broker]) -
     await redis.rpush("arq:retry:retry-list", "x")  # type: ignore[misc]
     await redis.delete("arq:job:body-list")
     await redis.rpush("arq:job:body-list", "x")  # type: ignore[misc]
-    await redis.set(trouble_key(QUEUE, "trouble-text"), "x")
+    await redis.set(failures_key(QUEUE, "trouble-text"), "x")
     await redis.zadd(QUEUE, {"endless": "-inf", "good": 2})
     await redis.set("arq:job:good", b"{}")
     claims = {claim.job_id: claim for claim in (await first.claim(10, busy=0)).jobs}
@@ -185,7 +187,7 @@ async def test_no_key_of_the_wrong_sort_stops_the_queue(brokers: list[Broker]) -
     assert claims["body-list"].body is None
     assert claims["retry-text"].attempt == claims["retry-list"].attempt == 1
     assert claims["trouble-text"].crashes == 0
-    assert await first.finish([Ending(job_id, "done") for job_id in claims]) == [True] * 7
+    assert await first.acknowledge([Ack(job_id, "done") for job_id in claims]) == [True] * 7
     assert await redis.zcard(QUEUE) == 0
 
 
@@ -194,9 +196,9 @@ async def test_an_answer_that_was_lost_is_found_again(brokers: list[Broker]) -> 
     first, second = brokers
     await put(first, "known", "stray")
     await claimed(first)
-    assert await first.strays({"known"}) == ["stray"]
-    assert await second.strays(()) == []
-    await first.finish([Ending("stray", "release")])
+    assert await first.orphaned_claims({"known"}) == ["stray"]
+    assert await second.orphaned_claims(()) == []
+    await first.acknowledge([Ack("stray", "release")])
     (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.job_id, claim.attempt, claim.crashes) == ("stray", 1, 0)
 
@@ -216,7 +218,7 @@ async def test_a_job_that_lost_two_workers_runs_alone(brokers: list[Broker]) -> 
     await put(first, "other")
     await first.redis.zadd(QUEUE, {"suspect": 0.5})
     look = await first.claim(10, busy=3)
-    assert (look.jobs, look.room) == ([], True)
+    assert (look.jobs, look.drain_first) == ([], True)
     assert await claimed(second, busy=3) == ["other"]
     await first.redis.zadd(QUEUE, {"suspect": 0.5})
     await put(first, "another")
@@ -252,8 +254,8 @@ async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
     await first.redis.config_set("maxmemory", "1")
     try:
         assert await claimed(first) == ["a"]
-        assert await first.renew(["a"]) == {"a": Lease.RENEWED}
-        assert await first.finish([Ending("a", "done")]) == [True]
+        assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
+        assert await first.acknowledge([Ack("a", "done")]) == [True]
     finally:
         await first.redis.config_set("maxmemory", "0")
 

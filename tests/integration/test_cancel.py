@@ -77,7 +77,7 @@ async def test_a_staged_job_is_cancelled(any_sessions: Sessions, redis: ArqRedis
     """Its message goes in the same commit. Asked again, the answer is the same and nothing is written."""
     async with transaction(any_sessions) as session:
         await stage(session, LAUNCH, job_id="job")
-    expected = CancelAnswer("job", JobState.CANCELLED, known=True, told=True)
+    expected = CancelAnswer("job", JobState.CANCELLED, known=True, redis_reached=True)
     assert await ask(redis, any_sessions) == expected
     assert await count(any_sessions, OutboxMessage) == 0
     assert (await ask(redis, any_sessions)).state is JobState.CANCELLED
@@ -92,9 +92,9 @@ async def test_a_queued_job_is_taken_off_the_queue(
     """Nothing is left of it on Redis but the answer to who waits for it."""
     job = await client.enqueue(LAUNCH, job_id="job")
     await redis.set(f"{keys.retry_key_prefix}job", 2)
-    await redis.hset(keys.trouble_key(QUEUE, "job"), "crashes", "1")  # type: ignore[misc]
+    await redis.hset(keys.failures_key(QUEUE, "job"), "crashes", "1")  # type: ignore[misc]
     answer = await ask(redis, any_sessions)
-    assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, told=True)
+    assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, redis_reached=True)
     assert await left_on_redis(redis) == set()
     with pytest.raises(JobFailed, match="was cancelled"):
         await job.result(timeout=5)
@@ -122,7 +122,7 @@ async def test_no_result_is_kept_if_none_are(
 async def test_a_job_yet_to_come_is_cancelled(any_sessions: Sessions, redis: ArqRedis) -> None:
     """Nobody knows it, and the answer says so; should it come, it will not run."""
     answer = await ask(redis, any_sessions)
-    assert answer == CancelAnswer("job", JobState.CANCELLED, known=False, told=True)
+    assert answer == CancelAnswer("job", JobState.CANCELLED, known=False, redis_reached=True)
     assert await redis.keys("*") == []
     assert await cancelled(any_sessions)
 
@@ -172,7 +172,7 @@ async def test_a_job_is_cancelled_while_redis_is_away(
     async with transaction(any_sessions) as session:
         await stage(session, LAUNCH, job_id="job")
     answer = await ask(nowhere, any_sessions)
-    assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, told=False)
+    assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, redis_reached=False)
     assert await cancelled(any_sessions)
 
 
@@ -183,7 +183,7 @@ async def test_a_running_job_that_is_rolled_back_is_cancelled(
     before = int(time.time()) * 1000
     with pytest.raises(ZeroDivisionError):
         async with transaction(sessions) as running:
-            await inbox.remember(running, "job", "create_project", b"")
+            await inbox.insert_receipt(running, "job", "create_project", b"")
             asked = asyncio.create_task(ask(redis, sessions))
             await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO processed_job"))
             ((job_id, score),) = await redis.zrange(keys.cancel_key(QUEUE), 0, -1, withscores=True)
@@ -198,7 +198,7 @@ async def test_a_running_job_that_is_rolled_back_is_cancelled(
 async def test_a_running_job_that_commits_is_done(sessions: Sessions, redis: ArqRedis) -> None:
     """Cancelling came too late, and says so."""
     async with transaction(sessions) as running:
-        await inbox.remember(running, "job", "create_project", b"")
+        await inbox.insert_receipt(running, "job", "create_project", b"")
         asked = asyncio.create_task(ask(redis, sessions))
         await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO processed_job"))
     assert (await asked).state is JobState.DONE
@@ -213,7 +213,7 @@ async def test_a_wait_for_a_lock_is_begun_again_until_the_time_is_over(
     async with open_database(DatabaseConfig(url=postgresql_url, lock_timeout=0.1)) as impatient:
         sessions = impatient.sessions
         async with transaction(sessions) as running:
-            await inbox.remember(running, "job", "create_project", b"")
+            await inbox.insert_receipt(running, "job", "create_project", b"")
             with pytest.raises(StillRuns, match="job job still runs after"):
                 await ask(redis, sessions, timeout=0.5)
             assert await redis.keys("*") == []
@@ -228,7 +228,7 @@ async def test_a_wait_ends_in_its_time_and_leaves_nothing(
 ) -> None:
     """In the middle of the wait for the lock; the job goes on and is done."""
     async with transaction(sessions) as running:
-        await inbox.remember(running, "job", "create_project", b"")
+        await inbox.insert_receipt(running, "job", "create_project", b"")
         with pytest.raises(StillRuns):
             await ask(redis, sessions, timeout=0.3)
         assert not await waiting_for_a_lock(sessions, "INSERT INTO processed_job")

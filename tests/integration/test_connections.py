@@ -18,9 +18,9 @@ from worker import embedded, health
 from worker.client import JobClient
 from worker.config import Config, WorkerConfig
 from worker.connection import RedisRefuses, connect, require_redis
+from worker.notifier import QueueNotifier
 from worker.requirements import unfit
 from worker.waits import note_wait
-from worker.wake import Wake
 
 LAUNCH = CreateProject(name="Launch")
 
@@ -316,7 +316,7 @@ async def test_a_worker_without_a_right_to_listen_says_so(
     _limit(admin, "p", "~*", "+@all")
     redis = connect(settings(server.replace("://", "://limited:p@")))
     with capture_logs() as logs:
-        wake = Wake(
+        wake = QueueNotifier(
             redis.connection_pool, ("arq:queue",), on_change=lambda: None, on_emptied=lambda: None,
             interested=asyncio.Event(),
         )  # fmt: skip
@@ -325,7 +325,7 @@ async def test_a_worker_without_a_right_to_listen_says_so(
             await asyncio.sleep(0.01)
         listening.cancel()
         await asyncio.wait({listening})
-    assert logs[0]["event"] == "worker.polls"
+    assert logs[0]["event"] == "notifier.not_permitted"
     assert "&__redis__:invalidate" in logs[0]["error"]
     await redis.aclose(close_connection_pool=True)
 

@@ -186,12 +186,14 @@ async def test_redis_may_fail_at_any_command(
 
         return lost
 
-    for name in ("claim", "finish", "renew"):
+    for name in ("claim", "acknowledge", "renew"):
         monkeypatch.setattr(Broker, name, losing(getattr(Broker, name)))
     registry = Registry([Kind(CreateProject, create_project.handle)])
     await client.enqueue_many([CreateProject(name=f"p{n}") for n in range(30)])
-    quick = config.worker.model_copy(update={"lease": 1.0})
-    worker = our_worker(Config(quick, config.database), registry, handle_signals=False, schedule=[])
+    batchable = config.worker.model_copy(update={"lease": 1.0})
+    worker = our_worker(
+        Config(batchable, config.database), registry, handle_signals=False, schedule=[]
+    )
     running = asyncio.create_task(worker.main())
 
     async def all_done() -> bool:

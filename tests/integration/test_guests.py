@@ -46,7 +46,7 @@ async def one(sessions: Sessions, handle: Handler, *, attempt: int = 1, n: int =
 
 async def batch(sessions: Sessions, handle: Handler, jobs: int = 4) -> list[Outcome]:
     """Deliver jobs that share a transaction."""
-    known = registry(handle, quick=True)
+    known = registry(handle, batchable=True)
     arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(jobs)]
     return await process_batch([a for a in arrivals if a], known, sessions, POLICY)
 
@@ -401,12 +401,12 @@ async def test_what_a_kind_leaves_costs_it_the_shared_commit_only_once(sessions:
         calls += 1
         await context.session.execute(text("SET LOCAL app.tenant = 'a'"))
 
-    known = registry(handle, quick=True)
+    known = registry(handle, batchable=True)
     for start in (0, 10):
         arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(start, start + 5)]
         await process_batch([a for a in arrivals if a], known, sessions, POLICY)
     assert calls == 1 + 5 + 5
-    assert known.kinds_in_bulk == ()
+    assert known.batchable_kinds == ()
 
 
 async def test_what_a_session_holds_does_not_reach_the_next_job(sessions: Sessions) -> None:

@@ -17,7 +17,7 @@ from db.models import DeadLetter, Project
 from db.transaction import transaction
 from jobs.batch import arrive, process_batch
 from jobs.context import JobContext
-from jobs.errors import MOST_PROBLEMS, Permanent, RetryLater, Snooze
+from jobs.errors import MAX_PROBLEMS, Permanent, RetryLater, Snooze
 from jobs.outcome import Buried, Completed, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
@@ -115,7 +115,7 @@ async def test_whatever_is_raised_is_buried_in_the_end(
 
     again = await one(any_sessions, handle)
     assert isinstance(again, Retry)
-    assert again.spent
+    assert again.counts_as_attempt
     assert isinstance(await one(any_sessions, handle, attempt=LAST), Buried)
     kept = await letter(any_sessions, "j0")
     size = len(kept.error) + len(kept.traceback or "") + len(str(kept.attempts))
@@ -133,7 +133,7 @@ async def test_whatever_is_raised_costs_its_batch_neighbours_nothing(
             raise make()
         await projects.create(context.session, context.origin, NewProject(name="x"))
 
-    known = registry(handle, quick=True)
+    known = registry(handle, batchable=True)
     arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(4)]
     outcomes = await process_batch([a for a in arrivals if a], known, any_sessions, Policy())
     assert [isinstance(o, Completed) for o in outcomes] == [True, False, True, True]
@@ -216,9 +216,11 @@ async def test_what_a_handler_asks_for_is_heard_out_of_a_task_group(
     outcome = await one(sessions, handle)
     heard: dict[str, bool] = {
         "buried": isinstance(outcome, Buried),
-        "snoozed": isinstance(outcome, Retry) and not outcome.spent and outcome.delay == 5,
-        "later": isinstance(outcome, Retry) and outcome.spent and outcome.delay == 7,
-        "failed": isinstance(outcome, Retry) and outcome.spent and outcome.delay < 2,
+        "snoozed": isinstance(outcome, Retry)
+        and not outcome.counts_as_attempt
+        and outcome.delay == 5,
+        "later": isinstance(outcome, Retry) and outcome.counts_as_attempt and outcome.delay == 7,
+        "failed": isinstance(outcome, Retry) and outcome.counts_as_attempt and outcome.delay < 2,
     }
     assert heard[wanted], outcome
 
@@ -235,7 +237,7 @@ async def test_a_lost_connection_in_a_group_is_an_interruption(sessions: Session
 
     outcome = await one(sessions, handle)
     assert isinstance(outcome, Retry)
-    assert (outcome.spent, outcome.interrupted) == (False, True)
+    assert (outcome.counts_as_attempt, outcome.interrupted) == (False, True)
 
 
 async def test_letters_of_groups_show_what_is_in_them(sessions: Sessions) -> None:
@@ -258,23 +260,23 @@ async def test_letters_of_groups_show_what_is_in_them(sessions: Sessions) -> Non
 
 @pytest.mark.parametrize("ending", ["returns", "goes on", "raises"])
 async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
-    postgresql_url: URL, ending: str
+    postgresql_url: URL, ack: str
 ) -> None:
     """PostgreSQL ends its connection: an attempt is spent, and the error says to move the slow part."""
 
     async def handle(context: JobContext, odd: Odd) -> None:
         await projects.create(context.session, context.origin, NewProject(name="x"))
         await asyncio.sleep(1.3)
-        if ending == "goes on":
+        if ack == "goes on":
             await context.session.execute(text("SELECT 1"))
-        if ending == "raises":
+        if ack == "raises":
             raise ValueError("after it")
 
     config = DatabaseConfig(url=postgresql_url, idle_in_transaction_timeout=1)
     async with open_database(config) as database:
         again = await one(database.sessions, handle)
         assert isinstance(again, Retry)
-        assert again.spent
+        assert again.counts_as_attempt
         assert isinstance(again.error, HandlerSilent)
         await one(database.sessions, handle, attempt=LAST)
         kept = await letter(database.sessions, "j0")
@@ -329,7 +331,7 @@ async def test_another_database_that_fails_is_the_handlers_own_failure(
 
     outcome = await one(sessions, handle)
     assert isinstance(outcome, Retry)
-    assert (outcome.spent, outcome.interrupted) == (True, False)
+    assert (outcome.counts_as_attempt, outcome.interrupted) == (True, False)
 
 
 WAITS: dict[str, tuple[str, str]] = {
@@ -401,7 +403,7 @@ async def test_a_result_that_can_not_be_kept_is_the_results_own_error(
         await projects.create(context.session, context.origin, NewProject(name="x"))
         return result if odd.n == 1 else None
 
-    known = registry(handle, quick=True)
+    known = registry(handle, batchable=True)
     arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(3)]
     outcomes = await process_batch([a for a in arrivals if a], known, any_sessions, Policy())
     assert [type(o) for o in outcomes] == [Completed, Buried, Completed]
@@ -438,5 +440,5 @@ async def test_endless_problems_are_counted_not_listed(any_sessions: Sessions) -
     arrived = type(arrived)(arrived.job_id, 99, body)
     await process(arrived, registry(handle), any_sessions, Policy())
     (kept,) = await rows(any_sessions, DeadLetter)
-    assert len(kept.problems) <= MOST_PROBLEMS + 1
+    assert len(kept.problems) <= MAX_PROBLEMS + 1
     assert len(str(kept.problems)) + len(kept.error) + len(kept.traceback or "") < 60_000

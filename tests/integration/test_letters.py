@@ -9,7 +9,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from db import dead_letters, inbox, outbox
-from db.dead_letters import EVERY, Letter, Which
+from db.dead_letters import ALL, DeadLetterFilter, Letter
 from db.engine import Sessions
 from db.models import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob, Task
 from db.transaction import transaction
@@ -26,7 +26,7 @@ from worker import keys
 from worker import letters as worker_letters
 from worker.config import WorkerConfig
 from worker.connection import connect
-from worker.letters import Mended, Swept, replay_all
+from worker.letters import BulkResult, ReplayResult, replay_all
 
 LAUNCH = CreateProject(name="Launch")
 QUEUE = "arq:queue"
@@ -72,7 +72,7 @@ async def unread(sessions: Sessions, job_id: str = "dead", **fields: Any) -> Non
         "attempts": [], "worker": "w", "fingerprint": "f",
     }  # fmt: skip
     async with transaction(sessions) as session:
-        await inbox.remember(session, job_id, "unknown", b"", state=JobState.DEAD)
+        await inbox.insert_receipt(session, job_id, "unknown", b"", state=JobState.DEAD)
         await dead_letters.bury(session, Letter(job_id, **{**plain, **fields}))
 
 
@@ -272,21 +272,21 @@ async def test_pages_hold_every_letter_once(any_sessions: Sessions) -> None:
         await dead(any_sessions, f"d{n}")
     await unread(any_sessions, "odd")
     seen = []
-    async for page in letters.pages(any_sessions, Which(reason="refused"), size=3):
+    async for page in letters.pages(any_sessions, DeadLetterFilter(reason="refused"), size=3):
         seen.append([each.job_id for each in page])
         await replay(any_sessions, page[0].job_id)
         await run_staged(any_sessions, page[0].job_id)  # and is dead again, with a new letter
     assert seen == [["d6", "d5", "d4"], ["d3", "d2", "d1"], ["d0"]]
-    one = [p async for p in letters.pages(any_sessions, Which(fingerprint="f"))]
+    one = [p async for p in letters.pages(any_sessions, DeadLetterFilter(fingerprint="f"))]
     assert [[each.job_id for each in page] for page in one] == [["odd"]]
-    assert [p async for p in letters.pages(any_sessions, Which(kind="nope"))] == []
+    assert [p async for p in letters.pages(any_sessions, DeadLetterFilter(kind="nope"))] == []
 
 
-async def swept(redis: ArqRedis, sessions: Sessions) -> Swept:
-    return await replay_all(redis, sessions, QUEUE, EVERY, actor="me", reason="")
+async def swept(redis: ArqRedis, sessions: Sessions) -> BulkResult:
+    return await replay_all(redis, sessions, QUEUE, ALL, actor="me", reason="")
 
 
-async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> Mended:
+async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> ReplayResult:
     return await worker_letters.replay(redis, sessions, QUEUE, job_ids, actor="me", reason="")
 
 
@@ -313,7 +313,7 @@ async def test_what_redis_still_has_of_a_dead_job_does_not_come_first(
         await dead(any_sessions, job_id)
         await redis.set(keys.job_key(job_id), b"old")
         await redis.zadd(QUEUE, {job_id: 1})
-        await redis.hset(keys.trouble_key(QUEUE, job_id), "crashes", "3")  # type: ignore[misc]
+        await redis.hset(keys.failures_key(QUEUE, job_id), "crashes", "3")  # type: ignore[misc]
         await redis.hset(keys.running_key(QUEUE), job_id, "token|1|1|gone")  # type: ignore[misc]
     await redis.set(f"{keys.in_progress_key_prefix}held", "token")
     await named(redis, any_sessions, ["dead", "held"])
@@ -328,7 +328,7 @@ async def test_a_replay_does_without_redis(any_sessions: Sessions) -> None:
     """The outbox is what counts."""
     await dead(any_sessions)
     nowhere = connect(WorkerConfig(redis_url="redis://127.0.0.1:1"))
-    assert not (await named(nowhere, any_sessions, ["dead"])).told
+    assert not (await named(nowhere, any_sessions, ["dead"])).redis_reached
     assert await count(any_sessions, OutboxMessage) == 1
 
 
@@ -352,7 +352,7 @@ async def test_letters_that_failed_alike_are_one_group(any_sessions: Sessions) -
     async with any_sessions() as session:
         found = await dead_letters.groups(session)
         assert [(n, newest.job_id) for n, newest in found] == [(3, "d2"), (1, "odd")]
-        (only,) = await dead_letters.groups(session, Which(kind="create_task"), limit=1)
+        (only,) = await dead_letters.groups(session, DeadLetterFilter(kind="create_task"), limit=1)
         assert only[0] == 3
 
 

@@ -87,7 +87,7 @@ async def test_a_running_job_is_rolled_back_and_never_runs_again(
         assert found.queue
         assert [each.job_id for each in found.queue.running] == ["job"]
         asked = await cancel(redis, sessions, QUEUE, "job", actor="me", reason="")
-        assert (asked.state, asked.known, asked.told) == (JobState.CANCELLED, True, True)
+        assert (asked.state, asked.known, asked.redis_reached) == (JobState.CANCELLED, True, True)
         with pytest.raises(JobFailed, match="was cancelled"):
             await client.job("job").result(timeout=10)
         after = await client.enqueue(Slow())

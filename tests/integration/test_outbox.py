@@ -70,7 +70,9 @@ async def test_a_message_that_outlived_its_job_is_settled_by_the_next_delivery(
 ) -> None:
     """However it came to be there, it is not dispatched for ever."""
     async with transaction(any_sessions) as session:
-        await inbox.remember(session, "once", LAUNCH.kind, Request(LAUNCH).envelope.payload_hash)
+        await inbox.insert_receipt(
+            session, "once", LAUNCH.kind, Request(LAUNCH).envelope.payload_hash
+        )
         message = outbox.Message("once", LAUNCH.kind, {"name": "Launch"}, "test")
         await outbox.add(session, [message])
     assert isinstance(await run_staged(any_sessions, "once"), Duplicate)

@@ -154,7 +154,7 @@ async def test_even_an_exit_from_a_handler_leaves_nothing(any_sessions: Sessions
     """What is no Exception does not end the worker either: it is a failed attempt."""
     outcome = await run(any_sessions, delivery(Fail(how="exit")), FAILING)
     assert isinstance(outcome, Retry)
-    assert outcome.spent
+    assert outcome.counts_as_attempt
     assert await nothing_is_left(any_sessions)
 
 

@@ -28,11 +28,11 @@ from jobs.request import Request, Unique
 from jobs.retry import Policy
 from jobs.staging import stage, stage_many
 from tests.support import count, delivery, done, drain, eventually, new_project, our_worker, rows
-from worker.broker import Broker, Terms
+from worker.broker import Broker, LeaseSettings
 from worker.client import JobClient
 from worker.config import Config
 from worker.connection import connect
-from worker.keys import trouble_key
+from worker.keys import failures_key
 from worker.relay import Relay
 
 LAUNCH = CreateProject(name="Launch")
@@ -134,13 +134,13 @@ async def test_a_lost_body_comes_back_though_the_relay_is_faster(
     relay = Relay(redis, sessions, config.worker.queue, 60)
     await relay.step()
     await redis.delete("arq:job:P")
-    finish = Broker.finish
+    finish = Broker.acknowledge
 
     async def slow(self: Broker, *args: Any) -> Any:
         await relay.step()
         return await finish(self, *args)
 
-    monkeypatch.setattr(Broker, "finish", slow)
+    monkeypatch.setattr(Broker, "acknowledge", slow)
     await burst(config)
     assert await done(sessions) == 1
     await redis.aclose(close_connection_pool=True)
@@ -212,11 +212,11 @@ async def test_a_body_that_is_too_long_is_refused_at_once(
 async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) -> None:
     """What is due and not for us does not come round as fast as Redis answers."""
     redis = connect(config.worker)
-    other = Broker.beside(redis, config.worker.queue, "other", Terms())
+    other = Broker.on_own_connections(redis, config.worker.queue, "other", LeaseSettings())
     await redis.set("arq:job:suspect", b'{"t": null, "f": "odd", "a": [], "k": {}, "et": 1}')
     await redis.zadd(config.worker.queue, {"suspect": 1})
-    await redis.hset(trouble_key(config.worker.queue, "suspect"), "crashes", "2")  # type: ignore[misc]
-    assert (await other.claim(1, busy=1)).room
+    await redis.hset(failures_key(config.worker.queue, "suspect"), "crashes", "2")  # type: ignore[misc]
+    assert (await other.claim(1, busy=1)).drain_first
     looks = 0
     claim = Broker.claim
 
@@ -258,7 +258,7 @@ async def test_cancelling_one_of_a_batch_does_not_start_the_others_at_once(
         finally:
             at_once -= 1
 
-    registry = Registry([Kind(Odd, handle, quick=True)])
+    registry = Registry([Kind(Odd, handle, batchable=True)])
     jobs = await client.enqueue_many([Odd() for _ in range(100)])
     worker = our_worker(config, registry, handle_signals=False, schedule=[])
     running = asyncio.create_task(worker.main())
@@ -316,7 +316,7 @@ async def test_a_batch_member_that_is_dead_under_another_payload_is_buried(
     """The bulk path and the single path refuse it alike."""
     project_id = await new_project(sessions)
     async with transaction(sessions) as session:
-        await inbox.remember(session, "job-1", "create_task", b"another", state=JobState.DEAD)
+        await inbox.insert_receipt(session, "job-1", "create_task", b"another", state=JobState.DEAD)
     registry = kinds.registry()
     found = [
         arrive(delivery(CreateTask(title="x", project_id=project_id), f"job-{n}"), registry)

@@ -23,7 +23,7 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 async def ended_long_ago(sessions: Sessions, *job_ids: str) -> None:
     async with transaction(sessions) as session:
         for job_id in job_ids:
-            await inbox.remember(session, job_id, "create_task", b"", state=JobState.DONE)
+            await inbox.insert_receipt(session, job_id, "create_task", b"", state=JobState.DONE)
     await age(sessions)
 
 
@@ -46,7 +46,7 @@ async def test_jobs_that_ended_long_ago_are_forgotten(any_sessions: Sessions) ->
     """The oldest first, so many at most; what ended lately is kept. The answer says how many went."""
     await ended_long_ago(any_sessions, "a", "b", "c")
     async with transaction(any_sessions) as session:
-        await inbox.remember(session, "fresh", "create_task", b"")
+        await inbox.insert_receipt(session, "fresh", "create_task", b"")
     first = await prune(any_sessions, limit=2)
     assert isinstance(first, Completed)
     (following,) = await rows(any_sessions, OutboxMessage)

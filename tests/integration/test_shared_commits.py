@@ -34,7 +34,7 @@ class Odd(Payload):
 
 
 async def run(sessions: Sessions, handle: Handler, jobs: int, *, shared: bool) -> list[Outcome]:
-    known = Registry([Kind(Odd, handle, quick=shared)])
+    known = Registry([Kind(Odd, handle, batchable=shared)])
     name = "shared" if shared else "own"
     arrived = [delivery(Odd(n=n), f"{name}-{n}") for n in range(jobs)]
     if not shared:
@@ -203,7 +203,9 @@ async def test_a_handler_that_loses_its_transaction_by_any_door_pays_for_it(
     outcomes = await run(sessions, handle, 3, shared=True)
     assert [isinstance(each, Completed) for each in outcomes] == [True, False, True]
     failed = outcomes[1]
-    assert isinstance(failed, Buried) or (isinstance(failed, Retry) and failed.spent), failed
+    assert isinstance(failed, Buried) or (isinstance(failed, Retry) and failed.counts_as_attempt), (
+        failed
+    )
     assert {each.name for each in await rows(sessions, Project)} == {"p0", "p2"}
     assert await count(sessions, AuditLog) == 2
 
@@ -217,7 +219,7 @@ async def test_a_second_connection_of_the_handlers_is_its_own(database: Database
 
     (outcome,) = await run(database.sessions, handle, 1, shared=False)
     assert isinstance(outcome, Retry)
-    assert (outcome.spent, outcome.interrupted) == (True, False)
+    assert (outcome.counts_as_attempt, outcome.interrupted) == (True, False)
 
 
 async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighbours_are_done(
@@ -232,11 +234,11 @@ async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighb
             asyncio.get_running_loop().call_soon(task.cancel)
             await asyncio.sleep(1)
 
-    quick = config.worker.model_copy(update={"max_attempts": 1})
+    batchable = config.worker.model_copy(update={"max_attempts": 1})
     await client.enqueue_many([Odd(n=n) for n in range(10)])
     options: dict[str, Any] = {"burst": True, "handle_signals": False, "schedule": []}
-    registry = Registry([Kind(Odd, handle, quick=True)])
-    await drain(our_worker(Config(quick, config.database), registry, **options))
+    registry = Registry([Kind(Odd, handle, batchable=True)])
+    await drain(our_worker(Config(batchable, config.database), registry, **options))
     assert await done(sessions) == 9
     async with sessions() as session:
         dead = (await session.execute(text("SELECT reason, error FROM dead_letter"))).all()

@@ -22,7 +22,7 @@ from jobs.request import Unique
 from jobs.staging import stage
 from tests.support import drain, our_worker, rows
 from worker import keys
-from worker.broker import Broker, Ending, Terms
+from worker.broker import Ack, Broker, LeaseSettings
 from worker.cancel import cancel
 from worker.client import IdHeld, JobClient, ResultExpired
 from worker.config import Config
@@ -31,7 +31,7 @@ from worker.health import beat, living_workers
 from worker.job_status import job_status
 from worker.letters import replay
 from worker.relay import Relay
-from worker.retract import retract
+from worker.remove import remove_from_queue
 
 A, B = "arq:queue", "billing"
 MINE, YOURS = CreateProject(name="mine"), CreateProject(name="yours")
@@ -229,15 +229,15 @@ async def test_a_claim_without_its_body_is_renewed_and_handed_back(
     """It touches no key of arq's: the other queue's worker may hold the same id meanwhile."""
     a, b = services
     await a.client.enqueue(MINE, job_id="x")
-    ours = Broker.beside(a.redis, A, "ours", Terms())
-    theirs = Broker.beside(b.redis, B, "theirs", Terms())
+    ours = Broker.on_own_connections(a.redis, A, "ours", LeaseSettings())
+    theirs = Broker.on_own_connections(b.redis, B, "theirs", LeaseSettings())
     assert [claim.body for claim in (await ours.claim(1, busy=0)).jobs] != [None]
     await b.redis.zadd(B, {"x": 1})
     (claim,) = (await theirs.claim(1, busy=0)).jobs
     assert (claim.body, claim.attempt) == (None, 1)
     assert [lease.name for lease in (await theirs.renew(["x"])).values()] == ["RENEWED"]
-    assert await theirs.finish([Ending("x", "release")]) == [True]
-    assert await ours.finish([Ending("x", "done", result=b"{}", keep=1000)]) == [True]
+    assert await theirs.acknowledge([Ack("x", "release")]) == [True]
+    assert await ours.acknowledge([Ack("x", "done", result=b"{}", keep=1000)]) == [True]
     assert await a.redis.exists(keys.result_key("x")) == 1
     for broker in (ours, theirs):
         await broker.close()
@@ -280,12 +280,12 @@ async def test_retracting_spares_what_is_not_ours(services: tuple[Service, Servi
     a, b = services
     await a.client.enqueue(MINE, job_id="x")
     await a.redis.set(f"{keys.retry_key_prefix}x", 2)
-    assert await retract(b.redis, B, {"x": b"cancelled"}, keep=10) == 1
+    assert await remove_from_queue(b.redis, B, {"x": b"cancelled"}, keep=10) == 1
     assert await a.redis.exists(keys.job_key("x"), f"{keys.retry_key_prefix}x") == 2
     assert await a.redis.exists(keys.result_key("x")) == 0
     await a.work()
     kept = await a.redis.get(keys.result_key("x"))
-    assert await retract(b.redis, B, {"x": b"cancelled"}, keep=10) == 1
+    assert await remove_from_queue(b.redis, B, {"x": b"cancelled"}, keep=10) == 1
     assert await a.redis.get(keys.result_key("x")) == kept
 
 
@@ -331,7 +331,7 @@ async def test_unique_keys_and_worker_lists_are_each_queues_own(
     await beat(a.redis, "ledgerq:somewhere:1")
     assert await living_workers(a.redis) == ["ledgerq:somewhere:1"]
     assert await living_workers(b.redis) == []
-    assert keys.trouble_key("a", "b:c") != keys.trouble_key("a:b", "c")
+    assert keys.failures_key("a", "b:c") != keys.failures_key("a:b", "c")
     assert keys.unique_key("a", "b:c", "d") != keys.unique_key("a:b", "c", "d")
 
 
@@ -363,7 +363,7 @@ async def test_retries_that_were_counted_for_another_job_do_not_count(
     await a.redis.set(f"{keys.retry_key_prefix}x", 4)
     await a.redis.delete(A)
     await b.client.enqueue(YOURS, job_id="x")
-    broker = Broker.beside(b.redis, B, "w", Terms())
+    broker = Broker.on_own_connections(b.redis, B, "w", LeaseSettings())
     (claim,) = (await broker.claim(1, busy=0)).jobs
     assert claim.attempt == 1
     await broker.close()

@@ -293,8 +293,8 @@ async def test_an_ended_jobs_id_stages_nothing_new(sessions: Sessions) -> None:
     hashed = Request(CreateProject(name="x")).envelope.payload_hash
     async with transaction(sessions) as session:
         for state in JobState:
-            await inbox.remember(session, state.value, "create_project", hashed, state=state)
-        await inbox.remember(session, "unknown", "unknown", b"", state=JobState.CANCELLED)
+            await inbox.insert_receipt(session, state.value, "create_project", hashed, state=state)
+        await inbox.insert_receipt(session, "unknown", "unknown", b"", state=JobState.CANCELLED)
     for job_id in (*JobState, "unknown"):
         call = f"SELECT enqueue_job('create_project', '{{\"name\": \"x\"}}', '{job_id}')"
         assert await run(sessions, call) == job_id
@@ -313,9 +313,9 @@ async def test_sql_tells_a_payload_that_has_ended_from_another(sessions: Session
     }
     async with transaction(sessions) as session:
         hashed = Envelope("k", payload).payload_hash
-        await inbox.remember(session, "ended", "k", hashed)
+        await inbox.insert_receipt(session, "ended", "k", hashed)
         small = Envelope("k", {"n": 1e-7}).payload_hash
-        await inbox.remember(session, "small", "k", small)
+        await inbox.insert_receipt(session, "small", "k", small)
     turned = dict(reversed(payload.items()))
     spelt = json.dumps(turned).replace("1.5", "1.500").replace("'", "''")
     assert await run(sessions, f"SELECT enqueue_job('k', '{spelt}', 'ended')") == "ended"
@@ -332,8 +332,8 @@ async def test_a_caller_that_meets_the_jobs_end_stages_nothing_new(sessions: Ses
     await run(sessions, call)
     async with transaction(sessions) as worker:
         hashed = Request(CreateProject(name="x")).envelope.payload_hash
-        await inbox.remember(worker, "once", "create_project", hashed)
-        await outbox.settle(worker, ["once"])
+        await inbox.insert_receipt(worker, "once", "create_project", hashed)
+        await outbox.remove(worker, ["once"])
         caller = asyncio.create_task(run(sessions, call))
         while not await waiting_for_a_lock(sessions, "SELECT enqueue_job"):
             await asyncio.sleep(0.01)

@@ -147,7 +147,7 @@ async def test_what_went_wrong_so_far_is_shown(
     await client.enqueue(LAUNCH, job_id="job", delay=HOUR)
     await redis.set(f"{keys.retry_key_prefix}job", 3)
     trouble = {"crashes": "1", "interruptions": "2", "log": '{"attempt":1,"error":"E: x"}\n[1]\n'}
-    await redis.hset(keys.trouble_key(QUEUE, "job"), mapping=trouble)  # type: ignore[misc]
+    await redis.hset(keys.failures_key(QUEUE, "job"), mapping=trouble)  # type: ignore[misc]
     found = await job_status(either, "job")
     assert (found.state, found.attempt, found.crashes, found.interruptions) == ("retrying", 3, 1, 2)
     assert found.attempts == [{"attempt": 1, "error": "E: x"}, {"error": "[1]"}]

@@ -72,7 +72,7 @@ def test_what_may_work_later_is_retried_then_buried(error: Exception, reason: st
     for attempt in (1, 2):
         again = decide(error, arrival(attempt), POLICY)
         assert isinstance(again, Retry)
-        assert again.spent
+        assert again.counts_as_attempt
     last = decide(error, arrival(3), POLICY)
     assert isinstance(last, Buried)
     assert last.reason == reason
@@ -84,7 +84,7 @@ def test_a_broken_connection_spends_no_attempt_but_is_counted(sqlstate: str) -> 
     error = database_error(sqlstate)
     again = decide(error, arrival(99), POLICY)
     assert isinstance(again, Retry)
-    assert not again.spent
+    assert not again.counts_as_attempt
     last = decide(error, arrival(1, interruptions=POLICY.max_interruptions), POLICY)
     assert isinstance(last, Buried)
     assert last.reason == "unavailable"
@@ -110,11 +110,11 @@ def test_a_handler_may_ask_to_be_called_again() -> None:
     """RetryLater spends an attempt, so it ends; Snooze spends none, so it may go on for ever."""
     later = decide(RetryLater(42), arrival(2), POLICY)
     assert isinstance(later, Retry)
-    assert (later.delay, later.spent) == (42, True)
+    assert (later.delay, later.counts_as_attempt) == (42, True)
     assert isinstance(decide(RetryLater(42), arrival(3), POLICY), Buried)
     snoozed = decide(Snooze(42), arrival(99), POLICY)
     assert isinstance(snoozed, Retry)
-    assert (snoozed.delay, snoozed.spent) == (42, False)
+    assert (snoozed.delay, snoozed.counts_as_attempt) == (42, False)
 
 
 @pytest.mark.parametrize(

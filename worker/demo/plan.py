@@ -13,7 +13,7 @@ from jobs.kinds import (
     DeleteTask,
 )
 
-LEAST_JOBS = 10
+MIN_JOBS = 10
 
 _PROJECTS = ("Website", "Zürich office", "移动应用", "Data platform", "Аудит 2026", "Tooling 🛠")
 _PEOPLE = ("Ada", "Björn", "Chloé", "大輔", "Елена", "Fatima")

@@ -1,22 +1,22 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind those that are due.
--- KEYS  queue, running, aborted, cancelled, lane, workers
+-- KEYS  queue, running, aborted, cancelled, exclusive slot, workers
 -- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
 --       crashes after which a job runs alone, crashes after which it is given up,
 --       how a body of this queue ends, the longest body that is read (of a longer one a byte more is answered),
 --       jobs wanted beside those of the kinds that follow
 -- A body that names another queue is not answered, and nothing of arq's is touched under its id: the claim
 -- says so by the attempt 0 in its entry.
--- Answers {jobs, room wanted, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
--- {id, body or nil, attempt, score, crashes, interruptions, log, in bulk}. "Room wanted" asks the owner to let its
+-- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
+-- {id, body or nil, attempt, score, crashes, interruptions, log, is batchable}. "Drain first" asks the owner to let its
 -- jobs end and claim again: the next one must run alone.
-local queue, running, aborted, cancelled, lane, workers = unpack(KEYS)
+local queue, running, aborted, cancelled, exclusive_slot, workers = unpack(KEYS)
 local wanted, lease, token, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local busy, lone, hopeless = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local mark, longest = ARGV[8], tonumber(ARGV[9])
-local beside, bulk = tonumber(ARGV[10]), {}
-for i = 11, #ARGV do bulk[ARGV[i]] = true end
-local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local batch_limit, batchable = tonumber(ARGV[10]), {}
+for i = 11, #ARGV do batchable[ARGV[i]] = true end
+local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more are claimed at once: a worker has to hold them
 local time = redis.call('TIME')
@@ -43,8 +43,8 @@ local function lives(lost)
 end
 
 -- what is known of a job that went wrong before; `lost` is the entry of an owner that died with it
-local function trouble_of(id, lost)
-    local known = guarded('HMGET', TROUBLE .. id, 'crashes', 'interruptions', 'log')
+local function failures_of(id, lost)
+    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log')
     known = known or {false, false, false}
     local crashes = (tonumber(known[1]) or 0) + (lost and 1 or 0)
     return crashes, tonumber(known[2]) or 0, known[3] or ''
@@ -56,7 +56,7 @@ local function note_crash(id, lost, log)
         attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
         error = 'the worker died',
     })
-    local key = TROUBLE .. id
+    local key = FAILURES .. id
     log = log .. line .. '\n'
     guarded('HINCRBY', key, 'crashes', 1)
     if #log < 100000 then guarded('HSET', key, 'log', log) end
@@ -82,14 +82,14 @@ end
 
 -- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction; a job
 -- that has failed before is one for itself
-local function goes_in_bulk(id, body, crashes, fresh)
+local function fits_a_batch(id, body, crashes, fresh)
     if not body or crashes > 0 then return false end
     if not fresh and redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
-    return kind and bulk[kind]
+    return kind and batchable[kind]
 end
 
-local jobs, room = {}, 0
+local jobs, drain_first = {}, 0
 local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants jobs stopped
 
 -- true if the job may not be claimed now; it is then out of the way for a while
@@ -98,26 +98,26 @@ local function must_wait(id, crashes)
         later(id, 1000)
         return true
     end
-    if crashes < lone or crashes >= hopeless or (busy == 0 and #jobs == 0) then return false end
-    if redis.call('SET', lane, token .. '|' .. id, 'NX', 'PX', lease) then room = 1 end
-    return true -- whoever has the lane takes it, in its turn
+    if crashes < isolate_after or crashes >= give_up_after or (busy == 0 and #jobs == 0) then return false end
+    if redis.call('SET', exclusive_slot, token .. '|' .. id, 'NX', 'PX', lease) then drain_first = 1 end
+    return true -- whoever has the exclusive slot takes it, in its turn
 end
 
 -- the job that this worker makes room for: while others run it waits and nothing else is claimed
 local function due_jobs()
-    local entry = redis.call('GET', lane)
+    local entry = redis.call('GET', exclusive_slot)
     if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
         local id = string.sub(entry, #token + 2)
         local score = redis.call('ZSCORE', queue, id)
         if score and tonumber(score) <= now and busy > 0 then
-            redis.call('PEXPIRE', lane, lease)
-            room = 1
+            redis.call('PEXPIRE', exclusive_slot, lease)
+            drain_first = 1
             return {}
         end
-        redis.call('DEL', lane)
+        redis.call('DEL', exclusive_slot)
         if score and tonumber(score) <= now then return {id, score} end
     end
-    local most = wanted + beside
+    local most = wanted + batch_limit
     return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
 end
 
@@ -142,7 +142,7 @@ local function look_up(due, from)
         bodies[#bodies + 1] = 'arq:job:' .. id
         marks[#marks + 1] = 'arq:in-progress:' .. id
         marks[#marks + 1] = 'arq:retry:' .. id
-        marks[#marks + 1] = TROUBLE .. id
+        marks[#marks + 1] = FAILURES .. id
     end
     local none = redis.call('EXISTS', unpack(marks)) == 0
     local body, lost = redis.call('MGET', unpack(bodies)), redis.call('HMGET', running, unpack(ids))
@@ -178,7 +178,7 @@ local function forget_old_abort(id, body)
     if enqueued and tonumber(asked) < tonumber(enqueued) then redis.call('ZREM', aborted, id) end
 end
 
-local function claim(id, score, job, crashes, interruptions, log, in_bulk)
+local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     if job.lost then log = note_crash(id, job.lost, log) end
     local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
     if not job.foreign then redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease) end
@@ -191,7 +191,7 @@ local function claim(id, score, job, crashes, interruptions, log, in_bulk)
     scores[#scores + 1] = whole(now + lease)
     scores[#scores + 1] = id
     weight = weight + (job.body and #job.body or 0)
-    jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, in_bulk and 1 or 0}
+    jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, is_batchable and 1 or 0}
 end
 
 -- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
@@ -201,7 +201,7 @@ local function due_in()
 end
 
 local idle = due_in()
-if idle == 0 and wanted + beside > 0 then
+if idle == 0 and wanted + batch_limit > 0 then
     local due, known = due_jobs(), {}
     for i = 1, #due, 2 do
         local id = due[i]
@@ -209,14 +209,14 @@ if idle == 0 and wanted + beside > 0 then
         local job = known[id]
         if job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
-            if not job.fresh then crashes, interruptions, log = trouble_of(id, job.lost) end
-            local in_bulk = goes_in_bulk(id, job.body, crashes + interruptions, job.fresh)
-            if (in_bulk and beside or wanted) == 0 then break end -- jobs start in their order
+            if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
+            local is_batchable = fits_a_batch(id, job.body, crashes + interruptions, job.fresh)
+            if (is_batchable and batch_limit or wanted) == 0 then break end -- jobs start in their order
             if not must_wait(id, crashes) then
-                if in_bulk then beside = beside - 1 else wanted = wanted - 1 end
-                claim(id, due[i + 1], job, crashes, interruptions, log, in_bulk)
-                if (crashes >= lone and crashes < hopeless) or weight > HEAVY then break end
-            elseif room == 1 then
+                if is_batchable then batch_limit = batch_limit - 1 else wanted = wanted - 1 end
+                claim(id, due[i + 1], job, crashes, interruptions, log, is_batchable)
+                if (crashes >= isolate_after and crashes < give_up_after) or weight > HEAVY then break end
+            elseif drain_first == 1 then
                 break
             end
         end
@@ -235,6 +235,6 @@ local function standing(set, age)
 end
 
 return {
-    jobs, room, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
+    jobs, drain_first, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
     idle == 0 and due_in() or idle,
 }

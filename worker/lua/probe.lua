@@ -1,8 +1,8 @@
 -- Try what workers and producers do, in ways that change nothing. ARGV the queue, a job id that nobody has, and
--- the keys of this queue: running, cancelled, lane, workers, epoch, waits, trouble.
+-- the keys of this queue: running, cancelled, exclusive slot, workers, epoch, waits, failures.
 -- Answers {command, key, error} for each that Redis refuses.
 local queue, id = ARGV[1], ARGV[2]
-local running, cancelled, lane, workers, epoch, waits, trouble = unpack(ARGV, 3)
+local running, cancelled, exclusive_slot, workers, epoch, waits, failures = unpack(ARGV, 3)
 local refused = {}
 
 local function try(command, key, ...)
@@ -20,13 +20,13 @@ for _, key in ipairs({queue, cancelled, 'arq:abort', workers}) do
     try('ZREM', key, id)
     try('ZREMRANGEBYSCORE', key, '(0', '(0')
 end
-for _, key in ipairs({'arq:job:' .. id, 'arq:result:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id, lane, epoch}) do
+for _, key in ipairs({'arq:job:' .. id, 'arq:result:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id, exclusive_slot, epoch}) do
     try('MGET', key)
     try('GET', key)
     try('EXISTS', key)
-    if key ~= lane and key ~= epoch then try('SET', key, '', 'XX') end
+    if key ~= exclusive_slot and key ~= epoch then try('SET', key, '', 'XX') end
 end
-for _, key in ipairs({running, waits, trouble}) do
+for _, key in ipairs({running, waits, failures}) do
     try('HGETALL', key)
     try('HGET', key, id)
     try('HEXISTS', key, id)

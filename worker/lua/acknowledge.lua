@@ -6,7 +6,7 @@
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
-local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
 -- an entry is token|since|attempt|worker, since of 13 digits
 local FOREIGN = 2 -- a claim on an id whose body is another queue's: arq's keys of it are not ours to touch
 local time = redis.call('TIME')
@@ -15,7 +15,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys, queued, ended, marks = {}, {}, {}, {} -- what goes: keys, members of the queue, claims, aborts
 
 local function done(id, result, keep, foreign)
-    keys[#keys + 1] = TROUBLE .. id
+    keys[#keys + 1] = FAILURES .. id
     queued[#queued + 1] = id
     if foreign then return end
     keys[#keys + 1] = 'arq:job:' .. id
@@ -30,19 +30,19 @@ local function done(id, result, keep, foreign)
     end
 end
 
-local function again(id, verb, delay, note, foreign)
-    local trouble = TROUBLE .. id
+local function again(id, action, delay, note, foreign)
+    local failures = FAILURES .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
-    if verb ~= 'retry' and not foreign then
+    if action ~= 'retry' and not foreign then
         local attempt = redis.pcall('DECR', 'arq:retry:' .. id)
         if type(attempt) == 'number' and attempt <= 0 then redis.call('DEL', 'arq:retry:' .. id) end
     end
-    if verb == 'interrupt' then redis.call('HINCRBY', trouble, 'interruptions', 1) end
+    if action == 'interrupt' then redis.call('HINCRBY', failures, 'interruptions', 1) end
     if note ~= '' then
-        local log = redis.call('HGET', trouble, 'log') or ''
-        if #log < 100000 then redis.call('HSET', trouble, 'log', log .. note .. '\n') end
+        local log = redis.call('HGET', failures, 'log') or ''
+        if #log < 100000 then redis.call('HSET', failures, 'log', log .. note .. '\n') end
     end
-    redis.call('PEXPIRE', trouble, MONTH)
+    redis.call('PEXPIRE', failures, MONTH)
 end
 
 -- a command for each job costs more than its work, so jobs are looked up and taken away some at a time
@@ -78,7 +78,7 @@ for from = 2, #ARGV, 7 * AT_ONCE do
     local upto = math.min(#ARGV, from + 7 * AT_ONCE - 1)
     local ours = owned(from, upto)
     for i = from, upto, 7 do
-        local id, verb, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+        local id, action, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
         local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
         if ours[id] then
             local foreign = ours[id] == FOREIGN
@@ -89,10 +89,10 @@ for from = 2, #ARGV, 7 * AT_ONCE do
             elseif not foreign then
                 keys[#keys + 1] = 'arq:in-progress:' .. id
             end
-            if verb == 'done' then
+            if action == 'done' then
                 done(id, result, keep, foreign)
             else
-                again(id, verb, delay, note, foreign)
+                again(id, action, delay, note, foreign)
             end
             answers[#answers + 1] = 1
         else

@@ -4,7 +4,7 @@
 -- has it. Either way nobody waits any more for its worker to hand it back, and its unique key is free.
 local queue, running, cancelled = unpack(KEYS)
 local keep = tonumber(ARGV[1])
-local TROUBLE = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
 
 local function take_off(id, result)
     local known = redis.call('MGET', 'arq:job:' .. id, 'arq:result:' .. id)
@@ -12,7 +12,7 @@ local function take_off(id, result)
     if not foreign and redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then return 0 end
     redis.call('ZREM', queue, id)
     redis.call('HDEL', running, id)
-    redis.call('DEL', TROUBLE .. id)
+    redis.call('DEL', FAILURES .. id)
     if foreign then return 1 end
     redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
     if result ~= '' and keep > 0 and (not known[2] or is_result_of(queue, known[2])) then

@@ -22,7 +22,7 @@ from jobs.errors import Undecodable
 
 
 @dataclass(frozen=True, slots=True)
-class Legible:
+class ReadableParts:
     """Of a body, each part that is fit by itself; None stands for one that is not, or not there."""
 
     envelope: Envelope | None = None
@@ -31,22 +31,22 @@ class Legible:
     trace_id: str | None = None
 
 
-def legible(body: bytes | None) -> Legible:
+def readable_parts(body: bytes | None) -> ReadableParts:
     """The whole envelope if there is one, else what can be had without it. Raises nothing."""
     try:
         envelope = decode(body or b"")
     except Undecodable:
         return _parts(body or b"")
-    return Legible(envelope, envelope.kind, envelope.actor, envelope.trace_id)
+    return ReadableParts(envelope, envelope.kind, envelope.actor, envelope.trace_id)
 
 
-def _parts(body: bytes) -> Legible:
+def _parts(body: bytes) -> ReadableParts:
     content = _object(body)
     keywords = content.get("k")
     reserved = keywords if isinstance(keywords, dict) else {}
     wire_name = _fit(content.get("f"), MAX_KIND) or ""
     scheduled = wire_name.startswith(CRON_PREFIX) and "_actor" not in reserved
-    return Legible(
+    return ReadableParts(
         kind=wire_name.removeprefix(CRON_PREFIX) or None,
         actor=SCHEDULE_ACTOR if scheduled else _fit(reserved.get("_actor"), MAX_ACTOR),
         trace_id=_fit(reserved.get("_trace_id"), MAX_TRACE_ID),

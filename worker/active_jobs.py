@@ -10,15 +10,15 @@ from typing import Any
 import structlog
 
 from jobs.errors import CancelledByItself
+from worker.acker import Acker
 from worker.batch_size import BatchSize
-from worker.broker import Claim, Ending
-from worker.finisher import Finisher
-from worker.runner import Runner
+from worker.broker import Ack, Claim
+from worker.executor import Executor
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
-class Why(Enum):
+class CancelReason(Enum):
     """Why a running job is cancelled."""
 
     ABORTED = auto()  # arq's Job.abort: it is over
@@ -27,30 +27,30 @@ class Why(Enum):
     STOPPING = auto()  # the worker stops; the job runs elsewhere, and no attempt is spent
 
 
-class Running:
+class ActiveJobs:
     """Runs claims as tasks. `tasks` and `jobs` are arq's own dictionaries, which its users may look at."""
 
     def __init__(
         self,
-        runner: Runner,
-        finisher: Finisher,
+        executor: Executor,
+        acker: Acker,
         tasks: dict[str, asyncio.Task[None]],
         jobs: dict[str, asyncio.Task[Any]],
         *,
         on_ended: Callable[[], None],
         batches: BatchSize,
     ) -> None:
-        self._runner, self._finisher, self._on_ended = runner, finisher, on_ended
+        self._executor, self._acker, self._on_ended = executor, acker, on_ended
         self._tasks, self._jobs = tasks, jobs
-        self._reasons: dict[str, Why] = {}
-        self.alone = False  # the job that runs is one that may take its worker along
+        self._reasons: dict[str, CancelReason] = {}
+        self.isolated = False  # the job that runs is one that may take its worker along
         self._batches = batches
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
         batch = []
         for claim in claims:
-            if claim.in_bulk and claim.job_id not in aborted:
+            if claim.is_batchable and claim.job_id not in aborted:
                 batch.append(claim)
             else:
                 self.start(claim, aborted=claim.job_id in aborted)
@@ -63,12 +63,12 @@ class Running:
         """Begin with a job, unless it runs here already; an aborted one is only ended."""
         if claim.job_id in self._tasks:
             return
-        self.alone = self.alone or claim.runs_alone
+        self.isolated = self.isolated or claim.runs_isolated
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self._tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._ended(claim.job_id))
 
-    def cancel(self, job_id: str, why: Why) -> None:
+    def cancel(self, job_id: str, why: CancelReason) -> None:
         """Cancel a job if it runs; the first reason is the one that counts."""
         job = self._jobs.get(job_id)
         if job and job_id not in self._reasons:
@@ -78,20 +78,20 @@ class Running:
     def cancel_everything(self) -> None:
         """The worker stops. May be called again: some code swallows a cancellation."""
         for job_id, job in self._jobs.items():
-            self._reasons.setdefault(job_id, Why.STOPPING)
+            self._reasons.setdefault(job_id, CancelReason.STOPPING)
             job.cancel()
 
     def _ended(self, job_id: str) -> None:
         del self._tasks[job_id]
-        self.alone = False
+        self.isolated = False
         self._on_ended()
 
     async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:
         if aborted:
-            ending = await self._runner.aborted(claim, started=False)
+            ack = await self._executor.aborted(claim, started=False)
         else:
-            ending = await self._run(claim)
-        await self._end([claim], [ending])
+            ack = await self._run(claim)
+        await self._end([claim], [ack])
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
@@ -109,7 +109,7 @@ class Running:
         self._on_ended()
 
     async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
-        job, started = asyncio.create_task(self._runner.run_batch(claims)), time.monotonic()
+        job, started = asyncio.create_task(self._executor.run_batch(claims)), time.monotonic()
         self._jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
         try:
             await asyncio.wait({job})
@@ -123,48 +123,48 @@ class Running:
             await self._end(claims, job.result())
             return
         if (error := None if job.cancelled() else job.exception()) is not None:
-            endings = [await self._runner.broken(claim, error) for claim in claims]
+            acks = [await self._executor.broken(claim, error) for claim in claims]
         else:
             reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
             by_itself = not any(
                 reasons
             )  # nobody asked for it but one of its jobs: which, is found out one by one
             pairs = zip(claims, reasons, strict=True)
-            endings = [
+            acks = [
                 await (
-                    self._run(replace(claim, in_bulk=False))
+                    self._run(replace(claim, is_batchable=False))
                     if by_itself
                     else self._cancelled(claim, why)
                 )
                 for claim, why in pairs
             ]
-        await self._end(claims, endings)
+        await self._end(claims, acks)
 
-    async def _end(self, claims: Sequence[Claim], endings: Sequence[Ending]) -> None:
-        ended = await self._finisher.finish(endings)
+    async def _end(self, claims: Sequence[Claim], acks: Sequence[Ack]) -> None:
+        ended = await self._acker.acknowledge(acks)
         for claim, ours in zip(claims, ended, strict=True):
             if not ours:
-                log.warning("worker.finished_too_late", job_id=claim.job_id)
-        await self._runner.after(claims)
+                log.warning("ack.lease_lost", job_id=claim.job_id)
+        await self._executor.after(claims)
 
-    async def _run(self, claim: Claim) -> Ending:
-        job = self._jobs[claim.job_id] = asyncio.create_task(self._runner.run(claim))
+    async def _run(self, claim: Claim) -> Ack:
+        job = self._jobs[claim.job_id] = asyncio.create_task(self._executor.run(claim))
         try:
             await asyncio.wait({job})
         finally:
             del self._jobs[claim.job_id]
             why = self._reasons.pop(claim.job_id, None)
         if job.cancelled() and why is None:  # nobody asked for it but the job
-            return await self._runner.broken(claim, CancelledByItself())
+            return await self._executor.broken(claim, CancelledByItself())
         if job.cancelled():
             return await self._cancelled(claim, why)
         if (error := job.exception()) is not None:
-            return await self._runner.broken(claim, error)
-        ending: Ending = job.result()
-        return ending
+            return await self._executor.broken(claim, error)
+        ack: Ack = job.result()
+        return ack
 
-    async def _cancelled(self, claim: Claim, why: Why | None) -> Ending:
-        if why is Why.ABORTED:
-            return await self._runner.aborted(claim)
-        self._runner.handed_back()
-        return Ending(claim.job_id, "release", 1000 if why is Why.CANCELLED else 0)
+    async def _cancelled(self, claim: Claim, why: CancelReason | None) -> Ack:
+        if why is CancelReason.ABORTED:
+            return await self._executor.aborted(claim)
+        self._executor.handed_back()
+        return Ack(claim.job_id, "release", 1000 if why is CancelReason.CANCELLED else 0)

@@ -25,11 +25,11 @@ from redis.exceptions import RedisError
 from jobs.handling import JOB
 from jobs.lag import Lag, Stall, watched
 from jobs.text import cut_end, one_line
-from worker.broker import Broker, Ending, Lease
+from worker.active_jobs import ActiveJobs, CancelReason
+from worker.broker import Ack, Broker, RenewalStatus
 from worker.ending import leave_at_once
 from worker.forks import end_in_children
 from worker.health import BEAT, keep_beating, looks_alive
-from worker.running import Running, Why
 from worker.waits import note_wait
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _JOIN = 2.0  # seconds for the thread to end
 
 
 @dataclass(slots=True)
-class Heart:
+class Heartbeat:
     """Beats for one worker, from `start` to `stop`.
 
     Args:
@@ -57,10 +57,10 @@ class Heart:
     """
 
     broker: Callable[[], Broker]
-    running: Callable[[], Collection[str]]
+    active: Callable[[], Collection[str]]
     on_taken: Callable[[str], None]
     alive: Callable[[float], bool]
-    on_parted: Callable[[], None]
+    on_handed_back: Callable[[], None]
     blocked_after: float
     most: float
     _waits: dict[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Heart:
     _ended: asyncio.Event | None = None
     _answered: float = 0.0  # when the watched loop last answered
     _watched_thread: int = 0
-    _parting: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
+    _handing_back: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
 
     def start(self) -> None:
         """Begin to beat. Must be called in the thread of the worker's loop."""
@@ -93,13 +93,13 @@ class Heart:
         try:
             asyncio.run(self._beat())
         except Exception:
-            log.exception("worker.heart_stopped")
+            log.exception("heartbeat.stopped")
 
     async def _beat(self) -> None:
         self._own, self._ended = asyncio.get_running_loop(), asyncio.Event()
         end_in_children(self._own)
         broker = self.broker()
-        self._parting = partial(self._part, broker)
+        self._handing_back = partial(self._hand_back, broker)
         loops = [
             asyncio.create_task(self._renew(broker)),
             asyncio.create_task(self._watch(broker)),
@@ -116,7 +116,7 @@ class Heart:
 
     async def _show_life(self, broker: Broker) -> None:
         redis = ArqRedis(broker.redis.connection_pool, default_queue_name=broker.queue)
-        interval = min(BEAT, broker.terms.lease / 3)
+        interval = min(BEAT, broker.lease_settings.lease / 3)
         await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
 
     async def _tell_waits(self, broker: Broker) -> None:
@@ -128,7 +128,7 @@ class Heart:
                 for reason, text in noted.items():
                     await note_wait(broker.redis, broker.queue, reason, text)
             except (RedisError, OSError) as error:
-                log.debug("worker.waits_not_told", error=str(error))
+                log.debug("waits.not_reported", error=str(error))
 
     def _is_alive(self) -> bool:
         still = self._stood_still()
@@ -140,15 +140,15 @@ class Heart:
     async def _renew(self, broker: Broker) -> None:
         """At a third of the lease, until cancelled."""
         while True:
-            await asyncio.sleep(broker.terms.lease / 3)
+            await asyncio.sleep(broker.lease_settings.lease / 3)
             try:
-                held = sorted(self.running())
+                held = sorted(self.active())
                 for job_id, lease in (await broker.renew(held)).items():
-                    if lease is Lease.TAKEN and job_id in self.running():
-                        log.warning("worker.lease_lost", job_id=job_id)
+                    if lease is RenewalStatus.TAKEN and job_id in self.active():
+                        log.warning("lease.lost", job_id=job_id)
                         self._loop.call_soon_threadsafe(self.on_taken, job_id)
             except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                log.warning("worker.renewal_missed", error=str(error))
+                log.warning("lease.renewal_failed", error=str(error))
 
     async def _watch(self, broker: Broker) -> None:
         """Ask the other loop for an answer, again and again, until cancelled."""
@@ -174,7 +174,7 @@ class Heart:
                 self._name(stall, step.job)
             stall.until = now
             if now - step.since > self.most:
-                await self._part(broker, stall)
+                await self._hand_back(broker, stall)
 
     def _answer(self) -> None:
         self._answered = time.monotonic()
@@ -194,23 +194,23 @@ class Heart:
     def _name(self, stall: Stall, job: Mapping[str, Any]) -> None:
         """Say in the log which job it is, and where in its code."""
         log.error(
-            "worker.blocked",
+            "event_loop.blocked",
             **job,
             seconds=round(stall.until - stall.since, 1),
             problem="the event loop stands still: await what is slow, or run it in asyncio.to_thread()",
             stack=cut_end("".join(traceback.format_stack(self._frame())), _MAX_STACK),
         )
 
-    def part_now(self) -> None:
+    def hand_back_now(self) -> None:
         """From another thread: hand back all jobs, because the process ends while its loop stands still."""
         stall = Stall(
             self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
         )
-        if self._own and self._parting:
+        if self._own and self._handing_back:
             with suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._parting(stall), self._own).result(_JOIN)
+                asyncio.run_coroutine_threadsafe(self._handing_back(stall), self._own).result(_JOIN)
 
-    async def _part(self, broker: Broker, stall: Stall) -> None:
+    async def _hand_back(self, broker: Broker, stall: Stall) -> None:
         """Whoever blocks has spent an attempt, the others none; if nobody knows who, it is counted for all.
 
         A worker that stays is of no use: its jobs keep rows locked. Where it owns its process, it ends it.
@@ -218,20 +218,25 @@ class Heart:
         seconds = round(stall.until - stall.since)
         error = f"blocked the event loop for {seconds} s"
         note = {"worker": broker.worker, "error": error, "blocked": True}
-        endings = [
-            Ending(job_id, "retry", note=note)
+        acks = [
+            Ack(job_id, "retry", note=note)
             if job_id == stall.job_id
-            else Ending(job_id, "release" if stall.job_id else "interrupt")
-            for job_id in sorted(self.running())
+            else Ack(job_id, "release" if stall.job_id else "interrupt")
+            for job_id in sorted(self.active())
         ]
         try:
-            parted = sum(await broker.finish(endings)) if endings else 0
+            handed_back = sum(await broker.acknowledge(acks)) if acks else 0
         except Exception as failure:  # noqa: BLE001 - as above
-            log.warning("worker.handing_back_failed", error=one_line(failure))
+            log.warning("event_loop.hand_back_failed", error=one_line(failure))
             return
-        if parted:
-            log.error("worker.parted_from_jobs", jobs=parted, job_id=stall.job_id, seconds=seconds)
-        self.on_parted()
+        if handed_back:
+            log.error(
+                "event_loop.jobs_handed_back",
+                jobs=handed_back,
+                job_id=stall.job_id,
+                seconds=seconds,
+            )
+        self.on_handed_back()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +252,17 @@ class _Step:
         return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
 
 
-def heart_of(worker: "JobWorker", broker: Broker, running: Running) -> Heart:
+def heartbeat_of(worker: "JobWorker", broker: Broker, active: ActiveJobs) -> Heartbeat:
     """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
     pool = worker.pool
-    return Heart(
-        lambda: Broker.beside(pool, worker.queue_name, worker.name, worker.terms, broker.token),
+    return Heartbeat(
+        lambda: Broker.on_own_connections(
+            pool, worker.queue_name, worker.name, worker.lease_settings, broker.token
+        ),
         lambda: list(worker.tasks),
-        lambda job_id: running.cancel(job_id, Why.TAKEN),
+        lambda job_id: active.cancel(job_id, CancelReason.TAKEN),
         lambda still: looks_alive(worker.ctx, still),
         lambda: leave_at_once(1) if worker.owns_process else None,
         blocked_after=worker.blocked_after,
-        most=worker.parts_after,
+        most=worker.hand_back_after,
     )

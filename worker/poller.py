@@ -5,54 +5,54 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-LONGEST = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
+MAX_WAIT = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
 _APART_AT_WORK = 0.025  # seconds between two looks while jobs run and none ends: what comes meanwhile is one batch
-_LONGEST_AT_WORK = 0.25  # … when there is no room: somebody may want one aborted
+_MAX_WAIT_AT_WORK = 0.25  # … when there is no room: somebody may want one aborted
 _APART = 0.005  # … of a worker that is too late again and again …
-_LONGEST_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
+_MAX_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
 
 
-class Pace:
+class Poller:
     """Waits for whatever makes another look worth while. `poll` is for when Redis tells nothing."""
 
     def __init__(self, poll: float) -> None:
         self.poll = poll
-        self.told: Callable[[], bool] = lambda: False  # whether Redis tells of changes now
+        self.is_listening: Callable[[], bool] = lambda: False  # whether Redis tells of changes now
         self.stopping = False
         self.waiting = asyncio.Event()  # set while a change is waited for
         self._changed = self._freed = False
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
         self._looked = 0.0
-        self._in_vain = 0  # changes in a row after which there was nothing left to claim
+        self._empty_polls = 0  # changes in a row after which there was nothing left to claim
 
-    def look(self) -> None:
+    def start(self) -> None:
         """A look begins: what happens from now on is news."""
         self._changed = self._freed = False
         self._looked = time.monotonic()
 
-    def found(self, jobs: int) -> None:
+    def record_result(self, jobs: int) -> None:
         """What the look brought."""
         if jobs:
-            self._in_vain = 0
+            self._empty_polls = 0
 
-    def change(self) -> None:
+    def queue_changed(self) -> None:
         """The queue has changed."""
         self._changed = True
-        self._news.set()
+        self._woken.set()
 
-    def free(self) -> None:
+    def job_ended(self) -> None:
         """A job has ended."""
         self._freed = True
-        self._news.set()
+        self._woken.set()
 
     def stop(self) -> None:
         """There is nothing to wait for any more."""
         self.stopping = True
-        self._news.set()
+        self._woken.set()
 
     async def until_change(self, due_in: float | None, *, busy: bool, burst: bool) -> None:
         """Wait until the queue changes, or its next job is due; in burst mode, until a job ends too."""
-        longest = max(LONGEST, self.poll) if self.told() else self.poll
+        longest = max(MAX_WAIT, self.poll) if self.is_listening() else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
         if busy:  # news are not even read: most are of what this worker did itself
             rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())
@@ -60,14 +60,14 @@ class Pace:
         self.waiting.set()
         await self._wait(longest, lambda: self._changed or (burst and self._freed))
         self.waiting.clear()
-        self._in_vain = self._in_vain + 1 if self._changed else 0
-        if self._in_vain > 1:
-            apart = min(_LONGEST_APART, _APART * 2 ** max(0, min(self._in_vain, 10) - 2))
+        self._empty_polls = self._empty_polls + 1 if self._changed else 0
+        if self._empty_polls > 1:
+            apart = min(_MAX_APART, _APART * 2 ** max(0, min(self._empty_polls, 10) - 2))
             await self.sleep(self._looked + apart - time.monotonic())
 
     async def until_free(self) -> None:
         """Wait until a job ends; not for ever, somebody may want one aborted."""
-        await self._wait(max(self.poll, _LONGEST_AT_WORK), lambda: self._freed)
+        await self._wait(max(self.poll, _MAX_WAIT_AT_WORK), lambda: self._freed)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, unless it is time to stop."""
@@ -79,5 +79,5 @@ class Pace:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not (self.stopping or enough()):
-                    self._news.clear()
-                    await self._news.wait()
+                    self._woken.clear()
+                    await self._woken.wait()

@@ -4,18 +4,18 @@ import random
 from dataclasses import dataclass
 
 _FIRST = 0.1
-_LONGEST = 5.0
+_MAX_SECONDS = 5.0
 
 
 @dataclass(slots=True)
-class Patience:
+class Backoff:
     """Counts failures in a row."""
 
     failures: int = 0
 
     def next(self) -> float:
         """Seconds to wait after another failure."""
-        ceiling = min(_LONGEST, _FIRST * 2 ** min(self.failures, 10))
+        ceiling = min(_MAX_SECONDS, _FIRST * 2 ** min(self.failures, 10))
         self.failures += 1
         return random.uniform(ceiling / 4, ceiling)  # noqa: S311 - spreads load, guards nothing
 

@@ -13,7 +13,7 @@ from worker.connection import connect
 
 
 @asynccontextmanager
-async def opened_database(config: DatabaseConfig) -> AsyncIterator[Sessions]:
+async def open_current_database(config: DatabaseConfig) -> AsyncIterator[Sessions]:
     """Sessions of the database.
 
     Raises:
@@ -27,11 +27,11 @@ async def opened_database(config: DatabaseConfig) -> AsyncIterator[Sessions]:
 
 
 @asynccontextmanager
-async def opened_both(config: Config) -> AsyncIterator[tuple[ArqRedis, Sessions]]:
+async def open_redis_and_database(config: Config) -> AsyncIterator[tuple[ArqRedis, Sessions]]:
     """The same, and Redis, which need not answer."""
     redis = connect(config.worker)
     try:
-        async with opened_database(config.database) as sessions:
+        async with open_current_database(config.database) as sessions:
             yield redis, sessions
     finally:
         await redis.aclose(close_connection_pool=True)

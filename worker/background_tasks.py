@@ -8,7 +8,7 @@ import structlog
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
-class Beside:
+class BackgroundTasks:
     """Keeps coroutines running until they are ended together."""
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class Beside:
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run this until `end`; whatever it raises is logged, and it is begun again."""
-        self._tasks.append(asyncio.create_task(_for_ever(work)))
+        self._tasks.append(asyncio.create_task(_keep_running(work)))
 
     async def end(self, seconds: float = 5) -> None:
         """Cancel all, and wait for them, but not for ever."""
@@ -26,14 +26,14 @@ class Beside:
                 task.cancel()  # again: on Python 3.11 wait_for, inside redis-py, can swallow one
             await asyncio.wait(left, timeout=0.5)
             if asyncio.get_running_loop().time() > deadline:
-                log.error("worker.left_behind", tasks=len(left))
+                log.error("shutdown.tasks_abandoned", tasks=len(left))
                 return
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
         except Exception:
-            log.exception("worker.must_go_on")
+            log.exception("background_task.failed")
             await asyncio.sleep(1)

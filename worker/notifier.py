@@ -15,7 +15,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
-from worker.patience import Patience
+from worker.backoff import Backoff
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -26,7 +26,7 @@ _INVALIDATIONS = "__redis__:invalidate"
 _EMPTIED = re.compile(rb"[*$]-1\r\n")  # a message about no key in particular: all are gone
 
 
-class Wake:
+class QueueNotifier:
     """Listens on a connection of its own. `listening` is False while changes may go unheard."""
 
     def __init__(
@@ -41,28 +41,28 @@ class Wake:
         self._pool, self._prefixes = pool, prefixes
         self._on_change, self._on_emptied = on_change, on_emptied
         self._interested = interested
-        self.listening = False
+        self.is_listening = False
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        patience = Patience()
+        backoff = Backoff()
         while True:
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await self._subscribe(connection)
-                self.listening = True
-                patience.reset()
+                self.is_listening = True
+                backoff.reset()
                 self._on_change()  # something may have changed before
                 await self._listen(connection)
             except NoPermissionError as error:
-                if patience.failures == 0:
-                    log.warning("worker.polls", error=str(error))
+                if backoff.failures == 0:
+                    log.warning("notifier.not_permitted", error=str(error))
             except (RedisError, OSError, TimeoutError) as error:
-                log.debug("worker.hears_nothing", error=str(error))
+                log.debug("notifier.disconnected", error=str(error))
             finally:
-                self.listening = False
+                self.is_listening = False
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(patience.next())
+            await asyncio.sleep(backoff.next())
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from worker.keys import cancel_key, running_key
 from worker.scripts import script
 
 
-async def retract(
+async def remove_from_queue(
     redis: ArqRedis,
     queue: str,
     results: Mapping[str, bytes],
@@ -28,5 +28,5 @@ async def retract(
     arguments: list[bytes | str | int] = [keep * 1000]
     for job_id, result in results.items():
         arguments += [job_id, result, unique_key]
-    take_off = script(redis, "retract")
+    take_off = script(redis, "remove")
     return sum(await take_off(keys=[queue, running_key(queue), cancel_key(queue)], args=arguments))

@@ -18,11 +18,11 @@ from jobs.batch import Arrival, arrive
 from jobs.burial import MAX_NOTE, bury
 from jobs.envelope import Delivery
 from jobs.errors import JobError, Problem
-from jobs.handling import Unruly, run_apart
+from jobs.handling import HandlerMisbehaved, run_apart
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import conclude, told_to_stop
 from jobs.text import one_line
-from worker.broker import Claim, Ending, Verb
+from worker.broker import Ack, AckAction, Claim
 from worker.call import Call, called, extra_of, shown_in_log, unread
 from worker.dispatch import (
     OURS,
@@ -53,19 +53,19 @@ class Expired(JobError):
         super().__init__([Problem("body", "is gone from Redis, or empty")])
 
 
-class Runner:
+class Executor:
     """Runs the claims of one worker, each to the ending that Redis is to be told."""
 
     def __init__(self, worker: "JobWorker") -> None:
         self._worker = worker
 
-    async def run(self, claim: Claim) -> Ending:
+    async def run(self, claim: Claim) -> Ack:
         """Run one job. Raises nothing but a cancellation."""
-        if claim.in_bulk:
+        if claim.is_batchable:
             return (await self.run_batch([claim]))[0]
         return await self._run(claim)
 
-    async def _run(self, claim: Claim) -> Ending:
+    async def _run(self, claim: Claim) -> Ack:
         if not claim.body:
             return await self._without_body(claim)
         try:
@@ -80,29 +80,29 @@ class Runner:
         context = self._context(call)
         await self._hook(self._worker.on_job_start, context)
         kind = getattr(function.coroutine, OURS, None)
-        ending = await (self._ours(call, kind) if kind else self._foreign(call, function, context))
+        ack = await (self._ours(call, kind) if kind else self._foreign(call, function, context))
         await self._hook(self._worker.on_job_end, context)
-        return ending
+        return ack
 
-    async def run_batch(self, claims: Sequence[Claim]) -> list[Ending]:
+    async def run_batch(self, claims: Sequence[Claim]) -> list[Ack]:
         """Run jobs of kinds that go in bulk, those of one kind in one transaction."""
         resources: Resources = self._worker.ctx[RESOURCES]
         batches: dict[str, list[tuple[Claim, Arrival]]] = {}
         alone: list[Claim] = []
         for claim in claims:
             arrival = arrive(self._delivery(claim, claim.attempt), resources.registry)
-            if arrival and arrival.job.kind.in_bulk and not arrival.job.envelope.attempt:
+            if arrival and arrival.job.kind.is_batchable and not arrival.job.envelope.attempt:
                 batches.setdefault(arrival.job.kind.name, []).append((claim, arrival))
             else:
                 alone.append(claim)
-        endings = {}
+        acks = {}
         for name, batch in batches.items():
             outcomes = await run_batch(resources, [arrival for _, arrival in batch], name)
             for (claim, arrival), outcome in zip(batch, outcomes, strict=True):
-                endings[claim.job_id] = self._ending(called(claim, arrival.job.envelope), outcome)
+                acks[claim.job_id] = self._ack(called(claim, arrival.job.envelope), outcome)
         for claim in alone:
-            endings[claim.job_id] = await self._run(claim)
-        return [endings[claim.job_id] for claim in claims]
+            acks[claim.job_id] = await self._run(claim)
+        return [acks[claim.job_id] for claim in claims]
 
     async def after(self, claims: Sequence[Claim]) -> None:
         """Call the hook that wants to know of ended jobs."""
@@ -110,7 +110,7 @@ class Runner:
             context = {**self._worker.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
             await self._hook(self._worker.after_job_end, context)
 
-    async def broken(self, claim: Claim, error: BaseException) -> Ending:
+    async def broken(self, claim: Claim, error: BaseException) -> Ack:
         """What runs the job has failed itself. That is an attempt of the job too: it must not go on for ever."""
         log.error("job %s broke what runs it: %s", claim.job_id, one_line(error), exc_info=error)
         resources: Resources | None = self._worker.ctx.get(RESOURCES)
@@ -119,12 +119,12 @@ class Runner:
                 database, policy = resources.database, resources.policy
                 delivery = self._delivery(claim, claim.attempt)
                 outcome = await conclude(error, delivery, database.sessions, policy)
-                return self._ending(unread(claim), outcome)
+                return self._ack(unread(claim), outcome)
         except Exception:
             log.exception("job %s broke what runs it once more", claim.job_id)
-        return Ending(claim.job_id, "retry", _BROKEN)
+        return Ack(claim.job_id, "retry", _BROKEN)
 
-    def failed(self, call: Call, error: BaseException) -> Ending:
+    def failed(self, call: Call, error: BaseException) -> Ack:
         """The job is over, and this is what a waiting client is told."""
         self._worker.jobs_failed += 1
         return done(self._worker, call, error, success=False)
@@ -133,7 +133,7 @@ class Runner:
         """Count a job that will run elsewhere."""
         self._worker.jobs_retried += 1
 
-    async def aborted(self, claim: Claim, *, started: bool = True) -> Ending:
+    async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
         """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
         try:
             call = self._read(claim, claim.body or b"")
@@ -145,24 +145,22 @@ class Runner:
             try:
                 await cancel_aborted(resources, self._delivery(claim, call.attempt))
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
-                return self._again(call, Retry(1, error, spent=False))
+                return self._again(call, Retry(1, error, counts_as_attempt=False))
         when = "" if started else " before start"
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _ours(self, call: Call, kind: str) -> Ending:
+    async def _ours(self, call: Call, kind: str) -> Ack:
         resources: Resources = self._worker.ctx[RESOURCES]
-        return self._ending(
-            call, await run(resources, self._delivery(call.claim, call.attempt), kind)
-        )
+        return self._ack(call, await run(resources, self._delivery(call.claim, call.attempt), kind))
 
-    def _ending(self, call: Call, outcome: Outcome) -> Ending:
+    def _ack(self, call: Call, outcome: Outcome) -> Ack:
         worker = self._worker
         match outcome:
             case Retry():
                 worker.jobs_retried += 1
-                if outcome.waits_for and worker.heart:
-                    worker.heart.note_wait(outcome.waits_for, one_line(outcome.error))
+                if outcome.waits_for and worker.heartbeat:
+                    worker.heartbeat.note_wait(outcome.waits_for, one_line(outcome.error))
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
                 worker.jobs_complete += 1
@@ -170,9 +168,9 @@ class Runner:
             case _:
                 return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
 
-    def _again(self, call: Call, retry: Retry) -> Ending:
+    def _again(self, call: Call, retry: Retry) -> Ack:
         if retry.interrupted:
-            self._worker.doubt_database()
+            self._worker.suspect_database()
         note = {
             "attempt": call.attempt,
             "worker": self._worker.name,
@@ -180,11 +178,11 @@ class Runner:
             "at": timestamp_ms(),
             "error": one_line(retry.error, MAX_NOTE),
         }
-        verb: Verb = "retry" if retry.spent else "interrupt" if retry.interrupted else "release"
-        quiet = verb == "release"  # a job that snoozes for a year must not fill its log
-        return Ending(
-            call.claim.job_id, verb, int(retry.delay * 1000), note=None if quiet else note
+        action: AckAction = (
+            "retry" if retry.counts_as_attempt else "interrupt" if retry.interrupted else "release"
         )
+        quiet = action == "release"  # a job that snoozes for a year must not fill its log
+        return Ack(call.claim.job_id, action, int(retry.delay * 1000), note=None if quiet else note)
 
     def _delivery(self, claim: Claim, attempt: int) -> Delivery:
         return Delivery(
@@ -199,7 +197,7 @@ class Runner:
 
     async def _foreign(
         self, call: Call, function: Function | CronJob, context: dict[Any, Any]
-    ) -> Ending:
+    ) -> Ack:
         """A function of arq's users: arq's rules, arq's log lines."""
         worker = self._worker
         name = call.function if isinstance(function, CronJob) else call.name
@@ -219,24 +217,24 @@ class Runner:
         except BaseException as error:  # what a function raises is its own affair
             if told_to_stop(error):
                 raise
-            raised = error.error if isinstance(error, Unruly) else error
+            raised = error.error if isinstance(error, HandlerMisbehaved) else error
             return self._foreign_error(call, name, raised)
         worker.jobs_complete += 1
         shown = shown_in_log(result) if worker.log_results and result is not None else ""
         log.info("%6.2fs ← %s ● %s", call.lasted, name, shown)
         return done(self._worker, call, result, success=True)
 
-    def _foreign_error(self, call: Call, name: str, error: BaseException) -> Ending:
+    def _foreign_error(self, call: Call, name: str, error: BaseException) -> Ack:
         worker = self._worker
         if worker.retry_jobs and isinstance(error, ArqRetry):
             worker.jobs_retried += 1
             delay = error.defer_score or 0
             log.info("%6.2fs ↻ %s retrying job in %0.2fs", call.lasted, name, delay / 1000)
-            return Ending(call.claim.job_id, "retry", delay)
+            return Ack(call.claim.job_id, "retry", delay)
         if worker.retry_jobs and isinstance(error, RetryJob | asyncio.CancelledError):
             worker.jobs_retried += 1
             log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
-            return Ending(call.claim.job_id, "retry")
+            return Ack(call.claim.job_id, "retry")
         told = "%6.2fs ! %s failed, %s", call.lasted, name, one_line(error)
         log.error(*told, exc_info=error, extra={"extra": extra_of(error)})
         return self.failed(call, error)
@@ -269,7 +267,7 @@ class Runner:
         except Exception:
             log.exception("hook %s failed", getattr(hook, "__name__", hook))
 
-    async def _without_body(self, claim: Claim) -> Ending:
+    async def _without_body(self, claim: Claim) -> Ack:
         """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
         call = unread(claim)
         resources: Resources | None = self._worker.ctx.get(RESOURCES)
@@ -282,12 +280,12 @@ class Runner:
             async with transaction(resources.database.sessions) as session:
                 staged = await outbox.due_now(session, [claim.job_id])
         except Exception as error:  # noqa: BLE001 - asked again when the database answers
-            outcome = Retry(1, error, spent=False)
+            outcome = Retry(1, error, counts_as_attempt=False)
         else:
             if staged:
                 resources.relay.wake()
-                return Ending(claim.job_id, "release", 1000)  # the body comes before that
+                return Ack(claim.job_id, "release", 1000)  # the body comes before that
             burial = Buried("expired", Expired())
             outcome = await bury(delivery, burial, resources.database.sessions, resources.policy)
         report(delivery, UNROUTABLE, outcome, 0)
-        return self._ending(call, outcome)
+        return self._ack(call, outcome)

@@ -1,0 +1,68 @@
+"""One word, one meaning: names that docs/glossary.md has retired do not come back."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+_TERMS, _RETIRED_TABLE = GLOSSARY.split("## Retired names")
+RETIRED = set(re.findall(r"^\| `([\w.]+)` \|", _RETIRED_TABLE, re.MULTILINE))
+EVENTS = {name for name in RETIRED if "." in name}
+PREFIXES = ("MOST_", "LONGEST_", "LEAST_")
+FOLDERS = ("db", "jobs", "worker", "migrations", "examples", "bench")
+PYTHON = sorted(path for each in FOLDERS for path in (ROOT / each).rglob("*.py"))
+LUA = sorted((ROOT / "worker" / "lua").glob("*.lua"))
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "glossary.md"),
+]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def python_names(source: str) -> Iterator[str]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME:
+            yield token.string
+
+
+def retired(names: Iterator[str]) -> set[str]:
+    return {
+        name for name in names if name in RETIRED or name.lstrip("_").startswith(PREFIXES)
+    } - EVENTS
+
+
+def test_the_glossary_retires_names_and_explains_words() -> None:
+    """The tables are read, not skipped by a change of their form."""
+    assert {"Finisher", "remember"} <= RETIRED
+    assert "relay.goes_on" in EVENTS
+    assert re.search(r"^\| receipt \| \w+", _TERMS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_no_retired_name_is_in_python_code(path: Path) -> None:
+    """Identifiers and log events; prose may use the words of a language."""
+    source = path.read_text()
+    assert retired(python_names(source)) == set()
+    assert {event for event in EVENTS if f'"{event}"' in source} == set()
+
+
+@pytest.mark.parametrize("path", LUA, ids=relative)
+def test_no_retired_name_is_in_lua_code(path: Path) -> None:
+    """Names of keys on Redis stay as they are: workers of two versions share them."""
+    code = re.sub(r"'[^']*'|--.*", "", path.read_text())
+    assert retired(iter(re.findall(r"\w+", code))) == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_no_retired_name_is_in_the_docs(path: Path) -> None:
+    """What stands between backticks is a name."""
+    names = re.findall(r"`([\w.]+)`", path.read_text())
+    assert {name for name in names if name in RETIRED} == set()
