@@ -37,11 +37,11 @@ def build_worker(
     registry = registry or kinds.registry()
     settings = worker_settings(config, registry, schedule)
     ours = {
-        "terms": _lease_settings(config.worker),
+        "lease_settings": _lease_settings(config.worker),
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
-        "parts_after": _longest_timeout(config.worker, registry) + config.worker.blocked_after,
+        "hand_back_after": _longest_timeout(config.worker, registry) + config.worker.blocked_after,
     }
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 

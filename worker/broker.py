@@ -117,7 +117,7 @@ class Broker:
         self._acknowledge = script(redis, "acknowledge")
 
     @classmethod
-    def on_own_connections(
+    def connect(
         cls,
         redis: ArqRedis,
         queue: str,

@@ -68,14 +68,13 @@ class JobWorker(Worker):
         self.heartbeat: Heartbeat | None = None
         self.owns_process = False  # True if it may end it when its event loop is blocked
         self._batches = BatchSize(batch)
-        self.name = process_name()
-        self.lease_settings = lease_settings or LeaseSettings()
+        self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
         self._active: ActiveJobs | None = None
         self._draining: asyncio.Task[None] | None = None
         self._poller = Poller(self.poll_delay_s)
-        self._waiting = Outage(self._poller)
+        self._outage = Outage(self._poller)
 
     async def main(self) -> None:
         """Run until stopped, or in burst mode until nothing is left to do.
@@ -95,9 +94,7 @@ class JobWorker(Worker):
         await require_redis(self.pool)
         self.ctx["redis"] = self.pool
         self.ctx[ALIVE] = time.monotonic()
-        broker = Broker.on_own_connections(
-            self.pool, self.queue_name, self.name, self.lease_settings
-        )
+        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
         leases = Leases(broker, self.tasks.keys)
         acker = Acker(broker, leases.expect_orphans)
         active = ActiveJobs(
@@ -153,7 +150,7 @@ class JobWorker(Worker):
     async def _work(self, leases: Leases, active: ActiveJobs) -> None:
         while not self._poller.stopping:
             resources: Resources | None = self.ctx.get(RESOURCES)
-            if resources and not await self._waiting.for_database(resources.database):
+            if resources and not await self._outage.for_database(resources.database):
                 self.ctx[ALIVE] = time.monotonic()
                 continue
             try:
@@ -161,12 +158,12 @@ class JobWorker(Worker):
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
-                await self._waiting.after(error, "redis.unavailable")
+                await self._outage.after(error, "redis.unavailable")
             except Exception as error:
                 log.exception("poll.failed")
-                await self._waiting.after(error, "worker.paused")
+                await self._outage.after(error, "worker.paused")
             else:
-                self._waiting.is_over()
+                self._outage.is_over()
                 await self._wait_for_more(claimed, active)
 
     async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
@@ -215,7 +212,7 @@ class JobWorker(Worker):
 
     def suspect_database(self) -> None:
         """A job lost its connection: claim nothing more until the database answers."""
-        self._waiting.database_suspected = True
+        self._outage.database_suspected = True
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():

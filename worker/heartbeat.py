@@ -256,7 +256,7 @@ def heartbeat_of(worker: "JobWorker", broker: Broker, active: ActiveJobs) -> Hea
     """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
     pool = worker.pool
     return Heartbeat(
-        lambda: Broker.on_own_connections(
+        lambda: Broker.connect(
             pool, worker.queue_name, worker.name, worker.lease_settings, broker.token
         ),
         lambda: list(worker.tasks),

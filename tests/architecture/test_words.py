@@ -1,5 +1,6 @@
 """One word, one meaning: names that docs/glossary.md has retired do not come back."""
 
+import ast
 import io
 import re
 import tokenize
@@ -14,7 +15,7 @@ _TERMS, _RETIRED_TABLE = GLOSSARY.split("## Retired names")
 RETIRED = set(re.findall(r"^\| `([\w.]+)` \|", _RETIRED_TABLE, re.MULTILINE))
 EVENTS = {name for name in RETIRED if "." in name}
 PREFIXES = ("MOST_", "LONGEST_", "LEAST_")
-FOLDERS = ("db", "jobs", "worker", "migrations", "examples", "bench")
+FOLDERS = ("db", "jobs", "worker", "migrations", "examples")
 PYTHON = sorted(path for each in FOLDERS for path in (ROOT / each).rglob("*.py"))
 LUA = sorted((ROOT / "worker" / "lua").glob("*.lua"))
 PAGES = [
@@ -28,9 +29,13 @@ def relative(path: Path) -> str:
 
 
 def python_names(source: str) -> Iterator[str]:
+    """Identifiers, and keys of dictionaries, which may become keyword arguments."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
             yield token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Dict):
+            yield from (str(key.value) for key in node.keys if isinstance(key, ast.Constant))
 
 
 def retired(names: Iterator[str]) -> set[str]:

@@ -21,7 +21,7 @@ SHORT = LeaseSettings(lease=0.2)
 async def brokers(config: Config) -> AsyncIterator[list[Broker]]:
     """Two workers on one queue, with short leases."""
     redis = connect(config.worker)
-    both = [Broker.on_own_connections(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
+    both = [Broker.connect(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
     yield both
     for broker in both:
         await broker.close()

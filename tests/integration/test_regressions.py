@@ -212,7 +212,7 @@ async def test_a_body_that_is_too_long_is_refused_at_once(
 async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) -> None:
     """What is due and not for us does not come round as fast as Redis answers."""
     redis = connect(config.worker)
-    other = Broker.on_own_connections(redis, config.worker.queue, "other", LeaseSettings())
+    other = Broker.connect(redis, config.worker.queue, "other", LeaseSettings())
     await redis.set("arq:job:suspect", b'{"t": null, "f": "odd", "a": [], "k": {}, "et": 1}')
     await redis.zadd(config.worker.queue, {"suspect": 1})
     await redis.hset(failures_key(config.worker.queue, "suspect"), "crashes", "2")  # type: ignore[misc]

@@ -229,8 +229,8 @@ async def test_a_claim_without_its_body_is_renewed_and_handed_back(
     """It touches no key of arq's: the other queue's worker may hold the same id meanwhile."""
     a, b = services
     await a.client.enqueue(MINE, job_id="x")
-    ours = Broker.on_own_connections(a.redis, A, "ours", LeaseSettings())
-    theirs = Broker.on_own_connections(b.redis, B, "theirs", LeaseSettings())
+    ours = Broker.connect(a.redis, A, "ours", LeaseSettings())
+    theirs = Broker.connect(b.redis, B, "theirs", LeaseSettings())
     assert [claim.body for claim in (await ours.claim(1, busy=0)).jobs] != [None]
     await b.redis.zadd(B, {"x": 1})
     (claim,) = (await theirs.claim(1, busy=0)).jobs
@@ -363,7 +363,7 @@ async def test_retries_that_were_counted_for_another_job_do_not_count(
     await a.redis.set(f"{keys.retry_key_prefix}x", 4)
     await a.redis.delete(A)
     await b.client.enqueue(YOURS, job_id="x")
-    broker = Broker.on_own_connections(b.redis, B, "w", LeaseSettings())
+    broker = Broker.connect(b.redis, B, "w", LeaseSettings())
     (claim,) = (await broker.claim(1, busy=0)).jobs
     assert claim.attempt == 1
     await broker.close()
