@@ -84,7 +84,7 @@ async def insert_receipts(
     Ids are inserted in their order, so that two batches that meet wait for each other and don't deadlock.
     """
     rows = sorted(jobs)
-    if session.get_bind().dialect.name != "postgresql":
+    if len(rows) == 1 or session.get_bind().dialect.name != "postgresql":
         return {row[0] for row in rows if await insert_receipt(session, *row[:3], attempt=row[3])}
     ids, kinds, payload_hashes, attempts = map(list, zip(*rows, strict=True))
     added = await session.scalars(
@@ -99,7 +99,7 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
     results = {job_id: result for job_id, result in results.items() if result is not None}
     if not results:
         return
-    if session.get_bind().dialect.name != "postgresql":
+    if len(results) == 1 or session.get_bind().dialect.name != "postgresql":
         for job_id, result in results.items():
             await keep_result(session, job_id, result)
         return

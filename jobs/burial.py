@@ -17,7 +17,8 @@ from db.errors import LedgerqError
 from db.models import JobState
 from db.transaction import transaction
 from db.translate import is_interruption, is_permanent, leaves
-from jobs.envelope import Delivery, check_job_id
+from jobs.delivery import Delivery
+from jobs.envelope import check_job_id
 from jobs.errors import PayloadMismatch, Undecodable
 from jobs.outcome import Buried, Duplicate, Retry
 from jobs.readable import readable_parts

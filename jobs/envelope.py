@@ -71,23 +71,6 @@ class Envelope:
         return hashlib.sha256(to_json([self.kind, _sorted(dict(self.payload))])).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One arrival of a job at a worker, as it came; a job may arrive more than once.
-
-    `attempt` counts from 1. Arrivals that ended with the worker or its connections are counted
-    apart: `crashes`, `interruptions`. `history` tells of the earlier ones, as far as it is known.
-    """
-
-    job_id: str
-    attempt: int
-    body: bytes
-    crashes: int = 0
-    interruptions: int = 0
-    history: tuple[Mapping[str, Any], ...] = ()
-    worker: str = ""
-
-
 def encode(envelope: Envelope, *, queue: str | None = None) -> bytes:
     """The bytes to put on Redis, on this queue if the envelope names none.
 

@@ -41,7 +41,7 @@ async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) 
     """What the work answers, done in a copy of this context, with `bound` in its log lines.
 
     Raises:
-        Unruly: it raised what is no Exception.
+        HandlerMisbehaved: it raised what is no Exception.
         CancelledError: this task was told to stop.
     """
     context = contextvars.copy_context()

@@ -24,7 +24,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Rolled back; to be delivered again after `delay` seconds. A `spent` attempt counts.
+    """Rolled back; to be delivered again after `delay` seconds. With `counts_as_attempt` it spends one of its attempts.
 
     `interrupted` if the connection to the database was lost. `waits_for` names what others have to mend: a lock, a
     grant, a deploy.

@@ -1,71 +1,60 @@
-"""The flow of one delivery, on one screen.
+"""The flow of jobs, on one screen. A single delivery is a batch of one.
 
-1. decode    the bytes, believing nothing
-2. resolve   the kind, and the payload by the kind's rules
+1. read      each delivery, believing nothing: its bytes, its kind, its payload by the kind's rules
+2. group     jobs of a kind that shares transactions go together, each other job by itself
 3. open      the transaction: all that follows commits together or not at all
-4. receipt   its row in the inbox is inserted; if it is there already, the job has ended: answer as then
-5. handle    it, behind a fence: rows are added, flushed for their ids, written to the audit log
-6. outbox    its message is removed, if it was staged there
+4. receipt   a row in the inbox for each job; a job that has one already has ended: answer as then
+5. handle    each job, behind a fence: rows are added, flushed for their ids, written to the audit log
+6. outbox    the messages of staged jobs are removed
 7. commit    on leaving the transaction; if another one came first, all again from 3
-8. say       how it ended; what failed is tried again or buried, as `jobs.retry` decides
+8. decide    what failed together is split, until the bad job stands alone: it takes no neighbour along. It is
+             tried again or buried, as `jobs.retry` decides
 """
 
-import asyncio
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from asyncio import timeout
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
+import structlog
 
 from db import inbox, outbox
-from db.audit import Origin
 from db.engine import Sessions
-from db.errors import Refused
-from db.fence import Fence
+from db.fence import SharesState
 from db.models import JobState
 from db.session import LedgerqSession
 from db.transaction import in_transaction
-from db.translate import leaves
+from db.translate import is_interruption
 from jobs.burial import bury
-from jobs.context import JobContext
-from jobs.envelope import Delivery, check_job_id, decode
-from jobs.errors import (
-    BlockedTooOften,
-    HeldUp,
-    JobError,
-    PayloadMismatch,
-    RetryLater,
-    Snooze,
-    TimedOut,
-    WorkerLost,
-)
-from jobs.handling import Work, run_apart
-from jobs.lag import NEVER, Stalled, stalled_by_others
+from jobs.delivery import Delivery
+from jobs.envelope import check_job_id
+from jobs.errors import BlockedTooOften, HeldUp, PayloadMismatch, TimedOut, WorkerLost
+from jobs.handlers import handle_alone, handle_together, told_to_stop
+from jobs.lag import stalled_by_others
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
 from jobs.registry import Job, Registry
 from jobs.result import storable_result
-from jobs.retry import Policy, decide
+from jobs.retry import Policy, decide, decisive
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
+
+Outcomes = dict[str, Outcome]  # by the ids of the jobs
 
 
 async def process(
-    delivery: Delivery, registry: Registry, sessions: Sessions, policy: Policy
-) -> Outcome:
-    """Take one delivery to its end. Raises nothing but a cancellation, which rolls back."""
-    limit, seconds, started = asyncio.timeout(None), policy.timeout, time.monotonic()
-    stalled = stalled_by_others(delivery.job_id)
-    try:
-        _check(delivery, policy)
-        job = registry.resolve(decode(delivery.body))
-        seconds = job.kind.timeout or policy.timeout
-        async with (limit := asyncio.timeout(seconds)):
-            return await _in_one_transaction(delivery, job, sessions, policy, stalled)
-    except BaseException as error:  # every error of a job is decided on here, SystemExit too
-        if told_to_stop(error):
-            raise
-        if limit.expired():
-            error = late(seconds, stalled(started), time.monotonic() - started)
-        return await conclude(error, delivery, sessions, policy)
+    deliveries: Sequence[Delivery], registry: Registry, sessions: Sessions, policy: Policy
+) -> list[Outcome]:
+    """Take deliveries to their ends, in their order. Raises nothing but a cancellation, which rolls back."""
+    flow, outcomes, jobs = _Flow(registry, sessions, policy), Outcomes(), []
+    for delivery in deliveries:
+        try:
+            jobs.append(flow.read(delivery))
+        except BaseException as error:  # noqa: BLE001 - the payload's own validators run there
+            outcomes[delivery.job_id] = await flow.conclude(error, delivery)
+    for batch, shared in flow.group(jobs):
+        outcomes |= await flow.run(batch, shared=shared)
+    return [outcomes[delivery.job_id] for delivery in deliveries]
 
 
 async def conclude(
@@ -78,97 +67,124 @@ async def conclude(
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    registry: Registry
+    sessions: Sessions
+    policy: Policy
+
+    def read(self, delivery: Delivery) -> Job[Any]:
+        check_job_id(delivery.job_id)
+        if delivery.crashes >= self.policy.max_crashes:
+            raise WorkerLost(delivery.crashes)
+        last = delivery.history[-1] if delivery.history else {}
+        if delivery.attempt > self.policy.max_attempts and last.get("blocked"):
+            raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
+        return self.registry.resolve(delivery)
+
+    def group(self, jobs: Sequence[Job[Any]]) -> list[tuple[list[Job[Any]], bool]]:
+        """Jobs that go together; True with those that share a transaction. A job that failed before goes alone."""
+        groups: dict[str, list[Job[Any]]] = {}
+        alone: list[tuple[list[Job[Any]], bool]] = []
+        for job in jobs:
+            if job.delivery.is_first and self.registry.shares_commits(job.kind):
+                groups.setdefault(job.kind.name, []).append(job)
+            else:
+                alone.append(([job], False))
+        return [(group, _shares(group)) for group in groups.values()] + alone
+
+    async def run(self, jobs: Sequence[Job[Any]], *, shared: bool) -> Outcomes:
+        """Take them to their ends, in one transaction if all goes well."""
+        seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
+        stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
+        limit = timeout(seconds)
+        try:
+            async with limit:
+                outcomes = await self._in_one_transaction(jobs, shared=shared)
+        except BaseException as error:  # every error of a job is decided on here, SystemExit too
+            if told_to_stop(error):
+                raise
+            if limit.expired():
+                error = late(seconds, stalled(started), time.monotonic() - started)
+            return await self._after_failure(error, jobs, shared=shared)
+        for job in jobs:
+            if job.id not in outcomes:  # it had ended before
+                outcomes |= await self.run([job], shared=False)
+        return outcomes
+
+    async def _in_one_transaction(self, jobs: Sequence[Job[Any]], *, shared: bool) -> Outcomes:
+        async def once(session: LedgerqSession) -> Outcomes:
+            fresh = await inbox.insert_receipts(session, [_receipt(job) for job in jobs])
+            work = [job for job in jobs if job.id in fresh]
+            if not work:
+                return {} if shared else {jobs[0].id: await _duplicate(session, jobs[0])}
+            if shared:
+                answers = await handle_together(session, work)
+            else:
+                answers = [await handle_alone(session, work[0])]
+            results = {
+                job.id: storable_result(answer, self.policy.max_result)
+                for job, answer in zip(work, answers, strict=True)
+            }
+            await inbox.keep_results(session, results)
+            staged = [job.id for job in work if job.envelope.staged]
+            if staged:
+                await outbox.remove(session, staged)
+            return {job_id: Completed(result) for job_id, result in results.items()}
+
+        return await in_transaction(self.sessions, once)
+
+    async def _after_failure(
+        self, error: BaseException, jobs: Sequence[Job[Any]], *, shared: bool
+    ) -> Outcomes:
+        """All was rolled back. Find out whose error it is, and let the others be done."""
+        too_late = isinstance(error, TimedOut | HeldUp) and len(jobs) == 1
+        if not shared or too_late or _is_the_databases(error):  # smaller batches would not help
+            return {job.id: await self.conclude(error, job.delivery) for job in jobs}
+        if isinstance(error, SharesState):
+            kind = jobs[0].kind.name
+            self.registry.keep_apart(kind)
+            log.warning("kind.batching_disabled", kind=kind, because=str(error))
+        apart = isinstance(error, SharesState) or len(jobs) == 1
+        middle = len(jobs) // 2
+        parts = [[job] for job in jobs] if apart else [jobs[:middle], jobs[middle:]]
+        outcomes = Outcomes()
+        for part in parts:
+            outcomes |= await self.run(part, shared=not apart and _shares(part))
+        return outcomes
+
+    async def conclude(self, error: BaseException, delivery: Delivery) -> Outcome:
+        if told_to_stop(error):
+            raise error
+        return await conclude(error, delivery, self.sessions, self.policy)
+
+
+def _shares(jobs: Sequence[Job[Any]]) -> bool:
+    """A single job needs no shared transaction, unless its kind's function for many is what does it."""
+    return len(jobs) > 1 or jobs[0].kind.handle_many is not None
+
+
 def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:
     """Why a job's time was over: by itself, or because the event loop stood still for others."""
     return HeldUp(stalled) if lasted - stalled < seconds else TimedOut(seconds)
 
 
-def _check(delivery: Delivery, policy: Policy) -> None:
-    check_job_id(delivery.job_id)
-    if delivery.crashes >= policy.max_crashes:
-        raise WorkerLost(delivery.crashes)
-    last = delivery.history[-1] if delivery.history else {}
-    if delivery.attempt > policy.max_attempts and last.get("blocked"):
-        raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
+async def _duplicate(session: LedgerqSession, job: Job[Any]) -> Duplicate:
+    ended = await inbox.get_receipt(session, job.id)
+    payload_hash = job.envelope.payload_hash
+    known = ended.payload_hash or payload_hash  # none is known of one that was never read
+    if ended.state is not JobState.CANCELLED and known != payload_hash:
+        raise PayloadMismatch(job.id)
+    await outbox.remove(session, [job.id])
+    return Duplicate(ended.state, ended.result)
 
 
-async def _in_one_transaction(
-    delivery: Delivery,
-    job: Job[Any],
-    sessions: Sessions,
-    policy: Policy,
-    stalled: Stalled = NEVER,
-) -> Completed | Duplicate:
-    job_id, payload_hash = delivery.job_id, job.envelope.payload_hash
-
-    async def once(session: LedgerqSession) -> Completed | Duplicate:
-        if not await inbox.insert_receipt(
-            session, job_id, job.kind.name, payload_hash, attempt=delivery.attempt
-        ):
-            ended = await inbox.get_receipt(session, job_id)
-            known = ended.payload_hash or payload_hash  # none is known of one that was never read
-            if ended.state is not JobState.CANCELLED and known != payload_hash:
-                raise PayloadMismatch(job_id)
-            await outbox.remove(session, [job_id])
-            return Duplicate(ended.state, ended.result)
-        answer = await handled(
-            Fence(session, stalled=stalled),
-            lambda given: job.handle(context_of(given, delivery, job, now=datetime.now(UTC))),
-            bound_for_logs(delivery, job),
-        )
-        result = storable_result(answer, policy.max_result)
-        await inbox.keep_result(session, job_id, result)
-        if job.envelope.staged:
-            await outbox.remove(session, [job_id])
-        return Completed(result)
-
-    return await in_transaction(sessions, once)
+def _receipt(job: Job[Any]) -> tuple[str, str, bytes, int]:
+    return job.id, job.kind.name, job.envelope.payload_hash, job.delivery.attempt
 
 
-async def handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
-    """What a handler answers, kept apart from the worker and inside its transaction.
-
-    Raises:
-        HandlerSilent, Disconnected: the connection is gone, and what the handler raised may be a consequence.
-    """
-    job_id = bound.get("job_id", "")
+def _is_the_databases(error: BaseException) -> bool:
     try:
-        return await fence.run(job_id, lambda given: run_apart(lambda: work(given), bound))
-    except BaseException as error:
-        if not told_to_stop(error) and not _asks(error) and (lost := fence.lost):
-            raise lost from error
-        raise
-
-
-def _asks(error: BaseException) -> bool:
-    """True if the handler says what is to become of its job."""
-    asking = (JobError, Refused, RetryLater, Snooze)
-    return any(issubclass(type(each), asking) for each in leaves(error))
-
-
-def told_to_stop(error: BaseException) -> bool:
-    """True if this task is cancelled from outside, not by what the handler awaited."""
-    if isinstance(error, GeneratorExit):
-        return True
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
-
-
-def context_of(
-    session: AsyncSession, delivery: Delivery, job: Job[Any], *, now: datetime
-) -> JobContext:
-    """What the handler is given."""
-    origin = Origin(
-        actor=job.envelope.actor,
-        job_id=delivery.job_id,
-        kind=job.kind.name,
-        attempt=delivery.attempt,
-        trace_id=job.envelope.trace_id,
-    )
-    return JobContext(session, origin, now)
-
-
-def bound_for_logs(delivery: Delivery, job: Job[Any]) -> dict[str, Any]:
-    """What each log line of the handler says of its job."""
-    bound = {"job_id": delivery.job_id, "kind": job.kind.name, "attempt": delivery.attempt}
-    return bound | {"trace_id": job.envelope.trace_id} if job.envelope.trace_id else bound
+        return is_interruption(decisive(error))
+    except BaseException:  # noqa: BLE001 - the error's own code runs here
+        return False

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from db.inputs import Input
 from jobs.context import JobContext
+from jobs.delivery import Delivery
 from jobs.envelope import Envelope
 from jobs.errors import InvalidPayload, UnknownKind
 
@@ -26,7 +27,7 @@ P = TypeVar("P", bound=Payload)
 class Kind(Generic[P]):
     """A payload and what is done with it. `timeout` is seconds; None takes the worker's.
 
-    Jobs of a kind that is `quick` may share a transaction, in which they are handled one after another:
+    Jobs of a kind that is `batchable` may share a transaction, in which they are handled one after another:
     for handlers that do nothing but use the database. `handle_many`, where there is one, does it for
     many at once, and answers with their results in the same order; `handle` is the reference.
     """
@@ -53,11 +54,21 @@ class Kind(Generic[P]):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[P]):
-    """An envelope whose kind is known and whose payload holds."""
+    """A delivery whose kind is known and whose payload holds."""
 
     kind: Kind[P]
     payload: P
-    envelope: Envelope
+    delivery: Delivery
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.delivery.job_id
+
+    @property
+    def envelope(self) -> Envelope:
+        """The job as it travelled."""
+        return self.delivery.envelope
 
     async def handle(self, context: JobContext) -> Any:
         """Do the work inside the context's transaction; returns what JSON can carry."""
@@ -106,17 +117,19 @@ class Registry:
         except KeyError:
             raise UnknownKind(name, self._kinds) from None
 
-    def resolve(self, envelope: Envelope) -> Job[Any]:
-        """Find the kind and validate the payload.
+    def resolve(self, delivery: Delivery) -> Job[Any]:
+        """Decode the body, find the kind and validate the payload.
 
         Raises:
+            Undecodable: the body is no job.
             UnknownKind: no such kind here.
             InvalidPayload: with every field at fault.
         """
+        envelope = delivery.envelope
         kind = self.kind(envelope.kind)
         try:
             # as JSON: there a strict model takes a date or an enum by its text, and nothing else
             payload = kind.payload.model_validate_json(to_json(envelope.payload))
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
-        return Job(kind, payload, envelope)
+        return Job(kind, payload, delivery)

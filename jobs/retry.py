@@ -13,7 +13,7 @@ from db.translate import (
     is_transient,
     leaves,
 )
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.errors import HeldUp, JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
 from jobs.handling import HandlerMisbehaved
 from jobs.outcome import Buried, Retry
@@ -26,7 +26,7 @@ class Policy:
 
     A job that waits for what others have to mend (older code or an older schema while a deploy is under way, a
     missing grant, a lock that somebody holds) is given `deploy_attempts_factor` times the attempts. One whose connection to the database broke spends none, but does not go on
-    for ever: it might be what breaks it. One that lost its worker `lone_crashes` times runs alone,
+    for ever: it might be what breaks it. One that lost its worker `isolate_after_crashes` times runs alone,
     and after `max_crashes` never again. `max_result` is bytes of JSON, the other two are characters that are kept.
     """
 

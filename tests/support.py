@@ -17,8 +17,12 @@ from db.inputs import NewProject, NewTask
 from db.models import AuditLog, Base, DeadLetter, JobState, ProcessedJob, Task
 from db.session import INCLUDE_DELETED
 from db.transaction import transaction
-from jobs.envelope import Delivery, Envelope, encode
+from jobs.delivery import Delivery
+from jobs.envelope import Envelope, encode
+from jobs.outcome import Outcome
+from jobs.process import process
 from jobs.registry import Payload, Registry
+from jobs.retry import Policy
 from jobs.schedule import SCHEDULE
 from worker.app import build_worker, worker_settings
 from worker.config import Config
@@ -93,6 +97,14 @@ def delivery(payload: Payload, job_id: str = "job-1", attempt: int = 1) -> Deliv
         payload.kind, payload.model_dump(mode="json", exclude_unset=True), actor="tester"
     )
     return Delivery(job_id, attempt, encode(envelope))
+
+
+async def process_one(
+    arrived: Delivery, registry: Registry, sessions: Sessions, policy: Policy
+) -> Outcome:
+    """A batch of one."""
+    [outcome] = await process([arrived], registry, sessions, policy)
+    return outcome
 
 
 async def staged_delivery(sessions: Sessions, job_id: str) -> Delivery:

@@ -38,7 +38,7 @@ class Claim:
     `body` is None if Redis has lost it, or has the body of another queue's job under the id. Of one that is too
     long it is the beginning, a byte longer than what is accepted.
 
-    `in_bulk` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_alone` if no
+    `is_batchable` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_isolated` if no
     other job may be claimed while it runs: it has lost workers before.
     """
 
@@ -71,7 +71,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What a look at the queue brought. `room` asks to let all running jobs end before the next look."""
+    """What a look at the queue brought. `drain_first` asks to let all running jobs end before the next look."""
 
     jobs: Sequence[Claim] = ()
     drain_first: bool = False

@@ -15,8 +15,8 @@ from db.engine import Database
 from db.models import JobState
 from db.transaction import transaction
 from jobs import letters
-from jobs.batch import Arrival, process_batch
-from jobs.envelope import Delivery, check_job_id, decode, has_ordering_key
+from jobs.delivery import Delivery
+from jobs.envelope import check_job_id, decode, has_ordering_key
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
@@ -58,7 +58,7 @@ def dispatcher(name: str) -> WorkerCoroutine:
 
     async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
         delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
-        outcome = await run(ctx[RESOURCES], delivery, name)
+        [outcome] = await run(ctx[RESOURCES], [delivery], name)
         if isinstance(outcome, Retry):
             raise ArqRetry(defer=outcome.delay)
         failure = failure_of(outcome)
@@ -71,31 +71,20 @@ def dispatcher(name: str) -> WorkerCoroutine:
     return cast("WorkerCoroutine", dispatch)
 
 
-async def run(resources: Resources, delivery: Delivery, name: str) -> Outcome:
-    """Take one delivery to its end, and say so in the log."""
+async def run(resources: Resources, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
+    """Take deliveries of one kind to their ends; one log line for all of several that were completed."""
     started = time.perf_counter()
-    outcome = await process(
-        delivery, resources.registry, resources.database.sessions, resources.policy
-    )
-    report(delivery, name, outcome, time.perf_counter() - started)
-    _look_for_next(resources, [delivery])
-    return outcome
-
-
-async def run_batch(resources: Resources, arrivals: Sequence[Arrival], name: str) -> list[Outcome]:
-    """Take deliveries of one kind to their ends; one log line for all that were completed."""
-    started = time.perf_counter()
-    outcomes = await process_batch(
-        arrivals, resources.registry, resources.database.sessions, resources.policy
+    outcomes = await process(
+        deliveries, resources.registry, resources.database.sessions, resources.policy
     )
     seconds = time.perf_counter() - started
     completed = [isinstance(outcome, Completed) for outcome in outcomes]
-    if len(arrivals) > 1:
+    if len(deliveries) > 1:
         log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
-    _look_for_next(resources, [arrival.delivery for arrival in arrivals])
-    for arrival, outcome, good in zip(arrivals, outcomes, completed, strict=True):
-        if not good or len(arrivals) == 1 or log.is_enabled_for(logging.DEBUG):
-            report(arrival.delivery, name, outcome, seconds)
+    _look_for_next(resources, deliveries)
+    for delivery, outcome, good in zip(deliveries, outcomes, completed, strict=True):
+        if not good or len(deliveries) == 1 or log.is_enabled_for(logging.DEBUG):
+            report(delivery, name, outcome, seconds)
     return outcomes
 
 

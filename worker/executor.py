@@ -14,13 +14,13 @@ from arq.worker import Retry as ArqRetry
 
 from db import outbox
 from db.transaction import transaction
-from jobs.batch import Arrival, arrive
 from jobs.burial import MAX_NOTE, bury
-from jobs.envelope import Delivery
-from jobs.errors import JobError, Problem
+from jobs.delivery import Delivery
+from jobs.errors import JobError, Problem, Undecodable
+from jobs.handlers import told_to_stop
 from jobs.handling import HandlerMisbehaved, run_apart
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.process import conclude, told_to_stop
+from jobs.process import conclude
 from jobs.text import one_line
 from worker.broker import Ack, AckAction, Claim
 from worker.call import Call, called, extra_of, shown_in_log, unread
@@ -32,7 +32,6 @@ from worker.dispatch import (
     failure_of,
     report,
     run,
-    run_batch,
 )
 from worker.results import done
 from worker.wire import UNROUTABLE
@@ -85,21 +84,26 @@ class Executor:
         return ack
 
     async def run_batch(self, claims: Sequence[Claim]) -> list[Ack]:
-        """Run jobs of kinds that go in bulk, those of one kind in one transaction."""
+        """Run jobs of kinds whose jobs may share a transaction, those of one kind together."""
         resources: Resources = self._worker.ctx[RESOURCES]
-        batches: dict[str, list[tuple[Claim, Arrival]]] = {}
+        batches: dict[str, list[tuple[Claim, Delivery]]] = {}
         alone: list[Claim] = []
         for claim in claims:
-            arrival = arrive(self._delivery(claim, claim.attempt), resources.registry)
-            if arrival and arrival.job.kind.is_batchable and not arrival.job.envelope.attempt:
-                batches.setdefault(arrival.job.kind.name, []).append((claim, arrival))
+            delivery = self._delivery(claim, claim.attempt)
+            try:
+                first, kind = delivery.is_first, delivery.envelope.kind
+            except Undecodable:
+                alone.append(claim)
+                continue
+            if first and kind in resources.registry:
+                batches.setdefault(kind, []).append((claim, delivery))
             else:
                 alone.append(claim)
         acks = {}
         for name, batch in batches.items():
-            outcomes = await run_batch(resources, [arrival for _, arrival in batch], name)
-            for (claim, arrival), outcome in zip(batch, outcomes, strict=True):
-                acks[claim.job_id] = self._ack(called(claim, arrival.job.envelope), outcome)
+            outcomes = await run(resources, [delivery for _, delivery in batch], name)
+            for (claim, delivery), outcome in zip(batch, outcomes, strict=True):
+                acks[claim.job_id] = self._ack(called(claim, delivery.envelope), outcome)
         for claim in alone:
             acks[claim.job_id] = await self._run(claim)
         return [acks[claim.job_id] for claim in claims]
@@ -152,7 +156,8 @@ class Executor:
 
     async def _ours(self, call: Call, kind: str) -> Ack:
         resources: Resources = self._worker.ctx[RESOURCES]
-        return self._ack(call, await run(resources, self._delivery(call.claim, call.attempt), kind))
+        [outcome] = await run(resources, [self._delivery(call.claim, call.attempt)], kind)
+        return self._ack(call, outcome)
 
     def _ack(self, call: Call, outcome: Outcome) -> Ack:
         worker = self._worker

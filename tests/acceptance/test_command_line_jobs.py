@@ -21,14 +21,14 @@ from db.models import (
 from db.transaction import transaction
 from jobs import kinds
 from jobs.burial import letter_of
-from jobs.envelope import Delivery, Envelope, encode
+from jobs.delivery import Delivery
+from jobs.envelope import Envelope, encode
 from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried
-from jobs.process import process
 from jobs.retry import Policy
 from jobs.staging import stage
 from tests.acceptance.processes import environment, ledgerq, one_line
-from tests.support import count, delivery, new_project, rows
+from tests.support import count, delivery, new_project, process_one, rows
 from worker.client import JobClient
 from worker.config import Config
 
@@ -37,7 +37,7 @@ ESCAPE = "\x1b[2J"
 
 async def run(sessions: Sessions, *arrived: Delivery) -> None:
     for each in arrived:
-        await process(each, kinds.registry(), sessions, Policy())
+        await process_one(each, kinds.registry(), sessions, Policy())
 
 
 async def bury(sessions: Sessions, *job_ids: str) -> None:

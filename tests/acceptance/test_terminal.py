@@ -16,7 +16,8 @@ from db.engine import open_database
 from db.models import Action, AuditLog, JobState
 from db.transaction import transaction
 from jobs.burial import letter_of
-from jobs.envelope import Delivery, Envelope, encode
+from jobs.delivery import Delivery
+from jobs.envelope import Envelope, encode
 from jobs.outcome import Buried
 from worker import cli, keys
 from worker.client import IdHeld

@@ -57,6 +57,18 @@ def test_no_retired_name_is_in_python_code(path: Path) -> None:
     source = path.read_text()
     assert retired(python_names(source)) == set()
     assert {event for event in EVENTS if f'"{event}"' in source} == set()
+    assert retired(iter(re.findall(r"`(\w+)`", source))) == set(), "in a docstring or comment"
+    raises = re.findall(r"^ +Raises:\n((?: +\w.*\n)+)", source, re.MULTILINE)
+    assert (
+        retired(
+            iter(
+                re.findall(
+                    r"\w+", " ".join(re.findall(r"^ +([\w, ]+):", "".join(raises), re.MULTILINE))
+                )
+            )
+        )
+        == set()
+    )
 
 
 @pytest.mark.parametrize("path", LUA, ids=relative)

@@ -7,7 +7,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -16,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 import db.transaction
+import jobs.handlers
 import jobs.process
 import worker.dispatch
 from db import audit, inbox, outbox
@@ -24,8 +24,9 @@ from db.errors import SerializationFailure
 from db.models import OutboxMessage, ProcessedJob
 from db.session import LedgerqSession
 from db.transaction import transaction
-from jobs.envelope import Delivery
-from jobs.outcome import Completed, Duplicate, Outcome
+from jobs.delivery import Delivery
+from jobs.outcome import Completed, Outcome
+from jobs.process import Outcomes, _Flow
 from jobs.registry import Job
 from tests.chaos.bugs_around import AROUND, replace
 from worker.broker import Broker
@@ -43,20 +44,16 @@ def crash() -> None:
 def receipt_after_effects() -> None:
     """The inbox is written in a transaction of its own, after the effects."""
 
-    async def flow(
-        delivery: Delivery, job: Job[Any], sessions: Sessions, *_: object
-    ) -> Completed | Duplicate:
-        async with transaction(sessions) as session:
-            context = jobs.process.context_of(session, delivery, job, now=datetime.now(UTC))
-            result = await job.handle(context)
+    async def flow(self: _Flow, batch: Sequence[Job[Any]], **_: object) -> Outcomes:
+        [job] = batch
+        async with transaction(self.sessions) as session:
+            result = await job.handle(jobs.handlers._context(session, job))
         crash()
-        async with transaction(sessions) as session:
-            await inbox.insert_receipt(
-                session, delivery.job_id, job.kind.name, job.envelope.payload_hash
-            )
-        return Completed(result)
+        async with transaction(self.sessions) as session:
+            await inbox.insert_receipt(session, job.id, job.kind.name, job.envelope.payload_hash)
+        return {job.id: Completed(result)}
 
-    replace(jobs.process, _in_one_transaction=flow)
+    replace(_Flow, _in_one_transaction=flow)
 
 
 def conflict_ignored() -> None:
@@ -91,33 +88,33 @@ def check_then_act() -> None:
 
 def audit_after_commit() -> None:
     """The rows are committed before their audit entries are flushed."""
-    record, flow = audit.record, jobs.process._in_one_transaction
+    record, flow = audit.record, _Flow._in_one_transaction
     kept: list[tuple[Any, ...]] = []
 
     async def keep(session: AsyncSession, *entries: Any) -> None:
         kept.append(entries)
 
-    async def in_two(*arguments: Any) -> Completed | Duplicate:
-        ended = await flow(*arguments)
+    async def in_two(self: _Flow, *arguments: Any, **options: Any) -> Outcomes:
+        ended = await flow(self, *arguments, **options)
         crash()
-        async with transaction(arguments[2]) as session:
+        async with transaction(self.sessions) as session:
             for entries in kept:
                 await record(session, *entries)
         return ended
 
     replace(audit, record=keep)
-    replace(jobs.process, _in_one_transaction=in_two)
+    replace(_Flow, _in_one_transaction=in_two)
 
 
 def cancellation_swallowed() -> None:
     """A job that is cancelled is rolled back, and acknowledged all the same."""
     process = jobs.process.process
 
-    async def swallow(*arguments: Any) -> Outcome:
+    async def swallow(deliveries: Sequence[Delivery], *arguments: Any) -> list[Outcome]:
         try:
-            return await process(*arguments)
+            return await process(deliveries, *arguments)
         except asyncio.CancelledError:
-            return Completed(None)
+            return [Completed(None) for _ in deliveries]
 
     replace(jobs.process, process=swallow)
     replace(worker.dispatch, process=swallow)
@@ -139,18 +136,16 @@ def acknowledged_before_commit() -> None:
 
 
 def outbox_settled_first() -> None:
-    """The message is settled in a transaction before the job's own."""
-    flow = jobs.process._in_one_transaction
+    """The message is removed in a transaction before the job's own."""
+    flow = _Flow._in_one_transaction
 
-    async def settle_first(
-        delivery: Delivery, job: Job[Any], sessions: Sessions, *more: Any
-    ) -> Completed | Duplicate:
-        async with transaction(sessions) as session:
-            await outbox.remove(session, [delivery.job_id])
+    async def remove_first(self: _Flow, batch: Sequence[Job[Any]], **options: Any) -> Outcomes:
+        async with transaction(self.sessions) as session:
+            await outbox.remove(session, [job.id for job in batch])
         crash()
-        return await flow(delivery, job, sessions, *more)
+        return await flow(self, batch, **options)
 
-    replace(jobs.process, _in_one_transaction=settle_first)
+    replace(_Flow, _in_one_transaction=remove_first)
 
 
 def retried_in_one_session() -> None:

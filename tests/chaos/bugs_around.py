@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import jobs.handlers
 import jobs.process
 import worker.scripts
 from db import fence
 from db.errors import Disconnected, LedgerqError
 from db.fence import Fence
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.handling import HandlerMisbehaved
 from jobs.outcome import Buried, Retry
 from jobs.retry import Policy, decide
@@ -35,7 +36,7 @@ def context_shared() -> None:
     async def run(work: Callable[[], Awaitable[Any]], bound: Mapping[str, Any]) -> Any:
         return await work()
 
-    replace(jobs.process, run_apart=run)
+    replace(jobs.handlers, run_apart=run)
 
 
 def mute_error_for_ever() -> None:

@@ -18,7 +18,7 @@ import jobs.process
 from db.config import DatabaseConfig
 from db.engine import Database, open_database
 from db.schema import migrate
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.outcome import Outcome, Retry
 from jobs.retry import Policy
 from tests.chaos import checker
@@ -119,7 +119,8 @@ async def _process(database: Database, job: Sent, fields: dict[str, Any]) -> Out
     content = {**fields, "_staged": "1"} if job.in_database else fields
     body = json.dumps({"f": job.kind, "k": content, "a": [], "t": None, "et": 1}).encode()
     delivery = Delivery(job.job_id, 1, body)
-    return await jobs.process.process(delivery, registry(), database.sessions, Policy())
+    [outcome] = await jobs.process.process([delivery], registry(), database.sessions, Policy())
+    return outcome
 
 
 def stage(postgresql: PostgreSQL, database: str, job: Sent, fields: dict[str, Any]) -> None:

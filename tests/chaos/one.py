@@ -15,7 +15,7 @@ from db.config import DatabaseConfig
 from db.engine import Database, open_database
 from db.errors import Deadlock
 from db.transaction import transaction
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.outcome import Outcome, Retry
 from jobs.request import Request
 from jobs.retry import Policy
@@ -64,13 +64,13 @@ async def deliver(
     delivery = Delivery(spec["job_id"], attempt, body, interruptions=interruptions)
     policy = Policy(timeout=30, backoff=0.01)
     job = asyncio.ensure_future(
-        jobs.process.process(delivery, registry(), database.sessions, policy)
+        jobs.process.process([delivery], registry(), database.sessions, policy)
     )
     if "cancel_after" in spec:
         await asyncio.sleep(spec["cancel_after"])
         job.cancel()
     await asyncio.wait({job})
-    outcome = None if job.cancelled() else job.result()
+    outcome = None if job.cancelled() else job.result()[0]
     if outcome and not isinstance(outcome, Retry):
         print("acknowledged", flush=True)  # noqa: T201 - its output is what it is for
         bugs.crash()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ from db.models import (
 from db.tasks import change_status
 from db.transaction import transaction
 from jobs import kinds
-from jobs.batch import Arrival, arrive, process_batch
 from jobs.context import JobContext
-from jobs.envelope import Delivery, encode
+from jobs.delivery import Delivery
+from jobs.envelope import encode
 from jobs.errors import RetryLater
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
@@ -35,20 +36,16 @@ from jobs.registry import Kind, Registry
 from jobs.request import Request
 from jobs.retry import Policy
 from jobs.staging import stage_many
-from tests.support import count, delivery, done, drain, new_project, our_worker, rows
+from tests.support import count, delivery, done, drain, new_project, our_worker, process_one, rows
 from worker.client import JobClient, results
 from worker.config import Config
 
 REGISTRY, POLICY = kinds.registry(), Policy(timeout=5)
-
-
-def arrived(*deliveries: Delivery) -> list[Arrival]:
-    found = [arrive(each, REGISTRY) for each in deliveries]
-    return [each for each in found if each]
+ONE_BY_ONE = Registry(replace(kind, handle_many=None) for kind in REGISTRY)
 
 
 async def run(sessions: Sessions, *deliveries: Delivery) -> list[Outcome]:
-    return await process_batch(arrived(*deliveries), REGISTRY, sessions, POLICY)
+    return await process(deliveries, REGISTRY, sessions, POLICY)
 
 
 def tasks(project_id: int, number: int) -> list[Delivery]:
@@ -107,10 +104,10 @@ async def test_a_batch_leaves_what_its_jobs_would_leave_alone(
     except ValueError:
         return  # a date beyond the year 9999 in UTC
     alone = [delivery(p, f"{project_id}-a-{n}") for n, p in enumerate(payloads)]
-    deferred_writes = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
+    batch = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
     for each in alone:
-        assert isinstance(await process(each, REGISTRY, sessions, POLICY), Completed)
-    assert all(isinstance(o, Completed) for o in await run(sessions, *deferred_writes))
+        assert isinstance(await process_one(each, ONE_BY_ONE, sessions, POLICY), Completed)
+    assert all(isinstance(o, Completed) for o in await run(sessions, *batch))
     mine = [
         entry for entry in await left(sessions) if entry[1]["job_id"].startswith(f"{project_id}-")
     ]
@@ -302,7 +299,6 @@ async def test_sql_of_a_handler_sees_what_it_changed_before_in_a_batch(
         )
         for task in await rows(any_sessions, Task)
     ]
-    found = [each for move in moves if (each := arrive(move, registry))]
-    await process_batch(found, registry, any_sessions, POLICY)
+    await process(moves, registry, any_sessions, POLICY)
 
     assert seen == ["in_progress", "in_progress"]

@@ -12,12 +12,11 @@ from jobs import kinds, letters
 from jobs.errors import InvalidRequest, JobError
 from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried
-from jobs.process import process
 from jobs.registry import Payload
 from jobs.request import Request, Unique
 from jobs.retry import Policy
 from jobs.staging import StagedJob, stage, stage_many
-from tests.support import count, rows, staged_delivery
+from tests.support import count, process_one, rows, staged_delivery
 
 LAUNCH = CreateProject(name="Launch")
 HOUR = timedelta(hours=1)
@@ -168,7 +167,7 @@ async def test_a_discarded_job_frees_its_unique_key(any_sessions: Sessions) -> N
     request = Request(CreateTask(title="x", project_id=99), unique=Unique("k", HOUR))
     first = await staged(any_sessions, request)
     arrived = await staged_delivery(any_sessions, first.job_id)
-    assert isinstance(await process(arrived, kinds.registry(), any_sessions, Policy()), Buried)
+    assert isinstance(await process_one(arrived, kinds.registry(), any_sessions, Policy()), Buried)
     assert not (await staged(any_sessions, request)).is_new
     async with transaction(any_sessions) as session:
         await letters.discard(session, [first.job_id], actor="me", reason="no use")

@@ -190,9 +190,9 @@ async def test_redis_may_fail_at_any_command(
         monkeypatch.setattr(Broker, name, losing(getattr(Broker, name)))
     registry = Registry([Kind(CreateProject, create_project.handle)])
     await client.enqueue_many([CreateProject(name=f"p{n}") for n in range(30)])
-    batchable = config.worker.model_copy(update={"lease": 1.0})
+    hurried = config.worker.model_copy(update={"lease": 1.0})
     worker = our_worker(
-        Config(batchable, config.database), registry, handle_signals=False, schedule=[]
+        Config(hurried, config.database), registry, handle_signals=False, schedule=[]
     )
     running = asyncio.create_task(worker.main())
 

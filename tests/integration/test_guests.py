@@ -18,13 +18,12 @@ from db.engine import Database, Sessions
 from db.errors import JobEnded, NotAllowedInJob, SessionShared
 from db.inputs import NewProject, ProjectChanges
 from db.models import AuditLog, DeadLetter, ProcessedJob, Project
-from jobs.batch import arrive, process_batch
 from jobs.context import JobContext
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
 from jobs.retry import Policy
-from tests.support import count, delivery, letter, new_project, rows
+from tests.support import count, delivery, letter, new_project, process_one, rows
 
 POLICY = Policy()
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
@@ -41,14 +40,16 @@ def registry(handle: Handler, **options: Any) -> Registry:
 
 async def one(sessions: Sessions, handle: Handler, *, attempt: int = 1, n: int = 0) -> Outcome:
     """Deliver one job to a handler."""
-    return await process(delivery(Odd(n=n), f"j{n}", attempt), registry(handle), sessions, POLICY)
+    return await process_one(
+        delivery(Odd(n=n), f"j{n}", attempt), registry(handle), sessions, POLICY
+    )
 
 
 async def batch(sessions: Sessions, handle: Handler, jobs: int = 4) -> list[Outcome]:
     """Deliver jobs that share a transaction."""
     known = registry(handle, batchable=True)
-    arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(jobs)]
-    return await process_batch([a for a in arrivals if a], known, sessions, POLICY)
+    arrived = [delivery(Odd(n=n), f"j{n}") for n in range(jobs)]
+    return await process(arrived, known, sessions, POLICY)
 
 
 async def add_project(context: JobContext, name: str = "x") -> int:
@@ -403,8 +404,8 @@ async def test_what_a_kind_leaves_costs_it_the_shared_commit_only_once(sessions:
 
     known = registry(handle, batchable=True)
     for start in (0, 10):
-        arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(start, start + 5)]
-        await process_batch([a for a in arrivals if a], known, sessions, POLICY)
+        arrived = [delivery(Odd(n=n), f"j{n}") for n in range(start, start + 5)]
+        await process(arrived, known, sessions, POLICY)
     assert calls == 1 + 5 + 5
     assert known.batchable_kinds == ()
 

@@ -15,14 +15,13 @@ from db.errors import HandlerSilent
 from db.inputs import NewProject
 from db.models import DeadLetter, Project
 from db.transaction import transaction
-from jobs.batch import arrive, process_batch
 from jobs.context import JobContext
 from jobs.errors import MAX_PROBLEMS, Permanent, RetryLater, Snooze
 from jobs.outcome import Buried, Completed, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
 from jobs.retry import Policy
-from tests.support import count, delivery, letter, rows
+from tests.support import count, delivery, letter, process_one, rows
 
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 LAST = Policy().max_attempts
@@ -41,7 +40,7 @@ async def one(
     sessions: Sessions, handle: Handler, *, attempt: int = 1, n: int = 0, **policy: Any
 ) -> Outcome:
     arrived = delivery(Odd(n=n), f"j{n}", attempt)
-    return await process(arrived, registry(handle), sessions, Policy(**policy))
+    return await process_one(arrived, registry(handle), sessions, Policy(**policy))
 
 
 class Mute(Exception):
@@ -134,8 +133,8 @@ async def test_whatever_is_raised_costs_its_batch_neighbours_nothing(
         await projects.create(context.session, context.origin, NewProject(name="x"))
 
     known = registry(handle, batchable=True)
-    arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(4)]
-    outcomes = await process_batch([a for a in arrivals if a], known, any_sessions, Policy())
+    arrived = [delivery(Odd(n=n), f"j{n}") for n in range(4)]
+    outcomes = await process(arrived, known, any_sessions, Policy())
     assert [isinstance(o, Completed) for o in outcomes] == [True, False, True, True]
     assert isinstance(outcomes[1], Retry)
     assert await count(any_sessions, Project) == 3
@@ -260,16 +259,16 @@ async def test_letters_of_groups_show_what_is_in_them(sessions: Sessions) -> Non
 
 @pytest.mark.parametrize("ending", ["returns", "goes on", "raises"])
 async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
-    postgresql_url: URL, ack: str
+    postgresql_url: URL, ending: str
 ) -> None:
     """PostgreSQL ends its connection: an attempt is spent, and the error says to move the slow part."""
 
     async def handle(context: JobContext, odd: Odd) -> None:
         await projects.create(context.session, context.origin, NewProject(name="x"))
         await asyncio.sleep(1.3)
-        if ack == "goes on":
+        if ending == "goes on":
             await context.session.execute(text("SELECT 1"))
-        if ack == "raises":
+        if ending == "raises":
             raise ValueError("after it")
 
     config = DatabaseConfig(url=postgresql_url, idle_in_transaction_timeout=1)
@@ -370,14 +369,16 @@ async def test_an_unknown_field_has_patience_and_other_faults_have_none(sessions
         return None
 
     known, newer = registry(handle), Newer(extra=1)
-    again = await process(delivery(newer, "j0", 4 * LAST - 1), known, sessions, Policy())
+    again = await process_one(delivery(newer, "j0", 4 * LAST - 1), known, sessions, Policy())
     assert isinstance(again, Retry)
     assert again.waits_for == "unknown_fields"
-    assert isinstance(await process(delivery(newer, "j0", 99), known, sessions, Policy()), Buried)
+    assert isinstance(
+        await process_one(delivery(newer, "j0", 99), known, sessions, Policy()), Buried
+    )
     assert (await letter(sessions, "j0")).problems == [
         {"field": "extra", "problem": "Extra inputs are not permitted"}
     ]
-    wrong = await process(delivery(Wrong(n="y"), "j1"), known, sessions, Policy())
+    wrong = await process_one(delivery(Wrong(n="y"), "j1"), known, sessions, Policy())
     assert isinstance(wrong, Buried)
 
 
@@ -404,8 +405,8 @@ async def test_a_result_that_can_not_be_kept_is_the_results_own_error(
         return result if odd.n == 1 else None
 
     known = registry(handle, batchable=True)
-    arrivals = [arrive(delivery(Odd(n=n), f"j{n}"), known) for n in range(3)]
-    outcomes = await process_batch([a for a in arrivals if a], known, any_sessions, Policy())
+    arrived = [delivery(Odd(n=n), f"j{n}") for n in range(3)]
+    outcomes = await process(arrived, known, any_sessions, Policy())
     assert [type(o) for o in outcomes] == [Completed, Buried, Completed]
     kept = await letter(any_sessions, "j1")
     assert kept.reason == reason
@@ -438,7 +439,7 @@ async def test_endless_problems_are_counted_not_listed(any_sessions: Sessions) -
     body = arrived.body.replace(b'"k":{', b'"k":{' + fields.encode() + b",", 1)
     body = body.replace(b",}", b"}")
     arrived = type(arrived)(arrived.job_id, 99, body)
-    await process(arrived, registry(handle), any_sessions, Policy())
+    await process_one(arrived, registry(handle), any_sessions, Policy())
     (kept,) = await rows(any_sessions, DeadLetter)
     assert len(kept.problems) <= MAX_PROBLEMS + 1
     assert len(str(kept.problems)) + len(kept.error) + len(kept.traceback or "") < 60_000

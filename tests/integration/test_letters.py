@@ -14,14 +14,14 @@ from db.engine import Sessions
 from db.models import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob, Task
 from db.transaction import transaction
 from jobs import kinds, letters
-from jobs.envelope import Delivery, Envelope, encode
+from jobs.delivery import Delivery
+from jobs.envelope import Envelope, encode
 from jobs.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
 from jobs.kinds import CreateProject, CreateTask
 from jobs.letters import Replayed
 from jobs.outcome import Buried, Completed, Duplicate, Outcome
-from jobs.process import process
 from jobs.retry import Policy
-from tests.support import count, delivery, letter, new_project, rows, staged_delivery
+from tests.support import count, delivery, letter, new_project, process_one, rows, staged_delivery
 from worker import keys
 from worker import letters as worker_letters
 from worker.config import WorkerConfig
@@ -40,7 +40,7 @@ async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 
 async def run(sessions: Sessions, arrived: Delivery) -> Outcome:
-    return await process(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, kinds.registry(), sessions, Policy())
 
 
 async def dead(sessions: Sessions, job_id: str = "dead") -> None:

@@ -16,11 +16,10 @@ from jobs import kinds
 from jobs.errors import JobError, PayloadMismatch
 from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried, Completed, Duplicate
-from jobs.process import process
 from jobs.request import Request, Unique
 from jobs.retry import Policy
 from jobs.staging import StagedJob, stage, stage_many
-from tests.support import count, rows, staged_delivery
+from tests.support import count, process_one, rows, staged_delivery
 
 LAUNCH = CreateProject(name="Launch")
 HOUR = timedelta(hours=1)
@@ -39,7 +38,7 @@ async def due(sessions: Sessions, limit: int = 100) -> list[str]:
 async def run_staged(sessions: Sessions, job_id: str) -> object:
     """As the relay sends it and the worker runs it."""
     arrived = await staged_delivery(sessions, job_id)
-    return await process(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, kinds.registry(), sessions, Policy())
 
 
 async def test_a_staged_job_is_born_with_the_commit(any_sessions: Sessions) -> None:

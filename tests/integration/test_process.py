@@ -11,7 +11,7 @@ from db.inputs import NewProject, NewTask, TaskChanges
 from db.models import AuditLog, DeadLetter, JobState, Project, Task, TaskStatus
 from jobs import kinds
 from jobs.context import JobContext
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.errors import RetryLater
 from jobs.kinds import (
     AssignTask,
@@ -25,7 +25,6 @@ from jobs.kinds import (
     UpdateTask,
 )
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
 from jobs.retry import Policy
 from tests.support import (
@@ -39,6 +38,7 @@ from tests.support import (
     letter,
     new_project,
     new_task,
+    process_one,
     rows,
 )
 
@@ -46,7 +46,7 @@ POLICY = Policy(timeout=5, max_attempts=3)
 
 
 async def run(sessions: Sessions, arrived: Delivery, registry: Registry | None = None) -> Outcome:
-    return await process(arrived, registry or kinds.registry(), sessions, POLICY)
+    return await process_one(arrived, registry or kinds.registry(), sessions, POLICY)
 
 
 class Fail(Payload):

@@ -17,7 +17,6 @@ from db.models import DeadLetter, JobState, OutboxMessage, ProcessedJob, Project
 from db.schema import alembic_config, migrate
 from db.transaction import transaction
 from jobs import kinds, letters
-from jobs.batch import arrive, process_batch
 from jobs.context import JobContext
 from jobs.errors import Undecodable
 from jobs.kinds import BulkCreateTasks, CreateProject, CreateTask
@@ -27,7 +26,17 @@ from jobs.registry import Kind, Payload, Registry
 from jobs.request import Request, Unique
 from jobs.retry import Policy
 from jobs.staging import stage, stage_many
-from tests.support import count, delivery, done, drain, eventually, new_project, our_worker, rows
+from tests.support import (
+    count,
+    delivery,
+    done,
+    drain,
+    eventually,
+    new_project,
+    our_worker,
+    process_one,
+    rows,
+)
 from worker.broker import Broker, LeaseSettings
 from worker.client import JobClient
 from worker.config import Config
@@ -116,7 +125,7 @@ async def test_another_payload_under_a_dead_jobs_id_is_kept_too(any_sessions: Se
     registry, policy = kinds.registry(), Policy()
     for title in ("A", "B", "A"):
         payload = CreateTask(title=title, project_id=999)
-        await process(delivery(payload, "M"), registry, any_sessions, policy)
+        await process_one(delivery(payload, "M"), registry, any_sessions, policy)
     found = {letter.payload["title"]: letter for letter in await rows(any_sessions, DeadLetter)}
     assert found.keys() == {"A", "B"}
     assert found["A"].job_id == "M"
@@ -304,7 +313,7 @@ async def test_letters_from_before_stay_dead(empty_postgresql_url: URL) -> None:
             )
         await asyncio.to_thread(migrate, config)
         arrived = delivery(CreateProject(name="x"), "S")
-        outcome = await process(arrived, kinds.registry(), database.sessions, Policy())
+        outcome = await process_one(arrived, kinds.registry(), database.sessions, Policy())
         assert isinstance(outcome, Duplicate)
         assert outcome.state is JobState.DEAD
         assert await count(database.sessions, Project) == 0
@@ -318,10 +327,7 @@ async def test_a_batch_member_that_is_dead_under_another_payload_is_buried(
     async with transaction(sessions) as session:
         await inbox.insert_receipt(session, "job-1", "create_task", b"another", state=JobState.DEAD)
     registry = kinds.registry()
-    found = [
-        arrive(delivery(CreateTask(title="x", project_id=project_id), f"job-{n}"), registry)
-        for n in (1, 2)
-    ]
-    outcomes = await process_batch([f for f in found if f], registry, sessions, Policy())
+    found = [delivery(CreateTask(title="x", project_id=project_id), f"job-{n}") for n in (1, 2)]
+    outcomes = await process(found, registry, sessions, Policy())
     assert [type(outcome) for outcome in outcomes] == [Buried, Completed]
     assert await count(sessions, Task) == 1

@@ -12,10 +12,9 @@ from db.transaction import transaction
 from jobs import kinds
 from jobs.kinds import CreateTask, PruneProcessedJobs, PurgeDeletedTasks
 from jobs.outcome import Buried, Completed
-from jobs.process import process
 from jobs.retry import Policy
 from jobs.schedule import SCHEDULE
-from tests.support import ORIGIN, delivery, new_task, rows, staged_delivery
+from tests.support import ORIGIN, delivery, new_task, process_one, rows, staged_delivery
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -35,7 +34,7 @@ async def age(sessions: Sessions) -> None:
 
 async def prune(sessions: Sessions, job_id: str = "prune", **payload: int) -> object:
     arrived = delivery(PruneProcessedJobs(**payload), job_id)
-    return await process(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, kinds.registry(), sessions, Policy())
 
 
 async def known(sessions: Sessions) -> set[str]:
@@ -58,7 +57,7 @@ async def test_jobs_that_ended_long_ago_are_forgotten(any_sessions: Sessions) ->
 async def test_a_job_with_a_dead_letter_is_kept(any_sessions: Sessions) -> None:
     """However old: a redelivery must not run what a person has yet to decide on."""
     dead = delivery(CreateTask(title="x", project_id=99), "dead")
-    assert isinstance(await process(dead, kinds.registry(), any_sessions, Policy()), Buried)
+    assert isinstance(await process_one(dead, kinds.registry(), any_sessions, Policy()), Buried)
     await age(any_sessions)
     assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 0})
     assert await known(any_sessions) == {"dead", "prune"}
@@ -83,7 +82,7 @@ async def test_no_job_is_forgotten_within_a_week(any_sessions: Sessions) -> None
     with pytest.raises(ValueError, match="older_than_days"):
         PruneProcessedJobs(older_than_days=6.9)
     rushed = PruneProcessedJobs.model_construct({"older_than_days"}, older_than_days=6)
-    outcome = await process(delivery(rushed), kinds.registry(), any_sessions, Policy())
+    outcome = await process_one(delivery(rushed), kinds.registry(), any_sessions, Policy())
     assert isinstance(outcome, Buried)
     assert "a" in await known(any_sessions)
 
@@ -101,7 +100,9 @@ async def run_what_is_staged(sessions: Sessions) -> int:
     while messages := await rows(sessions, OutboxMessage):
         (message,) = messages  # one goes on, never two
         arrived = await staged_delivery(sessions, message.job_id)
-        assert isinstance(await process(arrived, kinds.registry(), sessions, Policy()), Completed)
+        assert isinstance(
+            await process_one(arrived, kinds.registry(), sessions, Policy()), Completed
+        )
         jobs += 1
     return jobs
 
@@ -140,7 +141,7 @@ async def test_purging_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> N
     async with transaction(any_sessions) as session:
         await tasks.delete(session, ORIGIN, parent.id, now=LONG_AGO)
     arrived = delivery(PurgeDeletedTasks(limit=2), "tick")
-    outcome = await process(arrived, kinds.registry(), any_sessions, Policy())
+    outcome = await process_one(arrived, kinds.registry(), any_sessions, Policy())
     assert outcome == Completed(2)
     await run_what_is_staged(any_sessions)
     assert await rows(any_sessions, Task) == []

@@ -13,13 +13,22 @@ from db import projects
 from db.engine import Database, Sessions
 from db.inputs import NewProject, ProjectChanges
 from db.models import AuditLog, Project
-from jobs.batch import arrive, process_batch
 from jobs.context import JobContext
 from jobs.outcome import Buried, Completed, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
 from jobs.retry import Policy
-from tests.support import count, delivery, done, drain, history, new_project, our_worker, rows
+from tests.support import (
+    count,
+    delivery,
+    done,
+    drain,
+    history,
+    new_project,
+    our_worker,
+    process_one,
+    rows,
+)
 from worker.client import JobClient
 from worker.config import Config
 
@@ -38,9 +47,8 @@ async def run(sessions: Sessions, handle: Handler, jobs: int, *, shared: bool) -
     name = "shared" if shared else "own"
     arrived = [delivery(Odd(n=n), f"{name}-{n}") for n in range(jobs)]
     if not shared:
-        return [await process(each, known, sessions, POLICY) for each in arrived]
-    arrivals = [arrive(each, known) for each in arrived]
-    return await process_batch([a for a in arrivals if a], known, sessions, POLICY)
+        return [await process_one(each, known, sessions, POLICY) for each in arrived]
+    return await process(arrived, known, sessions, POLICY)
 
 
 async def read_anew(context: JobContext, project: Project) -> None:
@@ -234,11 +242,11 @@ async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighb
             asyncio.get_running_loop().call_soon(task.cancel)
             await asyncio.sleep(1)
 
-    batchable = config.worker.model_copy(update={"max_attempts": 1})
+    hurried = config.worker.model_copy(update={"max_attempts": 1})
     await client.enqueue_many([Odd(n=n) for n in range(10)])
     options: dict[str, Any] = {"burst": True, "handle_signals": False, "schedule": []}
     registry = Registry([Kind(Odd, handle, batchable=True)])
-    await drain(our_worker(Config(batchable, config.database), registry, **options))
+    await drain(our_worker(Config(hurried, config.database), registry, **options))
     assert await done(sessions) == 9
     async with sessions() as session:
         dead = (await session.execute(text("SELECT reason, error FROM dead_letter"))).all()
@@ -264,6 +272,6 @@ async def test_a_limit_of_the_handlers_own_is_no_order_to_stop(
             cleaned.append(odd.n)
 
     known = Registry([Kind(Odd, handle, timeout=0.5)])
-    outcome = await process(delivery(Odd()), known, sessions, POLICY)
+    outcome = await process_one(delivery(Odd()), known, sessions, POLICY)
     assert isinstance(outcome, Retry)
     assert cleaned == [0]

@@ -15,10 +15,9 @@ from db.models import JobState, OutboxMessage
 from db.transaction import transaction
 from jobs import kinds, letters
 from jobs.kinds import CreateProject, CreateTask
-from jobs.process import process
 from jobs.retry import Policy
 from jobs.staging import stage
-from tests.support import delivery, rows
+from tests.support import delivery, process_one, rows
 from worker import health, keys
 from worker.client import JobClient
 from worker.config import Config, WorkerConfig
@@ -45,7 +44,7 @@ async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 
 async def run(sessions: Sessions, payload: Any = LAUNCH, job_id: str = "job") -> None:
-    await process(delivery(payload, job_id), kinds.registry(), sessions, Policy())
+    await process_one(delivery(payload, job_id), kinds.registry(), sessions, Policy())
 
 
 async def claim(redis: ArqRedis, job_id: str, *, held: bool = True) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from db.inputs import NewProject, NewTask
+from jobs.delivery import Delivery
 from jobs.envelope import Envelope
 from jobs.errors import InvalidPayload, UnknownKind
 from jobs.kinds import CATALOGUE, CreateTask, create_task, registry
@@ -14,7 +15,7 @@ from jobs.registry import Registry
 
 
 def resolve(kind: str, **payload: Any) -> Any:
-    return registry().resolve(Envelope(kind, payload)).payload
+    return registry().resolve(Delivery("job", 1, b"", _envelope=Envelope(kind, payload))).payload
 
 
 def test_two_kinds_of_one_name_are_refused_at_start() -> None:

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, InternalError
 
 from db.errors import NotFound
-from jobs.envelope import Delivery
+from jobs.delivery import Delivery
 from jobs.errors import (
     InvalidPayload,
     Permanent,
