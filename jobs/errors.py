@@ -11,6 +11,7 @@ JobError
 ├── InvalidRequest      a producer asks for what no worker would take
 ├── NotBuried           a job that was to be replayed or discarded has no dead letter
 ├── NotReplayable       what is kept of a dead job does not suffice to run it again
+├── Expired             Redis has lost the job's body
 ├── WorkerLost          the job's worker died again and again while it ran
 ├── BlockedTooOften     the job blocked the event loop of a worker in each of its attempts
 └── Permanent           a handler says that trying again cannot help
@@ -22,6 +23,8 @@ RetryLater, Snooze      not errors: a handler asks to be called again
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
 
 from pydantic import ValidationError
 
@@ -34,6 +37,31 @@ MAX_PROBLEM = 500
 MAX_DELAY = 10 * 365 * 86_400.0  # seconds
 
 
+class DeadLetterReason(StrEnum):
+    """Why a job was given up. The values are kept in dead letters: they do not change."""
+
+    REFUSED = "refused"  # the database or a rule of the data refuses it
+    FAILED = "failed"  # the handler failed in each attempt
+    UNAVAILABLE = "unavailable"  # the database, or a lock, was not to be had
+    HANDLER_SILENT = "handler_silent"  # the handler kept its transaction waiting for too long
+    NOT_ALLOWED_IN_JOB = "not_allowed_in_job"  # the handler ended or left its transaction
+    SCHEMA_SKEW = "schema_skew"  # tables or columns are not those that the code knows
+    MISSING_GRANT = "missing_grant"  # the worker's role may not do what the handler does
+    EXPIRED = "expired"  # Redis lost the body
+    UNDECODABLE = "undecodable"
+    INVALID_PAYLOAD = "invalid_payload"
+    INVALID_RESULT = "invalid_result"
+    RESULT_TOO_LARGE = "result_too_large"
+    UNKNOWN_KIND = "unknown_kind"
+    PAYLOAD_MISMATCH = "payload_mismatch"
+    INVALID_REQUEST = "invalid_request"
+    NOT_BURIED = "not_buried"
+    NOT_REPLAYABLE = "not_replayable"
+    WORKER_LOST = "worker_lost"
+    BLOCKED_TOO_OFTEN = "blocked_too_often"
+    PERMANENT = "permanent"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a job: where, and what. Never the value: it may be a secret."""
@@ -43,7 +71,9 @@ class Problem:
 
 
 class JobError(LedgerqError):
-    """A job cannot be done. `problems` says which fields are at fault."""
+    """A job cannot be done. `problems` says which fields are at fault, `reason` what its dead letter says."""
+
+    reason: ClassVar[DeadLetterReason] = DeadLetterReason.PERMANENT
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -53,12 +83,16 @@ class JobError(LedgerqError):
 class Undecodable(JobError):
     """The bytes on the queue are not our JSON."""
 
+    reason = DeadLetterReason.UNDECODABLE
+
     def __init__(self, field: str, problem: str) -> None:
         super().__init__([Problem(field, problem)])
 
 
 class InvalidPayload(JobError):
     """The payload breaks the kind's rules."""
+
+    reason = DeadLetterReason.INVALID_PAYLOAD
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> "InvalidPayload":
@@ -88,12 +122,16 @@ class UnknownFields(InvalidPayload):
 class InvalidResult(JobError):
     """What the handler answered is not JSON that a database can keep."""
 
+    reason = DeadLetterReason.INVALID_RESULT
+
     def __init__(self, problem: str) -> None:
         super().__init__([Problem("result", problem)])
 
 
 class ResultTooLarge(JobError):
     """What the handler answered is larger than results may be."""
+
+    reason = DeadLetterReason.RESULT_TOO_LARGE
 
     def __init__(self, size: int, limit: int) -> None:
         problem = (
@@ -106,6 +144,8 @@ class ResultTooLarge(JobError):
 class UnknownKind(JobError):
     """No such kind here; in a rolling deploy a newer worker may know it."""
 
+    reason = DeadLetterReason.UNKNOWN_KIND
+
     def __init__(self, kind: str, known: Iterable[str]) -> None:
         self.kind = kind
         told = cut(", ".join(known), MAX_PROBLEM)
@@ -115,6 +155,8 @@ class UnknownKind(JobError):
 class PayloadMismatch(JobError):
     """Another payload already stands under this job id: queued, done or dead."""
 
+    reason = DeadLetterReason.PAYLOAD_MISMATCH
+
     def __init__(self, job_id: str) -> None:
         problem = f"{job_id} already stands for another payload; use a new id for new work"
         super().__init__([Problem("job_id", problem)])
@@ -123,12 +165,16 @@ class PayloadMismatch(JobError):
 class InvalidRequest(JobError):
     """A producer asks for what no worker would take."""
 
+    reason = DeadLetterReason.INVALID_REQUEST
+
     def __init__(self, field: str, problem: str) -> None:
         super().__init__([Problem(field, problem)])
 
 
 class NotBuried(JobError):
     """A job that was to be replayed or discarded has no dead letter: it never had, or no longer has."""
+
+    reason = DeadLetterReason.NOT_BURIED
 
     def __init__(self, job_ids: Iterable[str]) -> None:
         self.job_ids = tuple(job_ids)
@@ -139,13 +185,26 @@ class NotBuried(JobError):
 class NotReplayable(JobError):
     """What is kept of a dead job does not suffice to run it again; the text says what would."""
 
+    reason = DeadLetterReason.NOT_REPLAYABLE
+
     def __init__(self, job_id: str, field: str, problem: str) -> None:
         self.job_id = job_id
         super().__init__([Problem(field, f"of job {job_id}, {problem}")])
 
 
+class Expired(JobError):
+    """The job's body is no longer on Redis, or is empty."""
+
+    reason = DeadLetterReason.EXPIRED
+
+    def __init__(self) -> None:
+        super().__init__([Problem("body", "is gone from Redis, or empty")])
+
+
 class WorkerLost(JobError):
     """The job's worker died again and again while it ran: it is not given another one."""
+
+    reason = DeadLetterReason.WORKER_LOST
 
     def __init__(self, crashes: int) -> None:
         self.crashes = crashes
@@ -155,6 +214,8 @@ class WorkerLost(JobError):
 
 class BlockedTooOften(JobError):
     """The job blocked the event loop of its worker for longer than it may run, in each of its attempts."""
+
+    reason = DeadLetterReason.BLOCKED_TOO_OFTEN
 
     def __init__(self, attempts: int, last: str) -> None:
         problem = f"{last}, in the last of {attempts} attempts; await what is slow, or use a thread"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from db.models import JobState
-from jobs.errors import Problem
+from jobs.errors import DeadLetterReason, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Retry:
 class Buried:
     """Rolled back; never to be delivered again. It is among the dead letters."""
 
-    reason: str
+    reason: DeadLetterReason
     error: BaseException
     problems: tuple[Problem, ...] = ()
 

@@ -14,6 +14,7 @@ from db.translate import (
     leaves,
 )
 from jobs.delivery import Delivery
+from jobs.errors import DeadLetterReason as Reason
 from jobs.errors import HeldUp, JobError, Problem, RetryLater, Snooze, UnknownFields, UnknownKind
 from jobs.handling import HandlerMisbehaved
 from jobs.outcome import Buried, Retry
@@ -59,7 +60,7 @@ def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | 
         return replace(outcome, error=error)
     except BaseException:  # noqa: BLE001 - the error's own code runs here
         again = Retry(policy.delay(delivery.attempt), error)
-        return _again(again, "failed", delivery, policy.max_attempts)
+        return _again(again, Reason.FAILED, delivery, policy.max_attempts)
 
 
 def decisive(error: BaseException) -> BaseException:
@@ -88,21 +89,21 @@ def _decide(  # noqa: C901, PLR0911 - a case, an answer
 ) -> Retry | Buried:
     match error:
         case RetryLater(delay=delay):
-            return _again(Retry(delay, error), "failed", delivery, policy.max_attempts)
+            return _again(Retry(delay, error), Reason.FAILED, delivery, policy.max_attempts)
         case Snooze(delay=delay):
             return Retry(delay, error, counts_as_attempt=False)
         case HeldUp():
             return _interrupted(error, delivery, policy)
         case UnknownKind():
-            return _patient("unknown_kind", error, delivery, policy)
+            return _patient(Reason.UNKNOWN_KIND, error, delivery, policy)
         case UnknownFields():
-            return _patient("invalid_payload", error, delivery, policy, "unknown_fields")
+            return _patient(Reason.INVALID_PAYLOAD, error, delivery, policy, "unknown_fields")
         case JobError(problems=problems):
-            return Buried(_reason(error), error, problems)
+            return Buried(type(error).reason, error, problems)
         case Refused(field=field, problem=problem):
-            return Buried("refused", error, (Problem(field, problem),))
+            return Buried(Reason.REFUSED, error, (Problem(field, problem),))
         case NotAllowedInJob():
-            return Buried(_reason(error), error)
+            return Buried(Reason.NOT_ALLOWED_IN_JOB, error)
         case _:
             return _decide_on_foreign(error, delivery, policy)
 
@@ -112,21 +113,21 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
     if is_interruption(error):
         return _interrupted(error, delivery, policy)
     if is_skew(error):
-        return _patient("schema_skew", error, delivery, policy)
+        return _patient(Reason.SCHEMA_SKEW, error, delivery, policy)
     if is_grant_missing(error):
-        return _patient("missing_grant", error, delivery, policy)
+        return _patient(Reason.MISSING_GRANT, error, delivery, policy)
     if is_contention(error):
-        return _patient("unavailable", error, delivery, policy, "lock")
+        return _patient(Reason.UNAVAILABLE, error, delivery, policy, "lock")
     if is_permanent(error):
-        return Buried("refused", error)
-    reason = "unavailable" if is_transient(error) else "failed"
+        return Buried(Reason.REFUSED, error)
+    reason = Reason.UNAVAILABLE if is_transient(error) else Reason.FAILED
     if isinstance(error, HandlerSilent):
-        reason = _reason(error)
+        reason = Reason.HANDLER_SILENT
     again = Retry(policy.delay(delivery.attempt), error)
     return _again(again, reason, delivery, policy.max_attempts)
 
 
-def _again(retry: Retry, reason: str, delivery: Delivery, most: int) -> Retry | Buried:
+def _again(retry: Retry, reason: Reason, delivery: Delivery, most: int) -> Retry | Buried:
     if delivery.attempt < most:
         return retry
     problems = retry.error.problems if issubclass(type(retry.error), JobError) else ()  # type: ignore[attr-defined]
@@ -134,7 +135,7 @@ def _again(retry: Retry, reason: str, delivery: Delivery, most: int) -> Retry | 
 
 
 def _patient(
-    reason: str, error: BaseException, delivery: Delivery, policy: Policy, waits_for: str = ""
+    reason: Reason, error: BaseException, delivery: Delivery, policy: Policy, waits_for: str = ""
 ) -> Retry | Buried:
     """Others have to mend it, and are at it maybe."""
     again = Retry(policy.delay(delivery.attempt), error, waits_for=waits_for or reason)
@@ -143,12 +144,6 @@ def _patient(
 
 def _interrupted(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
     if delivery.interruptions >= policy.max_interruptions:
-        return Buried("unavailable", error)
+        return Buried(Reason.UNAVAILABLE, error)
     delay = policy.delay(min(delivery.interruptions + 1, 5))
     return Retry(delay, error, counts_as_attempt=False, interrupted=True)
-
-
-def _reason(error: BaseException) -> str:
-    """InvalidPayload → invalid_payload."""
-    name = type(error).__name__
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -16,7 +16,7 @@ from db import outbox
 from db.transaction import transaction
 from jobs.burial import MAX_NOTE, bury
 from jobs.delivery import Delivery
-from jobs.errors import JobError, Problem, Undecodable
+from jobs.errors import Expired, Undecodable
 from jobs.handlers import told_to_stop
 from jobs.handling import HandlerMisbehaved, run_apart
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
@@ -43,13 +43,6 @@ log = logging.getLogger("arq.worker")  # what arq's users look at for functions 
 
 
 _BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
-
-
-class Expired(JobError):
-    """The job's body is no longer on Redis, or is empty."""
-
-    def __init__(self) -> None:
-        super().__init__([Problem("body", "is gone from Redis, or empty")])
 
 
 class Executor:
@@ -290,7 +283,7 @@ class Executor:
             if staged:
                 resources.relay.wake()
                 return Ack(claim.job_id, "release", 1000)  # the body comes before that
-            burial = Buried("expired", Expired())
+            burial = Buried(Expired.reason, Expired())
             outcome = await bury(delivery, burial, resources.database.sessions, resources.policy)
         report(delivery, UNROUTABLE, outcome, 0)
         return self._ack(call, outcome)

@@ -23,6 +23,7 @@ from jobs import kinds
 from jobs.burial import letter_of
 from jobs.delivery import Delivery
 from jobs.envelope import Envelope, encode
+from jobs.errors import DeadLetterReason
 from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried
 from jobs.retry import Policy
@@ -48,7 +49,7 @@ async def bury(sessions: Sessions, *job_ids: str) -> None:
 async def bury_many(sessions: Sessions, *job_ids: str) -> None:
     """The same, in a hurry."""
     broken = delivery(CreateTask(title="x", project_id=99))
-    letter = letter_of(broken, Buried("refused", ValueError("made up")))
+    letter = letter_of(broken, Buried(DeadLetterReason.REFUSED, ValueError("made up")))
     async with transaction(sessions) as session:
         for job_id in job_ids:
             await inbox.insert_receipt(session, job_id, "create_task", b"", state=JobState.DEAD)

@@ -18,6 +18,7 @@ from db.transaction import transaction
 from jobs.burial import letter_of
 from jobs.delivery import Delivery
 from jobs.envelope import Envelope, encode
+from jobs.errors import DeadLetterReason
 from jobs.outcome import Buried
 from worker import cli, keys
 from worker.client import IdHeld
@@ -85,7 +86,9 @@ async def _hostile_rows(url: URL) -> None:
         open_database(DatabaseConfig(url=url)) as database,
         transaction(database.sessions) as session,
     ):
-        letter = letter_of(Delivery("x", 1, NASTY.encode()), Buried("refused", ValueError(NASTY)))
+        letter = letter_of(
+            Delivery("x", 1, NASTY.encode()), Buried(DeadLetterReason.REFUSED, ValueError(NASTY))
+        )
         written: dict[str, Any] = {
             "kind": NASTY, "error": NASTY, "actor": NASTY, "trace_id": NASTY, "worker": NASTY,
             "traceback": f"{NASTY}\n{NASTY}", "payload": {NASTY: NASTY},

@@ -1,11 +1,15 @@
 """Many jobs in one transaction leave what they would leave each in its own."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import arq
 import pytest
+from arq.connections import RedisSettings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -243,7 +247,70 @@ async def test_each_job_can_have_a_commit_of_its_own(
     assert len(moments) == 30  # now() is the start of the transaction
 
 
-async def test_quick_jobs_share_a_transaction_one_after_another(any_sessions: Sessions) -> None:
+@pytest.mark.parametrize("producer", ["our client", "stock arq", "SQL", "keys in another order"])
+async def test_a_batch_is_a_batch_whoever_enqueues(
+    config: Config, client: JobClient, sessions: Sessions, producer: str
+) -> None:
+    """Thirty jobs that wait share transactions: `processed_at` is the start of a job's transaction."""
+    project_id = await new_project(sessions)
+    payloads = [CreateTask(title=f"t{n}", project_id=project_id) for n in range(30)]
+    await ENQUEUE[producer](config, client, sessions, payloads)
+    options = {"burst": True, "handle_signals": False, "schedule": []}
+    await drain(our_worker(config, kinds.registry(), **options))
+    moments = {receipt.processed_at for receipt in await rows(sessions, ProcessedJob)}
+    assert await done(sessions) == 30
+    assert len(moments) <= 2
+
+
+async def by_our_client(
+    _config: Config, client: JobClient, _sessions: Sessions, payloads: list[CreateTask]
+) -> None:
+    await client.enqueue_many(payloads)
+
+
+async def by_stock_arq(
+    config: Config, _client: JobClient, _sessions: Sessions, payloads: list[CreateTask]
+) -> None:
+    settings = RedisSettings.from_dsn(config.worker.redis_url.get_secret_value())
+    redis = await arq.create_pool(settings, job_serializer=json_bytes)
+    for payload in payloads:
+        await redis.enqueue_job("create_task", **payload.model_dump(mode="json"))
+    await redis.aclose(close_connection_pool=True)
+
+
+async def by_sql(
+    _config: Config, _client: JobClient, sessions: Sessions, payloads: list[CreateTask]
+) -> None:
+    enqueue = text("SELECT enqueue_job('create_task', CAST(:payload AS jsonb))")
+    async with transaction(sessions) as session:
+        for payload in payloads:
+            await session.execute(enqueue, {"payload": payload.model_dump_json()})
+
+
+async def in_another_order(
+    _config: Config, client: JobClient, _sessions: Sessions, payloads: list[CreateTask]
+) -> None:
+    now = int(time.time() * 1000)
+    for n, payload in enumerate(payloads):
+        fields = payload.model_dump(mode="json")
+        body = {"k": fields, "et": now, "a": [], "f": "create_task", "t": None}
+        await client._redis.set(f"arq:job:odd-{n}", json_bytes(body))
+        await client._redis.zadd("arq:queue", {f"odd-{n}": now})
+
+
+ENQUEUE: dict[str, Callable[..., Awaitable[None]]] = {
+    "our client": by_our_client,
+    "stock arq": by_stock_arq,
+    "SQL": by_sql,
+    "keys in another order": in_another_order,
+}
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode()
+
+
+async def test_batchable_jobs_share_a_transaction_one_after_another(any_sessions: Sessions) -> None:
     """Two moves of each of ten tasks in their order, one of them illegal: nineteen done, one buried."""
     project_id = await new_project(any_sessions)
     created = await run(any_sessions, *tasks(project_id, 10))

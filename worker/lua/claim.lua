@@ -80,13 +80,21 @@ local function attempt_of(id, lost, fresh)
     return attempt
 end
 
--- true if the body, as our clients and arq's write it, is of a kind whose jobs share a transaction; a job
--- that has failed before is one for itself
-local function fits_a_batch(id, body, crashes, fresh)
-    if not body or crashes > 0 then return false end
-    if not fresh and redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
+-- the kind that a body names. Our clients and arq's write it second, where it is found without reading the rest;
+-- a body whose keys are in another order is decoded, unless it is large
+local DECODED = 64 * 1024
+local function kind_of(body)
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
-    return kind and batchable[kind]
+    if kind or #body > DECODED then return kind end
+    local is_json, content = pcall(cjson.decode, body)
+    return is_json and type(content) == 'table' and content['f']
+end
+
+-- true if the job is of a kind whose jobs share a transaction; one that has failed before is one for itself
+local function fits_a_batch(id, body, crashes, fresh)
+    if not body or crashes > 0 or next(batchable) == nil then return false end
+    if not fresh and redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
+    return batchable[kind_of(body) or ''] or false
 end
 
 local jobs, drain_first = {}, 0
