@@ -2,6 +2,7 @@
 
 LedgerqError                    everything that is ours; its text is one line for a person
 ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
+│   └── UsageError              … or an option of a command: the command exits with 2
 ├── Unreachable                 a server does not answer
 ├── SchemaBehind                the database's schema is older than this code
 ├── SchemaAhead                 the database's schema is newer than this code
@@ -42,6 +43,10 @@ class SettingError(LedgerqError):
     def __init__(self, setting: str, problem: str, cure: str) -> None:
         self.setting, self.problem, self.cure = setting, problem, cure
         super().__init__(f"{setting}: {problem}; {cure}")
+
+
+class UsageError(SettingError):
+    """A command was called in a way that it can't be; its exit status is 2."""
 
 
 class Unreachable(LedgerqError):

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from db.errors import UsageError
 from jobs import kinds as catalogue
 from jobs.envelope import check_job_id
-from jobs.errors import InvalidPayload
+from jobs.errors import InvalidPayload, Undecodable
 from jobs.registry import Payload
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
@@ -56,9 +57,13 @@ def checked_ids(job_ids: Iterable[str]) -> list[str]:
     """Ids that a job can have, each once.
 
     Raises:
-        Undecodable: one is empty, too long, or not printable.
+        UsageError: one is empty, too long, or not printable.
     """
     distinct = list(dict.fromkeys(job_ids))
-    for job_id in distinct:
-        check_job_id(job_id)
+    try:
+        for job_id in distinct:
+            check_job_id(job_id)
+    except Undecodable as error:
+        [wrong] = error.problems
+        raise UsageError(wrong.field, wrong.problem, "name the id of a job") from None
     return distinct

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.config import DatabaseConfig
 from db.engine import open_database
-from db.errors import LedgerqError, SettingError
+from db.errors import LedgerqError, UsageError
 from db.schema import current_revision
 from db.schema import migrate as migrate_schema
 from db.settings import load, refuse_unknown
@@ -57,7 +57,7 @@ def main() -> None:
     except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
         said = str(getattr(error, "orig", None) or error)
         complain(f"ledgerq: {said or type(error).__name__}")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
@@ -115,7 +115,7 @@ def enqueue(
     checked = checked_payload(kind, payload)
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= MAX_WAIT:
-            raise SettingError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
+            raise UsageError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
     work = _enqueue(checked, job_id, delay, actor, wait, as_json=as_json)
     run_within(LIMIT + (wait or 0), work)
 

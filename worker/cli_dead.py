@@ -11,7 +11,7 @@ from db import dead_letters
 from db.config import DatabaseConfig
 from db.dead_letters import ALL, DeadLetterFilter
 from db.engine import Sessions
-from db.errors import SettingError
+from db.errors import UsageError
 from db.models import DeadLetter
 from db.settings import load
 from jobs import kinds as catalogue
@@ -209,10 +209,10 @@ def discard(
 def _chosen(job_ids: list[str] | None, every: bool, filters: Mapping[str, str | None]) -> list[str]:
     """The ids that were named; none with --all."""
     if every and job_ids:
-        raise SettingError("ID", "is given beside --all", "give one or the other")
+        raise UsageError("ID", "is given beside --all", "give one or the other")
     if not every:
         if not job_ids:
-            raise SettingError("ID", "is missing", "name the jobs, or give --all")
+            raise UsageError("ID", "is missing", "name the jobs, or give --all")
         _refuse(filters, "belongs to --all", "leave it out, or give --all and no id")
     return checked_ids(job_ids or [])
 
@@ -220,7 +220,7 @@ def _chosen(job_ids: list[str] | None, every: bool, filters: Mapping[str, str | 
 def _refuse(options: Mapping[str, str | None], problem: str, cure: str) -> None:
     for option, value in options.items():
         if value is not None:
-            raise SettingError(option, problem, cure)
+            raise UsageError(option, problem, cure)
 
 
 async def _fields(
@@ -237,9 +237,7 @@ async def _fields(
         raise NotBuried([job_id])
     named = kind or letter.kind
     if named is None:
-        raise SettingError(
-            "--kind", "is missing", f"the letter of job {job_id} names none: give it"
-        )
+        raise UsageError("--kind", "is missing", f"the letter of job {job_id} names none: give it")
     return checked_payload(named, payload).model_dump(mode="json", exclude_unset=True)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from db.errors import LedgerqError, SettingError
+from db.errors import LedgerqError, UsageError
 from db.models import JobState
 from worker.arguments import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
 from worker.cancel import CancelAnswer
@@ -78,7 +78,7 @@ def cancel(
 ) -> None:
     """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
     if not 0 < timeout <= _DAY:
-        raise SettingError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
+        raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
     work = _cancel(load_config(), job_id, for_the_log(actor, because), timeout)
     answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
     if as_json:

@@ -33,9 +33,9 @@ def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
     )
 
 
-def one_line(result: subprocess.CompletedProcess[str]) -> str:
+def one_line(result: subprocess.CompletedProcess[str], *, status: int = 1) -> str:
     """What a failed command says: one line, no traceback, no password."""
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == status, result.stderr
     assert "hunter2" not in result.stderr + result.stdout
     (line,) = result.stderr.strip().splitlines()
     return line

@@ -213,7 +213,8 @@ async def test_a_schema_newer_than_the_code_is_told_apart(
 def test_a_time_out_of_range_is_refused(config: Config, option: list[str]) -> None:
     """Before the job is enqueued."""
     command = ["enqueue", "create_project", "--payload", '{"name": "x"}', *option]
-    assert f"{option[0]}: is out of range" in one_line(ledgerq(*command, env=environment(config)))
+    refused = one_line(ledgerq(*command, env=environment(config)), status=2)
+    assert f"{option[0]}: is out of range" in refused
 
 
 def test_no_error_moves_the_cursor_of_a_terminal() -> None:

@@ -208,8 +208,8 @@ async def test_an_id_that_is_not_there_is_named(config: Config, sessions: Sessio
     ],
 )
 def test_what_is_unclear_is_refused(arguments: list[str], said: str) -> None:
-    """Before any server is asked."""
-    assert said in one_line(ledgerq("dead", *arguments))
+    """Before any server is asked; the exit status is that of a wrong use."""
+    assert said in one_line(ledgerq("dead", *arguments), status=2)
 
 
 async def test_a_queued_job_is_cancelled(
@@ -228,7 +228,7 @@ async def test_a_queued_job_is_cancelled(
     assert (found["state"], found["audit"][0]["action"]) == ("cancelled", "cancel")
     assert await count(sessions, Project) == 1
     assert "--timeout: is out of range" in one_line(
-        ledgerq("cancel", "x", "--timeout", "0", env=env)
+        ledgerq("cancel", "x", "--timeout", "0", env=env), status=2
     )
 
 
