@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from jobs.text import one_line
 from worker.backoff import Backoff
 from worker.broker import Ack, Broker
 
@@ -41,7 +42,7 @@ class Acker:
             except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
                 self.on_trouble()
                 if backoff.failures == 0:
-                    log.warning("ack.delayed", error=str(error) or type(error).__name__)
+                    log.warning("ack.delayed", error=one_line(error))
                 await asyncio.sleep(backoff.next())
 
     async def _send(self) -> None:

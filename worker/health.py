@@ -15,6 +15,7 @@ from db.engine import Database, open_database
 from db.errors import LedgerqError
 from db.grants import lasting_locks, missing_grants, read_only
 from db.schema import require_current
+from jobs.text import one_line
 from worker.config import Config, runs_here
 from worker.connection import address_of, connect, require_redis
 from worker.keys import workers_key
@@ -81,14 +82,14 @@ async def keep_beating(
                 if alive():
                     await beat(redis, worker)
             except (RedisError, OSError) as error:
-                log.warning("heartbeat.failed", error=str(error))
+                log.warning("heartbeat.failed", error=one_line(error))
             await asyncio.sleep(min(interval, BEAT))
     finally:
         try:
             async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself
                 await redis.zrem(key, worker)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("heartbeat.failed", error=str(error))
+            log.warning("heartbeat.failed", error=one_line(error))
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:

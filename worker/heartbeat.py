@@ -128,7 +128,7 @@ class Heartbeat:
                 for reason, text in noted.items():
                     await note_wait(broker.redis, broker.queue, reason, text)
             except (RedisError, OSError) as error:
-                log.debug("waits.not_reported", error=str(error))
+                log.debug("waits.not_reported", error=one_line(error))
 
     def _is_alive(self) -> bool:
         still = self._stood_still()
@@ -148,7 +148,7 @@ class Heartbeat:
                         log.warning("lease.lost", job_id=job_id)
                         self._loop.call_soon_threadsafe(self.on_taken, job_id)
             except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                log.warning("lease.renewal_failed", error=str(error))
+                log.warning("lease.renewal_failed", error=one_line(error))
 
     async def _watch(self, broker: Broker) -> None:
         """Ask the other loop for an answer, again and again, until cancelled."""

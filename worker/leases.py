@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from jobs.text import one_line
 from worker.broker import Ack, Broker, FetchResult
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -48,7 +49,7 @@ class Leases:
                     await self._release_orphaned_claims()
                 except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
                     self.expect_orphans()
-                    log.warning("claims.orphans_unknown", error=str(error))
+                    log.warning("claims.orphans_unknown", error=one_line(error))
 
     async def _release_orphaned_claims(self) -> None:
         async with self._claiming:

@@ -15,6 +15,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
+from jobs.text import one_line
 from worker.backoff import Backoff
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -56,9 +57,9 @@ class QueueNotifier:
                 await self._listen(connection)
             except NoPermissionError as error:
                 if backoff.failures == 0:
-                    log.warning("notifier.not_permitted", error=str(error))
+                    log.warning("notifier.not_permitted", error=one_line(error))
             except (RedisError, OSError, TimeoutError) as error:
-                log.debug("notifier.disconnected", error=str(error))
+                log.debug("notifier.disconnected", error=one_line(error))
             finally:
                 self.is_listening = False
                 await connection.disconnect(nowait=True)

@@ -30,6 +30,7 @@ from jobs.envelope import (
     queue_mark,
 )
 from jobs.errors import Undecodable
+from jobs.text import one_line
 from worker.backoff import Backoff
 from worker.keys import epoch_key
 from worker.scripts import HELD, script
@@ -65,7 +66,7 @@ class Relay:
                 full = await self.step() == BATCH
             except (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
                 if backoff.failures == 0:
-                    log.warning("relay.unavailable", error=str(error).partition("\n")[0])
+                    log.warning("relay.unavailable", error=one_line(error))
                 await asyncio.sleep(backoff.next())
                 continue
             if backoff.failures:
@@ -82,7 +83,7 @@ class Relay:
                 await listen(database, STAGED, self.wake)
                 backoff.reset()
             except (SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
-                log.debug("relay.listener_disconnected", error=str(error).partition("\n")[0])
+                log.debug("relay.listener_disconnected", error=one_line(error))
             await asyncio.sleep(backoff.next())
 
     async def step(self) -> int:
@@ -154,7 +155,7 @@ class Relay:
             async with transaction(self.sessions) as session:
                 await outbox.due_now(session, [message.job_id for message in messages])
         except (SQLAlchemyError, LedgerqError) as error:
-            log.warning("relay.dispatched_later", jobs=len(messages), error=str(error))
+            log.warning("relay.dispatched_later", jobs=len(messages), error=one_line(error))
 
     async def _pause(self) -> None:
         try:
