@@ -27,7 +27,7 @@ class Outage:
         try:
             await database.ping()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-            await self.after(error, "worker.paused")
+            await self.after(error, "database.unavailable")
             return False
         self.database_suspected = False
         return True

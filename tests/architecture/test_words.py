@@ -83,3 +83,23 @@ def test_no_retired_name_is_in_the_docs(path: Path) -> None:
     """What stands between backticks is a name."""
     names = re.findall(r"`([\w.]+)`", path.read_text())
     assert {name for name in names if name in RETIRED} == set()
+
+
+def logged(source: str) -> Iterator[str]:
+    """Events that the code logs, and those that it hands on to be logged."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            calls = {"debug", "info", "warning", "error", "exception", "after"}
+            for argument in node.args if node.func.attr in calls else ():
+                if isinstance(argument, ast.Constant) and re.fullmatch(
+                    r"[a-z_]+\.[a-z_]+", str(argument.value)
+                ):
+                    yield str(argument.value)
+
+
+def test_each_log_event_is_listed() -> None:
+    """docs/log-events.md names what the code logs, and nothing else."""
+    page = (ROOT / "docs" / "log-events.md").read_text()
+    listed = re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)
+    assert set(listed) == {event for path in PYTHON for event in logged(path.read_text())}
+    assert listed == sorted(listed)
