@@ -67,7 +67,7 @@ class JobWorker(Worker):
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
         self.owns_process = False  # True if it may end it when its event loop is blocked
-        self._batches = BatchSize(batch)
+        self._batches, self.waits = BatchSize(batch), dict[str, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
@@ -97,8 +97,10 @@ class JobWorker(Worker):
         broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
         leases = Leases(broker, self.tasks.keys)
         acker = Acker(broker, leases.expect_orphans)
+        suspect = self._outage.suspect_database
+        executor = Executor(self, self.name, on_interrupted=suspect, on_wait=self.waits.__setitem__)
         active = ActiveJobs(
-            Executor(self),
+            executor,
             acker,
             self.tasks,
             self.job_tasks,
@@ -209,10 +211,6 @@ class JobWorker(Worker):
     def _batch_limit(self, active: ActiveJobs) -> int:
         """How many more there is room for that share a transaction."""
         return self._batches.next_size if self._batchable_kinds() and self._wanted(active) else 0
-
-    def suspect_database(self) -> None:
-        """A job lost its connection: claim nothing more until the database answers."""
-        self._outage.database_suspected = True
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():

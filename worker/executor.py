@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arq.cron import CronJob
 from arq.jobs import SerializationError, deserialize_job_raw
 from arq.utils import args_to_string, ms_to_datetime, timestamp_ms
-from arq.worker import Function, JobExecutionFailed, RetryJob
+from arq.worker import Function, JobExecutionFailed, RetryJob, Worker
 from arq.worker import Retry as ArqRetry
 
 from db import outbox
@@ -36,20 +36,31 @@ from worker.dispatch import (
 from worker.results import done
 from worker.wire import UNROUTABLE
 
-if TYPE_CHECKING:
-    from worker.engine import JobWorker
-
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
-
 
 _BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
 
 
 class Executor:
-    """Runs the claims of one worker, each to the ending that Redis is to be told."""
+    """Runs the claims of one worker, each to the ack that Redis is sent.
 
-    def __init__(self, worker: "JobWorker") -> None:
-        self._worker = worker
+    Args:
+        worker: whose functions, hooks and options are arq's.
+        name: of the worker, in what is kept of an attempt.
+        on_interrupted: is called when a job lost its connection to the database.
+        on_wait: is told what a job waits for that others have to mend: the reason, and a text.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        name: str,
+        *,
+        on_interrupted: Callable[[], None],
+        on_wait: Callable[[str, str], None],
+    ) -> None:
+        self._worker, self._name = worker, name
+        self._on_interrupted, self._on_wait = on_interrupted, on_wait
 
     async def run(self, claim: Claim) -> Ack:
         """Run one job. Raises nothing but a cancellation."""
@@ -157,8 +168,8 @@ class Executor:
         match outcome:
             case Retry():
                 worker.jobs_retried += 1
-                if outcome.waits_for and worker.heartbeat:
-                    worker.heartbeat.note_wait(outcome.waits_for, one_line(outcome.error))
+                if outcome.waits_for:
+                    self._on_wait(outcome.waits_for, one_line(outcome.error))
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
                 worker.jobs_complete += 1
@@ -168,10 +179,10 @@ class Executor:
 
     def _again(self, call: Call, retry: Retry) -> Ack:
         if retry.interrupted:
-            self._worker.suspect_database()
+            self._on_interrupted()
         note = {
             "attempt": call.attempt,
-            "worker": self._worker.name,
+            "worker": self._name,
             "since": call.started_ms,
             "at": timestamp_ms(),
             "error": one_line(retry.error, MAX_NOTE),
@@ -190,7 +201,7 @@ class Executor:
             claim.crashes,
             claim.interruptions,
             claim.history,
-            self._worker.name,
+            self._name,
         )
 
     async def _foreign(

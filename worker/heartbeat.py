@@ -2,8 +2,8 @@
 
 renew    the leases of the jobs that run, and the worker's sign of life
 watch    the loop of the jobs: one that stands still is named in the log with its stack, while it lasts
-part     from jobs whose loop one of them has kept for longer than any job may take: it has spent an attempt, the
-         others are handed back and pay nothing; then the process ends, to be started again
+hand     back the jobs whose loop one of them has blocked for longer than any job may take: it has spent an attempt,
+         the others pay nothing; then the process ends, to be started again
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 from arq.connections import ArqRedis
@@ -26,14 +26,11 @@ from jobs.handling import JOB
 from jobs.lag import Lag, Stall, watched
 from jobs.text import cut_end, one_line
 from worker.active_jobs import ActiveJobs, CancelReason
-from worker.broker import Ack, Broker, RenewalStatus
+from worker.broker import Ack, Broker, LeaseSettings, RenewalStatus
 from worker.ending import leave_at_once
 from worker.forks import end_in_children
 from worker.health import BEAT, keep_beating, looks_alive
 from worker.waits import note_wait
-
-if TYPE_CHECKING:
-    from worker.engine import JobWorker
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -53,7 +50,8 @@ class Heartbeat:
         alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
         blocked_after: seconds of standing still that are worth a line in the log.
         on_parted: is told, in the heart's thread, when the jobs were handed back.
-        most: seconds of standing still after which jobs are parted from.
+        most: seconds of standing still after which jobs are handed back.
+        waits: what jobs wait for that others have to mend, by its reason: health is to name it.
     """
 
     broker: Callable[[], Broker]
@@ -63,7 +61,7 @@ class Heartbeat:
     on_handed_back: Callable[[], None]
     blocked_after: float
     most: float
-    _waits: dict[str, str] = field(default_factory=dict)
+    waits: dict[str, str]
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _thread: threading.Thread | None = None
     _own: asyncio.AbstractEventLoop | None = None
@@ -84,10 +82,6 @@ class Heartbeat:
             self._own.call_soon_threadsafe(self._ended.set)
         if self._thread:
             self._thread.join(_JOIN)
-
-    def note_wait(self, reason: str, text: str) -> None:
-        """A job waits for what others have to mend: health is to name it."""
-        self._waits[reason] = text
 
     def _run(self) -> None:
         try:
@@ -123,9 +117,9 @@ class Heartbeat:
         """Until cancelled."""
         while True:
             await asyncio.sleep(_TOLD_EVERY)
-            noted, self._waits = self._waits, {}
             try:
-                for reason, text in noted.items():
+                while self.waits:
+                    reason, text = self.waits.popitem()
                     await note_wait(broker.redis, broker.queue, reason, text)
             except (RedisError, OSError) as error:
                 log.debug("waits.not_reported", error=one_line(error))
@@ -252,7 +246,25 @@ class _Step:
         return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
 
 
-def heartbeat_of(worker: "JobWorker", broker: Broker, active: ActiveJobs) -> Heartbeat:
+class Owner(Protocol):
+    """What the heartbeat knows of its worker."""
+
+    queue_name: str
+    name: str
+    lease_settings: LeaseSettings
+    tasks: dict[str, asyncio.Task[Any]]
+    ctx: dict[Any, Any]
+    owns_process: bool
+    blocked_after: float
+    hand_back_after: float
+    waits: dict[str, str]
+
+    @property
+    def pool(self) -> ArqRedis:
+        """The worker's own connections; the heartbeat makes some like them."""
+
+
+def heartbeat_of(worker: Owner, broker: Broker, active: ActiveJobs) -> Heartbeat:
     """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
     pool = worker.pool
     return Heartbeat(
@@ -265,4 +277,5 @@ def heartbeat_of(worker: "JobWorker", broker: Broker, active: ActiveJobs) -> Hea
         lambda: leave_at_once(1) if worker.owns_process else None,
         blocked_after=worker.blocked_after,
         most=worker.hand_back_after,
+        waits=worker.waits,
     )

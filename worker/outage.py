@@ -20,6 +20,10 @@ class Outage:
     database_suspected: bool = False  # a job lost its connection
     _backoff: Backoff = field(default_factory=Backoff)
 
+    def suspect_database(self) -> None:
+        """A job lost its connection: claim nothing more until the database answers."""
+        self.database_suspected = True
+
     async def for_database(self, database: Database) -> bool:
         """True if the database answers, or nobody doubts it; else it has been waited for a while."""
         if not self.database_suspected:
