@@ -245,6 +245,7 @@ async def test_a_job_that_is_being_cancelled_is_not_claimed(brokers: list[Broker
     assert look.cancelled == {"a"}
 
 
+@pytest.mark.whole_redis
 async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
     """Claims and endings free memory in the end: they work when nothing can be enqueued any more."""
     first, _ = brokers
