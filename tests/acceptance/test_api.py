@@ -1,16 +1,16 @@
 """The example service, through real HTTP, against a real worker process."""
 
 import asyncio
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, ConnectError, Response
+from httpx import ASGITransport, AsyncClient, AsyncHTTPTransport, ConnectError, Response
 
 from db.config import DatabaseConfig
 from db.engine import Sessions, build_database
@@ -25,21 +25,23 @@ from worker.connection import connect
 
 @pytest.fixture
 async def http(config: Config) -> AsyncIterator[AsyncClient]:
-    """The service in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "uvicorn", "--factory", "examples.api.app:create_app"]
-    service = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
-        [*command, "--port", port], cwd=ROOT, env=environment(config)
-    )
-    try:
-        async with AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await eventually(lambda: answers(client))
-            yield client
-    finally:
-        service.terminate()
-        assert service.wait(20) in {0, -15}
+    """The service in a process of its own, on a socket: a free port may be another's before it is used."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/http.sock"
+        command = [sys.executable, "-m", "uvicorn", "--factory", "examples.api.app:create_app"]
+        service = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
+            [*command, "--uds", place], cwd=ROOT, env=environment(config)
+        )
+        try:
+            transport = AsyncHTTPTransport(uds=place)
+            async with AsyncClient(
+                transport=transport, base_url="http://service", timeout=30
+            ) as client:
+                await eventually(lambda: answers(client))
+                yield client
+        finally:
+            service.terminate()
+            assert service.wait(20) in {0, -15}
 
 
 async def answers(client: AsyncClient) -> bool:
