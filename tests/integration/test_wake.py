@@ -18,7 +18,7 @@ from worker.client import JobClient
 from worker.config import Config
 
 LAUNCH = CreateProject(name="Launch")
-SOON = 5  # seconds; a look by itself comes once a minute here
+SOON = 20  # seconds; a look by itself comes once a minute here
 
 
 @pytest.fixture
