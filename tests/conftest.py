@@ -26,7 +26,12 @@ from worker import embedded
 from worker.client import JobClient
 from worker.config import Config, WorkerConfig
 
-hypothesis.settings.register_profile("ledgerq", deadline=None, database=None)
+hypothesis.settings.register_profile(
+    "ledgerq",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # on a busy machine, anything is
+)
 hypothesis.settings.load_profile("ledgerq")
 
 TEMPLATE = own("ledgerq_template")
