@@ -7,9 +7,11 @@ TEST_DATABASE_URL (a superuser's) and TEST_REDIS_URL run the same tests on serve
 import asyncio
 import fcntl
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import asyncpg
@@ -35,10 +37,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ledgerq")
 
 TEMPLATE = own("ledgerq_template")
-NO_CRASH_OF_THE_MACHINE = {
-    "fsync": "off",
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - a folder of our own is made in it
+QUICK = {
+    "fsync": "off",  # a killed server loses nothing by it, and the machine does not crash
     "full_page_writes": "off",
-}  # a killed server loses nothing
+    "max_wal_size": "256MB",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +66,21 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     if given:
         yield make_url(given)
         return
-    folder = tmp_path_factory.mktemp("postgresql")
-    with embedded.postgresql(folder, NO_CRASH_OF_THE_MACHINE) as url:
+    with (
+        _folder(tmp_path_factory, "postgresql") as folder,
+        embedded.postgresql(folder, QUICK) as url,
+    ):
         yield make_url(url)
+
+
+@contextmanager
+def _folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """In memory, where there is room: the files of each test's database are most of what it costs."""
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        with TemporaryDirectory(prefix=f"ledgerq-{name}-", dir=MEMORY) as made:
+            yield Path(made)
+    else:
+        yield factory.mktemp(name)
 
 
 @pytest.fixture(scope="session")
