@@ -34,11 +34,8 @@ LONELY = own("lonely")
 
 
 async def connected(url: URL) -> asyncpg.Connection:
-    plain = url.set(drivername="postgresql", query={})
-    host = url.query.get("host")
-    return await asyncpg.connect(
-        plain.render_as_string(hide_password=False), host=str(host) if host else url.host
-    )
+    plain = url.set(drivername="postgresql")
+    return await asyncpg.connect(plain.render_as_string(hide_password=False))
 
 
 async def run(sessions: Sessions, *statements: str) -> object:
