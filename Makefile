@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CODE   := db jobs worker migrations tests examples bench
+# more than there are processors: the tests wait for servers, processes and leases
+TEST_PROCESSES ?= 3
 
 .PHONY: demo dev test check bench bench-before bench-database chaos chaos-exhaustive format lock clean
 
@@ -13,8 +15,8 @@ demo: $(READY)  ## a thousand real jobs through a real Redis into a real Postgre
 dev: $(READY)  ## keep PostgreSQL, Redis and a worker running in .ledgerq/
 	$(BIN)/ledgerq dev
 
-test: $(READY)  ## the whole test suite, on servers of its own
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite, on servers of its own, in TEST_PROCESSES processes
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 check: $(READY)  ## the definition of clean: format, lint, types, layers
 	$(BIN)/ruff format --check $(CODE)

@@ -1,12 +1,17 @@
 """Servers of our own for the whole run, a fresh database and an empty Redis for each test.
 
-TEST_DATABASE_URL (a superuser's) and TEST_REDIS_URL run the same tests on servers of yours.
+TEST_DATABASE_URL (a superuser's) and TEST_REDIS_URL run the same tests on servers of yours. With
+`-n` each test process has servers of its own; on yours it has its own template and number of database.
 """
 
 import asyncio
+import fcntl
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import asyncpg
@@ -18,14 +23,26 @@ from sqlalchemy.engine import URL, make_url
 from db.config import DatabaseConfig
 from db.engine import Database, Sessions, build_database
 from db.schema import migrate
+from tests.support import own, own_number, redis_number
 from worker import embedded
 from worker.client import JobClient
 from worker.config import Config, WorkerConfig
 
-hypothesis.settings.register_profile("ledgerq", deadline=None, database=None)
+hypothesis.settings.register_profile(
+    "ledgerq",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # on a busy machine, anything is
+)
 hypothesis.settings.load_profile("ledgerq")
 
-TEMPLATE = "ledgerq_template"
+TEMPLATE = own("ledgerq_template")
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - a folder of our own is made in it
+QUICK = {
+    "fsync": "off",  # a killed server loses nothing by it, and the machine does not crash
+    "full_page_writes": "off",
+    "max_wal_size": "256MB",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +66,21 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     if given:
         yield make_url(given)
         return
-    with embedded.postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+    with (
+        _folder(tmp_path_factory, "postgresql") as folder,
+        embedded.postgresql(folder, QUICK) as url,
+    ):
         yield make_url(url)
+
+
+@contextmanager
+def _folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """In memory, where there is room: the files of each test's database are most of what it costs."""
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        with TemporaryDirectory(prefix=f"ledgerq-{name}-", dir=MEMORY) as made:
+            yield Path(made)
+    else:
+        yield factory.mktemp(name)
 
 
 @pytest.fixture(scope="session")
@@ -135,18 +165,35 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis server; its URL."""
     given = os.environ.get("TEST_REDIS_URL")
     if given:
-        yield given
+        yield _of_this_process(given)
         return
     with embedded.redis(tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
 @pytest.fixture
-def redis_url(redis_server: str) -> str:
-    """An empty Redis."""
-    with redis_sync.Redis.from_url(redis_server) as client:
-        client.flushdb()
-    return redis_server
+def redis_url(
+    request: pytest.FixtureRequest, redis_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """An empty Redis; a test marked `whole_redis` has it to itself."""
+    alone = request.node.get_closest_marker("whole_redis") is not None
+    with ExitStack() as stack:
+        if os.environ.get("TEST_REDIS_URL") and "PYTEST_XDIST_WORKER" in os.environ:
+            locks = tmp_path_factory.getbasetemp().parent  # all test processes have it
+            stack.enter_context(_held(locks, alone=alone))
+        with redis_sync.Redis.from_url(redis_server) as client:
+            client.flushdb()
+        yield redis_server
+
+
+@contextmanager
+def _held(locks: Path, *, alone: bool) -> Iterator[None]:
+    """The server that all test processes use: by one, or by all who leave alone what is not theirs."""
+    with (locks / "turn").open("w") as turn, (locks / "redis").open("w") as lock:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # else who wants it alone would wait for ever
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture
@@ -163,6 +210,16 @@ async def client(config: Config) -> AsyncIterator[JobClient]:
     """A producer."""
     async with JobClient.open(config.worker) as opened:
         yield opened
+
+
+def _of_this_process(redis: str) -> str:
+    """The URL with a number of database that no other test process has."""
+    place, _, options = redis.partition("?")
+    kept = [option for option in options.split("&") if option and not option.startswith("db=")]
+    if not place.startswith("unix:"):
+        scheme, _, rest = place.partition("://")
+        place = f"{scheme}://{rest.partition('/')[0]}"
+    return f"{place}?{'&'.join([*kept, f'db={redis_number(redis) + own_number()}'])}"
 
 
 async def _recreate(postgresql: URL, name: str) -> None:

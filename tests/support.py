@@ -1,12 +1,14 @@
 """What the tests say often."""
 
 import asyncio
+import os
 import types
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 import arq
 import pytest
+import redis as redis_sync
 from sqlalchemy import func, select, text
 from sqlmodel import col
 
@@ -33,6 +35,22 @@ M = TypeVar("M", bound=Base)
 
 EVERYTHING = {INCLUDE_DELETED: True}
 ORIGIN = Origin(actor="test")
+
+
+def own(name: str) -> str:
+    """A name of this test process for what a whole server has: a role, a template."""
+    return f"{name}_{own_number()}"
+
+
+def own_number() -> int:
+    """Which this test process is of those that `-n` has started, from 0."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def redis_number(url: str) -> int:
+    """The number of the database that a Redis URL names."""
+    with redis_sync.Redis.from_url(url) as client:
+        return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
 async def new_project(sessions: Sessions, name: str = "Launch") -> int:

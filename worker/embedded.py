@@ -23,6 +23,7 @@ __all__ = ["EmbeddedServerError", "Servers", "postgresql", "redis", "servers", "
 _LOCALHOST = "127.0.0.1"
 _SOCKET = "redis.sock"
 _PID_FILE = "redis.pid"
+_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,12 @@ def _redis_binary() -> Path:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((_LOCALHOST, 0))
-        port: int = free.getsockname()[1]
-    return port
+    """Below those that systems give to connections: none of them has it by the time that it is used."""
+    while True:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with suppress(OSError), socket.socket() as free:
+            free.bind((_LOCALHOST, port))
+            return port
 
 
 def _answers(address: str | tuple[str, int]) -> bool:

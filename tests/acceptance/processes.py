@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.acceptance import forked
 from worker.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,14 @@ STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
 
 
 def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command to its end, in a process that need not import the libraries."""
+    return forked.run(arguments, env={**os.environ, **(env or {})}, cwd=ROOT, seconds=60)
+
+
+def ledgerq_anew(
+    *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same as a person starts it."""
     return subprocess.run(
         [sys.executable, "-m", "worker", *arguments],
         env={**os.environ, **(env or {})},

@@ -1,16 +1,17 @@
 """The example service, through real HTTP, against a real worker process."""
 
 import asyncio
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, ConnectError, Response
+from httpx import ASGITransport, AsyncClient, AsyncHTTPTransport, ConnectError, Response
 
 from db.config import DatabaseConfig
 from db.engine import Sessions, build_database
@@ -24,22 +25,45 @@ from worker.connection import connect
 
 
 @pytest.fixture
-async def http(config: Config) -> AsyncIterator[AsyncClient]:
-    """The service in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+async def http(config: Config, place: str) -> AsyncIterator[AsyncClient]:
+    """The service behind a real server, in this process."""
+    server = uvicorn.Server(uvicorn.Config(create_app(config), uds=place, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    async with speaking_to(place) as client:
+        yield client
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def http_process(config: Config, place: str) -> AsyncIterator[AsyncClient]:
+    """The service in a process of its own, as it is started."""
     command = [sys.executable, "-m", "uvicorn", "--factory", "examples.api.app:create_app"]
     service = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
-        [*command, "--port", port], cwd=ROOT, env=environment(config)
+        [*command, "--uds", place], cwd=ROOT, env=environment(config)
     )
     try:
-        async with AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await eventually(lambda: answers(client))
+        async with speaking_to(place) as client:
             yield client
     finally:
         service.terminate()
         assert service.wait(20) in {0, -15}
+
+
+@pytest.fixture
+def place() -> Iterator[str]:
+    """The service's socket: a free port may be another's before it is used."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"{folder}/http.sock"
+
+
+@asynccontextmanager
+async def speaking_to(place: str) -> AsyncIterator[AsyncClient]:
+    """A client of the service there, once it answers."""
+    transport = AsyncHTTPTransport(uds=place)
+    async with AsyncClient(transport=transport, base_url="http://service", timeout=30) as client:
+        await eventually(lambda: answers(client))
+        yield client
 
 
 async def answers(client: AsyncClient) -> bool:
@@ -61,9 +85,10 @@ async def ended(http: AsyncClient, accepted: Response) -> dict[str, Any]:
 
 
 async def test_a_task_is_accepted_done_and_shown(
-    http: AsyncClient, config: Config, sessions: Sessions
+    http_process: AsyncClient, config: Config, sessions: Sessions
 ) -> None:
     """202 with the job, then the task with all that belongs to it, its place in lists, its history."""
+    http = http_process
     project = (await http.post("/projects", json={"name": "Zürich", "key": "ZRH"})).json()
     body = {
         "title": "移动 🛠",

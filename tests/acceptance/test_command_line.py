@@ -14,8 +14,15 @@ from db.engine import Sessions
 from db.models import Task
 from db.transaction import transaction
 from jobs.kinds import CATALOGUE
-from tests.acceptance.processes import ROOT, environment, ledgerq, one_line, worker_process
-from tests.support import count, effects, history, new_project
+from tests.acceptance.processes import (
+    ROOT,
+    environment,
+    ledgerq,
+    ledgerq_anew,
+    one_line,
+    worker_process,
+)
+from tests.support import count, effects, history, new_project, own
 from worker.config import Config
 from worker.demo import run as run_demo
 
@@ -135,7 +142,7 @@ def test_the_stock_command_names_a_wrong_setting_too() -> None:
 
 def test_the_demo_counts_what_it_promised() -> None:
     """Every job has exactly its rows and its audit entries, in real servers of its own."""
-    result = ledgerq("demo", "--jobs", "60", "--json")
+    result = ledgerq_anew("demo", "--jobs", "60", "--json")
     assert result.returncode == 0, result.stderr
     counted = json.loads(result.stdout)
     assert counted["jobs"] == counted["audit_entries"] == counted["processed"] == 60
@@ -187,10 +194,11 @@ async def test_a_role_without_rights_is_told_what_it_lacks(
     config: Config, sessions: Sessions
 ) -> None:
     """One line from the worker, no traceback from health."""
+    weak = own("weak")
     async with transaction(sessions) as session:
-        await session.execute(text("DROP ROLE IF EXISTS weak"))
-        await session.execute(text("CREATE ROLE weak LOGIN"))
-    url = config.database.url.set(username="weak").render_as_string(hide_password=False)
+        await session.execute(text(f"DROP ROLE IF EXISTS {weak}"))
+        await session.execute(text(f"CREATE ROLE {weak} LOGIN"))
+    url = config.database.url.set(username=weak).render_as_string(hide_password=False)
     env = {**environment(config), "DATABASE_URL": url}
     assert "permission denied" in one_line(ledgerq("worker", env=env))
     health = ledgerq("health", "--json", env=env)

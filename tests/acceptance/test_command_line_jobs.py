@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from db import dead_letters, inbox
 from db.engine import Sessions
@@ -28,8 +29,9 @@ from jobs.kinds import CreateProject, CreateTask
 from jobs.outcome import Buried
 from jobs.retry import Policy
 from jobs.staging import stage
-from tests.acceptance.processes import environment, ledgerq, one_line
+from tests.acceptance.processes import environment, ledgerq, ledgerq_anew, one_line
 from tests.support import count, delivery, new_project, process_one, rows
+from worker.cli import app
 from worker.client import JobClient
 from worker.config import Config
 
@@ -65,6 +67,41 @@ def answer(*arguments: str, env: dict[str, str]) -> Any:
     result = ledgerq(*arguments, "--json", env=env)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+AS_STARTED = {
+    "migrate": ([], "The schema is at "),
+    "enqueue": (["create_project", "--payload", '{"name": "x"}'], "create_project is job "),
+    "health": ([], "ok   database"),
+    "kinds": ([], "bulk_create_tasks"),
+    "status": ([], "queued"),
+    "job": (["d1"], "MissingReference"),
+    "cancel": (["s1"], "job s1 was neither staged nor queued"),
+    "dead list": ([], "d1"),
+    "dead show": (["d1"], "MissingReference"),
+    "dead replay": (["d1"], "d1 is staged again"),
+    "dead discard": (["d1"], "d1 is discarded"),
+}
+WITH_A_WORKER = {"worker", "demo", "dev"}  # which other tests start
+
+
+@pytest.mark.parametrize("command", AS_STARTED)
+async def test_a_command_works_as_a_person_starts_it(
+    config: Config, sessions: Sessions, command: str
+) -> None:
+    """By `python -m worker`: the other tests fork theirs from a process that has imported the libraries."""
+    await bury(sessions, "d1")
+    arguments, said = AS_STARTED[command]
+    ended = ledgerq_anew(*command.split(), *arguments, env=environment(config))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert said in ended.stdout
+
+
+def test_every_command_is_started_so_by_some_test() -> None:
+    """A new one is added above."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    dead = {f"dead {name}" for name in commands.pop("dead").commands}
+    assert AS_STARTED.keys() | WITH_A_WORKER == commands.keys() | dead
 
 
 async def test_dead_letters_are_listed_shown_and_counted(

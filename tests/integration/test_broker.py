@@ -14,14 +14,15 @@ from worker.connection import connect
 from worker.keys import failures_key, workers_key
 
 QUEUE = "arq:queue"
+LONG = LeaseSettings(lease=15)  # no lease runs out by chance, however slow the machine
 SHORT = LeaseSettings(lease=0.2)
 
 
 @pytest.fixture
 async def brokers(config: Config) -> AsyncIterator[list[Broker]]:
-    """Two workers on one queue, with short leases."""
+    """Two workers on one queue."""
     redis = connect(config.worker)
-    both = [Broker.connect(redis, QUEUE, f"worker-{n}", SHORT) for n in (1, 2)]
+    both = [Broker.connect(redis, QUEUE, f"worker-{n}", LONG) for n in (1, 2)]
     yield both
     for broker in both:
         await broker.close()
@@ -35,8 +36,13 @@ async def put(broker: Broker, *job_ids: str | bytes) -> None:
         await broker.redis.zadd(QUEUE, {raw: 1})
 
 
-async def claimed(broker: Broker, wanted: int = 10, busy: int = 0) -> list[str]:
-    return [claim.job_id for claim in (await broker.claim(wanted, busy=busy)).jobs]
+async def claimed(
+    broker: Broker, wanted: int = 10, busy: int = 0, *, lease_settings: LeaseSettings = LONG
+) -> list[str]:
+    broker.lease_settings = lease_settings
+    jobs = (await broker.claim(wanted, busy=busy)).jobs
+    broker.lease_settings = LONG
+    return [claim.job_id for claim in jobs]
 
 
 async def lease_runs_out(broker: Broker, job_id: str) -> None:
@@ -58,9 +64,6 @@ async def test_a_job_has_one_owner(brokers: list[Broker]) -> None:
 async def test_heavy_jobs_are_claimed_some_at_a_time(brokers: list[Broker]) -> None:
     """Of thirty bodies of a megabyte, one look brings what a worker can hold; each is claimed in the end."""
     broker = brokers[0]
-    broker.lease_settings = LeaseSettings(
-        lease=15
-    )  # no lease runs out between two looks, however slow the machine
     await put(broker, *(f"j{n}" for n in range(30)))
     for n in range(30):
         await broker.redis.set(f"arq:job:j{n}", b"x" * 1_000_000)
@@ -86,7 +89,7 @@ async def test_the_job_of_a_dead_worker_is_taken_over(brokers: list[Broker]) -> 
     """After the lease, with the crash noted and no attempt spent; the dead one's late end counts for nothing."""
     first, second = brokers
     await put(first, "a")
-    assert await claimed(first) == ["a"]
+    assert await claimed(first, lease_settings=SHORT) == ["a"]
     await lease_runs_out(first, "a")
     (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes) == (1, 1)
@@ -102,7 +105,7 @@ async def test_a_lease_that_ran_out_is_renewed_if_nobody_took_the_job(
     """A worker that was stopped for a while goes on with what is still its own."""
     first, _ = brokers
     await put(first, "a")
-    await claimed(first)
+    await claimed(first, lease_settings=SHORT)
     await lease_runs_out(first, "a")
     assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
     assert await first.acknowledge([Ack("a", "done")]) == [True]
@@ -205,7 +208,7 @@ async def test_an_answer_that_was_lost_is_found_again(brokers: list[Broker]) -> 
 
 async def lose_worker(broker: Broker, times: int) -> None:
     for _ in range(times):
-        assert await claimed(broker) == ["suspect"]
+        assert await claimed(broker, lease_settings=SHORT) == ["suspect"]
         await lease_runs_out(broker, "suspect")
         broker.token = uuid4().hex  # the worker is started anew
 
@@ -247,6 +250,7 @@ async def test_a_job_that_is_being_cancelled_is_not_claimed(brokers: list[Broker
     assert look.cancelled == {"a"}
 
 
+@pytest.mark.whole_redis
 async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
     """Claims and endings free memory in the end: they work when nothing can be enqueued any more."""
     first, _ = brokers
@@ -281,7 +285,7 @@ async def test_an_own_lease_that_slipped_is_no_crash(brokers: list[Broker]) -> N
     """The worker that let it slip lives, and claims the job again."""
     first, _ = brokers
     await put(first, "a")
-    await claimed(first)
+    await claimed(first, lease_settings=SHORT)
     await lease_runs_out(first, "a")
     (claim,) = (await first.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes, claim.history) == (1, 0, ())
@@ -291,12 +295,14 @@ async def test_the_slipped_lease_of_a_worker_that_lives_is_no_crash(brokers: lis
     """It showed a sign of life within half a lease; one that was killed did so before."""
     first, second = brokers
     await put(first, "a")
-    await claimed(first)
+    await claimed(first, lease_settings=SHORT)
     await lease_runs_out(first, "a")
     await seen(first, "worker-1", ago=0)
     (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes, claim.history) == (1, 0, ())
-    await lease_runs_out(second, "a")
-    await seen(first, "worker-2", ago=SHORT.lease * 2 / 3)
-    (claim,) = (await first.claim(10, busy=0)).jobs
+    await put(first, "b")
+    assert await claimed(first, lease_settings=SHORT) == ["b"]
+    await lease_runs_out(first, "b")
+    await seen(first, "worker-1", ago=LONG.lease * 2 / 3)
+    (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes) == (1, 1)

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from db.config import DatabaseConfig
 from jobs.kinds import CreateProject
+from tests.support import redis_number
 from worker import embedded, health
 from worker.client import JobClient
 from worker.config import Config, WorkerConfig
@@ -49,7 +50,7 @@ def settings(url: str) -> WorkerConfig:
 
 
 @asynccontextmanager
-async def leads_to(*targets: str) -> AsyncIterator[tuple[str, list[str]]]:
+async def leads_to(*targets: str, number: int = 0) -> AsyncIterator[tuple[str, list[str]]]:
     """The URL of a name that leads to the first of these servers, and the list of them to change."""
     where = list(targets)
 
@@ -65,7 +66,7 @@ async def leads_to(*targets: str) -> AsyncIterator[tuple[str, list[str]]]:
             here.close()
 
     async with _serving(serve) as url:
-        yield url, where
+        yield url.replace("/0", f"/{number}"), where
 
 
 @asynccontextmanager
@@ -123,7 +124,11 @@ async def test_a_producer_goes_on_after_a_demotion(
     admin: redis_sync.Redis, server: str, redis_url: str
 ) -> None:
     """The connection to what was the primary is dropped; the name leads to the new one."""
-    async with leads_to(server) as (url, where), JobClient.open(settings(url)) as client:
+    number = redis_number(redis_url)
+    async with (
+        leads_to(server, number=number) as (url, where),
+        JobClient.open(settings(url)) as client,
+    ):
         await client.enqueue(LAUNCH)
         _demote(admin)
         with pytest.raises(ReadOnlyError, match=r"REDIS_URL: Redis at .* is read-only: a replica"):
@@ -132,6 +137,7 @@ async def test_a_producer_goes_on_after_a_demotion(
         assert (await client.enqueue(LAUNCH)).is_new
 
 
+@pytest.mark.whole_redis
 async def test_scripts_that_redis_forgot_are_sent_again(client: JobClient, redis_url: str) -> None:
     """SCRIPT FLUSH between any two commands, while ten producers work: nobody hears of it."""
     with redis_sync.Redis.from_url(redis_url) as admin:

@@ -10,21 +10,23 @@ from db.config import DatabaseConfig
 from db.engine import Database, build_database
 from db.errors import SettingError
 from db.grants import lasting_locks, missing_grants, read_only, require_grants
+from tests.support import own
 from worker import health
 from worker.config import Config
 
-TABLES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO limited"
+LIMITED = own("limited")
+TABLES = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {LIMITED}"
 
 
 @pytest.fixture
 async def limited(database: Database, postgresql_url: URL) -> AsyncIterator[Database]:
     """The same database, as a role that may do all but a few things."""
-    await _run(database, "CREATE ROLE limited LOGIN PASSWORD 'x'", TABLES,
-               "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO limited")  # fmt: skip
-    built = build_database(DatabaseConfig(url=postgresql_url.set(username="limited", password="x")))
+    await _run(database, f"CREATE ROLE {LIMITED} LOGIN PASSWORD 'x'", TABLES,
+               f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {LIMITED}")  # fmt: skip
+    built = build_database(DatabaseConfig(url=postgresql_url.set(username=LIMITED, password="x")))
     yield built
     await built.dispose()
-    await _run(database, "DROP OWNED BY limited", "DROP ROLE limited")
+    await _run(database, f"DROP OWNED BY {LIMITED}", f"DROP ROLE {LIMITED}")
 
 
 async def _run(database: Database, *statements: str) -> None:
@@ -38,18 +40,18 @@ async def test_a_missing_grant_is_named_with_its_cure(
 ) -> None:
     """Table, privilege and GRANT; once it is run, all is well. The audit log needs no UPDATE."""
     await require_grants(limited)
-    await _run(database, "REVOKE UPDATE ON audit_log FROM limited")
+    await _run(database, f"REVOKE UPDATE ON audit_log FROM {LIMITED}")
     await require_grants(limited)
     await _run(
         database,
-        "REVOKE INSERT, DELETE ON processed_job FROM limited",
-        "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA public FROM limited",
+        f"REVOKE INSERT, DELETE ON processed_job FROM {LIMITED}",
+        f"REVOKE USAGE ON ALL SEQUENCES IN SCHEMA public FROM {LIMITED}",
     )
-    with pytest.raises(SettingError, match="role limited lacks INSERT, DELETE on processed_job"):
+    with pytest.raises(SettingError, match=f"role {LIMITED} lacks INSERT, DELETE on processed_job"):
         await require_grants(limited)
     checks = {c.name: c for c in await health.check(Config(config.worker, limited.config))}
     assert not checks["grants"].ok
-    assert 'GRANT INSERT, DELETE ON processed_job TO "limited"' in checks["grants"].detail
+    assert f'GRANT INSERT, DELETE ON processed_job TO "{LIMITED}"' in checks["grants"].detail
     await _run(database, *(each.cure for each in await missing_grants(limited)))
     await require_grants(limited)
 

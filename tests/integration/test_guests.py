@@ -379,17 +379,19 @@ async def test_a_setting_does_not_reach_the_next_job(database: Database, stateme
 
 async def test_an_advisory_lock_does_not_reach_the_next_job(database: Database) -> None:
     """Whether it is the transaction's or the session's: it goes with the job that took it."""
+    held = text(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
 
     async def handle(context: JobContext, odd: Odd) -> bool | None:
         for lock in ("pg_try_advisory_xact_lock(1)", "pg_try_advisory_lock(2)"):
             await context.session.execute(text(f"SELECT {lock}"))
-        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-        return bool(await context.session.scalar(text(held)) == 2)
+        return bool(await context.session.scalar(held) == 2)
 
     outcomes = await batch(database.sessions, handle)
     assert [o.result for o in outcomes if isinstance(o, Completed)] == [True] * 4
     async with database.sessions() as session:
-        held = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert await session.scalar(held) == 0
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects
 from db.config import DatabaseConfig
@@ -21,7 +22,7 @@ from jobs.outcome import Buried, Completed, Outcome, Retry
 from jobs.process import process
 from jobs.registry import Kind, Payload, Registry
 from jobs.retry import Policy
-from tests.support import count, delivery, letter, process_one, rows
+from tests.support import count, delivery, eventually, letter, process_one, rows
 
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 LAST = Policy().max_attempts
@@ -257,15 +258,27 @@ async def test_letters_of_groups_show_what_is_in_them(sessions: Sessions) -> Non
 # --- whose fault it is ------------------------------------------------------------------------------
 
 
+async def silent_for_too_long(session: AsyncSession, watching: Sessions) -> None:
+    """Do nothing in the transaction until the server has ended its connection."""
+    pid = await session.scalar(text("SELECT pg_backend_pid()"))
+
+    async def gone() -> bool:
+        async with watching() as other:
+            found = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            return not await other.scalar(found, {"pid": pid})
+
+    await eventually(gone)
+
+
 @pytest.mark.parametrize("ending", ["returns", "goes on", "raises"])
 async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
-    postgresql_url: URL, ending: str
+    postgresql_url: URL, sessions: Sessions, ending: str
 ) -> None:
     """PostgreSQL ends its connection: an attempt is spent, and the error says to move the slow part."""
 
     async def handle(context: JobContext, odd: Odd) -> None:
         await projects.create(context.session, context.origin, NewProject(name="x"))
-        await asyncio.sleep(1.3)
+        await silent_for_too_long(context.session, sessions)
         if ending == "goes on":
             await context.session.execute(text("SELECT 1"))
         if ending == "raises":
@@ -285,12 +298,12 @@ async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
 
 
 async def test_a_handler_that_was_silent_may_still_say_that_it_is_permanent(
-    postgresql_url: URL,
+    postgresql_url: URL, sessions: Sessions
 ) -> None:
     """What it asks for is heard, though its connection is gone."""
 
     async def handle(context: JobContext, odd: Odd) -> None:
-        await asyncio.sleep(1.3)
+        await silent_for_too_long(context.session, sessions)
         raise Permanent("no such customer")
 
     config = DatabaseConfig(url=postgresql_url, idle_in_transaction_timeout=1)

@@ -19,6 +19,7 @@ from db.config import DatabaseConfig
 from db.engine import open_database
 from db.models import Project
 from tests.support import count, new_project
+from worker import embedded
 from worker.embedded_postgresql import as_user
 
 pytestmark = pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
@@ -40,9 +41,7 @@ default_pool_size = 2
 @pytest.fixture
 def pooled_url(postgresql_url: URL) -> Iterator[URL]:
     """The test's database through a pgbouncer with two server connections."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = free.getsockname()[1]
+    listen = embedded._free_port()
     host = postgresql_url.query.get("host", postgresql_url.host)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)

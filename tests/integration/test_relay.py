@@ -81,6 +81,7 @@ async def test_on_sqlite_too(redis_url: str, sqlite_url: object) -> None:
         assert await count(opened.sessions, OutboxMessage) == 0
 
 
+@pytest.mark.whole_redis
 async def test_an_emptied_redis_is_filled_again(config: Config, sessions: Sessions) -> None:
     """All that was there and has not ended comes back at the relay's next look."""
     await staged(sessions, *(Request(LAUNCH, job_id=f"j{n}") for n in range(1200)))

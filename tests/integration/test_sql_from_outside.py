@@ -23,22 +23,19 @@ from jobs.errors import JobError
 from jobs.kinds import CreateProject
 from jobs.request import Request
 from jobs.staging import stage
-from tests.support import count, rows, waiting_for_a_lock
+from tests.support import count, own, rows, waiting_for_a_lock
 
 CALL = "SELECT public.enqueue_job('create_project', '{\"name\": \"Launch\"}')"
 DEFINITION = """
     SELECT prosrc, prosecdef, proconfig, has_function_privilege('public', oid, 'EXECUTE') AS anybody
     FROM pg_proc WHERE proname = 'enqueue_job'
 """
-LONELY = "CREATE ROLE lonely; GRANT USAGE ON SCHEMA public TO lonely"
+LONELY = own("lonely")
 
 
 async def connected(url: URL) -> asyncpg.Connection:
-    plain = url.set(drivername="postgresql", query={})
-    host = url.query.get("host")
-    return await asyncpg.connect(
-        plain.render_as_string(hide_password=False), host=str(host) if host else url.host
-    )
+    plain = url.set(drivername="postgresql")
+    return await asyncpg.connect(plain.render_as_string(hide_password=False))
 
 
 async def run(sessions: Sessions, *statements: str) -> object:
@@ -122,21 +119,21 @@ async def test_a_role_that_may_only_call_it_can_enqueue(postgresql_url: URL) -> 
     """EXECUTE is the one right that it needs; without it, it is refused."""
     admin = await connected(postgresql_url)
     try:
-        await admin.execute("DROP ROLE IF EXISTS lonely")
-        await admin.execute(LONELY)
-        await admin.execute("SET ROLE lonely")
+        await admin.execute(f"DROP ROLE IF EXISTS {LONELY}")
+        await admin.execute(f"CREATE ROLE {LONELY}; GRANT USAGE ON SCHEMA public TO {LONELY}")
+        await admin.execute(f"SET ROLE {LONELY}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="enqueue_job"):
             await admin.execute(CALL)
         await admin.execute("RESET ROLE")
-        await admin.execute("GRANT EXECUTE ON FUNCTION enqueue_job TO lonely")
-        await admin.execute("SET ROLE lonely")
+        await admin.execute(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {LONELY}")
+        await admin.execute(f"SET ROLE {LONELY}")
         await admin.execute(CALL)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await admin.execute("SELECT * FROM outbox_message")
         await admin.execute("RESET ROLE")
         assert await admin.fetchval("SELECT count(*) FROM outbox_message") == 1
     finally:
-        await admin.execute("RESET ROLE; DROP OWNED BY lonely; DROP ROLE lonely")
+        await admin.execute(f"RESET ROLE; DROP OWNED BY {LONELY}; DROP ROLE {LONELY}")
         await admin.close()
 
 
@@ -145,21 +142,21 @@ async def test_a_migration_by_an_ordinary_role_keeps_callers_and_finds_its_schem
 ) -> None:
     """In a schema of its own, without superuser; who could write the outbox before may call it now."""
     admin = await connected(empty_postgresql_url)
-    roles = ("app_owner", "app_writer", "app_reader")
+    roles = owner, writer, reader = own("app_owner"), own("app_writer"), own("app_reader")
     try:
         await admin.execute("".join(f"DROP ROLE IF EXISTS {role};" for role in roles))
         await admin.execute(
-            "CREATE ROLE app_owner LOGIN; CREATE ROLE app_writer; CREATE ROLE app_reader"
+            f"CREATE ROLE {owner} LOGIN; CREATE ROLE {writer}; CREATE ROLE {reader}"
         )
-        await admin.execute('CREATE SCHEMA "My App" AUTHORIZATION app_owner')
-        await admin.execute('ALTER ROLE app_owner SET search_path = "My App"')
-        config = DatabaseConfig(url=empty_postgresql_url.set(username="app_owner"))
+        await admin.execute(f'CREATE SCHEMA "My App" AUTHORIZATION {owner}')
+        await admin.execute(f'ALTER ROLE {owner} SET search_path = "My App"')
+        config = DatabaseConfig(url=empty_postgresql_url.set(username=owner))
         await asyncio.to_thread(migrate, config, "0004")
-        await admin.execute('GRANT INSERT, SELECT ON "My App".outbox_message TO app_writer')
-        await admin.execute('GRANT SELECT ON "My App".outbox_message TO app_reader')
+        await admin.execute(f'GRANT INSERT, SELECT ON "My App".outbox_message TO {writer}')
+        await admin.execute(f'GRANT SELECT ON "My App".outbox_message TO {reader}')
         await asyncio.to_thread(migrate, config)
-        await admin.execute('GRANT USAGE ON SCHEMA "My App" TO app_writer, app_reader')
-        for role, may in (("app_writer", True), ("app_reader", False)):
+        await admin.execute(f'GRANT USAGE ON SCHEMA "My App" TO {writer}, {reader}')
+        for role, may in ((writer, True), (reader, False)):
             await admin.execute(f"SET ROLE {role}")
             call = CALL.replace("public", '"My App"')
             if may:
