@@ -176,7 +176,9 @@ async def test_a_letter_without_kind_and_payload_is_given_both(
     env = environment(config)
     assert "give --kind and --payload" in one_line(ledgerq("dead", "replay", "odd", env=env))
     payload = ["--payload", '{"name": "Launch"}']
-    assert "--kind: is missing" in one_line(ledgerq("dead", "replay", "odd", *payload, env=env))
+    assert "--kind: is missing" in one_line(
+        ledgerq("dead", "replay", "odd", *payload, env=env), status=2
+    )
     nope = ["--kind", "nope", *payload]
     assert "'nope' is unknown" in one_line(ledgerq("dead", "replay", "odd", *nope, env=env))
     given = ["--kind", "create_project", "--new-id", "p1", *payload]

@@ -51,9 +51,9 @@ FLOW = {  # called by the flow alone, with values that the door has checked: see
     "dead_letters.bury",
     "inbox.keep_result",
     "inbox.keep_results",
-    "inbox.recall",
-    "inbox.remember",
-    "inbox.remember_many",
+    "inbox.get_receipt",
+    "inbox.insert_receipt",
+    "inbox.insert_receipts",
     "outbox.add",
     "unique.take",
 }
