@@ -59,16 +59,8 @@ class Job(Generic[P]):
     kind: Kind[P]
     payload: P
     delivery: Delivery
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self.delivery.job_id
-
-    @property
-    def envelope(self) -> Envelope:
-        """The job as it travelled."""
-        return self.delivery.envelope
+    envelope: Envelope
+    id: str
 
     async def handle(self, context: JobContext) -> Any:
         """Do the work inside the context's transaction; returns what JSON can carry."""
@@ -132,4 +124,4 @@ class Registry:
             payload = kind.payload.model_validate_json(to_json(envelope.payload))
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
-        return Job(kind, payload, delivery)
+        return Job(kind, payload, delivery, envelope, delivery.job_id)
