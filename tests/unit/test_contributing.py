@@ -90,8 +90,8 @@ def test_the_commands_that_contributors_are_told_exist(page: Path) -> None:
 
 @each_page
 def test_the_variables_that_contributors_are_told_are_read(page: Path) -> None:
-    """Each name in capitals stands in the README or in the code of the tests."""
-    sources = [ROOT / "README.md", *(ROOT / "tests").rglob("*.py")]
+    """Each name in capitals stands in the README, the Makefile or the code of the tests."""
+    sources = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "tests").rglob("*.py")]
     known = {
         name
         for source in sources
