@@ -46,15 +46,14 @@ async def process(
     deliveries: Sequence[Delivery], registry: Registry, sessions: Sessions, policy: Policy
 ) -> list[Outcome]:
     """Take deliveries to their ends, in their order. Raises nothing but a cancellation, which rolls back."""
-    flow, outcomes, jobs = _Flow(registry, sessions, policy), Outcomes(), []
-    for delivery in deliveries:
-        try:
-            jobs.append(flow.read(delivery))
-        except BaseException as error:  # noqa: BLE001 - the payload's own validators run there
-            outcomes[delivery.job_id] = await flow.conclude(error, delivery)
-    for batch, shared in flow.group(jobs):
-        outcomes |= await flow.run(batch, shared=shared)
-    return [outcomes[delivery.job_id] for delivery in deliveries]
+    first = {delivery.job_id: delivery for delivery in reversed(deliveries)}
+    outcomes = await _Flow(registry, sessions, policy).process(list(first.values())[::-1])
+    return [
+        outcomes[delivery.job_id]
+        if delivery is first[delivery.job_id]
+        else (await process([delivery], registry, sessions, policy))[0]  # a duplicate in the list
+        for delivery in deliveries
+    ]
 
 
 async def conclude(
@@ -73,6 +72,20 @@ class _Flow:
     sessions: Sessions
     policy: Policy
 
+    async def process(self, deliveries: Sequence[Delivery]) -> Outcomes:
+        """Deliveries of different jobs. Those that can't be read are decided on last: they delay nobody."""
+        jobs, unread, outcomes = [], [], Outcomes()
+        for delivery in deliveries:
+            try:
+                jobs.append(self.read(delivery))
+            except BaseException as error:  # noqa: BLE001 - the payload's own validators run there
+                unread.append((error, delivery))
+        for batch in self.group(jobs):
+            outcomes |= await self.run(batch)
+        for why, delivery in unread:
+            outcomes[delivery.job_id] = await self.conclude(why, delivery)
+        return outcomes
+
     def read(self, delivery: Delivery) -> Job[Any]:
         check_job_id(delivery.job_id)
         if delivery.crashes >= self.policy.max_crashes:
@@ -82,46 +95,48 @@ class _Flow:
             raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
         return self.registry.resolve(delivery)
 
-    def group(self, jobs: Sequence[Job[Any]]) -> list[tuple[list[Job[Any]], bool]]:
-        """Jobs that go together; True with those that share a transaction. A job that failed before goes alone."""
+    def group(self, jobs: Sequence[Job[Any]]) -> list[list[Job[Any]]]:
+        """Jobs that share a transaction, and each other one alone, such as one that has failed before."""
         groups: dict[str, list[Job[Any]]] = {}
-        alone: list[tuple[list[Job[Any]], bool]] = []
+        alone = []
         for job in jobs:
             if job.delivery.is_first and self.registry.shares_commits(job.kind):
                 groups.setdefault(job.kind.name, []).append(job)
             else:
-                alone.append(([job], False))
-        return [(group, _shares(group)) for group in groups.values()] + alone
+                alone.append([job])
+        return [*groups.values(), *alone]
 
-    async def run(self, jobs: Sequence[Job[Any]], *, shared: bool) -> Outcomes:
+    async def run(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Take them to their ends, in one transaction if all goes well."""
         seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
         stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
         limit = timeout(seconds)
         try:
             async with limit:
-                outcomes = await self._in_one_transaction(jobs, shared=shared)
+                outcomes = await self._in_one_transaction(jobs)
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
                 raise
             if limit.expired():
                 error = late(seconds, stalled(started), time.monotonic() - started)
-            return await self._after_failure(error, jobs, shared=shared)
+            return await self._after_failure(error, jobs)
         for job in jobs:
             if job.id not in outcomes:  # it had ended before
-                outcomes |= await self.run([job], shared=False)
+                outcomes |= await self.run([job])
         return outcomes
 
-    async def _in_one_transaction(self, jobs: Sequence[Job[Any]], *, shared: bool) -> Outcomes:
+    async def _in_one_transaction(self, jobs: Sequence[Job[Any]]) -> Outcomes:
+        alone = len(jobs) == 1
+
         async def once(session: LedgerqSession) -> Outcomes:
             fresh = await inbox.insert_receipts(session, [_receipt(job) for job in jobs])
             work = [job for job in jobs if job.id in fresh]
             if not work:
-                return {} if shared else {jobs[0].id: await _duplicate(session, jobs[0])}
-            if shared:
-                answers = await handle_together(session, work)
-            else:
+                return {jobs[0].id: await _duplicate(session, jobs[0])} if alone else {}
+            if alone:
                 answers = [await handle_alone(session, work[0])]
+            else:
+                answers = list(await handle_together(session, work))
             results = {
                 job.id: storable_result(answer, self.policy.max_result)
                 for job, answer in zip(work, answers, strict=True)
@@ -134,34 +149,26 @@ class _Flow:
 
         return await in_transaction(self.sessions, once)
 
-    async def _after_failure(
-        self, error: BaseException, jobs: Sequence[Job[Any]], *, shared: bool
-    ) -> Outcomes:
+    async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
         """All was rolled back. Find out whose error it is, and let the others be done."""
-        too_late = isinstance(error, TimedOut | HeldUp) and len(jobs) == 1
-        if not shared or too_late or _is_the_databases(error):  # smaller batches would not help
+        if len(jobs) == 1 or _is_the_databases(error):  # smaller batches would not help
             return {job.id: await self.conclude(error, job.delivery) for job in jobs}
+        kind, middle = jobs[0].kind, len(jobs) // 2
         if isinstance(error, SharesState):
-            kind = jobs[0].kind.name
-            self.registry.keep_apart(kind)
-            log.warning("kind.batching_disabled", kind=kind, because=str(error))
-        apart = isinstance(error, SharesState) or len(jobs) == 1
-        middle = len(jobs) // 2
-        parts = [[job] for job in jobs] if apart else [jobs[:middle], jobs[middle:]]
+            self.registry.keep_apart(kind.name)
+            log.warning("kind.batching_disabled", kind=kind.name, because=str(error))
         outcomes = Outcomes()
-        for part in parts:
-            outcomes |= await self.run(part, shared=not apart and _shares(part))
+        for part in (jobs[:middle], jobs[middle:]):
+            shared = self.registry.shares_commits(
+                kind
+            )  # not any more, if the first part has shown it
+            for batch in [part] if shared else [[job] for job in part]:
+                outcomes |= await self.run(batch)
         return outcomes
 
     async def conclude(self, error: BaseException, delivery: Delivery) -> Outcome:
-        if told_to_stop(error):
-            raise error
+        """By the policy, in a transaction of its own."""
         return await conclude(error, delivery, self.sessions, self.policy)
-
-
-def _shares(jobs: Sequence[Job[Any]]) -> bool:
-    """A single job needs no shared transaction, unless its kind's function for many is what does it."""
-    return len(jobs) > 1 or jobs[0].kind.handle_many is not None
 
 
 def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:

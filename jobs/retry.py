@@ -98,8 +98,8 @@ def _decide(  # noqa: C901, PLR0911 - a case, an answer
             return _patient(Reason.UNKNOWN_KIND, error, delivery, policy)
         case UnknownFields():
             return _patient(Reason.INVALID_PAYLOAD, error, delivery, policy, "unknown_fields")
-        case JobError(problems=problems):
-            return Buried(type(error).reason, error, problems)
+        case JobError():
+            return Buried(_reason(error), error, _problems(error))
         case Refused(field=field, problem=problem):
             return Buried(Reason.REFUSED, error, (Problem(field, problem),))
         case NotAllowedInJob():
@@ -130,8 +130,22 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
 def _again(retry: Retry, reason: Reason, delivery: Delivery, most: int) -> Retry | Buried:
     if delivery.attempt < most:
         return retry
-    problems = retry.error.problems if issubclass(type(retry.error), JobError) else ()  # type: ignore[attr-defined]
-    return Buried(reason, retry.error, problems)
+    return Buried(reason, retry.error, _problems(retry.error))
+
+
+def _problems(error: BaseException) -> tuple[Problem, ...]:
+    """Those of a JobError; none if a class of somebody's has made something else of the attribute."""
+    try:
+        found = error.problems if issubclass(type(error), JobError) else ()  # type: ignore[attr-defined]
+        return tuple(each for each in found if isinstance(each, Problem))
+    except BaseException:  # noqa: BLE001 - the error's own code runs here
+        return ()
+
+
+def _reason(error: BaseException) -> Reason:
+    """Of the nearest class that names one of ours: a class of somebody's may use the name for something else."""
+    own = (vars(each).get("reason") for each in type(error).__mro__)
+    return next((reason for reason in own if isinstance(reason, Reason)), Reason.PERMANENT)
 
 
 def _patient(

@@ -1,4 +1,4 @@
-"""The command line. Every error of ours is one line on standard error and exit status 1."""
+"""The command line. Every error of ours is one line on standard error and exit status 1; 2 for a wrong use."""
 
 import asyncio
 import signal

@@ -137,11 +137,12 @@ def _redis_binary() -> Path:
 
 def _free_port() -> int:
     """Below those that systems give to connections: none of them has it by the time that it is used."""
-    while True:
+    for _ in range(1_000):
         port = _PORTS.start + secrets.randbelow(len(_PORTS))
         with suppress(OSError), socket.socket() as free:
             free.bind((_LOCALHOST, port))
             return port
+    raise OSError(f"{_LOCALHOST}: no port of 1,000 that were tried can be had")
 
 
 def _answers(address: str | tuple[str, int]) -> bool:

@@ -45,11 +45,11 @@ class JobWorker(Worker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
-        terms: for how long a claim holds; after that, another worker takes the job of a dead one.
+        lease_settings: for how long a claim holds; after that, another worker takes the job of a dead one.
         batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names it.
-        parts_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
+        hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
     """
 
     def __init__(

@@ -45,11 +45,11 @@ class Heartbeat:
 
     Args:
         broker: makes a broker of the worker's own token; called in the thread, whose loop its connections belong to.
-        running: the ids of the jobs that the worker has.
+        active: the ids of the jobs that the worker has.
         on_taken: is told, in the worker's loop, of each job that somebody else has by now.
         alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
         blocked_after: seconds of standing still that are worth a line in the log.
-        on_parted: is told, in the heart's thread, when the jobs were handed back.
+        on_handed_back: is told, in the heart's thread, when the jobs were handed back.
         most: seconds of standing still after which jobs are handed back.
         waits: what jobs wait for that others have to mend, by its reason: health is to name it.
     """

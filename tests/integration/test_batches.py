@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import arq
@@ -45,7 +44,6 @@ from worker.client import JobClient, results
 from worker.config import Config
 
 REGISTRY, POLICY = kinds.registry(), Policy(timeout=5)
-ONE_BY_ONE = Registry(replace(kind, handle_many=None) for kind in REGISTRY)
 
 
 async def run(sessions: Sessions, *deliveries: Delivery) -> list[Outcome]:
@@ -110,7 +108,7 @@ async def test_a_batch_leaves_what_its_jobs_would_leave_alone(
     alone = [delivery(p, f"{project_id}-a-{n}") for n, p in enumerate(payloads)]
     batch = [delivery(p, f"{project_id}-b-{n}") for n, p in enumerate(payloads)]
     for each in alone:
-        assert isinstance(await process_one(each, ONE_BY_ONE, sessions, POLICY), Completed)
+        assert isinstance(await process_one(each, REGISTRY, sessions, POLICY), Completed)
     assert all(isinstance(o, Completed) for o in await run(sessions, *batch))
     mine = [
         entry for entry in await left(sessions) if entry[1]["job_id"].startswith(f"{project_id}-")
@@ -135,6 +133,42 @@ async def test_a_bad_job_takes_no_neighbour_along(any_sessions: Sessions) -> Non
     assert sum(isinstance(o, Completed) for o in outcomes) == 39
     assert await count(any_sessions, Task) == 39
     assert [letter.job_id for letter in await rows(any_sessions, DeadLetter)] == ["bad"]
+
+
+async def test_a_job_that_is_alone_is_handled_by_the_function_for_one(sessions: Sessions) -> None:
+    """It fails within its timeout: it is not tried by the function for many first."""
+    called = []
+
+    async def handle(context: JobContext, task: CreateTask) -> None:
+        called.append("one")
+        raise RetryLater(0)
+
+    async def handle_many(contexts: Sequence[JobContext], tasks: Sequence[CreateTask]) -> list[Any]:
+        called.append("many")
+        return [None for _ in tasks]
+
+    registry = Registry([Kind(CreateTask, handle, handle_many=handle_many)])
+    assert isinstance(await process_one(tasks(1, 1)[0], registry, sessions, POLICY), Retry)
+    assert called == ["one"]
+
+
+async def test_an_id_that_comes_twice_at_once_is_done_once(any_sessions: Sessions) -> None:
+    """The second one is a duplicate, in the same list as in any later one."""
+    project_id = await new_project(any_sessions)
+    [job] = tasks(project_id, 1)
+    again = Delivery(job.job_id, 1, job.body)
+    outcomes = await run(any_sessions, job, again)
+    assert [type(outcome) for outcome in outcomes] == [Completed, Duplicate]
+    assert await count(any_sessions, Task) == 1
+
+
+async def test_a_body_that_is_no_job_delays_no_neighbour(any_sessions: Sessions) -> None:
+    """Its burial, a transaction that may have to wait, comes after theirs."""
+    project_id = await new_project(any_sessions)
+    await run(any_sessions, Delivery("bad", 1, b"{"), *tasks(project_id, 2))
+    receipts = await rows(any_sessions, ProcessedJob)
+    ended = sorted(receipts, key=lambda receipt: receipt.processed_at)
+    assert ended[-1].job_id == "bad"
 
 
 async def test_jobs_of_a_batch_that_had_ended_are_duplicates(any_sessions: Sessions) -> None:

@@ -456,3 +456,43 @@ async def test_endless_problems_are_counted_not_listed(any_sessions: Sessions) -
     (kept,) = await rows(any_sessions, DeadLetter)
     assert len(kept.problems) <= MAX_PROBLEMS + 1
     assert len(str(kept.problems)) + len(kept.error) + len(kept.traceback or "") < 60_000
+
+
+class ReasonOfItsOwn(Permanent):
+    reason = property(lambda self: "the customer left")
+
+
+class LongReason(Permanent):
+    reason = "x" * 1_000  # type: ignore[assignment]
+
+
+class UnstorableReason(Permanent):
+    reason = "\x00\ud800"  # type: ignore[assignment]
+
+
+class NoReason(Permanent):
+    reason = None  # type: ignore[assignment]
+
+
+class MuteProblems(Permanent):
+    problems = property(lambda self: 1 / 0)
+
+    def __init__(self, text: str) -> None:
+        Exception.__init__(self, text)
+
+
+@pytest.mark.parametrize(
+    "error", [ReasonOfItsOwn, LongReason, UnstorableReason, NoReason, MuteProblems]
+)
+@pytest.mark.parametrize("attempt", [1, 99])
+async def test_an_error_class_that_uses_our_names_for_its_own_is_buried(
+    any_sessions: Sessions, error: type[Permanent], attempt: int
+) -> None:
+    """What a service's class makes of `reason` and `problems` keeps no job from its end."""
+
+    async def handle(context: JobContext, payload: Odd) -> None:
+        raise error("never")
+
+    arrived = delivery(Odd(n=1), "j1", attempt)
+    assert isinstance(await process_one(arrived, registry(handle), any_sessions, Policy()), Buried)
+    assert (await letter(any_sessions, "j1")).reason == "permanent"

@@ -81,8 +81,8 @@ local function attempt_of(id, lost, fresh)
 end
 
 -- the kind that a body names. Our clients and arq's write it second, where it is found without reading the rest;
--- a body whose keys are in another order is decoded, unless it is large
-local DECODED = 64 * 1024
+-- a body whose keys are in another order is decoded, unless it is large: Redis waits meanwhile
+local DECODED = 4 * 1024
 local function kind_of(body)
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
     if kind or #body > DECODED then return kind end
