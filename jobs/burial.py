@@ -76,7 +76,7 @@ class _Indescribable(Exception):
 async def _keep(
     sessions: Sessions, delivery: Delivery, outcome: Buried, letter: Letter
 ) -> Duplicate | None:
-    kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery.body)
+    kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery)
     # an id that no worker would take may still be that of a message
     staged = {letter.job_id, storable(delivery.job_id)}
     if isinstance(outcome.error, PayloadMismatch):
@@ -134,7 +134,7 @@ def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
     """The job's own, if it can be stored; for another payload under its id, one made of both."""
     job_id = storable_job_id(delivery.job_id)
     if isinstance(outcome.error, PayloadMismatch):
-        return f"{job_id[:180]}~{_payload_hash(delivery.body).hex()[:16]}"
+        return f"{job_id[:180]}~{_payload_hash(delivery).hex()[:16]}"
     return job_id
 
 
@@ -170,8 +170,8 @@ def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
     return None if holds_nul(to_json(payload)) else payload
 
 
-def _payload_hash(body: bytes) -> bytes:
-    envelope = readable_parts(body).envelope
-    if envelope:
-        return envelope.payload_hash
-    return hashlib.sha256(body).digest() if body else b""
+def _payload_hash(delivery: Delivery) -> bytes:
+    try:
+        return delivery.envelope.payload_hash
+    except Undecodable:
+        return hashlib.sha256(delivery.body).digest() if delivery.body else b""

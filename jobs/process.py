@@ -13,7 +13,7 @@
 
 import time
 from asyncio import timeout
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,10 @@ async def process(
     deliveries: Sequence[Delivery], registry: Registry, sessions: Sessions, policy: Policy
 ) -> list[Outcome]:
     """Take deliveries to their ends, in their order. Raises nothing but a cancellation, which rolls back."""
-    first = {delivery.job_id: delivery for delivery in reversed(deliveries)}
-    outcomes = await _Flow(registry, sessions, policy).process(list(first.values())[::-1])
+    first: dict[str, Delivery] = {}
+    for delivery in deliveries:
+        first.setdefault(delivery.job_id, delivery)
+    outcomes = await _Flow(registry, sessions, policy).process(first.values())
     return [
         outcomes[delivery.job_id]
         if delivery is first[delivery.job_id]
@@ -72,7 +74,7 @@ class _Flow:
     sessions: Sessions
     policy: Policy
 
-    async def process(self, deliveries: Sequence[Delivery]) -> Outcomes:
+    async def process(self, deliveries: Iterable[Delivery]) -> Outcomes:
         """Deliveries of different jobs. Those that can't be read are decided on last: they delay nobody."""
         jobs, unread, outcomes = [], [], Outcomes()
         for delivery in deliveries:

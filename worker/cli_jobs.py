@@ -84,7 +84,7 @@ def cancel(
     if as_json:
         print_json(asdict(answer))
     else:
-        say(_reach_redis(answer))
+        say(_sentence(answer))
     if not answer.redis_reached:
         complain(
             "ledgerq: REDIS_URL: Redis was not told; what it still has of the job does nothing"
@@ -105,7 +105,7 @@ async def _cancel(
         )  # fmt: skip
 
 
-def _reach_redis(answer: CancelAnswer) -> str:
+def _sentence(answer: CancelAnswer) -> str:
     if answer.state is not JobState.CANCELLED:
         return f"job {answer.job_id} is {answer.state} already; nothing has changed"
     if answer.known or not answer.redis_reached:

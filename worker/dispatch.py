@@ -16,7 +16,7 @@ from db.models import JobState
 from db.transaction import transaction
 from jobs import letters
 from jobs.delivery import Delivery
-from jobs.envelope import check_job_id, decode, has_ordering_key
+from jobs.envelope import check_job_id, has_ordering_key
 from jobs.errors import Undecodable
 from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from jobs.process import process
@@ -98,7 +98,7 @@ async def cancel_aborted(resources: Resources, delivery: Delivery) -> None:
     """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
     with suppress(Undecodable):  # then it can't have run, and never will
         check_job_id(delivery.job_id)
-        envelope = decode(delivery.body)
+        envelope = delivery.envelope
         async with transaction(resources.database.sessions) as session:
             await letters.cancel(
                 session, delivery.job_id, actor="arq", reason="Job.abort", envelope=envelope

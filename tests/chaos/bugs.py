@@ -44,7 +44,7 @@ def crash() -> None:
 def receipt_after_effects() -> None:
     """The inbox is written in a transaction of its own, after the effects."""
 
-    async def flow(self: _Flow, batch: Sequence[Job[Any]], **_: object) -> Outcomes:
+    async def flow(self: _Flow, batch: Sequence[Job[Any]]) -> Outcomes:
         [job] = batch
         async with transaction(self.sessions) as session:
             result = await job.handle(jobs.handlers._context(session, job))
@@ -94,8 +94,8 @@ def audit_after_commit() -> None:
     async def keep(session: AsyncSession, *entries: Any) -> None:
         kept.append(entries)
 
-    async def in_two(self: _Flow, *arguments: Any, **options: Any) -> Outcomes:
-        ended = await flow(self, *arguments, **options)
+    async def in_two(self: _Flow, batch: Sequence[Job[Any]]) -> Outcomes:
+        ended = await flow(self, batch)
         crash()
         async with transaction(self.sessions) as session:
             for entries in kept:
@@ -139,11 +139,11 @@ def outbox_settled_first() -> None:
     """The message is removed in a transaction before the job's own."""
     flow = _Flow._in_one_transaction
 
-    async def remove_first(self: _Flow, batch: Sequence[Job[Any]], **options: Any) -> Outcomes:
+    async def remove_first(self: _Flow, batch: Sequence[Job[Any]]) -> Outcomes:
         async with transaction(self.sessions) as session:
             await outbox.remove(session, [job.id for job in batch])
         crash()
-        return await flow(self, batch, **options)
+        return await flow(self, batch)
 
     replace(_Flow, _in_one_transaction=remove_first)
 
