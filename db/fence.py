@@ -7,8 +7,10 @@ session is an error. A connection in which something may be left is closed inste
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
@@ -99,7 +101,7 @@ class Fence:
             given.end()
         if busy:
             raise SessionShared
-        self._check()
+        await self._check()
         if self._shared:
             await self._hand_over()
         return result
@@ -111,11 +113,19 @@ class Fence:
             return NotAllowedInJob("closing the connection")
         if not is_closed(self._driver):
             return None
+        return HandlerSilent(self._silence, self._session.idle_limit) if self._was_silent else Disconnected()
+
+    @property
+    def _silence(self) -> float:
+        """For how many seconds no statement ran, before the one that runs now, or until now."""
         until = self._began if self._began > self._used else time.monotonic()
-        silent, limit = until - self._used, self._session.idle_limit
-        if limit and silent - self._stalled(self._used) > 0.9 * limit:
-            return HandlerSilent(silent, limit)
-        return Disconnected()
+        return until - self._used
+
+    @property
+    def _was_silent(self) -> bool:
+        """True if the database may have ended the transaction because of the handler."""
+        limit = self._session.idle_limit
+        return bool(limit) and self._silence - self._stalled(self._used) > 0.9 * limit
 
     def require(self, root: SessionTransaction | None) -> None:
         """Refuse to go on in another transaction than the one that the handler was given."""
@@ -177,7 +187,10 @@ class Fence:
             return {}
         return self._connection.info
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
+        if self._was_silent:  # the server may have hung up, and the loop not have read it yet
+            with suppress(DBAPIError):
+                await self._session.execute(text("SELECT 1"))
         if lost := self.lost:
             raise lost
         session, connection = self._session.sync_session, self._connection
