@@ -113,7 +113,11 @@ class Fence:
             return NotAllowedInJob("closing the connection")
         if not is_closed(self._driver):
             return None
-        return HandlerSilent(self._silence, self._session.idle_limit) if self._was_silent else Disconnected()
+        return (
+            HandlerSilent(self._silence, self._session.idle_limit)
+            if self._was_silent
+            else Disconnected()
+        )
 
     @property
     def _silence(self) -> float:
