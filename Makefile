@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-CODE   := db jobs worker migrations tests examples bench
+CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
 TEST_PROCESSES ?= 3
 
 .PHONY: demo dev test check bench bench-before bench-database chaos chaos-exhaustive format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
-	$(BIN)/ledgerq demo --jobs 1000
+	$(BIN)/python -m worker.demo --jobs 1000
 
 dev: $(READY)  ## keep PostgreSQL, Redis and a worker running in .ledgerq/
 	$(BIN)/ledgerq dev

@@ -12,7 +12,7 @@ OURS = Contender(
     title="ledgerq, jobs on Redis",
     module="bench.ours",
     settings="product defaults",
-    worker=("-m", "worker", "worker"),
+    worker=("-m", "ledgerq", "worker"),
 )
 STAGED = replace(
     OURS,

@@ -19,16 +19,19 @@ from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, task_bulk, task_reads, tasks, workers
-from db.audit import Origin
-from db.config import DatabaseConfig
-from db.engine import Database, open_database
+from db import task_bulk, task_reads, tasks, workers
+from db.database import open_database
 from db.inputs import NewTask, NewWorker, TaskChanges
-from db.models import AuditLog, Project, Task, Worker
+from db.models import Project, Task, Worker
 from db.schema import migrate
 from db.task_reads import TaskFilter
-from db.transaction import transaction
-from worker import embedded
+from ledgerq import embedded
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.store import audit
+from ledgerq.store.audit import Origin
+from ledgerq.store.tables import AuditLog
 
 ROUNDS = 5
 CREATED = 200

@@ -6,26 +6,28 @@
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar
 
 from bench.peers import common
 from bench.peers.common import Jobs
-from db.config import DatabaseConfig
-from db.engine import Sessions, open_database
+from db.database import open_database
 from db.models import TaskStatus
-from db.settings import load
-from db.transaction import transaction
-from jobs import kinds
-from jobs.context import JobContext
-from jobs.kinds import ChangeTaskStatus, CreateTask
-from jobs.registry import Kind, Payload, Registry
-from jobs.request import Request
-from jobs.staging import stage_many
-from worker.app import build_worker
-from worker.client import JobClient
-from worker.config import WorkerConfig, load_config
-from worker.logs import configure_logging
+from jobs.kinds import CATALOGUE, ChangeTaskStatus, CreateTask
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.job import JobContext, Kind
+from ledgerq.logs import configure_logging
+from ledgerq.settings import load
+from ledgerq.staging import stage_many
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request
+from ledgerq.worker.build import build_worker
+from ledgerq.worker.settings import WorkerConfig, load_config
+from worker.app import app
 
 STAGED = os.environ.get("BENCH_STAGED") == "1"
 STAGED_AT_ONCE = 500
@@ -96,9 +98,8 @@ class Ours:
     def worker(self) -> None:
         """`ledgerq worker`, with a kind that does nothing beside the catalogue's."""
         config = load_config()
-        configure_logging(config.worker)
-        registry = Registry([*kinds.CATALOGUE, Kind(Noop, handle)])
-        build_worker(config, registry=registry).run()
+        configure_logging(config.worker.log_format, config.worker.log_level)
+        build_worker(replace(app, jobs=[*CATALOGUE, Kind(Noop, handle)]), config).run()
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[OnRedis | Staged]:

@@ -14,7 +14,7 @@ import psutil
 
 from bench.servers import ROOT, Servers
 from bench.venvs import python_of
-from worker.embedded import stop
+from ledgerq.embedded.both import stop
 
 _COMMAND_SECONDS = 900
 

@@ -19,10 +19,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 from redis.asyncio import Redis
 
-from db.config import DatabaseConfig
 from db.schema import migrate
-from worker import embedded
-from worker.embedded_postgresql import programs_of_postgresql
+from ledgerq import embedded
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.embedded.postgresql import programs_of_postgresql
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = 30_000  # tasks that the template `filled` holds, for jobs that change one
@@ -131,7 +131,7 @@ def _migrate(servers: Servers, database: str, root: Path) -> None:
     if root == ROOT:
         migrate(DatabaseConfig(url=url))
     else:
-        command = [str(root / ".venv" / "bin" / "python"), "-m", "worker", "migrate"]
+        command = [str(root / ".venv" / "bin" / "ledgerq"), "migrate"]
         environment = {**servers.environment, "DATABASE_URL": url, "PYTHONPATH": str(root)}
         subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
 

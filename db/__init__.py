@@ -1,1 +1,1 @@
-"""What is true: the tables, and every rule for reading and changing them. Knows nobody above it."""
+"""The tables of the task manager, and every rule for reading and changing them."""

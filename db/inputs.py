@@ -1,6 +1,5 @@
 """What may be written: strict input models, apart from the tables. Jobs and services share them."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,8 +14,8 @@ from pydantic import (
 )
 
 from db.models import TaskPriority, TaskStatus, WorkerType
+from ledgerq.bounds import MAX_ID, in_range
 
-MAX_ID = 2**63 - 1
 MAX_TAGS = 50
 
 
@@ -29,18 +28,6 @@ def _storable(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("must not contain lone surrogates") from None
     return text
-
-
-def in_range(moment: datetime) -> datetime:
-    """The moment in UTC.
-
-    Raises:
-        ValueError: in UTC it is before the year 1 or after 9999.
-    """
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be between the years 1 and 9999, in UTC") from None
 
 
 def _no_number(value: object) -> object:

@@ -7,9 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db.audit import Entity
-from db.bounds import cursor, is_id, require_limit
 from db.errors import NotFound
+from db.models import Entity
+from ledgerq.bounds import cursor, is_id, require_limit
 
 E = TypeVar("E", bound=Entity)
 

@@ -7,12 +7,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, lookups, writes
-from db.audit import Change, Origin
-from db.errors import Refused
+from db import lookups, writes
 from db.inputs import NewProject, ProjectChanges
-from db.models import Action, Project
-from db.translate import translated
+from db.models import Project
+from ledgerq import audit
+from ledgerq.audit import Action, Change, Origin
+from ledgerq.errors import Refused
+from ledgerq.sessions import flush, translated
 
 MAX_AT_ONCE = 5_000  # a statement has 32,767 parameters at most
 
@@ -88,7 +89,7 @@ async def upsert_many(
         else writes.set_fields(by_key[new.key], writes.what_was_set(new))
         for new in news
     ]
-    await writes.flush(session, found)
+    await flush(session, found)
     await audit.record(session, origin, *(change for change in changes if change))
     return [by_key[key] for key in keys]
 

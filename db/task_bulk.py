@@ -6,14 +6,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, tasks, writes
-from db.arrays import insert_returning_ids
-from db.audit import Change, Origin
-from db.bounds import is_id
-from db.errors import NotFound, Refused
+from db import tasks, writes
+from db.errors import NotFound
 from db.inputs import NewTask, TaskChanges
-from db.models import Action, Task
+from db.models import Task
 from db.models.base import FixedList
+from ledgerq import audit
+from ledgerq.audit import Change, Origin
+from ledgerq.bounds import is_id
+from ledgerq.errors import Refused
+from ledgerq.sessions import insert_returning_ids, naming_references
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
@@ -34,12 +36,12 @@ async def create_of_many(
         return []
     await _require_parents(session, [new for _, new in news])
     values = [new.model_dump() for _, new in news]
-    async with writes.naming_references(session, (Task(**value) for value in values)):
+    async with naming_references(session, (Task(**value) for value in values)):
         ids = await insert_returning_ids(session, Task, values)
     await audit.record_many(
         session,
         [
-            (origin, Change("task", task_id, Action.CREATE, {}, audit.filled(value)))
+            (origin, Change.inserted("task", task_id, value))
             for task_id, (origin, _), value in zip(ids, news, values, strict=True)
         ],
     )

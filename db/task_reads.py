@@ -19,11 +19,12 @@ from sqlalchemy.orm import joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
-from db.bounds import is_id, require_limit
-from db.errors import NotFound, Refused
-from db.inputs import MAX_ID, Id, Input, Moment, Needle, Tag, in_range
+from db.errors import NotFound
+from db.inputs import Id, Input, Moment, Needle, Tag
 from db.models import Task, TaskPriority, TaskStatus
-from db.session import INCLUDE_DELETED
+from db.soft_delete import INCLUDE_DELETED
+from ledgerq.bounds import MAX_ID, in_range, is_id, require_limit
+from ledgerq.errors import Refused
 
 T = TypeVar("T")
 

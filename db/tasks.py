@@ -12,13 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from db import audit, writes
-from db.audit import Change, Origin
-from db.bounds import MAX_IN_A_LIST, is_id, require_limit, require_moment
-from db.errors import IllegalStatusChange, MissingReference, NotFound, Refused
+from db import writes
+from db.errors import IllegalStatusChange, NotFound
 from db.inputs import NewTask, TaskChanges
-from db.models import LEGAL_MOVES, Action, Project, Task, TaskStatus
-from db.session import INCLUDE_DELETED
+from db.models import LEGAL_MOVES, Project, Task, TaskStatus
+from db.soft_delete import INCLUDE_DELETED
+from ledgerq import audit
+from ledgerq.audit import Action, Change, Origin
+from ledgerq.bounds import MAX_IN_A_LIST, is_id, require_limit, require_moment
+from ledgerq.errors import MissingReference, Refused
 
 _WITH_DELETED = {INCLUDE_DELETED: True, "populate_existing": True}  # and as they are now
 

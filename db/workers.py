@@ -6,11 +6,12 @@ from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from db import audit, lookups, writes
-from db.audit import Change, Origin
+from db import lookups, writes
 from db.inputs import NewWorker, WorkerChanges
-from db.models import Action, Task, Worker
-from db.session import INCLUDE_DELETED
+from db.models import Task, Worker
+from db.soft_delete import INCLUDE_DELETED
+from ledgerq import audit
+from ledgerq.audit import Action, Change, Origin
 
 
 async def get(session: AsyncSession, worker_id: int) -> Worker:

@@ -1,21 +1,21 @@
 """What all writes share: lock the row, refuse a lost update, change what was set, leave the entry."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ForeignKeyConstraint, Select, bindparam, exists, inspect, select, update
+from sqlalchemy import Select, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.util import identity_key
 from sqlmodel import col
 
-from db import audit
-from db.audit import Change, Entity, Origin
-from db.errors import MissingReference, NotFound, VersionConflict
-from db.inputs import MAX_ID, Input
-from db.models import Project, Task, Worker
-from db.translate import translated
+from db.errors import NotFound, VersionConflict
+from db.inputs import Input
+from db.models import Entity, Project, Task, Worker
+from ledgerq import audit
+from ledgerq.audit import Change, Origin
+from ledgerq.bounds import MAX_ID
+from ledgerq.sessions import flush, naming_references, reading_others, translated, write
 
 E = TypeVar("E", bound=Entity)
 
@@ -39,15 +39,10 @@ async def lock(
     entity: Any = None
     if 1 <= entity_id <= MAX_ID:
         await _write_if_waiting(session, table, entity_id)
-        sync: Any = session.sync_session
-        sync.locking = True  # what waits is of other rows
-        try:
-            with translated(), session.no_autoflush:
-                entity = await session.scalar(
-                    _FOR_UPDATE[table], {"id": entity_id}, execution_options=_AS_IT_IS_NOW
-                )
-        finally:
-            sync.locking = False
+        with translated(), reading_others(session):
+            entity = await session.scalar(
+                _FOR_UPDATE[table], {"id": entity_id}, execution_options=_AS_IT_IS_NOW
+            )
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
     if expected_version is not None and entity.version != expected_version:
@@ -84,28 +79,8 @@ async def change(
     """
     changed = set_fields(entity, changes)
     if changed:
-        waiting = getattr(session.sync_session, "waiting", None)
-        if waiting is None:
-            await flush(session, [entity])
-        else:
-            waiting[id(entity)] = entity
+        await write(session, entity)
         await audit.record(session, origin, changed)
-
-
-@asynccontextmanager
-async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
-    """Changes made inside the block are written at its end at the latest: rows at once, entries at once.
-
-    So an error of the database comes late and does not say whose it is: for batches, which are then split.
-    """
-    sync: Any = session.sync_session
-    sync.waiting, sync.met = {}, []
-    try:
-        async with audit.buffered_entries(session):
-            yield
-            await flush(session, list(session.dirty))
-    finally:
-        sync.waiting = sync.met = None
 
 
 def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
@@ -154,54 +129,3 @@ async def update_rows(
 def what_was_set(changes: Input) -> dict[str, Any]:
     """The fields that the caller named; a field left out is not a field set to nothing."""
     return {field: getattr(changes, field) for field in changes.model_fields_set}
-
-
-async def flush(session: AsyncSession, entities: Iterable[Entity]) -> None:
-    """Write what was added and changed.
-
-    Raises:
-        ConstraintError: the database refuses a row.
-    """
-    if session.get_bind().dialect.name == "sqlite":
-        for entity in entities:
-            await _check_references(session, entity)
-    with translated():
-        await session.flush()
-
-
-@asynccontextmanager
-async def naming_references(session: AsyncSession, rows: Iterable[Entity]) -> AsyncIterator[None]:
-    """As `translated`, for statements past the session; `rows` is what they write, if it must be searched.
-
-    Raises:
-        ConstraintError: with the field, on SQLite too.
-    """
-    try:
-        with translated():
-            yield
-    except MissingReference as error:
-        if not error.fields:
-            for row in rows:
-                await _check_references(session, row)
-        raise
-
-
-async def _check_references(session: AsyncSession, entity: Entity) -> None:
-    """SQLite does not say which reference is broken: look for it.
-
-    Raises:
-        MissingReference: with the field.
-    """
-    table = inspect(type(entity)).local_table
-    constraints = (c for c in table.constraints if isinstance(c, ForeignKeyConstraint))
-    for constraint in constraints:
-        pairs = [
-            (element.column, getattr(entity, element.parent.name))
-            for element in constraint.elements
-        ]
-        if any(value is None for _, value in pairs):
-            continue
-        target = select(exists().where(*(column == value for column, value in pairs)))
-        with session.no_autoflush:
-            if not await session.scalar(target):
-                raise MissingReference(str(constraint.name), (constraint.column_keys[0],))

@@ -1,1 +1,1 @@
-"""What happens: the job kinds, and the flow that takes one delivery through one transaction."""
+"""The jobs of the task manager: a file for each kind, and what runs by schedule."""

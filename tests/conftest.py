@@ -20,13 +20,14 @@ import pytest
 import redis as redis_sync
 from sqlalchemy.engine import URL, make_url
 
-from db.config import DatabaseConfig
-from db.engine import Database, Sessions, build_database
+from db.database import build_database
 from db.schema import migrate
+from ledgerq import embedded
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import own, own_number, redis_number
-from worker import embedded
-from worker.client import JobClient
-from worker.config import Config, WorkerConfig
 
 hypothesis.settings.register_profile(
     "ledgerq",
@@ -51,12 +52,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("LEDGERQ_", "DATABASE_URL", "REDIS_URL", "PG")):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def _keep_log_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker inside the tests must not take over the process's logging."""
-    monkeypatch.setattr("worker.lifecycle.configure_logging", lambda config: None)
 
 
 @pytest.fixture(scope="session")

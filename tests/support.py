@@ -3,35 +3,41 @@
 import asyncio
 import os
 import types
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import arq
 import pytest
 import redis as redis_sync
 from sqlalchemy import func, select, text
-from sqlmodel import col
+from sqlmodel import SQLModel, col
 
-from db import inbox, outbox, projects, tasks
-from db.audit import Origin
-from db.engine import Sessions
+from db import projects, tasks
 from db.inputs import NewProject, NewTask
-from db.models import AuditLog, Base, DeadLetter, JobState, ProcessedJob, Task
-from db.session import INCLUDE_DELETED
-from db.transaction import transaction
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope, encode
-from jobs.outcome import Outcome
-from jobs.process import process
-from jobs.registry import Payload, Registry
-from jobs.retry import Policy
-from jobs.schedule import SCHEDULE
-from worker.app import build_worker, worker_settings
-from worker.config import Config
-from worker.engine import JobWorker
+from db.models import Task
+from db.soft_delete import INCLUDE_DELETED
+from ledgerq.app import App
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Outcome
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.schedule import Recurring
+from ledgerq.store import inbox, outbox
+from ledgerq.store.audit import Origin
+from ledgerq.store.tables import AuditLog, DeadLetter, JobState, ProcessedJob
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.build import build_worker, worker_settings
+from ledgerq.worker.settings import Config
+from ledgerq.worker.worker import JobWorker
+from worker.app import app
 
 T = TypeVar("T")
-M = TypeVar("M", bound=Base)
+M = TypeVar("M", bound=SQLModel)
 
 EVERYTHING = {INCLUDE_DELETED: True}
 ORIGIN = Origin(actor="test")
@@ -70,7 +76,7 @@ async def rows(sessions: Sessions, table: type[M]) -> Sequence[M]:
         return (await session.scalars(select(table), execution_options=EVERYTHING)).all()
 
 
-async def count(sessions: Sessions, table: type[Base]) -> int:
+async def count(sessions: Sessions, table: type[SQLModel]) -> int:
     async with sessions() as session:
         counted = select(func.count()).select_from(table)
         return await session.scalar(counted, execution_options=EVERYTHING) or 0
@@ -136,12 +142,21 @@ async def staged_delivery(sessions: Sessions, job_id: str) -> Delivery:
 
 def stock_worker(config: Config, registry: Registry, **overrides: Any) -> arq.Worker:
     """arq's own engine on our settings, as `arq worker.app.WorkerSettings` builds it."""
-    schedule = overrides.pop("schedule", SCHEDULE)
-    return arq.worker.create_worker(worker_settings(config, registry, schedule), **overrides)
+    schedule = overrides.pop("schedule", app.schedule)
+    settings = worker_settings(app_of(registry, schedule), config)
+    return arq.worker.create_worker(settings, **overrides)
 
 
 def our_worker(config: Config, registry: Registry, **overrides: Any) -> JobWorker:
-    return build_worker(config, registry=registry, **overrides)
+    schedule = overrides.pop("schedule", app.schedule)
+    return build_worker(app_of(registry, schedule), config, **overrides)
+
+
+def app_of(registry: Registry, schedule: Iterable[Recurring]) -> App:
+    """The application with other kinds, by other times; its worker uses this registry."""
+    changed = replace(app, jobs=registry, schedule=schedule, forget_ended_jobs=False)
+    object.__setattr__(changed, "registry", lambda: registry)
+    return changed
 
 
 async def drain(worker: arq.Worker) -> None:

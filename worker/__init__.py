@@ -1,1 +1,1 @@
-"""What runs it: the queue on Redis, the worker process, the command line. Knows jobs and db."""
+"""The worker process of the task manager."""

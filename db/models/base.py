@@ -1,91 +1,16 @@
-"""What all tables share: names for constraints, aware UTC times, JSON, 64-bit ids."""
+"""What the tables of the task manager share, beside the columns that ledgerq has."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, Literal, NoReturn
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Dialect,
-    Enum,
-    Float,
-    Integer,
-    MetaData,
-    bindparam,
-    text,
-)
+from sqlalchemy import JSON, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Field, Relationship, SQLModel
 
 from db.errors import ChangedInPlace
 from db.models.loading import MUST_LOAD
-
-NAMING_CONVENTION = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
-    """The database's clock: the start of the transaction, or on SQLite the moment, to the millisecond."""
-
-    type = DateTime(timezone=True)
-    inherit_cache = True
-
-
-@compiles(utc_now)
-def _utc_now(element: utc_now, compiler: Any, **options: Any) -> str:
-    return "now()"
-
-
-@compiles(utc_now, "sqlite")
-def _utc_now_on_sqlite(element: utc_now, compiler: Any, **options: Any) -> str:
-    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
-
-
-class clock(FunctionElement[datetime]):  # noqa: N801 - as above
-    """The database's clock at this moment, so much later as its one argument says, a timedelta.
-
-    What waits in a transaction for a lock sees time go on. On SQLite to the millisecond, rounded down.
-    """
-
-    type = DateTime(timezone=True)
-    inherit_cache = True
-
-    def __init__(self, later: timedelta = timedelta(0)) -> None:
-        super().__init__(bindparam(None, later, type_=_Seconds()))
-
-
-class _Seconds(TypeDecorator[timedelta]):
-    """A timedelta going in: seconds as a number, for SQL to count with."""
-
-    impl = Float
-    cache_ok = True
-
-    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> float | None:
-        """In seconds."""
-        return None if value is None else value.total_seconds()
-
-
-@compiles(clock)
-def _clock(element: clock, compiler: Any, **options: Any) -> str:
-    later = compiler.process(element.clauses, **options)
-    return f"clock_timestamp() + make_interval(secs => CAST({later} AS double precision))"
-
-
-@compiles(clock, "sqlite")
-def _clock_on_sqlite(element: clock, compiler: Any, **options: Any) -> str:
-    later = compiler.process(element.clauses, **options)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {later} || ' seconds')"
+from ledgerq.columns import NAMING_CONVENTION, BigId, UtcDateTime, utc_now
 
 
 class Base(SQLModel):
@@ -99,34 +24,6 @@ class Base(SQLModel):
         """As SQLModel's; a list that a row is given is fixed from then on."""
         of_row = isinstance(value, list) and name in type(self).model_fields
         super().__setattr__(name, FixedList(value) if of_row else value)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in time: aware, in UTC, on every database. A naive datetime is refused."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Going in: UTC; SQLite keeps no zone, so there it goes in without."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            message = f"naive datetime {value.isoformat()}: say which time zone it is in"
-            raise ValueError(message)
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Coming out: always aware."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
-BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class FixedList(list[str]):
@@ -173,11 +70,6 @@ class FixedTexts(TypeDecorator[list[str]]):
         return None if value is None else FixedList(value)
 
 
-def primary_key() -> Any:
-    """A 64-bit id that the database gives when the row is flushed."""
-    return Field(default=None, primary_key=True, sa_type=BigId)
-
-
 def reference(
     column: str,
     *,
@@ -213,16 +105,6 @@ def version() -> Any:
     return Field(default=1, nullable=False, sa_column_kwargs={"server_default": text("1")})
 
 
-def created_at() -> Any:
-    """When the row was written, by the database's clock."""
-    return Field(
-        default=None,
-        sa_type=UtcDateTime,
-        nullable=False,
-        sa_column_kwargs={"server_default": utc_now()},
-    )
-
-
 def updated_at() -> Any:
     """When the row was last changed, by the database's clock; a trigger sees to writes of others."""
     return Field(
@@ -230,16 +112,4 @@ def updated_at() -> Any:
         sa_type=UtcDateTime,
         nullable=False,
         sa_column_kwargs={"server_default": utc_now(), "onupdate": utc_now()},
-    )
-
-
-def choice(values: type[StrEnum], name: str) -> Enum:
-    """A VARCHAR that a CHECK constraint holds to the enum's values: easier to extend than a native enum."""
-    return Enum(
-        values,
-        name=name,
-        native_enum=False,
-        create_constraint=True,
-        length=20,
-        values_callable=lambda enum: [member.value for member in enum],
     )

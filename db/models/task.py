@@ -15,20 +15,8 @@ from sqlalchemy import (
 )
 from sqlmodel import Field
 
-from db.models.base import (
-    NEVER_AGAIN,
-    Base,
-    BigId,
-    FixedTexts,
-    choice,
-    created_at,
-    moment,
-    primary_key,
-    reference,
-    related,
-    updated_at,
-    version,
-)
+from db.models.base import Base, FixedTexts, moment, reference, related, updated_at, version
+from ledgerq.columns import NEVER_AGAIN, BigId, choice, created_at, primary_key
 
 if TYPE_CHECKING:
     from db.models.project import Project

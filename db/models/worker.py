@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import CheckConstraint, Text
 from sqlmodel import Field
 
-from db.models.base import (
-    NEVER_AGAIN,
-    Base,
-    choice,
-    created_at,
-    primary_key,
-    related,
-    updated_at,
-    version,
-)
+from db.models.base import Base, related, updated_at, version
+from ledgerq.columns import NEVER_AGAIN, choice, created_at, primary_key
 
 if TYPE_CHECKING:
     from db.models.task import Task

@@ -8,21 +8,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from db.engine import open_database
-from db.errors import (
+from db.database import open_database
+from db.errors import NotFound, VersionConflict
+from examples.api import jobs, projects, tasks
+from ledgerq.alembic import require_current
+from ledgerq.client import JobClient
+from ledgerq.errors import (
     AlreadyExists,
-    NotFound,
+    JobError,
+    PayloadMismatch,
     Refused,
     StillReferenced,
     Transient,
     Unreachable,
-    VersionConflict,
 )
-from db.schema import require_current
-from examples.api import jobs, projects, tasks
-from jobs.errors import JobError, PayloadMismatch
-from worker.client import JobClient
-from worker.config import Config, load_config
+from ledgerq.workers import Config, load_config
 
 _CONFLICTS = (AlreadyExists, StillReferenced, VersionConflict, tasks.KeyReused)
 

@@ -6,11 +6,10 @@ from arq.jobs import JobStatus
 from fastapi import APIRouter, Depends, HTTPException
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import dead_letters, inbox
-from db.models import JobState
 from examples.api.tasks import Reading, get_client
 from examples.api.views import JobView
-from worker.client import JobClient
+from ledgerq.client import JobClient
+from ledgerq.tables import JobState, find_dead_letter, find_receipt
 
 router = APIRouter(prefix="/jobs")
 
@@ -37,9 +36,9 @@ async def show_job(
 
 
 async def _ended(session: AsyncSession, job_id: str) -> JobView | None:
-    ended = await inbox.find(session, job_id)
+    ended = await find_receipt(session, job_id)
     if ended and ended.state is not JobState.DEAD:
         return JobView(job_id=job_id, status=ended.state.value, result=ended.result)
-    if dead := await dead_letters.find(session, job_id):
+    if dead := await find_dead_letter(session, job_id):
         return JobView(job_id=job_id, status="dead", error=dead.error, problems=dead.problems)
     return None

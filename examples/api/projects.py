@@ -5,12 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from db import projects
-from db.audit import Origin
-from db.dependencies import get_sessions
-from db.engine import Sessions
 from db.inputs import Id, NewProject, ProjectChanges
-from db.transaction import transaction
 from examples.api.views import ProjectView
+from ledgerq.audit import Origin
+from ledgerq.fastapi import get_sessions
+from ledgerq.sessions import Sessions, transaction
 
 router = APIRouter(prefix="/projects")
 

@@ -7,14 +7,16 @@ from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from db import audit, task_reads
-from db.dependencies import get_session
-from db.errors import NotFound, Refused
-from db.inputs import MAX_ID, Id, NewTask
+from db import task_reads
+from db.errors import NotFound
+from db.inputs import Id, NewTask
 from examples.api.views import AuditView, JobView, PageView, SingleTaskView, TaskQuery, TaskView
-from jobs.errors import PayloadMismatch
 from jobs.kinds import CreateTask
-from worker.client import JobClient
+from ledgerq import audit
+from ledgerq.bounds import MAX_ID
+from ledgerq.client import JobClient
+from ledgerq.errors import PayloadMismatch, Refused
+from ledgerq.fastapi import get_session
 
 router = APIRouter(prefix="/tasks")
 

@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db.bounds import MAX_ROWS
 from db.inputs import Id, Moment, Needle, Tag
-from db.models import Action, TaskPriority, TaskStatus, WorkerType
+from db.models import TaskPriority, TaskStatus, WorkerType
 from db.task_reads import TaskFilter, TaskOrder
+from ledgerq.audit import Action
+from ledgerq.bounds import MAX_ROWS
 
 
 class View(BaseModel):

@@ -8,7 +8,6 @@ from jobs.kinds import (
     create_task,
     create_worker,
     delete_task,
-    prune_processed_jobs,
     purge_deleted_tasks,
     restore_task,
     update_task,
@@ -20,11 +19,9 @@ from jobs.kinds.create_project import CreateProject
 from jobs.kinds.create_task import CreateTask
 from jobs.kinds.create_worker import CreateWorker
 from jobs.kinds.delete_task import DeleteTask
-from jobs.kinds.prune_processed_jobs import PruneProcessedJobs
 from jobs.kinds.purge_deleted_tasks import PurgeDeletedTasks
 from jobs.kinds.restore_task import RestoreTask
 from jobs.kinds.update_task import UpdateTask
-from jobs.registry import Registry
 
 CATALOGUE = (
     create_project.KIND,
@@ -37,14 +34,7 @@ CATALOGUE = (
     delete_task.KIND,
     restore_task.KIND,
     purge_deleted_tasks.KIND,
-    prune_processed_jobs.KIND,
 )
-
-
-def registry() -> Registry:
-    """All kinds, ready for a worker."""
-    return Registry(CATALOGUE)
-
 
 __all__ = [
     "CATALOGUE",
@@ -55,9 +45,7 @@ __all__ = [
     "CreateTask",
     "CreateWorker",
     "DeleteTask",
-    "PruneProcessedJobs",
     "PurgeDeletedTasks",
     "RestoreTask",
     "UpdateTask",
-    "registry",
 ]

@@ -6,8 +6,7 @@ from pydantic import Field
 
 from db import task_bulk
 from db.inputs import NewTask
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class BulkCreateTasks(Payload):

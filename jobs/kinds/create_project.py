@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from db import projects
 from db.inputs import NewProject
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class CreateProject(NewProject, Payload):

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 from db import task_bulk, tasks
 from db.inputs import NewTask
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class CreateTask(NewTask, Payload):

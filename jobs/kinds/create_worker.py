@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from db import workers
 from db.inputs import NewWorker
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class CreateWorker(NewWorker, Payload):

@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from db import tasks
 from db.inputs import Id
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class DeleteTask(Payload):

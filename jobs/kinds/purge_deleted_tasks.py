@@ -9,9 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from db import tasks
-from jobs.context import JobContext
-from jobs.follow_up import go_on
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload, go_on
 
 
 class PurgeDeletedTasks(Payload):

@@ -6,8 +6,7 @@ from pydantic import PositiveInt
 
 from db import tasks
 from db.inputs import Id, TaskChanges
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload
+from ledgerq import JobContext, Kind, Payload
 
 
 class UpdateTask(Payload):

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from db.ddl import create_index_concurrently, drop_index_concurrently
+from ledgerq.alembic import create_index_concurrently, drop_index_concurrently
 
 revision = "0002"
 down_revision = "0001"

@@ -5,7 +5,7 @@ Apart from the migration before, and so that each step may be done twice: one th
 
 from alembic import op
 
-from db.ddl import create_index_concurrently, drop_index_concurrently
+from ledgerq.alembic import create_index_concurrently, drop_index_concurrently
 
 revision = "0004"
 down_revision = "0003"

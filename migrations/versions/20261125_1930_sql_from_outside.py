@@ -8,8 +8,7 @@ by their job.
 from alembic import context, op
 from sqlalchemy import text
 
-from db.ddl import create_index_concurrently, drop_index_concurrently
-from db.unicode_14 import UNPRINTABLE
+from ledgerq.alembic import UNPRINTABLE, create_index_concurrently, drop_index_concurrently
 
 revision = "0005"
 down_revision = "0004"

@@ -1,6 +1,6 @@
 """A command in a process of its own that is forked from one which has imported the libraries, once.
 
-Of a command's two seconds they are most. `worker/`, the command, is imported anew each time, as it reads its
+Of a command's two seconds they are most. `ledgerq.cli`, the command, is imported anew each time, as it reads its
 environment and its terminal.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _LIBRARIES = (
-    "aiosqlite", "alembic.command", "arq.worker", "asyncpg", "db.grants", "db.schema", "jobs.kinds",
-    "jobs.letters", "jobs.process", "jobs.schedule", "pydantic_settings", "redis.asyncio", "rich.progress",
+    "aiosqlite", "alembic.command", "arq.worker", "asyncpg", "ledgerq.store.grants", "ledgerq.store.schema", "jobs.kinds",
+    "ledgerq.execution.interventions", "ledgerq.execution.process", "jobs.schedule", "pydantic_settings", "redis.asyncio", "rich.progress",
     "rich.table", "structlog", "typer.main",
 )  # fmt: skip
 _forks = multiprocessing.get_context("forkserver")
@@ -25,7 +25,7 @@ _forks.set_forkserver_preload([__name__, *_LIBRARIES])
 def run(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: float
 ) -> subprocess.CompletedProcess[str]:
-    """What `python -m worker` with these arguments says, and its exit status.
+    """What `python -m ledgerq` with these arguments says, and its exit status.
 
     Raises:
         TimeoutExpired: it has not ended by then; it is killed.
@@ -55,4 +55,4 @@ def _be(
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["ledgerq", *arguments]
-    runpy.run_module("worker", run_name="__main__", alter_sys=True)
+    runpy.run_module("ledgerq", run_name="__main__", alter_sys=True)

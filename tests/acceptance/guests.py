@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from db import projects
 from db.inputs import NewProject
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload, Registry
-from worker.app import build_worker, run_to_the_end
-from worker.config import load_config
-from worker.logs import configure_logging
+from ledgerq.job import JobContext, Kind
+from ledgerq.logs import configure_logging
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.build import build_worker, run_to_the_end
+from ledgerq.worker.settings import load_config
+from worker.app import app
 
 
 class Guest(Payload):
@@ -159,10 +161,13 @@ async def handle(context: JobContext, guest: Guest) -> Any:
     return [context.origin.attempt, answer]
 
 
+APP = replace(app, jobs=[Kind(Guest, handle)], schedule=[], forget_ended_jobs=False)
+
+
 def main() -> None:
     config = load_config()
-    configure_logging(config.worker)
-    run_to_the_end(build_worker(config, registry=Registry([Kind(Guest, handle)]), schedule=[]))
+    configure_logging(config.worker.log_format, config.worker.log_level)
+    run_to_the_end(build_worker(APP, config))
 
 
 if __name__ == "__main__":

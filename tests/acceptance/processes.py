@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ledgerq.worker.settings import Config
 from tests.acceptance import forked
-from worker.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
-OURS = (sys.executable, "-m", "worker", "worker")
+OURS = (sys.executable, "-m", "ledgerq", "worker")
 STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
 
 
@@ -31,7 +31,7 @@ def ledgerq_anew(
 ) -> subprocess.CompletedProcess[str]:
     """The same as a person starts it."""
     return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
+        [sys.executable, "-m", "ledgerq", *arguments],
         env={**os.environ, **(env or {})},
         cwd=ROOT,
         capture_output=True,

@@ -13,15 +13,17 @@ import uvicorn
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, AsyncHTTPTransport, ConnectError, Response
 
-from db.config import DatabaseConfig
-from db.engine import Sessions, build_database
-from db.models import AuditLog, Project, Task
+from db.database import build_database
+from db.models import Project, Task
 from examples.api.app import create_app
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.store.tables import AuditLog
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.acceptance.processes import ROOT, environment, worker_process
 from tests.support import count, eventually, new_project, new_task
-from worker.client import JobClient
-from worker.config import Config, WorkerConfig
-from worker.connection import connect
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db.engine import Sessions
 from db.models import Task
-from db.transaction import transaction
 from jobs.kinds import CATALOGUE
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.worker.settings import Config
 from tests.acceptance.processes import (
     ROOT,
     environment,
@@ -23,7 +24,6 @@ from tests.acceptance.processes import (
     worker_process,
 )
 from tests.support import count, effects, history, new_project, own
-from worker.config import Config
 from worker.demo import run as run_demo
 
 NOWHERE = {

@@ -7,40 +7,32 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from db import dead_letters, inbox
-from db.engine import Sessions
-from db.models import (
-    Action,
-    AuditLog,
-    DeadLetter,
-    JobState,
-    OutboxMessage,
-    ProcessedJob,
-    Project,
-    Task,
-)
-from db.transaction import transaction
-from jobs import kinds
-from jobs.burial import letter_of
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope, encode
-from jobs.errors import DeadLetterReason
+from db.models import Project, Task
 from jobs.kinds import CreateProject, CreateTask
-from jobs.outcome import Buried
-from jobs.retry import Policy
-from jobs.staging import stage
+from ledgerq.cli.main import commands as root
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import DeadLetterReason
+from ledgerq.execution.dead_letter import letter_of
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import stage
+from ledgerq.store import dead_letters, inbox
+from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.worker.settings import Config
 from tests.acceptance.processes import environment, ledgerq, ledgerq_anew, one_line
 from tests.support import count, delivery, new_project, process_one, rows
-from worker.cli import app
-from worker.client import JobClient
-from worker.config import Config
+from worker.app import app
 
 ESCAPE = "\x1b[2J"
 
 
 async def run(sessions: Sessions, *arrived: Delivery) -> None:
     for each in arrived:
-        await process_one(each, kinds.registry(), sessions, Policy())
+        await process_one(each, app.registry(), sessions, Policy())
 
 
 async def bury(sessions: Sessions, *job_ids: str) -> None:
@@ -99,7 +91,7 @@ async def test_a_command_works_as_a_person_starts_it(
 
 def test_every_command_is_started_so_by_some_test() -> None:
     """A new one is added above."""
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = get_command(root).commands  # type: ignore[attr-defined]
     dead = {f"dead {name}" for name in commands.pop("dead").commands}
     assert AS_STARTED.keys() | WITH_A_WORKER == commands.keys() | dead
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(180)
 @contextmanager
 def dev_process(folder: Path, *flags: str) -> Iterator[tuple[Process, dict[str, str]]]:
     """One that has started, in a process group of its own as in a terminal, and what it told to export."""
-    command = [sys.executable, "-m", "worker", "dev", "--folder", str(folder), *flags]
+    command = [sys.executable, "-m", "ledgerq", "dev", "--folder", str(folder), *flags]
     dev = Process(command, {**os.environ, "LEDGERQ_LOG_FORMAT": "json"}, start_new_session=True)
     try:
         dev.wait_for("worker.started", seconds=60)

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from db.engine import Sessions
-from db.models import DeadLetter, ProcessedJob, Project
+from db.models import Project
+from ledgerq.client import JobClient, JobFailed
+from ledgerq.database.engine import Sessions
+from ledgerq.store.tables import DeadLetter, ProcessedJob
+from ledgerq.worker.settings import Config
 from tests.acceptance.guests import Guest
 from tests.acceptance.processes import worker_process
 from tests.acceptance.test_shutdown import backends
 from tests.support import count, eventually, letter, rows
-from worker.client import JobClient, JobFailed
-from worker.config import Config
 
 GUESTS = (sys.executable, "-m", "tests.acceptance.guests")
 

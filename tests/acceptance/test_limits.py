@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from ledgerq.cli import limits
+from ledgerq.worker.settings import Config
 from tests.acceptance.processes import ROOT, environment, ledgerq, one_line
-from worker import limits
-from worker.config import Config
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_health_sees_a_server_of_no_use_within_five_seconds(
 def test_a_command_ends_though_its_work_does_not_let_itself_be_cancelled() -> None:
     """Code that swallows each cancellation: the process ends a second after the limit, by one line."""
     source = (
-        "import asyncio\nfrom worker.limits import run_within\n"
+        "import asyncio\nfrom ledgerq.cli.limits import run_within\n"
         "async def work():\n"
         "    while True:\n"
         "        try:\n            await asyncio.sleep(60)\n"

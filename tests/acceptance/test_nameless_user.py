@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from ledgerq.embedded.postgresql import as_user
 from tests.acceptance.processes import ROOT
-from worker.embedded_postgresql import as_user
 
 NAMELESS = 61_000
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be some
 def as_nameless(*command: str, database_url: str) -> "subprocess.CompletedProcess[str]":
     """A command as that number, which reaches this clone's files wherever it stands, and has no home."""
     return subprocess.run(
-        [*as_user(NAMELESS), sys.executable, "-m", "worker", *command],
+        [*as_user(NAMELESS), sys.executable, "-m", "ledgerq", *command],
         env={
             "PATH": os.environ["PATH"],
             "DATABASE_URL": database_url,

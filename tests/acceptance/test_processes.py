@@ -4,14 +4,14 @@ import asyncio
 import os
 import signal
 
-from db.engine import Sessions
 from jobs.kinds import CreateTask
+from ledgerq.broker.connection import connect
+from ledgerq.broker.presence import living_workers
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.worker.settings import Config
 from tests.acceptance.processes import OURS, Process, environment
 from tests.support import done, eventually, new_project
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
-from worker.health import living_workers
 
 
 def pids(supervisor: Process) -> list[int]:

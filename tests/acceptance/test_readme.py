@@ -8,14 +8,14 @@ import pytest
 from pydantic_settings import BaseSettings
 from typer.main import get_command
 
-from db.config import DatabaseConfig
-from db.engine import Sessions
 from db.models import Task
-from db.settings import variables
+from ledgerq.cli.main import commands as app
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.settings import variables
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.acceptance.processes import ROOT, worker_process
 from tests.support import rows
-from worker.cli import app
-from worker.config import Config, WorkerConfig
 
 README = (ROOT / "README.md").read_text()
 

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import text
 
-from db.engine import Sessions
 from db.models import Task
 from jobs.kinds import CreateTask
+from ledgerq import embedded
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.worker.settings import Config
 from tests.acceptance.processes import OURS, STOCK, Process, worker_process
 from tests.support import count, effects, eventually, new_project, waiting_for_a_lock
-from worker import embedded
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
 
 both_commands = pytest.mark.parametrize("command", [OURS, STOCK], ids=["ledgerq", "arq"])
 

@@ -10,20 +10,21 @@ import redis as redis_sync
 from sqlalchemy.engine import URL
 from typer.testing import CliRunner, Result
 
-from db import dead_letters, inbox
-from db.config import DatabaseConfig
-from db.engine import open_database
-from db.models import Action, AuditLog, JobState
-from db.transaction import transaction
-from jobs.burial import letter_of
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope, encode
-from jobs.errors import DeadLetterReason
-from jobs.outcome import Buried
-from worker import cli, keys
-from worker.client import IdHeld
-from worker.terminal import complain
-from worker.wire import to_wire
+from db.database import open_database
+from ledgerq.broker import keys
+from ledgerq.cli import main
+from ledgerq.cli.output import complain
+from ledgerq.client import IdHeld
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import DeadLetterReason
+from ledgerq.execution.dead_letter import letter_of
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried
+from ledgerq.store import dead_letters, inbox
+from ledgerq.store.tables import Action, AuditLog, JobState
+from ledgerq.wire.arq_json import to_wire
+from ledgerq.wire.envelope import Envelope, encode
 
 NASTY = "a\x1b[2J\x9b31m\x07\r\u202e\u2028\x85\x7f\t\u200bz"
 QUEUE = "arq:queue"
@@ -38,7 +39,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, sqlite_url: URL, redis_url: str) -> S
     monkeypatch.setenv("REDIS_URL", redis_url)
 
     def run(*arguments: str) -> str:
-        result: Result = CliRunner().invoke(cli.app, list(arguments))
+        result: Result = CliRunner().invoke(main.commands, list(arguments))
         error = result.exception
         if error is not None and not isinstance(error, SystemExit):
             complain(f"ledgerq: {error}")  # as `main` does

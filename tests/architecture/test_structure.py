@@ -24,7 +24,7 @@ def test_only_the_transaction_commits() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "commit"
     }
-    assert committing == {"db/transaction.py"}
+    assert committing == {"ledgerq/database/transaction.py"}
 
 
 def test_only_one_place_builds_engines() -> None:
@@ -34,7 +34,7 @@ def test_only_one_place_builds_engines() -> None:
         for path in [*SOURCES, *(ROOT / "migrations").rglob("*.py")]
         if "create_async_engine(" in path.read_text()
     }
-    assert building == {"db/engine.py"}
+    assert building == {"ledgerq/database/engine.py"}
 
 
 def test_nothing_unpickles() -> None:

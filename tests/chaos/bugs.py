@@ -14,25 +14,25 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-import db.transaction
-import jobs.handlers
-import jobs.process
-import worker.dispatch
-from db import audit, inbox, outbox
-from db.engine import Sessions
-from db.errors import SerializationFailure
-from db.models import OutboxMessage, ProcessedJob
-from db.session import LedgerqSession
-from db.transaction import transaction
-from jobs.delivery import Delivery
-from jobs.outcome import Completed, Outcome
-from jobs.process import Outcomes, _Flow
-from jobs.registry import Job
+import ledgerq.database.transaction
+import ledgerq.execution.handlers
+import ledgerq.execution.process
+import ledgerq.worker.arq_functions
+from ledgerq.broker.claims import Broker
+from ledgerq.broker.relay import Relay
+from ledgerq.broker.scripts import script_of
+from ledgerq.database.engine import Sessions
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import SerializationFailure
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Completed, Outcome
+from ledgerq.execution.process import Outcomes, _Flow
+from ledgerq.execution.registry import Job
+from ledgerq.store import audit, inbox, outbox
+from ledgerq.store.tables import OutboxMessage, ProcessedJob
+from ledgerq.worker.heartbeat import Heartbeat
 from tests.chaos.bugs_around import AROUND, replace
-from worker.broker import Broker
-from worker.heartbeat import Heartbeat
-from worker.relay import Relay
-from worker.scripts import script_of
 
 
 def crash() -> None:
@@ -47,7 +47,7 @@ def receipt_after_effects() -> None:
     async def flow(self: _Flow, batch: Sequence[Job[Any]]) -> Outcomes:
         [job] = batch
         async with transaction(self.sessions) as session:
-            result = await job.handle(jobs.handlers._context(session, job))
+            result = await job.handle(ledgerq.execution.handlers._context(session, job))
         crash()
         async with transaction(self.sessions) as session:
             await inbox.insert_receipt(session, job.id, job.kind.name, job.envelope.payload_hash)
@@ -108,7 +108,7 @@ def audit_after_commit() -> None:
 
 def cancellation_swallowed() -> None:
     """A job that is cancelled is rolled back, and acknowledged all the same."""
-    process = jobs.process.process
+    process = ledgerq.execution.process.process
 
     async def swallow(deliveries: Sequence[Delivery], *arguments: Any) -> list[Outcome]:
         try:
@@ -116,13 +116,13 @@ def cancellation_swallowed() -> None:
         except asyncio.CancelledError:
             return [Completed(None) for _ in deliveries]
 
-    replace(jobs.process, process=swallow)
-    replace(worker.dispatch, process=swallow)
+    replace(ledgerq.execution.process, process=swallow)
+    replace(ledgerq.worker.arq_functions, process=swallow)
 
 
 def acknowledged_before_commit() -> None:
     """The commit is left to the background."""
-    commit = db.transaction._commit_and_close
+    commit = ledgerq.database.transaction._commit_and_close
     later: set[asyncio.Task[None]] = set()
 
     async def soon(session: LedgerqSession) -> None:
@@ -132,7 +132,7 @@ def acknowledged_before_commit() -> None:
 
         later.add(asyncio.create_task(wait()))
 
-    replace(db.transaction, _commit_and_close=soon)
+    replace(ledgerq.database.transaction, _commit_and_close=soon)
 
 
 def outbox_settled_first() -> None:
@@ -162,7 +162,7 @@ def retried_in_one_session() -> None:
                     continue
             return await work(session)
 
-    replace(jobs.process, in_transaction=in_transaction)
+    replace(ledgerq.execution.process, in_transaction=in_transaction)
 
 
 def batch_unsorted() -> None:

@@ -3,16 +3,16 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import jobs.handlers
-import jobs.process
-import worker.scripts
-from db import fence
-from db.errors import Disconnected, LedgerqError
-from db.fence import Fence
-from jobs.delivery import Delivery
-from jobs.handling import HandlerMisbehaved
-from jobs.outcome import Buried, Retry
-from jobs.retry import Policy, decide
+import ledgerq.broker.scripts
+import ledgerq.execution.handlers
+import ledgerq.execution.process
+from ledgerq.database import fence
+from ledgerq.database.fence import Fence
+from ledgerq.errors import Disconnected, LedgerqError
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.isolation import HandlerMisbehaved
+from ledgerq.execution.outcome import Buried, Retry
+from ledgerq.execution.retry import Policy, decide
 
 
 def replace(owner: object, **new: Any) -> None:
@@ -36,7 +36,7 @@ def context_shared() -> None:
     async def run(work: Callable[[], Awaitable[Any]], bound: Mapping[str, Any]) -> Any:
         return await work()
 
-    replace(jobs.handlers, run_apart=run)
+    replace(ledgerq.execution.handlers, run_apart=run)
 
 
 def mute_error_for_ever() -> None:
@@ -49,7 +49,7 @@ def mute_error_for_ever() -> None:
             return Retry(0, error)
         return decide(error, delivery, policy)
 
-    replace(jobs.process, decide=unguarded)
+    replace(ledgerq.execution.process, decide=unguarded)
 
 
 def second_database_believed_ours() -> None:
@@ -81,7 +81,7 @@ def body_of_other_queue_run() -> None:
 
 
 def _in_script(name: str, good: str, bad: str) -> None:
-    text_of = worker.scripts._text
+    text_of = ledgerq.broker.scripts._text
 
     def careless(asked: str) -> str:
         text = text_of(asked)
@@ -90,7 +90,7 @@ def _in_script(name: str, good: str, bad: str) -> None:
         assert good in text, f"{name}.lua was changed: seed this bug anew"
         return text.replace(good, bad)
 
-    replace(worker.scripts, _text=careless)
+    replace(ledgerq.broker.scripts, _text=careless)
 
 
 GUESTS = (
@@ -98,5 +98,5 @@ GUESTS = (
     silence_is_interruption,
 )  # fmt: skip
 QUEUES = (body_of_other_queue_overwritten, body_of_other_queue_run)
-SHARED = hasattr(worker.scripts, "HELD")  # the scripts ask whose a body is
+SHARED = hasattr(ledgerq.broker.scripts, "HELD")  # the scripts ask whose a body is
 AROUND = (*GUESTS, *(QUEUES if SHARED else ()))

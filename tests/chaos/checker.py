@@ -12,10 +12,10 @@ from typing import Any
 
 import redis as redis_sync
 
-from jobs.text import MAX_ERROR, MAX_TRACEBACK
+from ledgerq.broker.keys import failures_key
+from ledgerq.text import MAX_ERROR, MAX_TRACEBACK
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
-from worker.keys import failures_key
 
 SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
 

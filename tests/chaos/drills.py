@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ledgerq.broker.keys import failures_key
 from tests.chaos import checker, faults, server_faults
 from tests.chaos.guest_jobs import stage_every_guest
 from tests.chaos.guests import expected
@@ -15,7 +16,6 @@ from tests.chaos.poison import BODIES, KEYS, good_body, is_good
 from tests.chaos.report import Bar, Report, percentile
 from tests.chaos.run import Phase, finish, run_phase
 from tests.chaos.world import World, world
-from worker.keys import failures_key
 
 LEASE = 15.0  # the default
 KILL_BAR = 20.0  # seconds

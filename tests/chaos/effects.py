@@ -7,8 +7,8 @@ from pydantic import Field
 
 from db import tasks
 from db.inputs import NewTask
-from jobs.context import JobContext
-from jobs.registry import Payload
+from ledgerq.job import JobContext
+from ledgerq.wire.payload import Payload
 
 
 class Effects(Payload):

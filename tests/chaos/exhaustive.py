@@ -14,13 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-import jobs.process
-from db.config import DatabaseConfig
-from db.engine import Database, open_database
+import ledgerq.execution.process
+from db.database import open_database
 from db.schema import migrate
-from jobs.delivery import Delivery
-from jobs.outcome import Outcome, Retry
-from jobs.retry import Policy
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Outcome, Retry
+from ledgerq.execution.retry import Policy
 from tests.chaos import checker
 from tests.chaos.fleet import ROOT, lease_setting, settings
 from tests.chaos.history import Sent, Source
@@ -119,7 +120,9 @@ async def _process(database: Database, job: Sent, fields: dict[str, Any]) -> Out
     content = {**fields, "_staged": "1"} if job.in_database else fields
     body = json.dumps({"f": job.kind, "k": content, "a": [], "t": None, "et": 1}).encode()
     delivery = Delivery(job.job_id, 1, body)
-    [outcome] = await jobs.process.process([delivery], registry(), database.sessions, Policy())
+    [outcome] = await ledgerq.execution.process.process(
+        [delivery], registry(), database.sessions, Policy()
+    )
     return outcome
 
 

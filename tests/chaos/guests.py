@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import structlog
 from sqlalchemy import text
 
-from jobs.context import JobContext
-from jobs.registry import Kind
+from ledgerq.job import JobContext, Kind
 from tests.chaos.effects import Effects, leave
 from tests.chaos.habits import HABITS, SETTINGS, TENANT, WORK_MEM, Habit, Visit, tell_leak
 

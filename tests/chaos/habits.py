@@ -13,9 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from db.errors import JobEnded, LedgerqError
-from jobs.context import JobContext
-from jobs.errors import Permanent
+from ledgerq.errors import JobEnded, LedgerqError, Permanent
+from ledgerq.job import JobContext
 from tests.chaos import children
 
 Ends: TypeAlias = Literal["done", "dead", "either"]

@@ -3,18 +3,20 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from sqlalchemy import text
 
-from db.errors import SerializationFailure
-from jobs.context import JobContext
-from jobs.errors import RetryLater
 from jobs.kinds import CATALOGUE
-from jobs.registry import Kind, Registry
+from ledgerq.app import App
+from ledgerq.errors import RetryLater, SerializationFailure
+from ledgerq.execution.registry import Registry
+from ledgerq.job import JobContext, Kind
 from tests.chaos.effects import Effects, leave
 from tests.chaos.guests import GUEST_KINDS
+from worker.app import app
 
 _raised: dict[str, int] = {}  # job → how often this process has failed it
 
@@ -109,4 +111,9 @@ CHAOS_KINDS = (
 
 def registry() -> Registry:
     """The product's kinds, these, and those that misbehave."""
-    return Registry((*CATALOGUE, *CHAOS_KINDS, *GUEST_KINDS))
+    return chaos_app().registry()
+
+
+def chaos_app() -> App:
+    """The application, with these."""
+    return replace(app, jobs=(*CATALOGUE, *CHAOS_KINDS, *GUEST_KINDS))

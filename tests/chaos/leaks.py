@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from db.config import DatabaseConfig
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.chaos.checker import Found, Verdict
 from tests.chaos.fleet import Fleet
 from tests.chaos.world import Fault, World
-from worker.config import Config, WorkerConfig
 
 DIED = "the worker died"  # as the engine notes it
 CRASHES = 3  # after so many a job is given up

@@ -10,16 +10,17 @@ import os
 import sys
 from typing import Any
 
-import jobs.process
-from db.config import DatabaseConfig
-from db.engine import Database, open_database
-from db.errors import Deadlock
-from db.transaction import transaction
-from jobs.delivery import Delivery
-from jobs.outcome import Outcome, Retry
-from jobs.request import Request
-from jobs.retry import Policy
-from jobs.staging import stage_many
+import ledgerq.execution.process
+from db.database import open_database
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Deadlock
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Outcome, Retry
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import stage_many
+from ledgerq.wire.request import Request
 from tests.chaos import bugs
 from tests.chaos.kinds import ChaosEffects, registry
 
@@ -64,7 +65,7 @@ async def deliver(
     delivery = Delivery(spec["job_id"], attempt, body, interruptions=interruptions)
     policy = Policy(timeout=30, backoff=0.01)
     job = asyncio.ensure_future(
-        jobs.process.process([delivery], registry(), database.sessions, policy)
+        ledgerq.execution.process.process([delivery], registry(), database.sessions, policy)
     )
     if "cancel_after" in spec:
         await asyncio.sleep(spec["cancel_after"])

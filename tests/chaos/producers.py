@@ -18,18 +18,19 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 from pydantic import TypeAdapter
 from sqlalchemy import text
 
-from db.engine import Sessions, open_database
-from db.transaction import transaction
-from jobs.envelope import Envelope, encode
+from db.database import open_database
 from jobs.kinds import CreateTask
-from jobs.registry import Payload
-from jobs.staging import stage
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.staging import stage
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.settings import load_config
 from tests.chaos.guests import expected, some_guest
 from tests.chaos.kinds import ChaosBlock, ChaosConflict, ChaosEffects, ChaosFlaky
 from tests.chaos.poison import invalid_body, invalid_payload
-from worker.client import JobClient
-from worker.config import load_config
-from worker.connection import connect
 
 POISON = 0.05
 GUESTS = 0.11  # of the jobs that are no poison, so 10 % of all
@@ -164,7 +165,7 @@ class Producer:
         fields = payload.model_dump(mode="json", exclude_unset=True)
         given = invalid_payload(self._random, fields) if poison else fields
         rolled_back = self._random.random() < ROLLED_BACK
-        source = "sql" if poison else source  # jobs.staging takes valid payloads only
+        source = "sql" if poison else source  # ledgerq.staging takes valid payloads only
 
         async def enqueue() -> None:
             async with transaction(sessions) as session:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import worker.scripts
-from db.errors import LedgerqError
+import ledgerq.broker.scripts
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.errors import LedgerqError
+from ledgerq.worker.settings import WorkerConfig
 from tests.chaos import checker
 from tests.chaos.bugs import BUGS
 from tests.chaos.bugs_around import replace
@@ -16,9 +19,6 @@ from tests.chaos.history import Answer, Sent
 from tests.chaos.kinds import ChaosEffects
 from tests.chaos.servers import PostgreSQL
 from tests.chaos.world import World, world
-from worker.client import JobClient
-from worker.config import WorkerConfig
-from worker.connection import connect
 
 OTHER = "billing"
 QUEUES = {PostgreSQL.DATABASE: "arq:queue", OTHER: "billing"}  # database → queue
@@ -60,13 +60,13 @@ def _environment(made: World, database: str) -> dict[str, str]:
 
 def _enqueue(made: World, bug: str, *databases: str) -> dict[str, Sent]:
     """A job of one id for each of these, by clients that have the bug too; what they were answered."""
-    text_of = worker.scripts._text
+    text_of = ledgerq.broker.scripts._text
     try:
         if bug:
             BUGS[bug]()
         return asyncio.run(_enqueued(made, databases))
     finally:
-        replace(worker.scripts, _text=text_of)
+        replace(ledgerq.broker.scripts, _text=text_of)
 
 
 async def _enqueued(made: World, databases: Sequence[str]) -> dict[str, Sent]:

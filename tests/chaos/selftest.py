@@ -14,9 +14,10 @@ from typing import Any
 from redis.asyncio import Redis as AsyncRedis
 from rich.console import Console
 
-from db.config import DatabaseConfig
 from db.schema import migrate
-from jobs.retry import Policy
+from ledgerq.broker.claims import Ack, Broker, LeaseSettings
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.execution.retry import Policy
 from tests.chaos import bugs, checker, leaks
 from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import ROOT, settings
@@ -25,7 +26,6 @@ from tests.chaos.poison import good_body
 from tests.chaos.queues import stray_id, two_queues
 from tests.chaos.servers import PostgreSQL
 from tests.chaos.world import World, new_project_at, world
-from worker.broker import Ack, Broker, LeaseSettings
 
 LEASE = 1.5  # seconds
 

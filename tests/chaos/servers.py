@@ -14,15 +14,16 @@ from typing import Any
 import asyncpg
 import redis as redis_sync
 
-from worker import embedded
-from worker.embedded_postgresql import (
+from ledgerq import embedded
+from ledgerq.embedded import both
+from ledgerq.embedded.own_folder import make_private
+from ledgerq.embedded.postgresql import (
     as_user,
     data_owners,
     init,
     programs_of_postgresql,
     server_user,
 )
-from worker.own_folder import make_private
 
 START_SECONDS = 30
 LOCALHOST = "127.0.0.1"
@@ -33,7 +34,7 @@ class Redis:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = embedded._free_port()
+        self.port = both._free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, **more: str) -> None:
@@ -52,7 +53,7 @@ class Redis:
             "logfile": "redis.log",
             **more,
         }
-        command = [str(embedded._redis_binary())]
+        command = [str(both._redis_binary())]
         for name, value in options.items():
             command += [f"--{name}", value]
         self._process = subprocess.Popen(

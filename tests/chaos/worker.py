@@ -22,19 +22,19 @@ def main() -> None:
         _skew(skew)
     from redis.exceptions import RedisError  # noqa: PLC0415 - after the clock
 
-    from db.errors import LedgerqError  # noqa: PLC0415
+    from ledgerq.errors import LedgerqError  # noqa: PLC0415
+    from ledgerq.logs import configure_logging  # noqa: PLC0415
+    from ledgerq.worker.build import build_worker, run_to_the_end  # noqa: PLC0415
+    from ledgerq.worker.settings import load_config  # noqa: PLC0415
     from tests.chaos.bugs import install  # noqa: PLC0415
-    from tests.chaos.kinds import registry  # noqa: PLC0415
-    from worker.app import build_worker, run_to_the_end  # noqa: PLC0415
-    from worker.config import load_config  # noqa: PLC0415
-    from worker.logs import configure_logging  # noqa: PLC0415
+    from tests.chaos.kinds import chaos_app  # noqa: PLC0415
 
     install(os.environ.pop("CHAOS_BUG", ""))
     burst = bool(os.environ.pop("CHAOS_BURST", ""))
     config = load_config()
-    configure_logging(config.worker)
+    configure_logging(config.worker.log_format, config.worker.log_level)
     try:
-        run_to_the_end(build_worker(config, registry=registry(), burst=burst))
+        run_to_the_end(build_worker(chaos_app(), config, burst=burst))
     except (LedgerqError, RedisError) as error:  # one line, as `ledgerq worker` says it
         sys.exit(f"ledgerq: {error}")
 

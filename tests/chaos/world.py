@@ -14,16 +14,16 @@ from random import Random
 
 import redis as redis_sync
 
-from db.config import DatabaseConfig
-from db.engine import open_database
+from db.database import open_database
 from db.schema import migrate
+from ledgerq.broker.keys import in_progress_key_prefix, running_key
+from ledgerq.database.settings import DatabaseConfig
 from tests.chaos import checker
 from tests.chaos.fleet import ROOT, Fleet, fleet, lease_setting, settings
 from tests.chaos.history import History
 from tests.chaos.proxy import Hop, Proxy, proxy
 from tests.chaos.servers import PostgreSQL, Redis, servers
 from tests.support import new_project
-from worker.keys import in_progress_key_prefix, running_key
 
 SAMPLE = 0.05  # seconds between two looks at what is claimed
 

@@ -4,13 +4,14 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from db.engine import Sessions
-from db.models import DeadLetter, ProcessedJob
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload, Registry
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.execution.registry import Registry
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import DeadLetter, ProcessedJob
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker, rows
-from worker.client import JobClient
-from worker.config import Config
 
 
 class Checked(Payload):

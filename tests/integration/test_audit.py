@@ -8,11 +8,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from db import tasks
-from db.audit import Origin
-from db.config import DatabaseConfig
-from db.engine import Database, Sessions, build_database
-from db.models import Action, AuditLog, Base, TaskStatus
-from db.transaction import transaction
+from db.database import build_database
+from db.models import Base, TaskStatus
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.store.audit import Origin
+from ledgerq.store.tables import Action, AuditLog
 from tests.support import count, history, new_project, new_task
 
 TAMPERING = {

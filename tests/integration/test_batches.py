@@ -14,36 +14,29 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from db.engine import Sessions
 from db.inputs import NewTask
-from db.models import (
-    AuditLog,
-    DeadLetter,
-    OutboxMessage,
-    ProcessedJob,
-    Task,
-    TaskPriority,
-    TaskStatus,
-)
+from db.models import Task, TaskPriority, TaskStatus
 from db.tasks import change_status
-from db.transaction import transaction
-from jobs import kinds
-from jobs.context import JobContext
-from jobs.delivery import Delivery
-from jobs.envelope import encode
-from jobs.errors import RetryLater
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask
-from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.process import process
-from jobs.registry import Kind, Registry
-from jobs.request import Request
-from jobs.retry import Policy
-from jobs.staging import stage_many
+from ledgerq.client import JobClient, results
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import RetryLater
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.staging import stage_many
+from ledgerq.store.tables import AuditLog, DeadLetter, OutboxMessage, ProcessedJob
+from ledgerq.wire.envelope import encode
+from ledgerq.wire.request import Request
+from ledgerq.worker.settings import Config
 from tests.support import count, delivery, done, drain, new_project, our_worker, process_one, rows
-from worker.client import JobClient, results
-from worker.config import Config
+from worker.app import app
 
-REGISTRY, POLICY = kinds.registry(), Policy(timeout=5)
+REGISTRY, POLICY = app.registry(), Policy(timeout=5)
 
 
 async def run(sessions: Sessions, *deliveries: Delivery) -> list[Outcome]:
@@ -208,7 +201,7 @@ async def test_a_lost_database_interrupts_the_whole_batch(
         error.connection_invalidated = True
         raise error
 
-    monkeypatch.setattr("db.inbox.insert_receipts", lost)
+    monkeypatch.setattr("ledgerq.store.inbox.insert_receipts", lost)
     outcomes = await run(sessions, *tasks(project_id, 5))
     assert all(isinstance(o, Retry) and not o.counts_as_attempt for o in outcomes)
 
@@ -236,7 +229,7 @@ async def test_the_engine_runs_what_it_finds_together(
     wanted[100:100] = [CreateProject(name=f"p{n}") for n in range(20)]
     bad = Request(CreateTask(title="bad", project_id=999), job_id="bad")
     jobs = await client.enqueue_many([*wanted, bad])
-    await drain(our_worker(config, kinds.registry(), burst=True, handle_signals=False))
+    await drain(our_worker(config, app.registry(), burst=True, handle_signals=False))
     answers = await results(jobs[:-1])
     by_id = {task.id: task.title for task in await rows(sessions, Task)}
     for asked, answer in zip(wanted, answers, strict=True):
@@ -275,7 +268,7 @@ async def test_each_job_can_have_a_commit_of_its_own(
     """LEDGERQ_BATCH=1: as many transactions as jobs."""
     project_id = await new_project(sessions)
     await client.enqueue_many([CreateTask(title=f"t{n}", project_id=project_id) for n in range(30)])
-    worker = our_worker(config, kinds.registry(), burst=True, handle_signals=False, batch=1)
+    worker = our_worker(config, app.registry(), burst=True, handle_signals=False, batch=1)
     await drain(worker)
     moments = {note.processed_at for note in await rows(sessions, ProcessedJob)}
     assert len(moments) == 30  # now() is the start of the transaction
@@ -290,7 +283,7 @@ async def test_a_batch_is_a_batch_whoever_enqueues(
     payloads = [CreateTask(title=f"t{n}", project_id=project_id) for n in range(30)]
     await ENQUEUE[producer](config, client, sessions, payloads)
     options = {"burst": True, "handle_signals": False, "schedule": []}
-    await drain(our_worker(config, kinds.registry(), **options))
+    await drain(our_worker(config, app.registry(), **options))
     moments = {receipt.processed_at for receipt in await rows(sessions, ProcessedJob)}
     assert await done(sessions) == 30
     assert len(moments) <= 2

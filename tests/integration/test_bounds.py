@@ -9,27 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import (
-    audit,
-    dead_letters,
-    inbox,
-    lookups,
-    outbox,
-    projects,
-    task_bulk,
-    task_reads,
-    tasks,
-    unique,
-    workers,
-)
-from db.audit import Change, Origin
-from db.dead_letters import DeadLetterFilter
-from db.engine import Sessions
-from db.errors import Refused
+from db import lookups, projects, task_bulk, task_reads, tasks, workers
 from db.inputs import NewProject, NewTask, NewWorker, ProjectChanges, TaskChanges, WorkerChanges
-from db.models import Action, AuditLog, Project, TaskStatus
+from db.models import Project, TaskStatus
 from db.task_reads import TaskFilter
-from db.transaction import transaction
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Refused
+from ledgerq.store import audit, dead_letters, inbox, outbox, unique_keys
+from ledgerq.store.audit import Change, Origin
+from ledgerq.store.dead_letters import DeadLetterFilter
+from ledgerq.store.tables import Action, AuditLog
 from tests.support import count
 
 MODULES = (
@@ -42,10 +32,10 @@ MODULES = (
     task_bulk,
     task_reads,
     tasks,
-    unique,
+    unique_keys,
     workers,
 )
-FLOW = {  # called by the flow alone, with values that the door has checked: see jobs.request, jobs.envelope
+FLOW = {  # called by the flow alone, with values that the door has checked: see ledgerq.wire.request, ledgerq.wire.envelope
     "audit.record",  # its entries have a test of their own
     "audit.record_many",
     "dead_letters.bury",
@@ -55,7 +45,7 @@ FLOW = {  # called by the flow alone, with values that the door has checked: see
     "inbox.insert_receipt",
     "inbox.insert_receipts",
     "outbox.add",
-    "unique.take",
+    "unique_keys.take",
 }
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = (2**63, -(2**63) - 1, 10**30, 0, -1, True)

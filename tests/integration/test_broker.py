@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.envelope import MAX_BODY_BYTES
+from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
+from ledgerq.broker.connection import connect
+from ledgerq.broker.keys import failures_key, workers_key
+from ledgerq.wire.envelope import MAX_BODY_BYTES
+from ledgerq.worker.settings import Config
 from tests.support import eventually
-from worker.broker import Ack, Broker, LeaseSettings, RenewalStatus
-from worker.config import Config
-from worker.connection import connect
-from worker.keys import failures_key, workers_key
 
 QUEUE = "arq:queue"
 LONG = LeaseSettings(lease=15)  # no lease runs out by chance, however slow the machine

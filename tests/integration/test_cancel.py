@@ -9,25 +9,27 @@ import pytest
 from arq.connections import ArqRedis
 from sqlalchemy import URL
 
-from db import inbox
-from db.config import DatabaseConfig
-from db.engine import Sessions, open_database
-from db.models import Action, AuditLog, JobState, OutboxMessage, Project
-from db.transaction import transaction
-from jobs import kinds
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope, encode
-from jobs.errors import Undecodable
+from db.database import open_database
+from db.models import Project
 from jobs.kinds import CreateProject, CreateTask
-from jobs.outcome import Buried, Completed, Duplicate, Outcome
-from jobs.retry import Policy
-from jobs.staging import stage
+from ledgerq.admin.cancel import CancelAnswer, StillRuns, cancel
+from ledgerq.broker import keys
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient, JobFailed, ResultExpired
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Undecodable
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import stage
+from ledgerq.store import inbox
+from ledgerq.store.tables import Action, AuditLog, JobState, OutboxMessage
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import count, delivery, eventually, process_one, rows, waiting_for_a_lock
-from worker import keys
-from worker.cancel import CancelAnswer, StillRuns, cancel
-from worker.client import JobClient, JobFailed, ResultExpired
-from worker.config import Config, WorkerConfig
-from worker.connection import connect
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 QUEUE = "arq:queue"
@@ -56,7 +58,7 @@ async def ask(
 
 
 async def run(sessions: Sessions, job_id: str = "job") -> Outcome:
-    return await process_one(delivery(LAUNCH, job_id), kinds.registry(), sessions, Policy())
+    return await process_one(delivery(LAUNCH, job_id), app.registry(), sessions, Policy())
 
 
 async def cancelled(sessions: Sessions, job_id: str = "job") -> bool:
@@ -131,7 +133,7 @@ async def test_a_job_that_has_ended_stays_as_it_is(any_sessions: Sessions, redis
     """Done is done and dead is dead: the answer says which, and nothing is written."""
     assert isinstance(await run(any_sessions, "done"), Completed)
     broken = delivery(CreateTask(title="x", project_id=99), "dead")
-    assert isinstance(await process_one(broken, kinds.registry(), any_sessions, Policy()), Buried)
+    assert isinstance(await process_one(broken, app.registry(), any_sessions, Policy()), Buried)
     for job_id, state in (("done", JobState.DONE), ("dead", JobState.DEAD)):
         assert (await ask(redis, any_sessions, job_id)).state is state
     assert Action.CANCEL not in {entry.action for entry in await rows(any_sessions, AuditLog)}
@@ -242,6 +244,6 @@ async def test_a_cancelled_job_that_is_delivered_settles_its_message(
     """Redis had it when it was cancelled without Redis: the delivery does nothing."""
     await ask(nowhere, any_sessions)
     body = encode(replace(Envelope("create_project", {"name": "x"}), staged=True))
-    outcome = await process_one(Delivery("job", 1, body), kinds.registry(), any_sessions, Policy())
+    outcome = await process_one(Delivery("job", 1, body), app.registry(), any_sessions, Policy())
     assert outcome == Duplicate(JobState.CANCELLED)
     assert await count(any_sessions, Project) == 0

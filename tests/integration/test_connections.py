@@ -12,16 +12,17 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
-from db.config import DatabaseConfig
 from jobs.kinds import CreateProject
+from ledgerq import embedded
+from ledgerq.admin import health
+from ledgerq.broker.connection import RedisRefuses, connect, require_redis
+from ledgerq.broker.notifier import QueueNotifier
+from ledgerq.broker.presence import note_wait
+from ledgerq.broker.requirements import unfit
+from ledgerq.client import JobClient
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import redis_number
-from worker import embedded, health
-from worker.client import JobClient
-from worker.config import Config, WorkerConfig
-from worker.connection import RedisRefuses, connect, require_redis
-from worker.notifier import QueueNotifier
-from worker.requirements import unfit
-from worker.waits import note_wait
 
 LAUNCH = CreateProject(name="Launch")
 

@@ -5,18 +5,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from db.engine import Sessions
-from db.models import OutboxMessage, UniqueKey
-from db.transaction import transaction
-from jobs import kinds, letters
-from jobs.errors import InvalidRequest, JobError
 from jobs.kinds import CreateProject, CreateTask
-from jobs.outcome import Buried
-from jobs.registry import Payload
-from jobs.request import Request, Unique
-from jobs.retry import Policy
-from jobs.staging import StagedJob, stage, stage_many
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import InvalidRequest, JobError
+from ledgerq.execution import interventions
+from ledgerq.execution.outcome import Buried
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import StagedJob, stage, stage_many
+from ledgerq.store.tables import OutboxMessage, UniqueKey
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request, Unique
 from tests.support import count, process_one, rows, staged_delivery
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 HOUR = timedelta(hours=1)
@@ -154,7 +155,7 @@ async def test_a_cancelled_job_frees_its_unique_key(any_sessions: Sessions) -> N
     first = await staged(any_sessions, request)
     other = await staged(any_sessions, Request(LAUNCH, unique=Unique("other", HOUR)))
     async with transaction(any_sessions) as session:
-        await letters.cancel(session, first.job_id, actor="me", reason="wrong")
+        await interventions.cancel(session, first.job_id, actor="me", reason="wrong")
     again = await staged(any_sessions, request)
     assert again.is_new
     assert again.job_id != first.job_id
@@ -167,10 +168,10 @@ async def test_a_discarded_job_frees_its_unique_key(any_sessions: Sessions) -> N
     request = Request(CreateTask(title="x", project_id=99), unique=Unique("k", HOUR))
     first = await staged(any_sessions, request)
     arrived = await staged_delivery(any_sessions, first.job_id)
-    assert isinstance(await process_one(arrived, kinds.registry(), any_sessions, Policy()), Buried)
+    assert isinstance(await process_one(arrived, app.registry(), any_sessions, Policy()), Buried)
     assert not (await staged(any_sessions, request)).is_new
     async with transaction(any_sessions) as session:
-        await letters.discard(session, [first.job_id], actor="me", reason="no use")
+        await interventions.discard(session, [first.job_id], actor="me", reason="no use")
     assert (await staged(any_sessions, request)).is_new
 
 
@@ -178,8 +179,8 @@ async def test_a_discarded_job_frees_its_unique_key(any_sessions: Sessions) -> N
 async def test_who_acts_on_a_job_must_have_a_name(any_sessions: Sessions, actor: str) -> None:
     """Replay, discard and cancel refuse what can't be an author."""
     async with any_sessions() as session:
-        for act in (letters.discard, letters.replay):
+        for act in (interventions.discard, interventions.replay):
             with pytest.raises(InvalidRequest, match="actor"):
                 await act(session, ["j"], actor=actor, reason="r")
         with pytest.raises(InvalidRequest, match="actor"):
-            await letters.cancel(session, "j", actor=actor, reason="r")
+            await interventions.cancel(session, "j", actor=actor, reason="r")

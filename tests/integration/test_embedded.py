@@ -13,12 +13,13 @@ import pytest
 import redis as redis_sync
 from rich.console import Console
 
-from db.errors import LedgerqError
-from worker import embedded
-from worker.dev import NotOurFolder, run_dev
-from worker.embedded_postgresql import programs_of_postgresql
-from worker.embedded_process import EmbeddedServerError, stop_stale
-from worker.own_folder import NotPrivate, check_way
+from db.schema import TABLES
+from ledgerq import embedded
+from ledgerq.cli.dev import NotOurFolder, run_dev
+from ledgerq.embedded.own_folder import NotPrivate, check_way
+from ledgerq.embedded.postgresql import programs_of_postgresql
+from ledgerq.embedded.process import EmbeddedServerError, stop_stale
+from ledgerq.errors import LedgerqError
 
 ROOT = os.geteuid() == 0
 NOBODY = 65_534
@@ -120,7 +121,7 @@ def test_the_development_servers_run_for_a_plain_user_too(tmp_path: Path) -> Non
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
-    program = "import sys, pathlib; from worker import embedded\n"
+    program = "import sys, pathlib; from ledgerq import embedded\n"
     program += "with embedded.servers(pathlib.Path(sys.argv[1])) as s: print(s.redis_url)"
     done = subprocess.run(
         [ANY_PYTHON, "-c", program, str(home / "dev")],
@@ -175,7 +176,7 @@ def test_no_development_server_goes_through_a_link(tmp_path: Path, link: str, re
     is_file = Path(link).suffix or link == "ledgerq-dev"
     place.symlink_to(precious / "file" if is_file else precious)
     with pytest.raises((NotPrivate, Stopped)) as refused:
-        run_dev(folder, reset=reset, console=Stopping())
+        run_dev(folder, TABLES, reset=reset, console=Stopping())
     if not reset or "/" not in link:
         assert "symbolic link" in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -200,7 +201,7 @@ def test_no_development_server_uses_what_belongs_to_another_user(
     place.chmod(0o777)
     before = owners_and_modes(place)
     with pytest.raises(NotPrivate, match="belongs to another user"):
-        run_dev(tmp_path / "dev", reset=False, console=Stopping())
+        run_dev(tmp_path / "dev", TABLES, reset=False, console=Stopping())
     assert owners_and_modes(place) == before
 
 
@@ -223,7 +224,7 @@ def test_no_development_server_stands_where_another_user_may_put_something_else(
     home.chmod(mode)
     before = owners_and_modes(home)
     with pytest.raises(NotPrivate, match=r"replace what is in it; .*name a folder") as refused:
-        run_dev(tmp_path / way, reset=False, console=Stopping())
+        run_dev(tmp_path / way, TABLES, reset=False, console=Stopping())
     assert f"{home}: " in str(refused.value)
     assert "\n" not in str(refused.value)
     assert owners_and_modes(home) == before
@@ -266,14 +267,14 @@ def test_links_in_a_circle_end_the_start_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(LedgerqError, match="Too many levels of symbolic links"):
-        run_dev(tmp_path / "a" / "dev", reset=False, console=Stopping())
+        run_dev(tmp_path / "a" / "dev", TABLES, reset=False, console=Stopping())
 
 
 @pytest.mark.parametrize("made", ["", "PG_VERSION", "base", "global/pg_control"])
 def test_a_start_that_was_killed_can_be_made_again(tmp_path: Path, made: str) -> None:
     """At any moment of the first one: while the folder is lent, before and after initdb wrote a part."""
     folder, new = tmp_path / "data", tmp_path / "data.new"
-    program = "import sys, pathlib; from worker import embedded\n"
+    program = "import sys, pathlib; from ledgerq import embedded\n"
     program += "embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()"
     command = [sys.executable, "-c", program, str(folder)]
     with subprocess.Popen(command, cwd=Path(embedded.__file__).parents[1]) as first:
@@ -304,14 +305,14 @@ def test_a_folder_of_somebody_elses_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "home" / "file").touch()
     before = owners_and_modes(tmp_path / "home")
     with pytest.raises(NotOurFolder):
-        run_dev(tmp_path / "home", reset=True, console=Stopping())
+        run_dev(tmp_path / "home", TABLES, reset=True, console=Stopping())
     assert owners_and_modes(tmp_path / "home") == before
 
 
 @pytest.mark.parametrize("server", ["postgresql", "redis"])
 def test_the_server_of_a_killed_process_is_stopped_by_the_next(tmp_path: Path, server: str) -> None:
     """kill -9 leaves it running on the data; two on one folder would be the end of them."""
-    program = "import sys, time, pathlib; from worker import embedded\n"
+    program = "import sys, time, pathlib; from ledgerq import embedded\n"
     program += "with getattr(embedded, sys.argv[1])(pathlib.Path(sys.argv[2])) as url:\n"
     program += "  print(url, flush=True); time.sleep(600)"
     command = [sys.executable, "-c", program, server, str(tmp_path / "data")]
@@ -394,9 +395,9 @@ def test_root_without_setpriv_is_told_what_to_do(
 @pytest.mark.parametrize("missing", ["setuid", "chown", "setpcap", "dac_override"])
 def test_root_without_its_rights_is_told_what_to_do(tmp_path: Path, missing: str) -> None:
     """A container may take them away: one line, and the folder can be used when they are back."""
-    program = "import sys, pathlib; from worker import embedded\n"
+    program = "import sys, pathlib; from ledgerq import embedded\n"
     program += "try: embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()\n"
-    program += "except embedded.EmbeddedServerError as error: print(error)"
+    program += "except servers.EmbeddedServerError as error: print(error)"
     fewer = [f"--bounding-set=-{missing}", "--inh-caps=-all"]
     done = subprocess.run(
         ["/usr/bin/setpriv", *fewer, sys.executable, "-c", program, str(tmp_path / "data")],

@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db.config import DatabaseConfig
-from db.engine import Database, Sessions, open_database
-from db.errors import LockTimeout, Unavailable, Unreachable
+from db.database import open_database
 from db.models import Project
-from db.transaction import transaction
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import LockTimeout, Unavailable, Unreachable
 from tests.support import count, new_project
 
 

@@ -11,18 +11,20 @@ from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from db.engine import Sessions
-from db.models import JobState, ProcessedJob, Project
-from jobs.context import JobContext
-from jobs.errors import Permanent, Snooze
+from db.models import Project
 from jobs.kinds import CreateProject, create_project
-from jobs.registry import Kind, Payload, Registry
+from ledgerq.broker.claims import Broker
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.errors import Permanent, Snooze
+from ledgerq.execution.registry import Registry
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import JobState, ProcessedJob
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.settings import Config
+from ledgerq.worker.worker import JobWorker
 from tests.support import count, done, drain, eventually, letter, our_worker, rows
-from worker.broker import Broker
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
-from worker.engine import JobWorker
 
 
 @pytest.fixture

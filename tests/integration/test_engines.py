@@ -11,14 +11,20 @@ import arq
 import pytest
 from arq.jobs import JobStatus
 
-from db.engine import Sessions
-from db.models import AuditLog, DeadLetter, ProcessedJob, Project, Task, TaskStatus
+from db.models import Project, Task, TaskStatus
 from jobs import kinds
-from jobs.context import JobContext
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, CreateWorker, DeleteTask
-from jobs.registry import Kind, Payload, Registry
-from jobs.request import Request
-from jobs.schedule import Recurring
+from ledgerq.broker.connection import connect
+from ledgerq.client import EnqueuedJob, JobClient, JobFailed, results
+from ledgerq.database.engine import Sessions
+from ledgerq.execution.registry import Registry
+from ledgerq.job import JobContext, Kind
+from ledgerq.schedule import Recurring
+from ledgerq.store.tables import AuditLog, DeadLetter, ProcessedJob
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request
+from ledgerq.worker.build import worker_settings
+from ledgerq.worker.settings import Config
 from tests.support import (
     both_engines,
     count,
@@ -32,16 +38,13 @@ from tests.support import (
     our_worker,
     rows,
 )
-from worker.app import worker_settings
-from worker.client import EnqueuedJob, JobClient, JobFailed, results
-from worker.config import Config
-from worker.connection import connect
+from worker.app import app
 
 Engine = Callable[..., arq.Worker]
 
 
 async def burst(engine: Engine, config: Config, registry: Registry | None = None) -> arq.Worker:
-    worker = engine(config, registry or kinds.registry(), burst=True, handle_signals=False)
+    worker = engine(config, registry or app.registry(), burst=True, handle_signals=False)
     await drain(worker)
     return worker
 
@@ -209,7 +212,7 @@ async def test_an_unknown_kind_waits_for_a_worker_that_knows_it(
     engine: Engine, config: Config, client: JobClient, sessions: Sessions
 ) -> None:
     """In a rolling deploy an old worker hands the job back; the new one does it."""
-    old = Registry([kind for kind in kinds.registry() if kind.name != "create_project"])
+    old = Registry([kind for kind in app.registry() if kind.name != "create_project"])
     job = await client.enqueue(CreateProject(name="Launch"))
     await drain(engine(config, old, burst=True, max_burst_jobs=1, handle_signals=False))
     assert await count(sessions, ProcessedJob) == 0
@@ -225,7 +228,7 @@ async def test_a_delayed_job_waits(
     """Not before its time: the queue holds it back."""
     later = await client.enqueue(CreateProject(name="later"), delay=timedelta(hours=1))
     soon = await client.enqueue(CreateProject(name="soon"))
-    worker = engine(config, kinds.registry(), burst=True, max_burst_jobs=1, handle_signals=False)
+    worker = engine(config, app.registry(), burst=True, max_burst_jobs=1, handle_signals=False)
     await drain(worker)
     assert await soon.result(timeout=5)
     assert [project.name for project in await rows(sessions, Project)] == ["soon"]
@@ -274,7 +277,7 @@ async def test_a_purge_by_schedule_says_so_in_the_audit_log(
     await burst(engine, config)
     redis = connect(config.worker)
     schedule = [Recurring(kinds.PurgeDeletedTasks)]
-    worker = engine(config, kinds.registry(), schedule=schedule, burst=True, handle_signals=False)
+    worker = engine(config, app.registry(), schedule=schedule, burst=True, handle_signals=False)
     await redis.enqueue_job("cron:purge_deleted_tasks", older_than_days=0, _job_id="tick")
     await drain(worker)
     assert await count(sessions, Task) == 0
@@ -349,6 +352,6 @@ async def test_a_job_id_that_no_worker_would_take_is_refused_at_once(
 
 def test_the_settings_for_arq_are_flat(config: Config) -> None:
     """arq reads nothing but the class's own attributes."""
-    settings = worker_settings(config, kinds.registry())
+    settings = worker_settings(app, config)
     assert {"functions", "on_startup", "on_shutdown", "job_deserializer"} <= set(vars(settings))
     assert {function.name for function in settings.functions} >= {k.name for k in kinds.CATALOGUE}

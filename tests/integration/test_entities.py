@@ -8,19 +8,15 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from db import audit, projects, task_bulk, task_reads, tasks, workers
-from db.engine import Sessions
-from db.errors import AlreadyExists, MissingReference, NotFound, Refused, VersionConflict
-from db.inputs import (
-    NewProject,
-    NewTask,
-    NewWorker,
-    ProjectChanges,
-    TaskChanges,
-    WorkerChanges,
-)
-from db.models import Action, AuditLog, Project, Task, TaskPriority, WorkerType
-from db.transaction import transaction
+from db import projects, task_bulk, task_reads, tasks, workers
+from db.errors import NotFound, VersionConflict
+from db.inputs import NewProject, NewTask, NewWorker, ProjectChanges, TaskChanges, WorkerChanges
+from db.models import Project, Task, TaskPriority, WorkerType
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import AlreadyExists, MissingReference, Refused
+from ledgerq.store import audit
+from ledgerq.store.tables import Action, AuditLog
 from tests.support import (
     ORIGIN,
     count,

@@ -10,9 +10,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects
-from db.config import DatabaseConfig
-from db.engine import Database, Sessions, open_database
-from db.errors import (
+from db.database import open_database
+from db.inputs import NewProject
+from db.models import Base, Project, Task
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.sqlstate import is_transient, translate
+from ledgerq.database.transaction import in_transaction, savepoint, transaction
+from ledgerq.errors import (
     AlreadyExists,
     ConstraintError,
     Deadlock,
@@ -26,10 +31,6 @@ from db.errors import (
     TooLong,
     Unavailable,
 )
-from db.inputs import NewProject
-from db.models import Base, Project, Task
-from db.transaction import in_transaction, savepoint, transaction
-from db.translate import is_transient, translate
 from tests.support import ORIGIN, count, eventually, new_project, new_task, rows, waiting_for_a_lock
 
 Rows = Callable[[int], Base]

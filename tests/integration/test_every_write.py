@@ -12,18 +12,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects, task_bulk, tasks, workers, writes
-from db.audit import Change, Origin
-from db.engine import Sessions
-from db.inputs import (
-    NewProject,
-    NewTask,
-    NewWorker,
-    ProjectChanges,
-    TaskChanges,
-    WorkerChanges,
-)
-from db.models import AuditLog, Project, Task, TaskStatus
-from db.transaction import transaction
+from db.inputs import NewProject, NewTask, NewWorker, ProjectChanges, TaskChanges, WorkerChanges
+from db.models import Project, Task, TaskStatus
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.store.audit import Change, Origin
+from ledgerq.store.tables import AuditLog
 from tests.support import count, new_project, new_task, rows
 
 ORIGIN = Origin("walker", "job-walk", "walk", 1, "trace")
@@ -144,7 +138,7 @@ async def test_a_write_and_its_entry_go_together(
         if any(origin.actor == "walker" for origin, _ in changes):
             raise ZeroDivisionError
 
-    monkeypatch.setattr("db.audit.record_many", refuse)
+    monkeypatch.setattr("ledgerq.store.audit.record_many", refuse)
     with pytest.raises(ZeroDivisionError):
         async with transaction(any_sessions) as session:
             await WRITES[name](session, await session.get_one(Task, task.id))

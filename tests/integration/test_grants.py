@@ -6,13 +6,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db.config import DatabaseConfig
-from db.engine import Database, build_database
-from db.errors import SettingError
-from db.grants import lasting_locks, missing_grants, read_only, require_grants
+from db.database import build_database
+from ledgerq.admin import health
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import SettingError
+from ledgerq.store.grants import lasting_locks, missing_grants, read_only, require_grants
+from ledgerq.worker.settings import Config
 from tests.support import own
-from worker import health
-from worker.config import Config
 
 LIMITED = own("limited")
 TABLES = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {LIMITED}"
@@ -64,7 +65,7 @@ async def test_who_keeps_a_table_to_himself_is_named(
         await other.execute(text("SET application_name = 'nightly report'"))
         await other.execute(text("LOCK TABLE processed_job IN ACCESS EXCLUSIVE MODE"))
         assert await lasting_locks(limited) == []
-        monkeypatch.setattr("db.grants.LASTING", 0.0)
+        monkeypatch.setattr("ledgerq.store.grants.LASTING", 0.0)
         (lock,) = await lasting_locks(database)
         assert (lock.application, lock.table, lock.mode) == (
             "nightly report",

@@ -14,15 +14,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from db import projects
-from db.engine import Database, Sessions
-from db.errors import JobEnded, NotAllowedInJob, SessionShared
 from db.inputs import NewProject, ProjectChanges
-from db.models import AuditLog, DeadLetter, ProcessedJob, Project
-from jobs.context import JobContext
-from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.process import process
-from jobs.registry import Kind, Payload, Registry
-from jobs.retry import Policy
+from db.models import Project
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.errors import JobEnded, NotAllowedInJob, SessionShared
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import AuditLog, DeadLetter, ProcessedJob
+from ledgerq.wire.payload import Payload
 from tests.support import count, delivery, letter, new_project, process_one, rows
 
 POLICY = Policy()

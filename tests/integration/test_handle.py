@@ -4,13 +4,13 @@ import pytest
 from arq.constants import abort_jobs_ss
 from arq.jobs import JobStatus, ResultNotFound
 
-from db.engine import Sessions
-from jobs import kinds
 from jobs.kinds import CreateProject
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
+from worker.app import app
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -21,7 +21,7 @@ async def test_a_handle_keeps_to_its_queue(
     mine = await client.enqueue(CreateProject(name="mine"), job_id="shared")
     if done:
         options = {"burst": True, "handle_signals": False, "schedule": []}
-        await drain(our_worker(config, kinds.registry(), **options))
+        await drain(our_worker(config, app.registry(), **options))
     theirs = connect(config.worker.model_copy(update={"queue": "billing"}))
     foreign = JobClient(theirs).job("shared").as_arq_job
     assert await foreign.status() is JobStatus.not_found

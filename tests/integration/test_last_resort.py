@@ -11,18 +11,21 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects
-from db.config import DatabaseConfig
-from db.engine import Database, Sessions, open_database
-from db.errors import HandlerSilent
+from db.database import open_database
 from db.inputs import NewProject
-from db.models import DeadLetter, Project
-from db.transaction import transaction
-from jobs.context import JobContext
-from jobs.errors import MAX_PROBLEMS, Permanent, RetryLater, Snooze
-from jobs.outcome import Buried, Completed, Outcome, Retry
-from jobs.process import process
-from jobs.registry import Kind, Payload, Registry
-from jobs.retry import Policy
+from db.models import Project
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import HandlerSilent, Permanent, RetryLater, Snooze
+from ledgerq.errors.jobs import MAX_PROBLEMS
+from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import DeadLetter
+from ledgerq.wire.payload import Payload
 from tests.support import count, delivery, eventually, letter, process_one, rows
 
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
@@ -164,7 +167,7 @@ async def test_a_handler_that_does_not_stop_is_left_behind(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It swallows its cancellation; its job ends with its timeout all the same, and no connection is lost."""
-    monkeypatch.setattr("jobs.handling.PATIENCE", 0.05)
+    monkeypatch.setattr("ledgerq.execution.isolation.PATIENCE", 0.05)
 
     async def handle(context: JobContext, odd: Odd) -> None:
         while True:

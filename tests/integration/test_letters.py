@@ -8,25 +8,27 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
-from db import dead_letters, inbox, outbox
-from db.dead_letters import ALL, DeadLetterFilter, Letter
-from db.engine import Sessions
-from db.models import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob, Task
-from db.transaction import transaction
-from jobs import kinds, letters
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope, encode
-from jobs.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
+from db.models import Task
 from jobs.kinds import CreateProject, CreateTask
-from jobs.letters import Replayed
-from jobs.outcome import Buried, Completed, Duplicate, Outcome
-from jobs.retry import Policy
+from ledgerq.admin import dead_letters as worker_letters
+from ledgerq.admin.dead_letters import BulkResult, ReplayResult, replay_all
+from ledgerq.broker import keys
+from ledgerq.broker.connection import connect
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
+from ledgerq.execution import interventions
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.interventions import Replayed
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.retry import Policy
+from ledgerq.store import dead_letters, inbox, outbox
+from ledgerq.store.dead_letters import ALL, DeadLetterFilter, Letter
+from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.worker.settings import WorkerConfig
 from tests.support import count, delivery, letter, new_project, process_one, rows, staged_delivery
-from worker import keys
-from worker import letters as worker_letters
-from worker.config import WorkerConfig
-from worker.connection import connect
-from worker.letters import BulkResult, ReplayResult, replay_all
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 QUEUE = "arq:queue"
@@ -40,7 +42,7 @@ async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 
 async def run(sessions: Sessions, arrived: Delivery) -> Outcome:
-    return await process_one(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, app.registry(), sessions, Policy())
 
 
 async def dead(sessions: Sessions, job_id: str = "dead") -> None:
@@ -51,12 +53,12 @@ async def dead(sessions: Sessions, job_id: str = "dead") -> None:
 
 async def replay(sessions: Sessions, *job_ids: str, **edit: Any) -> list[Replayed]:
     async with transaction(sessions) as session:
-        return await letters.replay(session, job_ids, actor="me", reason="mended", **edit)
+        return await interventions.replay(session, job_ids, actor="me", reason="mended", **edit)
 
 
 async def discard(sessions: Sessions, *job_ids: str) -> list[str]:
     async with transaction(sessions) as session:
-        return await letters.discard(session, job_ids, actor="me", reason="no use")
+        return await interventions.discard(session, job_ids, actor="me", reason="no use")
 
 
 async def run_staged(sessions: Sessions, job_id: str) -> Outcome:
@@ -126,7 +128,7 @@ async def test_a_rolled_back_replay_leaves_the_letter(any_sessions: Sessions) ->
     await dead(any_sessions)
     with pytest.raises(ZeroDivisionError):
         async with transaction(any_sessions) as session:
-            await letters.replay(session, ["dead"], actor="me", reason="")
+            await interventions.replay(session, ["dead"], actor="me", reason="")
             raise ZeroDivisionError
     assert await nothing_changed(any_sessions)
 
@@ -248,7 +250,7 @@ async def test_an_actor_that_the_log_cannot_hold_is_refused(
 ) -> None:
     """Whoever acts is known afterwards."""
     async with transaction(any_sessions) as session:
-        for act in (letters.replay, letters.discard):
+        for act in (interventions.replay, interventions.discard):
             with pytest.raises(InvalidRequest, match="actor"):
                 await act(session, ["dead"], actor=actor, reason="")
 
@@ -272,14 +274,14 @@ async def test_pages_hold_every_letter_once(any_sessions: Sessions) -> None:
         await dead(any_sessions, f"d{n}")
     await unread(any_sessions, "odd")
     seen = []
-    async for page in letters.pages(any_sessions, DeadLetterFilter(reason="refused"), size=3):
+    async for page in interventions.pages(any_sessions, DeadLetterFilter(reason="refused"), size=3):
         seen.append([each.job_id for each in page])
         await replay(any_sessions, page[0].job_id)
         await run_staged(any_sessions, page[0].job_id)  # and is dead again, with a new letter
     assert seen == [["d6", "d5", "d4"], ["d3", "d2", "d1"], ["d0"]]
-    one = [p async for p in letters.pages(any_sessions, DeadLetterFilter(fingerprint="f"))]
+    one = [p async for p in interventions.pages(any_sessions, DeadLetterFilter(fingerprint="f"))]
     assert [[each.job_id for each in page] for page in one] == [["odd"]]
-    assert [p async for p in letters.pages(any_sessions, DeadLetterFilter(kind="nope"))] == []
+    assert [p async for p in interventions.pages(any_sessions, DeadLetterFilter(kind="nope"))] == []
 
 
 async def swept(redis: ArqRedis, sessions: Sessions) -> BulkResult:
@@ -360,7 +362,7 @@ async def test_what_stands_in_the_way_is_known_before(any_sessions: Sessions) ->
     """So that one letter does not hold up a page of others."""
     await dead(any_sessions)
     await unread(any_sessions, "odd")
-    obstacles = [letters.obstacle(each) for each in await rows(any_sessions, DeadLetter)]
+    obstacles = [interventions.obstacle(each) for each in await rows(any_sessions, DeadLetter)]
     assert [bool(each) for each in obstacles] == [False, True]
 
 

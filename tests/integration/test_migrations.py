@@ -11,19 +11,14 @@ from alembic import command
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL
 
-from db.config import DatabaseConfig
-from db.engine import Database, open_database
-from db.errors import SchemaBehind
+from db.database import open_database
 from db.models import Base
-from db.schema import (
-    alembic_config,
-    create_db_and_tables,
-    current_revision,
-    head_revision,
-    migrate,
-    require_current,
-)
-from db.transaction import transaction
+from db.schema import alembic_config, create_db_and_tables, head_revision, migrate
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import SchemaBehind
+from ledgerq.store.schema import current_revision, require_current
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +121,7 @@ async def test_a_schema_that_is_behind_is_refused(empty: DatabaseConfig) -> None
 def upgrade_in_another_process(config: DatabaseConfig) -> subprocess.Popen[bytes]:
     url = config.url.render_as_string(hide_password=False)
     return subprocess.Popen(
-        [sys.executable, "-m", "worker", "migrate"],
+        [sys.executable, "-m", "ledgerq", "migrate"],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": url},
         stderr=subprocess.PIPE,

@@ -11,11 +11,12 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import joinedload, selectinload
 
 from db import task_bulk, task_reads, tasks, workers
-from db.engine import Sessions
-from db.errors import ChangedInPlace, ConstraintError, NotLoaded
+from db.errors import ChangedInPlace, NotLoaded
 from db.inputs import NewTask, NewWorker, TaskChanges
 from db.models import Project, Task, TaskPriority, TaskStatus, Worker, WorkerType
-from db.transaction import transaction
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import ConstraintError
 from tests.support import ORIGIN, new_project, new_task, rows
 
 

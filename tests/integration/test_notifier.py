@@ -8,14 +8,14 @@ import arq
 import pytest
 from arq.connections import RedisSettings
 
-from db.engine import Sessions
-from db.transaction import transaction
-from jobs import kinds
 from jobs.kinds import CreateProject
-from jobs.staging import stage
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.staging import stage
+from ledgerq.worker.settings import Config
 from tests.support import done, eventually, our_worker
-from worker.client import JobClient
-from worker.config import Config
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 SOON = 20  # seconds; a look by itself comes once a minute here
@@ -26,7 +26,7 @@ async def patient(config: Config) -> AsyncIterator[Config]:
     """A running worker that looks by itself once a minute."""
     worker = config.worker.model_copy(update={"poll_delay": 60.0, "relay_interval": 60.0})
     patient = Config(worker, config.database)
-    running = our_worker(patient, kinds.registry(), handle_signals=False, schedule=[])
+    running = our_worker(patient, app.registry(), handle_signals=False, schedule=[])
     task = asyncio.create_task(running.main())
 
     async def told() -> bool:

@@ -9,22 +9,24 @@ import pytest
 from arq.connections import ArqRedis
 
 from db import projects
-from db.engine import Sessions
 from db.inputs import NewProject
-from db.models import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob, Project
-from db.transaction import transaction
-from jobs.context import JobContext
-from jobs.registry import Kind, Payload, Registry
-from jobs.staging import stage
+from db.models import Project
+from ledgerq.admin.cancel import cancel
+from ledgerq.admin.dead_letters import replay
+from ledgerq.admin.job_status import job_status
+from ledgerq.admin.status import status
+from ledgerq.broker import keys
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient, JobFailed
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.execution.registry import Registry
+from ledgerq.job import JobContext, Kind
+from ledgerq.staging import stage
+from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.settings import Config
 from tests.support import count, eventually, halt, our_worker, rows
-from worker import keys
-from worker.cancel import cancel
-from worker.client import JobClient, JobFailed
-from worker.config import Config
-from worker.connection import connect
-from worker.job_status import job_status
-from worker.letters import replay
-from worker.status import status
 
 QUEUE = "arq:queue"
 

@@ -7,19 +7,20 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 
-from db import inbox, outbox
-from db.engine import Sessions
-from db.models import OutboxMessage, ProcessedJob, Project
-from db.models.base import utc_now
-from db.transaction import transaction
-from jobs import kinds
-from jobs.errors import JobError, PayloadMismatch
+from db.models import Project
 from jobs.kinds import CreateProject, CreateTask
-from jobs.outcome import Buried, Completed, Duplicate
-from jobs.request import Request, Unique
-from jobs.retry import Policy
-from jobs.staging import StagedJob, stage, stage_many
+from ledgerq.columns import utc_now
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import JobError, PayloadMismatch
+from ledgerq.execution.outcome import Buried, Completed, Duplicate
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import StagedJob, stage, stage_many
+from ledgerq.store import inbox, outbox
+from ledgerq.store.tables import OutboxMessage, ProcessedJob
+from ledgerq.wire.request import Request, Unique
 from tests.support import count, process_one, rows, staged_delivery
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 HOUR = timedelta(hours=1)
@@ -38,7 +39,7 @@ async def due(sessions: Sessions, limit: int = 100) -> list[str]:
 async def run_staged(sessions: Sessions, job_id: str) -> object:
     """As the relay sends it and the worker runs it."""
     arrived = await staged_delivery(sessions, job_id)
-    return await process_one(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, app.registry(), sessions, Policy())
 
 
 async def test_a_staged_job_is_born_with_the_commit(any_sessions: Sessions) -> None:

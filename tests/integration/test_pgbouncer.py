@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db import audit
-from db.config import DatabaseConfig
-from db.engine import open_database
+from db.database import open_database
 from db.models import Project
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.embedded import both
+from ledgerq.embedded.postgresql import as_user
+from ledgerq.store import audit
 from tests.support import count, new_project
-from worker import embedded
-from worker.embedded_postgresql import as_user
 
 pytestmark = pytest.mark.skipif(not shutil.which("pgbouncer"), reason="no pgbouncer on PATH")
 
@@ -41,7 +41,7 @@ default_pool_size = 2
 @pytest.fixture
 def pooled_url(postgresql_url: URL) -> Iterator[URL]:
     """The test's database through a pgbouncer with two server connections."""
-    listen = embedded._free_port()
+    listen = both._free_port()
     host = postgresql_url.query.get("host", postgresql_url.host)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)

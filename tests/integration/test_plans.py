@@ -9,12 +9,13 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db import audit, dead_letters, inbox
-from db.config import DatabaseConfig
-from db.engine import Database, open_database
+from db.database import open_database
 from db.task_reads import TaskFilter, TaskOrder, page, tree
 from db.tasks import purge
-from db.transaction import transaction
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.store import audit, dead_letters, inbox
 from tests.support import ORIGIN
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)

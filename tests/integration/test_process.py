@@ -6,13 +6,8 @@ from typing import ClassVar
 import pytest
 
 from db import projects
-from db.engine import Sessions
 from db.inputs import NewProject, NewTask, TaskChanges
-from db.models import AuditLog, DeadLetter, JobState, Project, Task, TaskStatus
-from jobs import kinds
-from jobs.context import JobContext
-from jobs.delivery import Delivery
-from jobs.errors import RetryLater
+from db.models import Project, Task, TaskStatus
 from jobs.kinds import (
     AssignTask,
     BulkCreateTasks,
@@ -24,9 +19,15 @@ from jobs.kinds import (
     RestoreTask,
     UpdateTask,
 )
-from jobs.outcome import Buried, Completed, Duplicate, Outcome, Retry
-from jobs.registry import Kind, Payload, Registry
-from jobs.retry import Policy
+from ledgerq.database.engine import Sessions
+from ledgerq.errors import RetryLater
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import AuditLog, DeadLetter, JobState
+from ledgerq.wire.payload import Payload
 from tests.support import (
     NeverReached,
     cancelled_at,
@@ -41,12 +42,13 @@ from tests.support import (
     process_one,
     rows,
 )
+from worker.app import app
 
 POLICY = Policy(timeout=5, max_attempts=3)
 
 
 async def run(sessions: Sessions, arrived: Delivery, registry: Registry | None = None) -> Outcome:
-    return await process_one(arrived, registry or kinds.registry(), sessions, POLICY)
+    return await process_one(arrived, registry or app.registry(), sessions, POLICY)
 
 
 class Fail(Payload):
@@ -233,7 +235,9 @@ async def test_a_payload_that_the_database_cannot_hold_is_kept_as_bytes(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The net below the checks: a letter that is refused is written again without the payload."""
-    monkeypatch.setattr("jobs.burial.storable_json", lambda payload: {"n": "\x00"})
+    monkeypatch.setattr(
+        "ledgerq.execution.dead_letter.storable_json", lambda payload: {"n": "\x00"}
+    )
     arrived = delivery(CreateTask(title="x", project_id=99))
     assert isinstance(await run(sessions, arrived), Buried)
     assert (await letter(sessions, "job-1")).raw == arrived.body

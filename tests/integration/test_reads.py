@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import event
 
 from db import task_bulk, task_reads, tasks, workers
-from db.engine import Database, Sessions
-from db.errors import NotFound, Refused
+from db.errors import NotFound
 from db.inputs import NewTask, NewWorker
 from db.models import Task, TaskPriority, TaskStatus
 from db.task_reads import Page, TaskFilter, TaskOrder
-from db.transaction import transaction
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Refused
 from tests.support import ORIGIN, new_project, new_task
 
 HUGE = "WyJuZXdlc3QiLDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OV0"  # ["newest", 10^29 - 1]

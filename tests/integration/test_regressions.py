@@ -9,23 +9,32 @@ from alembic import command
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db import inbox
-from db.config import DatabaseConfig
-from db.engine import Sessions, open_database
+from db.database import open_database
 from db.inputs import NewTask
-from db.models import DeadLetter, JobState, OutboxMessage, ProcessedJob, Project, Task
+from db.models import Project, Task
 from db.schema import alembic_config, migrate
-from db.transaction import transaction
-from jobs import kinds, letters
-from jobs.context import JobContext
-from jobs.errors import Undecodable
 from jobs.kinds import BulkCreateTasks, CreateProject, CreateTask
-from jobs.outcome import Buried, Completed, Duplicate
-from jobs.process import process
-from jobs.registry import Kind, Payload, Registry
-from jobs.request import Request, Unique
-from jobs.retry import Policy
-from jobs.staging import stage, stage_many
+from ledgerq.broker.claims import Broker, LeaseSettings
+from ledgerq.broker.connection import connect
+from ledgerq.broker.keys import failures_key
+from ledgerq.broker.relay import Relay
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Undecodable
+from ledgerq.execution import interventions
+from ledgerq.execution.outcome import Buried, Completed, Duplicate
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.staging import stage, stage_many
+from ledgerq.store import inbox
+from ledgerq.store.tables import DeadLetter, JobState, OutboxMessage, ProcessedJob
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request, Unique
+from ledgerq.worker.settings import Config
 from tests.support import (
     count,
     delivery,
@@ -37,12 +46,7 @@ from tests.support import (
     process_one,
     rows,
 )
-from worker.broker import Broker, LeaseSettings
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
-from worker.keys import failures_key
-from worker.relay import Relay
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 PAST_THE_DOOR = text(  # enqueue_job refuses such; somebody's own SQL, or an older version, may not
@@ -60,7 +64,7 @@ class Odd(Payload):
 
 
 async def burst(config: Config, registry: Registry | None = None) -> None:
-    known = registry or kinds.registry()
+    known = registry or app.registry()
     await drain(our_worker(config, known, burst=True, handle_signals=False, schedule=[]))
 
 
@@ -72,7 +76,7 @@ async def test_an_error_that_is_no_text_keeps_no_other_job_from_ending(
     async def fail(context: JobContext, odd: Odd) -> None:
         raise RuntimeError("cannot open '\udcff.txt'")
 
-    registry = Registry([*kinds.registry(), Kind(Odd, fail)])
+    registry = Registry([*app.registry(), Kind(Odd, fail)])
     worker = our_worker(config, registry, handle_signals=False, schedule=[])
     running = asyncio.create_task(worker.main())
     await client.enqueue(Odd(), job_id="poison")
@@ -122,7 +126,7 @@ async def test_an_id_that_no_worker_takes_holds_up_nobody(
 
 async def test_another_payload_under_a_dead_jobs_id_is_kept_too(any_sessions: Sessions) -> None:
     """Two letters: what was asked for first, and what was asked for under its name."""
-    registry, policy = kinds.registry(), Policy()
+    registry, policy = app.registry(), Policy()
     for title in ("A", "B", "A"):
         payload = CreateTask(title=title, project_id=999)
         await process_one(delivery(payload, "M"), registry, any_sessions, policy)
@@ -198,7 +202,7 @@ async def test_a_job_that_was_cancelled_before_it_came_is_not_staged(
 ) -> None:
     """That is no mismatch: nobody knew its payload."""
     async with transaction(any_sessions) as session:
-        state = await letters.cancel(session, "Q", actor="ada", reason="not needed")
+        state = await interventions.cancel(session, "Q", actor="ada", reason="not needed")
     assert state is JobState.CANCELLED
     async with transaction(any_sessions) as session:
         assert not (await stage(session, LAUNCH, job_id="Q")).is_new
@@ -313,7 +317,7 @@ async def test_letters_from_before_stay_dead(empty_postgresql_url: URL) -> None:
             )
         await asyncio.to_thread(migrate, config)
         arrived = delivery(CreateProject(name="x"), "S")
-        outcome = await process_one(arrived, kinds.registry(), database.sessions, Policy())
+        outcome = await process_one(arrived, app.registry(), database.sessions, Policy())
         assert isinstance(outcome, Duplicate)
         assert outcome.state is JobState.DEAD
         assert await count(database.sessions, Project) == 0
@@ -326,7 +330,7 @@ async def test_a_batch_member_that_is_dead_under_another_payload_is_buried(
     project_id = await new_project(sessions)
     async with transaction(sessions) as session:
         await inbox.insert_receipt(session, "job-1", "create_task", b"another", state=JobState.DEAD)
-    registry = kinds.registry()
+    registry = app.registry()
     found = [delivery(CreateTask(title="x", project_id=project_id), f"job-{n}") for n in (1, 2)]
     outcomes = await process(found, registry, sessions, Policy())
     assert [type(outcome) for outcome in outcomes] == [Buried, Completed]

@@ -8,20 +8,22 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import text
 
-from db.config import DatabaseConfig
-from db.engine import Sessions, open_database
-from db.models import AuditLog, DeadLetter, OutboxMessage, Project, Task
-from db.transaction import transaction
-from jobs import kinds
-from jobs.envelope import decode
+from db.database import open_database
+from db.models import Project, Task
 from jobs.kinds import CreateProject, CreateTask
-from jobs.request import Request
-from jobs.staging import stage_many
+from ledgerq.broker.connection import connect
+from ledgerq.broker.relay import Relay, _body
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.staging import stage_many
+from ledgerq.store.tables import AuditLog, DeadLetter, OutboxMessage
+from ledgerq.wire.envelope import decode
+from ledgerq.wire.request import Request
+from ledgerq.worker.settings import Config
 from tests.support import count, done, drain, eventually, new_project, our_worker, rows
-from worker.client import JobClient
-from worker.config import Config
-from worker.connection import connect
-from worker.relay import Relay, _body
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 
@@ -32,7 +34,7 @@ async def staged(sessions: Sessions, *requests: Request) -> None:
 
 
 async def burst(config: Config) -> None:
-    await drain(our_worker(config, kinds.registry(), burst=True, handle_signals=False))
+    await drain(our_worker(config, app.registry(), burst=True, handle_signals=False))
 
 
 @asynccontextmanager
@@ -71,7 +73,7 @@ async def test_a_job_by_sql_runs_too(config: Config, sessions: Sessions) -> None
 async def test_on_sqlite_too(redis_url: str, sqlite_url: object) -> None:
     """The smallest use: one worker, one file, the same promise."""
     database = DatabaseConfig(url=sqlite_url)
-    from worker.config import WorkerConfig  # noqa: PLC0415
+    from ledgerq.worker.settings import WorkerConfig  # noqa: PLC0415
 
     config = Config(WorkerConfig(redis_url=redis_url, poll_delay=0.02), database)
     async with open_database(database) as opened:
@@ -170,7 +172,7 @@ async def test_jobs_of_one_key_run_in_order_on_two_workers(
             for k in "ab"
         ),
     )
-    workers = [our_worker(config, kinds.registry(), handle_signals=False) for _ in range(2)]
+    workers = [our_worker(config, app.registry(), handle_signals=False) for _ in range(2)]
     running = [asyncio.create_task(worker.main()) for worker in workers]
 
     async def all_done() -> bool:

@@ -5,16 +5,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from db import dead_letters, inbox, tasks, unique
-from db.engine import Sessions
-from db.models import JobState, OutboxMessage, ProcessedJob, Task, UniqueKey
-from db.transaction import transaction
-from jobs import kinds
-from jobs.kinds import CreateTask, PruneProcessedJobs, PurgeDeletedTasks
-from jobs.outcome import Buried, Completed
-from jobs.retry import Policy
+from db import tasks
+from db.models import Task
+from jobs.kinds import CreateTask, PurgeDeletedTasks
 from jobs.schedule import SCHEDULE
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.execution.outcome import Buried, Completed
+from ledgerq.execution.retry import Policy
+from ledgerq.retention import PruneProcessedJobs
+from ledgerq.store import dead_letters, inbox, unique_keys
+from ledgerq.store.tables import JobState, OutboxMessage, ProcessedJob, UniqueKey
 from tests.support import ORIGIN, delivery, new_task, process_one, rows, staged_delivery
+from worker.app import app
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -34,7 +37,7 @@ async def age(sessions: Sessions) -> None:
 
 async def prune(sessions: Sessions, job_id: str = "prune", **payload: int) -> object:
     arrived = delivery(PruneProcessedJobs(**payload), job_id)
-    return await process_one(arrived, kinds.registry(), sessions, Policy())
+    return await process_one(arrived, app.registry(), sessions, Policy())
 
 
 async def known(sessions: Sessions) -> set[str]:
@@ -57,7 +60,7 @@ async def test_jobs_that_ended_long_ago_are_forgotten(any_sessions: Sessions) ->
 async def test_a_job_with_a_dead_letter_is_kept(any_sessions: Sessions) -> None:
     """However old: a redelivery must not run what a person has yet to decide on."""
     dead = delivery(CreateTask(title="x", project_id=99), "dead")
-    assert isinstance(await process_one(dead, kinds.registry(), any_sessions, Policy()), Buried)
+    assert isinstance(await process_one(dead, app.registry(), any_sessions, Policy()), Buried)
     await age(any_sessions)
     assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 0})
     assert await known(any_sessions) == {"dead", "prune"}
@@ -69,7 +72,7 @@ async def test_unique_keys_go_when_their_window_is_over(any_sessions: Sessions) 
     """And not before."""
     async with transaction(any_sessions) as session:
         for key, days in (("over", 1), ("open", 3)):
-            await unique.take(session, "k", key, key, window=timedelta(days=days))
+            await unique_keys.take(session, "k", key, key, window=timedelta(days=days))
         for row in await session.scalars(select(UniqueKey)):
             row.expires_at -= timedelta(days=2)
     assert await prune(any_sessions) == Completed({"jobs": 0, "unique_keys": 1})
@@ -82,7 +85,7 @@ async def test_no_job_is_forgotten_within_a_week(any_sessions: Sessions) -> None
     with pytest.raises(ValueError, match="older_than_days"):
         PruneProcessedJobs(older_than_days=6.9)
     rushed = PruneProcessedJobs.model_construct({"older_than_days"}, older_than_days=6)
-    outcome = await process_one(delivery(rushed), kinds.registry(), any_sessions, Policy())
+    outcome = await process_one(delivery(rushed), app.registry(), any_sessions, Policy())
     assert isinstance(outcome, Buried)
     assert "a" in await known(any_sessions)
 
@@ -100,9 +103,7 @@ async def run_what_is_staged(sessions: Sessions) -> int:
     while messages := await rows(sessions, OutboxMessage):
         (message,) = messages  # one goes on, never two
         arrived = await staged_delivery(sessions, message.job_id)
-        assert isinstance(
-            await process_one(arrived, kinds.registry(), sessions, Policy()), Completed
-        )
+        assert isinstance(await process_one(arrived, app.registry(), sessions, Policy()), Completed)
         jobs += 1
     return jobs
 
@@ -123,7 +124,7 @@ async def test_unique_keys_are_pruned_in_parts_too(any_sessions: Sessions) -> No
     """However many windows have ended at once."""
     async with transaction(any_sessions) as session:
         for n in range(7):
-            await unique.take(session, "k", f"{n}", f"{n}", window=timedelta(days=1))
+            await unique_keys.take(session, "k", f"{n}", f"{n}", window=timedelta(days=1))
         for row in await session.scalars(select(UniqueKey)):
             row.expires_at -= timedelta(days=2)
     first = await prune(any_sessions, "tick", limit=5)
@@ -141,7 +142,7 @@ async def test_purging_goes_on_until_it_has_kept_up(any_sessions: Sessions) -> N
     async with transaction(any_sessions) as session:
         await tasks.delete(session, ORIGIN, parent.id, now=LONG_AGO)
     arrived = delivery(PurgeDeletedTasks(limit=2), "tick")
-    outcome = await process_one(arrived, kinds.registry(), any_sessions, Policy())
+    outcome = await process_one(arrived, app.registry(), any_sessions, Policy())
     assert outcome == Completed(2)
     await run_what_is_staged(any_sessions)
     assert await rows(any_sessions, Task) == []

@@ -8,10 +8,11 @@ import pytest
 import redis as redis_sync
 from redis.exceptions import NoPermissionError
 
-from worker import embedded, health
-from worker.config import Config, WorkerConfig
-from worker.connection import RedisRefuses, connect, require_redis
-from worker.requirements import OUTSIDE_SCRIPTS, missing
+from ledgerq import embedded
+from ledgerq.admin import health
+from ledgerq.broker.connection import RedisRefuses, connect, require_redis
+from ledgerq.broker.requirements import OUTSIDE_SCRIPTS, missing
+from ledgerq.worker.settings import Config, WorkerConfig
 
 SCRIPTS = Path(health.__file__).parent / "lua"
 OUTSIDE = {words[0] for words in OUTSIDE_SCRIPTS}

@@ -8,11 +8,11 @@ from httpx import ASGITransport, AsyncClient
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from db.dependencies import get_session, get_sessions
-from db.engine import Database, Sessions
-from db.errors import SessionShared
 from db.models import Project
-from db.transaction import transaction
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import SessionShared
+from ledgerq.fastapi import get_session, get_sessions
 from tests.support import count, new_project
 
 

@@ -10,14 +10,18 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from db import projects
-from db.engine import Database, Sessions
 from db.inputs import NewProject, ProjectChanges
-from db.models import AuditLog, Project
-from jobs.context import JobContext
-from jobs.outcome import Buried, Completed, Outcome, Retry
-from jobs.process import process
-from jobs.registry import Kind, Payload, Registry
-from jobs.retry import Policy
+from db.models import Project
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.store.tables import AuditLog
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.settings import Config
 from tests.support import (
     count,
     delivery,
@@ -29,8 +33,6 @@ from tests.support import (
     process_one,
     rows,
 )
-from worker.client import JobClient
-from worker.config import Config
 
 POLICY = Policy()
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
@@ -258,7 +260,7 @@ async def test_a_limit_of_the_handlers_own_is_no_order_to_stop(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`asyncio.timeout` inside of it: patience is counted from the job's own timeout."""
-    monkeypatch.setattr("jobs.handling.PATIENCE", 0.3)
+    monkeypatch.setattr("ledgerq.execution.isolation.PATIENCE", 0.3)
     cleaned = []
 
     async def handle(context: JobContext, odd: Odd) -> None:

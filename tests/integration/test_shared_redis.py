@@ -11,27 +11,30 @@ from arq.constants import abort_jobs_ss
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
-from db import dead_letters, outbox
-from db.config import DatabaseConfig
-from db.engine import Database, build_database
-from db.models import JobState, OutboxMessage, Project
-from db.transaction import transaction
-from jobs.envelope import Envelope, decode, encode, queue_of
-from jobs.kinds import CreateProject, registry
-from jobs.request import Unique
-from jobs.staging import stage
+from db.database import build_database
+from db.models import Project
+from jobs.kinds import CreateProject
+from ledgerq.admin.cancel import cancel
+from ledgerq.admin.dead_letters import replay
+from ledgerq.admin.job_status import job_status
+from ledgerq.broker import keys
+from ledgerq.broker.claims import Ack, Broker, LeaseSettings
+from ledgerq.broker.connection import connect, tick_id
+from ledgerq.broker.presence import beat, living_workers
+from ledgerq.broker.relay import Relay
+from ledgerq.broker.remove import remove_from_queue
+from ledgerq.client import IdHeld, JobClient, ResultExpired
+from ledgerq.database.engine import Database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.staging import stage
+from ledgerq.store import dead_letters, outbox
+from ledgerq.store.tables import JobState, OutboxMessage
+from ledgerq.wire.envelope import Envelope, decode, encode, queue_of
+from ledgerq.wire.request import Unique
+from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker, rows
-from worker import keys
-from worker.broker import Ack, Broker, LeaseSettings
-from worker.cancel import cancel
-from worker.client import IdHeld, JobClient, ResultExpired
-from worker.config import Config
-from worker.connection import connect, tick_id
-from worker.health import beat, living_workers
-from worker.job_status import job_status
-from worker.letters import replay
-from worker.relay import Relay
-from worker.remove import remove_from_queue
+from worker.app import app
 
 A, B = "arq:queue", "billing"
 MINE, YOURS = CreateProject(name="mine"), CreateProject(name="yours")
@@ -70,7 +73,7 @@ class Service:
         return relay
 
     async def work(self) -> None:
-        await drain(our_worker(self.config, registry(), burst=True, handle_signals=False))
+        await drain(our_worker(self.config, app.registry(), burst=True, handle_signals=False))
 
 
 @pytest.fixture

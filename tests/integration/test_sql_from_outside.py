@@ -11,18 +11,18 @@ from alembic import command
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db import inbox, outbox
-from db.config import DatabaseConfig
-from db.engine import Sessions
-from db.models import JobState, OutboxMessage
 from db.schema import alembic_config, migrate
-from db.transaction import transaction
-from db.unicode_14 import UNPRINTABLE
-from jobs.envelope import Envelope, decode, encode
-from jobs.errors import JobError
 from jobs.kinds import CreateProject
-from jobs.request import Request
-from jobs.staging import stage
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import JobError
+from ledgerq.staging import stage
+from ledgerq.store import inbox, outbox
+from ledgerq.store.enqueue_function import UNPRINTABLE
+from ledgerq.store.tables import JobState, OutboxMessage
+from ledgerq.wire.envelope import Envelope, decode, encode
+from ledgerq.wire.request import Request
 from tests.support import count, own, rows, waiting_for_a_lock
 
 CALL = "SELECT public.enqueue_job('create_project', '{\"name\": \"Launch\"}')"

@@ -9,21 +9,22 @@ from arq.connections import ArqRedis
 from pydantic import SecretStr
 from sqlalchemy import URL
 
-from db.config import DatabaseConfig
-from db.engine import Sessions
-from db.models import JobState, OutboxMessage
-from db.transaction import transaction
-from jobs import kinds, letters
 from jobs.kinds import CreateProject, CreateTask
-from jobs.retry import Policy
-from jobs.staging import stage
+from ledgerq.admin.job_status import JobStatus, job_status
+from ledgerq.admin.status import Ledger, Queue, Status, status
+from ledgerq.broker import keys, presence
+from ledgerq.broker.connection import connect
+from ledgerq.client import JobClient
+from ledgerq.database.engine import Sessions
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.transaction import transaction
+from ledgerq.execution import interventions
+from ledgerq.execution.retry import Policy
+from ledgerq.staging import stage
+from ledgerq.store.tables import JobState, OutboxMessage
+from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import delivery, process_one, rows
-from worker import health, keys
-from worker.client import JobClient
-from worker.config import Config, WorkerConfig
-from worker.connection import connect
-from worker.job_status import JobStatus, job_status
-from worker.status import Ledger, Queue, Status, status
+from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 QUEUE = "arq:queue"
@@ -44,7 +45,7 @@ async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 
 async def run(sessions: Sessions, payload: Any = LAUNCH, job_id: str = "job") -> None:
-    await process_one(delivery(payload, job_id), kinds.registry(), sessions, Policy())
+    await process_one(delivery(payload, job_id), app.registry(), sessions, Policy())
 
 
 async def claim(redis: ArqRedis, job_id: str, *, held: bool = True) -> None:
@@ -80,14 +81,14 @@ async def test_every_job_is_counted_where_it_is(
     await redis.set(f"{keys.retry_key_prefix}again", 1)
     await claim(redis, "runs")
     await claim(redis, "lost", held=False)
-    await health.beat(redis, "host:1")
+    await presence.beat(redis, "host:1")
     await run(any_sessions)
     for job_id in ("dead", "discarded"):
         await run(any_sessions, CreateTask(title="x", project_id=99), job_id)
     async with transaction(any_sessions) as session:
         await stage(session, LAUNCH, job_id="staged")
-        await letters.discard(session, ["discarded"], actor="me", reason="")
-        await letters.cancel(session, "cancelled", actor="me", reason="")
+        await interventions.discard(session, ["discarded"], actor="me", reason="")
+        await interventions.cancel(session, "cancelled", actor="me", reason="")
     found = await status(either)
     assert found.queue
     assert (found.queue.queued, found.queue.deferred, found.queue.retrying) == (2, 2, 1)
@@ -161,7 +162,7 @@ async def test_the_database_has_the_last_word(
     await run(any_sessions)
     await run(any_sessions, CreateTask(title="x", project_id=99), "dead")
     async with transaction(any_sessions) as session:
-        await letters.cancel(session, "cancelled", actor="me", reason="")
+        await interventions.cancel(session, "cancelled", actor="me", reason="")
     done = await job_status(either, "job")
     assert (done.state, done.attempt, done.kind) == ("done", 1, "create_project")
     assert isinstance(done.result, int)

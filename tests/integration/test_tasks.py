@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db import tasks
-from db.engine import Database, Sessions
-from db.errors import IllegalStatusChange, MissingReference, NotFound
-from db.models import LEGAL_MOVES, Action, Task, TaskStatus
-from db.transaction import transaction
+from db.errors import IllegalStatusChange, NotFound
+from db.models import LEGAL_MOVES, Task, TaskStatus
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import MissingReference
+from ledgerq.store.tables import Action
 from tests.support import ORIGIN, count, history, new_task, rows
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -10,9 +10,9 @@ import pytest
 import trustme
 from sqlalchemy.engine import URL
 
-from db.config import DatabaseConfig
-from db.engine import open_database
-from db.errors import Unreachable
+from db.database import open_database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import Unreachable
 from tests.support import new_project
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")

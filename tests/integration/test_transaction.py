@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import text
 
 from db import projects
-from db.engine import Database, Sessions
-from db.errors import AlreadyExists, Disconnected, TooLong
 from db.inputs import NewProject
-from db.models import AuditLog, Project
-from db.transaction import transaction
+from db.models import Project
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import AlreadyExists, Disconnected, TooLong
+from ledgerq.store.tables import AuditLog
 from tests.support import (
     ORIGIN,
     NeverReached,

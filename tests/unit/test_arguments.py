@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from worker.arguments import for_the_log
+from ledgerq.cli.options import for_the_log
 
 
 @pytest.mark.parametrize(

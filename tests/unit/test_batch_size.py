@@ -1,6 +1,6 @@
 """The size of batches follows what they cost."""
 
-from worker.batch_size import BatchSize
+from ledgerq.worker.poller import BatchSize
 
 
 def after(sizes: BatchSize, *seconds: float) -> int:

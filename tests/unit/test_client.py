@@ -7,12 +7,12 @@ import pytest
 from arq.connections import ArqRedis
 from fakeredis.aioredis import FakeRedis
 
-from jobs.envelope import decode
-from jobs.errors import PayloadMismatch
 from jobs.kinds import CreateProject, CreateTask
-from jobs.request import Request
-from worker.client import JobClient, JobFailed, ResultExpired
-from worker.wire import from_wire, to_wire
+from ledgerq.client import JobClient, JobFailed, ResultExpired
+from ledgerq.errors import PayloadMismatch
+from ledgerq.wire.arq_json import from_wire, to_wire
+from ledgerq.wire.envelope import decode
+from ledgerq.wire.request import Request
 
 
 @pytest.fixture

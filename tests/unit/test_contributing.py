@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from worker.cli import app
+from ledgerq.cli.main import commands as app
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent  # what `.venv/bin` is for a contributor

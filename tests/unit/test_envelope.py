@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.envelope import (
+from ledgerq.errors import Undecodable
+from ledgerq.wire.envelope import (
     MAX_BODY_BYTES,
     Envelope,
     check_job_id,
@@ -18,7 +19,6 @@ from jobs.envelope import (
     queue_mark,
     queue_of,
 )
-from jobs.errors import Undecodable
 
 GOOD: dict[str, Any] = {"t": None, "f": "create_task", "a": [], "k": {"title": "x"}, "et": 1}
 

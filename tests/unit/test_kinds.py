@@ -7,15 +7,18 @@ import pytest
 from pydantic import ValidationError
 
 from db.inputs import NewProject, NewTask
-from jobs.delivery import Delivery
-from jobs.envelope import Envelope
-from jobs.errors import InvalidPayload, UnknownKind
-from jobs.kinds import CATALOGUE, CreateTask, create_task, registry
-from jobs.registry import Registry
+from jobs.kinds import CATALOGUE, CreateTask, create_task
+from ledgerq.errors import InvalidPayload, UnknownKind
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.registry import Registry
+from ledgerq.wire.envelope import Envelope
+from worker.app import app
 
 
 def resolve(kind: str, **payload: Any) -> Any:
-    return registry().resolve(Delivery("job", 1, b"", _envelope=Envelope(kind, payload))).payload
+    return (
+        app.registry().resolve(Delivery("job", 1, b"", _envelope=Envelope(kind, payload))).payload
+    )
 
 
 def test_two_kinds_of_one_name_are_refused_at_start() -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from worker import config
-from worker.config import process_name, runs_here
+from ledgerq.runtime import process_name as naming
+from ledgerq.runtime.process_name import process_name, runs_here
 
 LONG = "ledgerq-worker-of-the-shop-in-europe-west3-7d9f8b6c5d-"
 
 
 @pytest.fixture(autouse=True)
 def _ask_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    config._named.cache_clear()
+    naming._named.cache_clear()
 
 
 def as_pod(
@@ -25,7 +25,7 @@ def as_pod(
     """Our name, if this were a container like that."""
     monkeypatch.setattr("socket.gethostname", lambda: host)
     monkeypatch.setattr("os.getpid", lambda: pid)
-    monkeypatch.setattr(config, "_pid_namespace", lambda: namespace)
+    monkeypatch.setattr(naming, "_pid_namespace", lambda: namespace)
     return process_name()
 
 
@@ -57,20 +57,20 @@ def test_two_pods_with_long_equal_beginnings_and_pid_1_are_told_apart(
 def test_two_containers_with_one_host_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the namespace of their process numbers, or by the boot of their machines."""
     one = as_pod(monkeypatch, "worker", namespace="pid:[4026532001]")
-    config._named.cache_clear()
+    naming._named.cache_clear()
     assert runs_here(as_pod(monkeypatch, "worker", namespace="pid:[4026532002]"))
     assert not runs_here(one)
-    config._named.cache_clear()
+    naming._named.cache_clear()
     here = as_pod(monkeypatch, "worker", namespace="pid:[4026532001]")
     assert runs_here(here)
     assert runs_here(one)
-    monkeypatch.setattr(config, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(naming, "_boot_id", lambda: "another boot")
     assert not runs_here(here)
 
 
 def test_a_process_that_starts_again_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's second process is pid 1 on the same host too; it is still seen as here."""
-    program = "from worker.config import process_name; print(process_name())"
+    program = "from ledgerq.runtime.process_name import process_name; print(process_name())"
     command = [sys.executable, "-c", program]
     names = [
         subprocess.run(
@@ -81,7 +81,7 @@ def test_a_process_that_starts_again_has_another_name(monkeypatch: pytest.Monkey
     assert names[0] != names[1]
     assert all(runs_here(name) for name in names)
     one = as_pod(monkeypatch, "worker")
-    config._named.cache_clear()
+    naming._named.cache_clear()
     assert as_pod(monkeypatch, "worker") != one
 
 
@@ -127,4 +127,4 @@ def _missing(*_: object, **__: object) -> str:
 
 
 def _root() -> Path:
-    return Path(config.__file__).parents[1]
+    return Path(naming.__file__).parents[2]

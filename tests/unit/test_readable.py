@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.envelope import Envelope, encode
-from jobs.readable import ReadableParts, readable_parts
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.wire.readable import ReadableParts, readable_parts
 
 
 @pytest.mark.parametrize(

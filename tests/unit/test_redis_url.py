@@ -14,11 +14,11 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from db.errors import SettingError
-from db.settings import load
-from worker.config import WorkerConfig
-from worker.connection import address_of, connect, settings_for_arq_check
-from worker.redis_url import _KNOWN
+from ledgerq.broker.connection import address_of, connect, settings_for_arq_check
+from ledgerq.broker.redis_url import _KNOWN
+from ledgerq.errors import SettingError
+from ledgerq.settings import load
+from ledgerq.worker.settings import WorkerConfig
 
 
 def refusal(url: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic_core import from_json, to_json
 
-from jobs.errors import InvalidResult
-from jobs.result import storable_result
+from ledgerq.errors import InvalidResult
+from ledgerq.wire.result import storable_result
 
 LIMIT = 1_000_000
 

@@ -4,8 +4,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, InternalError
 
 from db.errors import NotFound
-from jobs.delivery import Delivery
-from jobs.errors import (
+from ledgerq.errors import (
     InvalidPayload,
     Permanent,
     Problem,
@@ -15,8 +14,9 @@ from jobs.errors import (
     UnknownKind,
     WorkerLost,
 )
-from jobs.outcome import Buried, Retry
-from jobs.retry import Policy, decide
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Retry
+from ledgerq.execution.retry import Policy, decide
 
 POLICY = Policy(max_attempts=3, backoff=1, longest_backoff=8)
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from db.config import DatabaseConfig
-from db.errors import LedgerqError
-from db.settings import load
-from worker.config import WorkerConfig
-from worker.connection import address_of, connect
+from ledgerq.broker.connection import address_of, connect
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import LedgerqError
+from ledgerq.settings import load
+from ledgerq.worker.settings import WorkerConfig
 
 PARTS = ("Zq7x", "Kw9v", "jf3r")  # between them come the characters that may confuse
 DATABASE_URLS = (

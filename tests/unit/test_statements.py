@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.statements import Leaves, leaves_behind
+from ledgerq.database.statements import Leaves, leaves_behind
 
 ENDS = [
     "COMMIT",

@@ -9,9 +9,8 @@ from typing import Literal
 import pytest
 import structlog
 
-from jobs.text import cut, cut_end, described, one_line, printable, shown, traceback_of
-from worker.config import WorkerConfig
-from worker.logs import configure_logging
+from ledgerq.logs import configure_logging
+from ledgerq.text import cut, cut_end, described, one_line, printable, shown, traceback_of
 
 WILD = "a\x1b[2J\x9b1m\x07\r\x00\u202e\u2028\ud800\nb"
 
@@ -64,7 +63,7 @@ def test_no_control_character_reaches_a_console_log(monkeypatch: pytest.MonkeyPa
     """In no key, value, id or traceback, of our lines and of a library's."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
-    configure_logging(WorkerConfig(redis_url="redis://h", log_format="console"))
+    configure_logging("console", "INFO")
     try:
         raise ValueError(WILD)  # noqa: TRY301 - what is logged has a traceback
     except ValueError:
@@ -98,7 +97,7 @@ def test_a_strangers_text_forges_no_log_line(
     """Wherever it stands: event, value, key, a library's text, or inside a traceback, where it is indented."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
-    configure_logging(WorkerConfig(redis_url="redis://h", log_format=log_format))
+    configure_logging(log_format, "INFO")
     log = structlog.stdlib.get_logger("test")
     log.info(FORGED, value=FORGED, nested=[FORGED], **{FORGED: 1})
     logging.getLogger("library").warning("said %s", FORGED)
@@ -121,7 +120,7 @@ def test_a_value_that_can_not_be_told_costs_no_log_line(
     """Its class is named; neither a key that JSON has not nor a list in itself costs the line."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", out)
-    configure_logging(WorkerConfig(redis_url="redis://h", log_format=log_format))
+    configure_logging(log_format, "INFO")
     circle: list[object] = []
     circle.append(circle)
     log = structlog.stdlib.get_logger("test")

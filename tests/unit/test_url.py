@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.engine import make_url
 
-from db.url import translate
-from db.url_options import _KNOWN
+from ledgerq.database.url import translate
+from ledgerq.database.url_options import _KNOWN
 
 NEON = "postgresql://u:p@ep-x.neon.tech/d?sslmode=require&options=endpoint%3Dep-x"
 SUPABASE = "postgres://u.ref:p@pooler.supabase.com:6543/postgres?pgbouncer=true"

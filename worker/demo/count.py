@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel
 
-from db import dead_letters
-from db.models import AuditLog, Base, ProcessedJob, Project, Task, Worker
-from db.session import INCLUDE_DELETED
+from db.models import Project, Task, Worker
+from db.soft_delete import INCLUDE_DELETED
+from ledgerq.tables import AuditLog, DeadLetter, ProcessedJob
 
 _EVERYTHING = {INCLUDE_DELETED: True}
 
@@ -57,7 +58,7 @@ async def tally(session: AsyncSession, sent: Sequence[Sent]) -> Tally:
         tasks=await _count(session, Task),
         audit_entries=len(entries),
         processed=await _count(session, ProcessedJob),
-        dead_letters=await dead_letters.count(session),
+        dead_letters=await _count(session, DeadLetter),
     )
     per_job = Counter(entry.job_id for entry in entries)
     counted.wrong = [
@@ -72,7 +73,7 @@ async def tally(session: AsyncSession, sent: Sequence[Sent]) -> Tally:
     return counted
 
 
-async def _count(session: AsyncSession, table: type[Base]) -> int:
+async def _count(session: AsyncSession, table: type[SQLModel]) -> int:
     counted = select(func.count()).select_from(table)
     return await session.scalar(counted, execution_options=_EVERYTHING) or 0
 
@@ -111,7 +112,7 @@ async def _wrong_rows(
     ]
 
 
-async def _dumped(session: AsyncSession, table: type[Base]) -> list[dict[str, Any]]:
+async def _dumped(session: AsyncSession, table: type[SQLModel]) -> list[dict[str, Any]]:
     return [
         row.model_dump(mode="json")
         for row in await session.scalars(select(table), execution_options=_EVERYTHING)

@@ -5,13 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from db.models import TaskPriority, TaskStatus, WorkerType
-from jobs.kinds import (
-    ChangeTaskStatus,
-    CreateProject,
-    CreateTask,
-    CreateWorker,
-    DeleteTask,
-)
+from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, CreateWorker, DeleteTask
 
 MIN_JOBS = 10
 

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from db.settings import load
-from jobs.registry import Payload
-from jobs.request import Request
-from worker.client import EnqueuedJob, JobClient, results
-from worker.config import WorkerConfig
+from ledgerq import Payload, Request
+from ledgerq.client import EnqueuedJob, JobClient, results
+from ledgerq.settings import load
+from ledgerq.workers import WorkerConfig
 from worker.demo.plan import Plan
 
 ACTOR = "agent:demo"

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from db.config import DatabaseConfig
-from db.engine import open_database
-from db.errors import LedgerqError
+from db.database import open_database
 from db.schema import migrate
-from worker.config import PREFIX
+from ledgerq.embedded import Servers, open_private, servers, stop
+from ledgerq.errors import LedgerqError
+from ledgerq.sessions import DatabaseConfig
+from ledgerq.workers import PREFIX
 from worker.demo.count import SENT, Sent, Tally, tally
-from worker.embedded import Servers, servers, stop
-from worker.own_folder import open_private
 
 SEED = 20_261_123
 
@@ -77,7 +76,7 @@ def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None
 def _worker(running: Servers, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process for the length of the block; it must live through it, and end cleanly."""
     with os.fdopen(open_private(log, os.O_WRONLY), "wb") as output:
-        worker = _python("worker", "worker", servers=running, stderr=output)
+        worker = _python("ledgerq", "worker", servers=running, stderr=output)
         try:
             yield worker
         finally:

@@ -1,0 +1,23 @@
+"""The database of the task manager: opened once for each process, a session for each request.
+
+`get_session` and `get_sessions` are for FastAPI.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from db.schema import TABLES
+from ledgerq import sessions
+from ledgerq.sessions import Database, DatabaseConfig
+
+
+def build_database(config: DatabaseConfig) -> Database:
+    """Make the engine; no connection is opened yet. Who builds it disposes it."""
+    return sessions.build_database(config, TABLES)
+
+
+@asynccontextmanager
+async def open_database(config: DatabaseConfig) -> AsyncIterator[Database]:
+    """A database for the length of the block."""
+    async with sessions.open_database(config, TABLES) as database:
+        yield database

@@ -1,0 +1,51 @@
+"""Background jobs whose database effects happen exactly once, with the audit trail to prove it."""
+
+from ledgerq.app import App
+from ledgerq.audit import Action, Change, Origin
+from ledgerq.client import EnqueuedJob, JobClient
+from ledgerq.errors import LedgerqError, Permanent, Refused, RetryLater, Snooze
+from ledgerq.job import JobContext, Kind
+from ledgerq.schedule import Recurring
+from ledgerq.sessions import (
+    Database,
+    DatabaseConfig,
+    Sessions,
+    in_transaction,
+    open_database,
+    savepoint,
+    transaction,
+)
+from ledgerq.staging import StagedJob, go_on, stage, stage_many
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request, Unique
+
+__all__ = [
+    "Action",
+    "App",
+    "Change",
+    "Database",
+    "DatabaseConfig",
+    "EnqueuedJob",
+    "JobClient",
+    "JobContext",
+    "Kind",
+    "LedgerqError",
+    "Origin",
+    "Payload",
+    "Permanent",
+    "Recurring",
+    "Refused",
+    "Request",
+    "RetryLater",
+    "Sessions",
+    "Snooze",
+    "StagedJob",
+    "Unique",
+    "go_on",
+    "in_transaction",
+    "open_database",
+    "savepoint",
+    "stage",
+    "stage_many",
+    "transaction",
+]

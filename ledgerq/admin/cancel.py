@@ -1,0 +1,181 @@
+"""Cancel a job wherever it is: staged, queued, held back, running, or not yet there.
+
+1. ask     the worker that runs it, if one does, to roll it back; no worker takes it meanwhile
+2. end     it in the database: from now on it never runs, whatever Redis delivers
+3. take    it off the queue, and answer to who waits for it
+
+The second step is what counts. Redis may be unreachable: then a running job is waited for.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from arq.connections import ArqRedis
+from arq.jobs import serialize_result
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledgerq.broker.keys import cancel_key, job_key, unique_key
+from ledgerq.broker.remove import remove_from_queue
+from ledgerq.database.engine import Sessions
+from ledgerq.database.transaction import in_transaction
+from ledgerq.errors import LedgerqError, LockTimeout, Undecodable
+from ledgerq.execution import interventions
+from ledgerq.store import outbox
+from ledgerq.store.tables import JobState
+from ledgerq.wire.arq_json import to_wire
+from ledgerq.wire.envelope import Envelope, check_job_id, decode
+
+T = TypeVar("T")
+
+_PAUSE = 0.05  # seconds before a lock is asked for again: on SQLite it may be refused at once
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """How the job has ended, now or before. `told` is False if Redis could not be reached.
+
+    `known` is False if the job was neither staged nor queued: it will not run should it come.
+    """
+
+    job_id: str
+    state: JobState
+    known: bool
+    redis_reached: bool
+
+
+class StillRuns(LedgerqError):
+    """The job did not let itself be cancelled in the time given."""
+
+    def __init__(self, job_id: str, seconds: float) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"--timeout: job {job_id} still runs after {seconds:g} s and is not cancelled; "
+            "give it longer, or let it end"
+        )
+
+
+async def cancel(
+    redis: ArqRedis,
+    sessions: Sessions,
+    queue: str,
+    job_id: str,
+    *,
+    actor: str,
+    reason: str,
+    timeout: float = 30,  # noqa: ASYNC109 - says what became of the job
+    keep_result: int = 3600,
+) -> CancelAnswer:
+    """See to it that this job never runs; if it has ended already, say how.
+
+    Args:
+        redis: where the queue is; need not answer.
+        sessions: of the database, which must.
+        queue: the queue's key.
+        job_id: the job.
+        actor: who cancels, for the audit log.
+        reason: why, for the audit log.
+        timeout: seconds to wait for a worker that runs it to roll it back. On SQLite a wait for
+            another writer is not cut short, so it may take 30 s longer.
+        keep_result: seconds for which Redis answers to who waits for the job.
+
+    Raises:
+        StillRuns: it still runs after that time; nothing has changed.
+        Undecodable: no job can have such an id.
+    """
+    check_job_id(job_id)
+    try:
+        async with asyncio.timeout(timeout):
+            state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
+        if state is JobState.CANCELLED:
+            redis_reached, _ = await _reach_redis(
+                _take_off(redis, queue, job_id, envelope, keep_result)
+            )
+        else:
+            redis_reached, _ = await _reach_redis(redis.ping())
+    except TimeoutError:
+        raise StillRuns(job_id, timeout) from None
+    finally:
+        await _reach_redis(redis.zrem(cancel_key(queue), job_id))
+    return CancelAnswer(job_id, state, envelope is not None, redis_reached)
+
+
+async def _end(
+    redis: ArqRedis, sessions: Sessions, queue: str, job_id: str, *, actor: str, reason: str
+) -> tuple[JobState, Envelope | None]:
+    """The state the job is in from now on, and what is known of it; waits until it does not run."""
+    envelope: Envelope | None = None
+
+    async def once(session: AsyncSession) -> JobState | None:
+        nonlocal envelope
+        if message := await outbox.find(session, job_id):
+            envelope = interventions.staged_envelope(message)
+        return await interventions.cancel(
+            session, job_id, actor=actor, reason=reason, envelope=envelope
+        )
+
+    while True:
+        _, found = await _reach_redis(_ask(redis, queue, job_id))
+        envelope = found or envelope
+        try:
+            state = await in_transaction(sessions, once)
+        except LockTimeout:
+            state = None
+        if state:
+            return state, envelope
+        await asyncio.sleep(_PAUSE)
+
+
+async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
+    """Ask its worker to hand it back; the job as it is on the queue, if it is there and legible."""
+    seconds, _ = await redis.time()  # its clock: it forgets those that nobody asks for any more
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zadd(cancel_key(queue), {job_id: int(seconds) * 1000})
+        pipe.get(job_key(job_id))
+        pipe.zscore(queue, job_id)
+        _, body, queued = await pipe.execute()
+    try:
+        found = decode(body) if body else None
+    except Undecodable:
+        return None
+    if found is None or found.queue == queue or (found.queue is None and queued is not None):
+        return found
+    return None  # another queue has a job of this id
+
+
+async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:
+    """False if Redis did not answer: that must not keep a job from being cancelled."""
+    try:
+        return True, await asked
+    except (RedisError, OSError, TimeoutError):
+        return False, None
+
+
+async def _take_off(
+    redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
+) -> int:
+    """Off the queue with it; its unique key is free, and who waits for it is answered."""
+    key = ""
+    if envelope and envelope.unique:
+        key = unique_key(queue, envelope.kind, envelope.unique)
+    result = {job_id: _result(queue, job_id, envelope)}
+    return await remove_from_queue(redis, queue, result, keep=keep, unique_key=key)
+
+
+def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:
+    """What a worker would answer that finds the job cancelled; nothing if nobody knows the job."""
+    if envelope is None:
+        return b""
+    now = int(time.time() * 1000)
+    error = {"error": "JobCancelled", "message": "was cancelled"}
+    name, payload = envelope.wire_name, dict(envelope.payload)
+    return (
+        serialize_result(
+            name, (), payload, 1, envelope.enqueued_ms, False, error, now, now,
+            f"{job_id}:{name}", queue, job_id, serializer=to_wire,
+        )
+        or b""
+    )  # fmt: skip

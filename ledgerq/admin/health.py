@@ -1,0 +1,155 @@
+"""Is all well? Each worker says on Redis that it lives; `check` asks Redis, the database and the workers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import NoPermissionError, RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledgerq.broker.connection import address_of, connect, require_redis
+from ledgerq.broker.presence import SILENCE, living_workers, waits
+from ledgerq.broker.requirements import Missing, missing
+from ledgerq.database.engine import NO_TABLES, Database, Tables, open_database
+from ledgerq.errors import LedgerqError
+from ledgerq.runtime.process_name import runs_here
+from ledgerq.store.grants import lasting_locks, missing_grants, read_only
+from ledgerq.store.schema import require_current
+from ledgerq.worker.settings import Config
+
+LIMIT = 2.5  # seconds for a server to answer all that `check` asks
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `warn` marks a note: worth knowing, and no failure."""
+
+    name: str
+    ok: bool
+    detail: str
+    warn: bool = False
+
+
+async def check(
+    config: Config, tables: Tables = NO_TABLES, *, seconds: float = LIMIT
+) -> list[Check]:
+    """Look at Redis, the database, its schema, and which workers live; side by side, each for so long at most."""
+    found = {"redis": dict[str, Check](), "database": dict[str, Check]()}
+    looks = {
+        "redis": asyncio.create_task(_gather(_check_redis(config), found["redis"])),
+        "database": asyncio.create_task(
+            _gather(_check_database(config, tables), found["database"])
+        ),
+    }
+    await asyncio.wait(looks.values(), timeout=seconds)
+    for name, look in looks.items():
+        if not look.done():
+            found[name][name] = Check(name, ok=False, detail=f"no answer within {seconds:g} s")
+            look.cancel()
+        elif (error := look.exception()) is not None:
+            found[name][name] = Check(name, ok=False, detail=_first_line(error))
+    if "workers" not in found["redis"]:
+        unknown = Check("workers", ok=False, detail="unknown: Redis does not tell")
+        found["redis"]["workers"] = unknown
+    await asyncio.wait(looks.values(), timeout=0.3)
+    return [*found["redis"].values(), *found["database"].values()]
+
+
+async def _gather(checks: AsyncIterator[Check], found: dict[str, Check]) -> None:
+    async for each in checks:
+        found[each.name] = each
+
+
+async def _check_redis(config: Config) -> AsyncIterator[Check]:
+    redis, failed = connect(config.worker), False
+    try:
+        await require_redis(redis, for_worker=False)
+        lacks = await missing(redis)
+        graver = [each for each in lacks if not each.slows]
+        if graver:
+            text = f"REDIS_URL: Redis at {address_of(redis)}: {_said(graver)}"
+            yield Check("redis", ok=False, detail=text)
+            failed = True
+        else:
+            queued = await redis.zcard(config.worker.queue)
+            yield Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued")
+        if slows := [each for each in lacks if each.slows]:
+            text = f"workers ask for jobs every now and then: {_said(slows)}"
+            yield Check("wake", ok=True, warn=True, detail=text)
+        yield _workers_check(await living_workers(redis))
+        async for note in _notes_on_redis(redis, config.worker.queue):
+            yield note
+    except (LedgerqError, RedisError, OSError) as error:
+        if not (failed and isinstance(error, NoPermissionError)):  # what is missing has been named
+            yield Check("redis", ok=False, detail=_first_line(error))
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+def _said(lacks: Sequence[Missing]) -> str:
+    return "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
+
+
+async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:
+    """What does not keep jobs from running, and should be known."""
+    try:
+        policy = (await redis.info("memory")).get("maxmemory_policy", "noeviction")
+    except RedisError:  # forbidden
+        policy = "noeviction"
+    if policy != "noeviction":
+        text = f"maxmemory-policy is {policy}: Redis may throw jobs away; set it to noeviction"
+        yield Check("memory", ok=True, warn=True, detail=text)
+    waiting = await waits(redis, queue)
+    if waiting:
+        text = "; ".join(
+            f"{each.reason}: {each.text} ({each.seconds:.0f} s ago)" for each in waiting
+        )
+        yield Check("waits", ok=True, warn=True, detail=f"jobs wait for {text}")
+
+
+def _workers_check(workers: list[str]) -> Check:
+    """All well if one lives on this machine: that is what a container asks about itself."""
+    here = any(runs_here(worker) for worker in workers)
+    seen = ", ".join(workers) if workers else f"none seen in the last {SILENCE:g} s"
+    return Check("workers", ok=here, detail=seen if here or not workers else f"elsewhere: {seen}")
+
+
+async def _check_database(config: Config, tables: Tables) -> AsyncIterator[Check]:
+    async with open_database(config.database, tables) as database:
+        try:
+            await database.ping()
+            async for each in _look_at_database(database):
+                yield each
+        except (LedgerqError, SQLAlchemyError, OSError, TimeoutError) as error:
+            yield Check("database", ok=False, detail=_first_line(error))
+
+
+async def _look_at_database(database: Database) -> AsyncIterator[Check]:
+    address = database.config.address
+    if await read_only(database):
+        text = (
+            f"DATABASE_URL: {address} is read-only, a standby for instance; point it to the primary"
+        )
+        yield Check("database", ok=False, detail=text)
+    else:
+        yield Check("database", ok=True, detail=address)
+    try:
+        await require_current(database)
+    except (LedgerqError, SQLAlchemyError) as error:
+        yield Check("schema", ok=False, detail=_first_line(error))
+        return
+    yield Check("schema", ok=True, detail="current")
+    if lacks := await missing_grants(database):
+        said = "; ".join(f"{each.problem}: {each.cure}" for each in lacks)
+        yield Check("grants", ok=False, detail=f"DATABASE_URL: {said}")
+    if locks := await lasting_locks(database):
+        yield Check("locks", ok=True, warn=True, detail="; ".join(map(str, locks)))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(getattr(error, "orig", None) or error)
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,168 @@
+"""Where the jobs are: on the queue, running, staged, ended. Counts cost the same however long the queue is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from ledgerq.broker.connection import connect, require_redis
+from ledgerq.broker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
+from ledgerq.broker.presence import living_workers
+from ledgerq.database.engine import Sessions, open_database
+from ledgerq.errors import LedgerqError
+from ledgerq.store import dead_letters, inbox, outbox
+from ledgerq.store.tables import JobState
+from ledgerq.worker.settings import Config
+
+SAMPLE = 1000  # held-back jobs that are looked at one by one
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job that one of our workers has. Not `held` if its lease has run out: that worker is dead."""
+
+    job_id: str
+    worker: str
+    since: datetime | None
+    attempt: int | None
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What is on Redis.
+
+    `queued` is due now. Jobs that a stock arq worker runs are still among them: arq marks each by a
+    key of its own, and finding those would mean to look through all keys. `deferred` waits for its
+    time; `retrying` says how many of the first thousand of these have been tried before.
+    """
+
+    queued: int
+    deferred: int
+    retrying: int
+    running: Sequence[RunningJob]
+    workers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What is in the database: staged and not ended, ended, and buried."""
+
+    staged: int
+    oldest_staged: datetime | None
+    done: int
+    cancelled: int
+    dead: int
+    letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it. `queue` is None if Redis does not answer; `problem` then says why."""
+
+    queue: Queue | None
+    ledger: Ledger
+    problem: str | None = None
+
+
+async def status(config: Config) -> Status:
+    """Look at Redis and the database; the latter must answer.
+
+    Raises:
+        Unreachable: the database does not.
+    """
+    async with open_database(config.database) as database:
+        await database.ping()
+        ledger = await look_at_ledger(database.sessions)
+    redis = connect(config.worker)
+    try:
+        await require_redis(redis, for_worker=False)
+        return Status(await look_at_queue(redis, config.worker.queue), ledger)
+    except (LedgerqError, RedisError, OSError) as error:
+        return Status(None, ledger, str(error))
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+async def look_at_ledger(sessions: Sessions) -> Ledger:
+    """Count what the database knows of jobs."""
+    async with sessions() as session:
+        ended = await inbox.count(session)
+        return Ledger(
+            staged=await outbox.count(session),
+            oldest_staged=await outbox.oldest(session),
+            done=ended.get(JobState.DONE, 0),
+            cancelled=ended.get(JobState.CANCELLED, 0),
+            dead=ended.get(JobState.DEAD, 0),
+            letters=await dead_letters.count(session),
+        )
+
+
+async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
+    """Count what is on the queue, by Redis' own clock."""
+    now = await now_ms(redis)
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zcount(queue, "-inf", now)
+        pipe.zcount(queue, f"({now}", "+inf")
+        pipe.zrangebyscore(queue, f"({now}", "+inf", start=0, num=SAMPLE)
+        pipe.hgetall(running_key(queue))
+        queued, held_back, sample, entries = await pipe.execute()
+    running = await _running(redis, entries)
+    claimed = {each.job_id for each in running if each.held}
+    later = [job_id for job_id in map(text, sample) if job_id not in claimed]
+    return Queue(
+        queued=queued,
+        deferred=max(0, held_back - len(claimed)),
+        retrying=sum(await _tried(redis, queue, later)),
+        running=running,
+        workers=await living_workers(redis),
+    )
+
+
+async def now_ms(redis: ArqRedis) -> int:
+    """The time by Redis' clock."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def read_running(job_id: str, entry: bytes, *, held: bool) -> RunningJob:
+    """A worker's note on a job that it has: `token|since|attempt|worker`."""
+    _, since, attempt, worker = (*text(entry).split("|", 3), "", "", "")[:4]
+    return RunningJob(job_id, worker, moment(number(since)), number(attempt) or None, held)
+
+
+def moment(ms: float | None) -> datetime | None:
+    """Milliseconds on Redis as a time, if they are one."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def number(value: str) -> int:
+    """A count on Redis; 0 if it is none."""
+    return int(value) if value.isdecimal() else 0
+
+
+def text(value: bytes) -> str:
+    """Whatever the bytes are, something to show."""
+    return value.decode(errors="backslashreplace")
+
+
+async def _running(redis: ArqRedis, entries: Mapping[bytes, bytes]) -> list[RunningJob]:
+    ids = sorted(entries)
+    held = await redis.mget([in_progress_key_prefix.encode() + each for each in ids]) if ids else []
+    return [
+        read_running(text(job_id), entries[job_id], held=token is not None)
+        for job_id, token in zip(ids, held, strict=True)
+    ]
+
+
+async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bool]:
+    """Of each of these jobs, if it has been tried, or went wrong otherwise."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            pipe.exists(f"{retry_key_prefix}{job_id}", failures_key(queue, job_id))
+        return [bool(found) for found in await pipe.execute()]

@@ -1,0 +1,60 @@
+"""What a service runs: its jobs, its schedule, its tables, and what its worker does at its start and its end."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import MetaData
+
+from ledgerq import retention
+from ledgerq.database.engine import Tables
+from ledgerq.execution.registry import Registry
+from ledgerq.job import Kind
+from ledgerq.schedule import Recurring
+
+Hook = Callable[[dict[Any, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """The table of contents of a service. It has no side effects: a worker, a command or a test makes use of it.
+
+        app = App(jobs=[close_order.KIND], metadata=[SQLModel.metadata], migrations=Path("migrations"))
+
+    Args:
+        jobs: every kind of job there is; two of one name are refused.
+        schedule: what runs by the clock.
+        metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
+        migrations: the folder of Alembic migrations that make them, and ours.
+        forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
+        on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
+        on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
+
+    Raises:
+        ValueError: two kinds have one name.
+    """
+
+    jobs: Iterable[Kind[Any]]
+    schedule: Iterable[Recurring] = ()
+    metadata: Iterable[MetaData] = ()
+    migrations: Path | None = None
+    forget_ended_jobs: bool = True
+    on_startup: Hook | None = None
+    on_shutdown: Hook | None = None
+    tables: Tables = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = (retention.KIND,) if self.forget_ended_jobs else ()
+        ticks = (retention.EVERY_HOUR,) if self.forget_ended_jobs else ()
+        for name, value in (
+            ("jobs", (*self.jobs, *own)),
+            ("schedule", (*self.schedule, *ticks)),
+            ("tables", Tables(tuple(self.metadata), self.migrations)),
+        ):
+            object.__setattr__(self, name, value)
+        self.registry()
+
+    def registry(self) -> Registry:
+        """The kinds by name, for one process."""
+        return Registry(self.jobs)

@@ -1,0 +1,198 @@
+"""The relay: puts staged jobs on Redis when they are due, and again if Redis forgot them.
+
+One loop in every worker, any number of them. What it puts there twice, Redis keeps once; what Redis
+keeps twice, the inbox settles.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import uuid4
+
+import structlog
+from arq.connections import ArqRedis
+from pydantic_core import to_json
+from redis.exceptions import RedisError, ResponseError
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledgerq.backoff import Backoff
+from ledgerq.broker.keys import epoch_key
+from ledgerq.broker.scripts import HELD, script
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import LedgerqError, Undecodable
+from ledgerq.store import outbox
+from ledgerq.store.outbox import STAGED, listen
+from ledgerq.store.tables import OutboxMessage
+from ledgerq.text import one_line
+from ledgerq.wire.envelope import (
+    MAX_ACTOR,
+    MAX_TRACE_ID,
+    UNKNOWN_ACTOR,
+    Envelope,
+    encode,
+    presentable,
+    queue_mark,
+)
+
+BATCH = 500  # messages in one round trip
+_MAX_LOGGED = 10_000
+
+log = structlog.stdlib.get_logger("ledgerq.relay")
+
+
+class Relay:
+    """From the outbox to one queue. `interval` is the seconds between two looks when nothing is due."""
+
+    def __init__(self, redis: ArqRedis, sessions: Sessions, queue: str, interval: float) -> None:
+        self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval
+        self._woken = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._enqueue = script(redis, "enqueue")
+        self._held_up: set[str] = (
+            set()
+        )  # told of already: ids that another queue on this Redis holds
+
+    def wake(self) -> None:
+        """Something may be due: look now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Relay until cancelled, whatever Redis and the database do meanwhile."""
+        backoff = Backoff()
+        while True:
+            self._woken.clear()
+            try:
+                full = await self.step() == BATCH
+            except (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
+                if backoff.failures == 0:
+                    log.warning("relay.unavailable", error=one_line(error))
+                await asyncio.sleep(backoff.next())
+                continue
+            if backoff.failures:
+                log.info("relay.recovered", failures=backoff.failures)
+                backoff.reset()
+            if not full:
+                await self._pause()
+
+    async def listen(self, database: Database) -> None:
+        """Look at once when the database tells that something was staged, until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                await listen(database, STAGED, self.wake)
+                backoff.reset()
+            except (SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
+                log.debug("relay.listener_disconnected", error=one_line(error))
+            await asyncio.sleep(backoff.next())
+
+    async def step(self) -> int:
+        """Put on Redis what is due now, a batch at most; answers with how many."""
+        async with self._one_at_a_time:
+            return await self._step()
+
+    async def _step(self) -> int:
+        await self._notice_loss()
+        async with transaction(self.sessions) as session:
+            due = await outbox.take_due(session, BATCH)
+        if due:
+            try:
+                await self._push(due)
+            except (RedisError, OSError, TimeoutError):
+                await self._take_back(due)
+                raise
+        return len(due)
+
+    async def _notice_loss(self) -> None:
+        """If Redis was restarted, emptied or replaced since a relay last looked, all is due again."""
+        found, current = await self._epoch()
+        if found is not None and found == current:
+            return
+        async with transaction(self.sessions) as session:
+            again = await outbox.all_due(session)
+        await self.redis.set(epoch_key(self.queue), current)
+        log.warning("relay.redis_lost_data", jobs_due_again=again)
+
+    async def _epoch(self) -> tuple[str | None, str]:
+        """The epoch noted on Redis, and the one it is: the id that a server draws when it starts."""
+        noted = await self.redis.get(epoch_key(self.queue))
+        found = noted.decode(errors="replace") if noted else None
+        try:
+            server = await self.redis.info("server")
+        except ResponseError:  # forbidden here: then only an emptied Redis is noticed
+            return found, found or uuid4().hex
+        return found, str(server.get("run_id") or found or uuid4().hex)
+
+    async def _push(self, messages: Sequence[OutboxMessage]) -> None:
+        arguments: list[bytes | str | int] = [1]
+        for message in messages:
+            arguments += [message.job_id, _body(message, self.queue), 0, "", 0]
+        answers = await self._enqueue(keys=[self.queue], args=arguments)
+        log.debug("relay.dispatched", jobs=len(messages))
+        for message, answer in zip(messages, answers, strict=True):
+            if answer != 1 and len(answer) == HELD:
+                self._tell(message.job_id, answer[2].decode(errors="replace"))
+            else:
+                self._held_up.discard(message.job_id)
+
+    def _tell(self, job_id: str, holder: str) -> None:
+        """Once for each message: it stays in the outbox, and is tried again later and later."""
+        if job_id in self._held_up:
+            return
+        if len(self._held_up) >= _MAX_LOGGED:
+            self._held_up.clear()
+        self._held_up.add(job_id)
+        log.warning(
+            "relay.id_held",
+            job_id=job_id,
+            holder=holder or "another queue, or a program that is not ours",
+            cure="the job waits until the id is free; ids are shared by all queues of a Redis: use ids of your own",
+        )
+
+    async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
+        """They did not get there: due now, not after the pause."""
+        try:
+            async with transaction(self.sessions) as session:
+                await outbox.due_now(session, [message.job_id for message in messages])
+        except (SQLAlchemyError, LedgerqError) as error:
+            log.warning("relay.dispatched_later", jobs=len(messages), error=one_line(error))
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self.interval):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+
+def _body(message: OutboxMessage, queue: str) -> bytes:
+    """The job as it travels. A row that somebody's own SQL left out of shape goes as it is, to be buried.
+
+    Its author is never lost: what can't travel as an actor goes spelt out and cut.
+    """
+    created = int(message.created_at.timestamp() * 1000)
+    actor = presentable(message.actor, MAX_ACTOR) or UNKNOWN_ACTOR
+    trace_id = presentable(message.trace_id or "", MAX_TRACE_ID) or None
+    if not isinstance(message.payload, dict):
+        return _out_of_shape(message, queue, message.payload, created, actor)
+    envelope = Envelope(
+        kind=message.kind,
+        payload=message.payload,
+        actor=actor,
+        trace_id=trace_id,
+        enqueued_ms=created,
+        staged=True,
+        ordered=message.ordering_key is not None,
+        queue=queue,
+    )
+    try:
+        return encode(envelope)
+    except Undecodable:  # a body that is too long
+        author = {"_staged": "1", "_actor": actor, **({"_trace_id": trace_id} if trace_id else {})}
+        return _out_of_shape(message, queue, {**message.payload, **author}, created, actor)
+
+
+def _out_of_shape(
+    message: OutboxMessage, queue: str, keywords: object, created: int, actor: str
+) -> bytes:
+    body = {"f": message.kind, "k": keywords, "et": created, "actor": actor}
+    return to_json(body)[:-1] + queue_mark(queue)

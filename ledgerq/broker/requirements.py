@@ -1,0 +1,164 @@
+"""What Redis must be and allow: its version, the commands and the keys. Asked at the start of a worker, and by health."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from arq.connections import ArqRedis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+
+from ledgerq.broker.keys import (
+    cancel_key,
+    epoch_key,
+    exclusive_slot_key,
+    failures_key,
+    running_key,
+    waits_key,
+    workers_key,
+)
+from ledgerq.broker.scripts import script
+
+OLDEST = 7  # the scripts use flags that older ones do not know
+_PROBE = "ledgerq-probe"  # a job id that nobody has
+_INVALIDATIONS = "__redis__:invalidate"  # the channel on which Redis tells that something came
+_OWN_KEY = "ledgerq:probe"  # a key that only these tries have
+# … and MULTI has been named where EXEC stands alone
+_NO_REFUSAL = ("invalid expire time", "EXEC without MULTI", "MISCONF", "NOREPLICAS")
+# what is sent outside of scripts, by us and by arq, or not in a way that changes something
+OUTSIDE_SCRIPTS: tuple[tuple[str, ...], ...] = (
+    ("EVAL", "return 1", "0"),
+    ("EVALSHA", "0" * 40, "0"),
+    ("CLIENT", "ID"),
+    ("CLIENT", "TRACKING", "OFF"),
+    ("TIME",),
+    ("WATCH", _OWN_KEY),
+    ("UNWATCH",),
+    ("MULTI",),
+    ("EXEC",),
+    ("ZCARD", _OWN_KEY),
+    ("EXPIRE", _OWN_KEY, "1", "XX"),
+    # no time to live: whoever may run it is told that
+    ("PSETEX", _OWN_KEY, "0", ""),
+    ("SUBSCRIBE", _INVALIDATIONS),  # the last: RESP2 takes hardly anything after it
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What this Redis lacks, and the cure. `passing` if it may mend itself, and a worker can begin without it."""
+
+    problem: str
+    cure: str
+    passing: bool = False
+    slows: bool = False  # all works without it, only later
+
+
+async def server(redis: ArqRedis) -> Mapping[str, Any]:
+    """What INFO says of the server; nothing where it is forbidden."""
+    try:
+        found: Mapping[str, Any] = await redis.info("server")
+    except ResponseError:
+        return {}
+    return found
+
+
+def unfit(about: Mapping[str, Any]) -> Missing | None:
+    """Why a server of that kind can't be used."""
+    version = str(about.get("redis_version", ""))
+    if version and _major(version) < OLDEST:
+        return Missing(f"is version {version}", f"use Redis {OLDEST} or later, or Valkey")
+    if about.get("redis_mode") == "cluster":
+        return Missing(
+            "runs in cluster mode, in which one script can't use the keys of several jobs",
+            "use a Redis without cluster mode",
+        )
+    return None
+
+
+async def missing(redis: ArqRedis) -> list[Missing]:
+    """What it refuses of the commands that a worker needs, without changing anything."""
+    user = user_of(redis)
+    outside = await _missing_outside_scripts(redis, user)
+    if any(not each.slows for each in outside):
+        return outside
+    queue = redis.default_queue_name
+    keys = [
+        key(queue)
+        for key in (running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, waits_key)
+    ]
+    refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
+        args=[queue, _PROBE, *keys, failures_key(queue, _PROBE)]
+    )
+    inside = (_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused)
+    return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same
+
+
+async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:
+    """What is not to be had inside a script, on a connection of its own: SUBSCRIBE makes it useless for others."""
+    connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    found = dict[str, Missing]()
+    try:
+        await connection.connect()
+        for command, *words in OUTSIDE_SCRIPTS:
+            if error := await _refusal(connection, command, *words):
+                found.setdefault(command, _refused_outside(user, command, error))
+    finally:
+        await connection.disconnect(nowait=True)
+    return list(found.values())
+
+
+async def _refusal(connection: AbstractConnection, *words: str) -> ResponseError | None:
+    await connection.send_command(*words)
+    try:
+        await connection.read_response()
+    except (NoScriptError, OutOfMemoryError, ReadOnlyError):
+        return None  # the probe tells of the last two
+    except ResponseError as error:
+        return None if str(error).startswith(_NO_REFUSAL) else error
+    return None
+
+
+def _refused_outside(user: str, command: str, error: ResponseError) -> Missing:
+    said = str(error.__context__ or error)  # as Redis said it, before our connection explained it
+    if "channel" in said:
+        problem, rule = f"use the channel {_INVALIDATIONS}", f"&{_INVALIDATIONS}"
+        return _polls(Missing(f"user {user!r} may not {problem}", f"ACL SETUSER {user} {rule}"))
+    found = _refused(user, command, _OWN_KEY, said)
+    return _polls(found) if command == "SUBSCRIBE" else found
+
+
+def _polls(found: Missing) -> Missing:
+    """A worker that hears of nothing asks every now and then."""
+    return replace(found, passing=True, slows=True)
+
+
+def user_of(redis: ArqRedis) -> str:
+    """The name that we log in with."""
+    return redis.connection_pool.connection_kwargs.get("username") or "default"
+
+
+def _refused(user: str, command: str, key: str, error: str) -> Missing:
+    """What one refusal of the probe means. Inside a script Redis says `NOPERM`, or only that the user can't."""
+    if error.startswith(("OOM", "MISCONF", "NOREPLICAS")):
+        return Missing(
+            f"takes no writes ({error.partition('. ')[0]})",
+            "free memory or raise maxmemory" if error.startswith("OOM") else "mend that",
+            passing=True,
+        )
+    if error.startswith("READONLY"):
+        return Missing("is read-only: a replica, or demoted", "point the setting to the primary")
+    if "key" in error and ("access" in error or "NOPERM" in error):
+        family = re.sub(r"^((?:arq|ledgerq):).*", r"\1*", key) if "probe" in key else key
+        return Missing(f"user {user!r} may not use the key {key}", f"ACL SETUSER {user} ~{family}")
+    if "can't run this command" in error or "no permissions to run" in error or "NOPERM" in error:
+        return Missing(
+            f"user {user!r} may not run {command}", f"ACL SETUSER {user} +{command.lower()}"
+        )
+    return Missing(f"refuses {command} ({error})", "do not rename or disable it")
+
+
+def _major(version: str) -> int:
+    major = version.partition(".")[0]
+    return int(major) if major.isdecimal() else OLDEST

@@ -1,0 +1,155 @@
+"""The commands about jobs: where all of them are, where one is, and to cancel it."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from ledgerq.admin.cancel import CancelAnswer
+from ledgerq.admin.cancel import cancel as cancel_job
+from ledgerq.admin.connections import open_redis_and_database
+from ledgerq.admin.job_status import JobStatus, job_status
+from ledgerq.admin.status import Status
+from ledgerq.admin.status import status as status_of_all
+from ledgerq.cli.find_app import AppName, tables_of_app
+from ledgerq.cli.limits import LIMIT, run_within
+from ledgerq.cli.options import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
+from ledgerq.cli.output import complain, print_attempts, print_fields, print_json, print_rows, say
+from ledgerq.errors import LedgerqError, UsageError
+from ledgerq.store.tables import JobState
+from ledgerq.worker.settings import Config, load_config
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+
+_DAY = 86_400.0
+_MAX_RUNNING = 50  # running jobs that are listed for a person
+
+
+class UnknownJob(LedgerqError):
+    """No trace of the job. `problem` is why Redis could not be asked, `note` what else it has under the id."""
+
+    def __init__(self, job_id: str, problem: str | None, note: str | None) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"ID: no trace of job {job_id} in the database"
+            + (f", and Redis can't be asked: {problem}" if problem else " or on Redis")
+            + (f"; {note}" if note else "")
+        )
+
+
+def add_to(root: typer.Typer) -> None:
+    """Register the commands."""
+    root.command()(status)
+    root.command()(job)
+    root.command()(cancel)
+
+
+def status(as_json: AsJson = False) -> None:
+    """How many jobs are queued, held back, running, staged, done, cancelled and dead."""
+    found = run_within(LIMIT, status_of_all(load_config()))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show_status(found)
+    if found.problem:
+        complain(f"ledgerq: {found.problem}")
+        raise typer.Exit(1)
+
+
+def job(job_id: JobId, as_json: AsJson = False) -> None:
+    """Where a job is, how it ended, what went wrong on the way, and what it changed."""
+    checked_ids([job_id])
+    found = run_within(LIMIT, job_status(load_config(), job_id))
+    if found.state == "unknown":
+        raise UnknownJob(job_id, found.problem, found.note)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show_job(found)
+
+
+def cancel(
+    job_id: JobId,
+    because: Because = NO_REASON,
+    actor: Actor = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a worker that runs it to roll it back.")
+    ] = 30,
+    app: AppName = None,
+    as_json: AsJson = False,
+) -> None:
+    """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
+    if not 0 < timeout <= _DAY:
+        raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
+    work = _cancel(load_config(), job_id, for_the_log(actor, because), timeout)
+    answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
+    if as_json:
+        print_json(asdict(answer))
+    else:
+        say(_sentence(answer))
+    if not answer.redis_reached:
+        complain(
+            "ledgerq: REDIS_URL: Redis was not told; what it still has of the job does nothing"
+        )
+    raise typer.Exit(0 if answer.state is JobState.CANCELLED else 1)
+
+
+async def _cancel(
+    config: Config,
+    job_id: str,
+    said: dict[str, str],
+    timeout: float,  # noqa: ASYNC109
+) -> CancelAnswer:
+    async with open_redis_and_database(config, tables_of_app()) as (redis, sessions):
+        return await cancel_job(
+            redis, sessions, config.worker.queue, job_id, **said,
+            timeout=timeout, keep_result=config.worker.keep_result,
+        )  # fmt: skip
+
+
+def _sentence(answer: CancelAnswer) -> str:
+    if answer.state is not JobState.CANCELLED:
+        return f"job {answer.job_id} is {answer.state} already; nothing has changed"
+    if answer.known or not answer.redis_reached:
+        return f"job {answer.job_id} is cancelled"
+    return f"job {answer.job_id} was neither staged nor queued; if it comes, it will not run"
+
+
+def _show_status(found: Status) -> None:
+    ledger, queue = found.ledger, found.queue
+    counts: dict[str, Any] = {
+        "staged": ledger.staged,
+        "done": ledger.done,
+        "cancelled": ledger.cancelled,
+        "dead": ledger.dead,
+        "dead letters": ledger.letters,
+    }
+    if queue:
+        counts = {
+            "queued": queue.queued,
+            "held back": queue.deferred,
+            "tried before": queue.retrying,
+            "running": len(queue.running),
+            **counts,
+            "workers": len(queue.workers),
+        }
+    print_rows(("jobs", "count"), counts.items())
+    if ledger.oldest_staged:
+        print_fields({"oldest staged": ledger.oldest_staged})
+    if queue and queue.running:
+        print_rows(
+            ("running", "worker", "since", "attempt", ""),
+            [
+                (r.job_id, r.worker, r.since, r.attempt, "" if r.held else "its worker is gone")
+                for r in queue.running[:_MAX_RUNNING]
+            ],
+        )
+
+
+def _show_job(found: JobStatus) -> None:
+    fields = asdict(found)
+    attempts, entries = fields.pop("attempts"), fields.pop("audit")
+    print_fields(fields)
+    print_attempts(attempts)
+    if entries:
+        print_rows(list(entries[0]), [each.values() for each in entries])

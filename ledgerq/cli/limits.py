@@ -1,0 +1,62 @@
+"""The longest that a command may take, whatever the servers it asks do or do not answer."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ledgerq.cli.output import complain
+from ledgerq.errors import LedgerqError
+
+T = TypeVar("T")
+
+LIMIT = 30.0  # seconds for a command that only asks, or changes little
+HEALTH = 3.3  # … for health, with what it says
+_TO_CLOSE = 1.0  # seconds more for connections to be closed
+
+
+class TookTooLong(LedgerqError):
+    """A command did not end in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"REDIS_URL, DATABASE_URL: no end within {seconds:g} s; a server accepts connections and does not answer"
+        )
+
+
+def run_within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, for so long at most.
+
+    Code that swallows a cancellation, or a name server that a thread waits for, could keep the loop from closing:
+    then the process ends without.
+
+    Raises:
+        TookTooLong: it has not ended by then.
+    """
+    last_resort = threading.Timer(seconds + _TO_CLOSE, _end_without_closing, [seconds])
+    last_resort.daemon = True
+    last_resort.start()
+    try:
+        return asyncio.run(_limited(seconds, work))
+    finally:
+        last_resort.cancel()
+
+
+async def _limited(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise TookTooLong(seconds) from None
+        raise
+
+
+def _end_without_closing(seconds: float) -> None:
+    complain(f"ledgerq: {TookTooLong(seconds)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

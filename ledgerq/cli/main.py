@@ -1,0 +1,240 @@
+"""The command line. Every error of ours is one line on standard error and exit status 1; 2 for a wrong use."""
+
+import asyncio
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from redis.exceptions import RedisError
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledgerq.admin import health as health_checks
+from ledgerq.cli import dead_letters, jobs
+from ledgerq.cli.dev import run_dev
+from ledgerq.cli.find_app import AppName, require_app, tables_of_app
+from ledgerq.cli.limits import HEALTH, LIMIT, run_within
+from ledgerq.cli.options import AsJson, checked_payload
+from ledgerq.cli.output import complain, err, out, plain, print_json, say
+from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
+from ledgerq.client import EnqueuedJob, JobClient
+from ledgerq.database.engine import open_database
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import LedgerqError, UsageError
+from ledgerq.logs import configure_logging
+from ledgerq.settings import load, refuse_unknown
+from ledgerq.store.schema import current_revision
+from ledgerq.store.schema import migrate as migrate_schema
+from ledgerq.wire.payload import Payload
+from ledgerq.worker.build import build_worker, run_to_the_end
+from ledgerq.worker.settings import PREFIX, CommandSettings, Config, WorkerConfig, load_config
+
+commands = typer.Typer(
+    name="ledgerq",
+    help="Background jobs whose database effects happen exactly once, with the audit trail to prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+jobs.add_to(commands)
+dead_letters.add_to(commands)
+
+MAX_WAIT = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
+
+
+def main() -> None:
+    """The `ledgerq` command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        commands()
+    except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
+        said = str(getattr(error, "orig", None) or error)
+        complain(f"ledgerq: {said or type(error).__name__}")
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _end(signum: int, _frame: object) -> NoReturn:
+    """SIGTERM ends a command by the way on which its servers are stopped."""
+    sys.exit(128 + signum)
+
+
+@commands.callback()
+def check_settings() -> None:
+    """Refuse a misspelt setting before anything is done."""
+    refuse_unknown(PREFIX, CommandSettings, WorkerConfig, DatabaseConfig)
+
+
+@commands.command()
+def worker(
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="So many, started again if one ends.")
+    ] = 1,
+    app: AppName = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run jobs from the queue until SIGTERM or SIGINT."""
+    found, config = require_app(), load_config()
+    configure_logging(config.worker.log_format, config.worker.log_level)
+    if processes > 1:
+        raise typer.Exit(asyncio.run(Supervisor(processes).run()))
+    worker = build_worker(found, config)
+    if supervised:
+        stop_with_supervisor(worker.loop)
+    run_to_the_end(worker)
+
+
+@commands.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="Where to, by Alembic's names.")] = "head",
+    app: AppName = None,
+) -> None:
+    """Bring the database's schema up to date."""
+    config = load(DatabaseConfig)
+    migrate_schema(config, require_app().tables, revision)
+    say(f"The schema is at {asyncio.run(_revision(config))}.")
+
+
+@commands.command()
+def enqueue(
+    kind: Annotated[str, typer.Argument(help="What to do: see `ledgerq kinds`.")],
+    payload: Annotated[str, typer.Option(help="The job's fields, a JSON object.")] = "{}",
+    job_id: Annotated[str | None, typer.Option(help="The idempotency key.")] = None,
+    delay: Annotated[float, typer.Option(help="Seconds before it may run.")] = 0,
+    actor: Annotated[str, typer.Option(help="Who asks, for the audit log.")] = "cli",
+    wait: Annotated[
+        float | None, typer.Option(help="Wait for the result, at most so many seconds.")
+    ] = None,
+    app: AppName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put one job on the queue."""
+    checked = checked_payload(kind, payload)
+    for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
+        if not 0 <= seconds <= MAX_WAIT:
+            raise UsageError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
+    work = _enqueue(checked, job_id, delay, actor, wait, as_json=as_json)
+    run_within(LIMIT + (wait or 0), work)
+
+
+async def _revision(config: DatabaseConfig) -> str | None:
+    async with open_database(config) as database:
+        return await current_revision(database)
+
+
+async def _enqueue(
+    payload: Payload,
+    job_id: str | None,
+    delay: float,
+    actor: str,
+    wait: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    async with JobClient.open(load(WorkerConfig)) as client:
+        later = timedelta(seconds=delay)
+        job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor)
+        answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
+        if wait is not None:
+            answer["result"] = await _result(job, wait)
+    if as_json:
+        print_json(answer)
+        return
+    say(
+        f"{payload.kind} is job {job.job_id}"
+        + ("" if job.is_new else ", which was there before")
+        + (f"; it answered {answer['result']}" if wait is not None else "")
+    )
+
+
+async def _result(job: EnqueuedJob, seconds: float) -> Any:
+    try:
+        return await job.result(timeout=seconds)
+    except TimeoutError:
+        raise StillRunning(job.job_id, seconds) from None
+
+
+class StillRunning(LedgerqError):
+    """The job has not ended in the time that the caller would wait."""
+
+    def __init__(self, job_id: str, seconds: float) -> None:
+        super().__init__(f"--wait: job {job_id} has not ended within {seconds:g} s; it goes on")
+
+
+@commands.command()
+def health(
+    require_worker: Annotated[
+        bool, typer.Option("--worker", help="Fail too if no worker lives on this machine.")
+    ] = False,
+    app: AppName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask Redis, the database and the workers; exit status 0 if all is well."""
+    ok = run_within(HEALTH, _health(load_config(), require_worker=require_worker, as_json=as_json))
+    raise typer.Exit(0 if ok else 1)
+
+
+async def _health(config: Config, *, require_worker: bool, as_json: bool) -> bool:
+    """Says what it found before anything is closed: that may take longer than there is time."""
+    checks = await health_checks.check(config, tables_of_app())
+    ok = all(check.ok for check in checks if require_worker or check.name != "workers")
+    if as_json:
+        print_json({"ok": ok, **{check.name: _plain(check) for check in checks}})
+        return ok
+    for check in checks:
+        mark = (
+            "[red]down[/]"
+            if not check.ok
+            else "[yellow]note[/]"
+            if check.warn
+            else "[green]ok[/]  "
+        )
+        out.print(f"{mark} {check.name:<9}", end="")
+        say(check.detail)
+    return ok
+
+
+def _plain(check: health_checks.Check) -> dict[str, Any]:
+    return {"ok": check.ok, "detail": check.detail, **({"warn": True} if check.warn else {})}
+
+
+@commands.command()
+def kinds(app: AppName = None, as_json: AsJson = False) -> None:
+    """What can be enqueued, with the JSON schema of each payload."""
+    schemas = {kind.name: kind.payload.model_json_schema() for kind in require_app().jobs}
+    if as_json:
+        print_json(schemas)
+        return
+    for name, schema in schemas.items():
+        table = Table("field", "type", "required", title=plain(name), title_justify="left")
+        for field, rules in schema.get("properties", {}).items():
+            required = "yes" if field in schema.get("required", ()) else ""
+            table.add_row(plain(field), plain(_type_of(rules, schema)), required)
+        out.print(table)
+
+
+def _type_of(rules: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "$ref" in rules:
+        rules = schema["$defs"][rules["$ref"].rpartition("/")[2]]
+    if "enum" in rules:
+        return " | ".join(rules["enum"])
+    if "anyOf" in rules:
+        return " | ".join(_type_of(each, schema) for each in rules["anyOf"])
+    if rules.get("type") == "array":
+        return f"[{_type_of(rules['items'], schema)}]"
+    return str(rules.get("format") or rules.get("type") or "any")
+
+
+@commands.command()
+def dev(
+    folder: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path(
+        ".ledgerq"
+    ),
+    reset: Annotated[bool, typer.Option("--reset", help="Wipe that data first.")] = False,
+    app: AppName = None,
+) -> None:
+    """Keep a PostgreSQL, a Redis and a worker running for development; data stays between runs."""
+    run_dev(folder, require_app().tables, reset=reset, console=err)

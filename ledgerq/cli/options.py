@@ -1,0 +1,68 @@
+"""What several commands ask for, and how it is checked."""
+
+import getpass
+import os
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from ledgerq.cli.find_app import require_app
+from ledgerq.errors import InvalidPayload, Undecodable, UsageError
+from ledgerq.wire.envelope import check_job_id
+from ledgerq.wire.payload import Payload
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+Actor = Annotated[
+    str | None, typer.Option(show_default="cli:<you>", help="Who asks, for the audit log.")
+]
+Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+NO_REASON = "none given"
+_MAX_USER = 100
+
+
+def for_the_log(actor: str | None, because: str) -> dict[str, str]:
+    """Who asks, or as far as the system knows who runs the command; and why."""
+    return {"actor": f"cli:{_user()}" if actor is None else actor, "reason": because}
+
+
+def _user() -> str:
+    """The name of the one who runs the command, or its number if it has no name fit for the audit log."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run as a user without a name
+        name = ""
+    fit = name.isprintable() and 0 < len(name.strip()) <= len(name) <= _MAX_USER
+    return name if fit else f"uid-{os.getuid()}"
+
+
+def checked_payload(kind: str, payload: str) -> Payload:
+    """The payload by its kind's rules.
+
+    Raises:
+        UnknownKind: no such kind here.
+        InvalidPayload: with every field at fault.
+    """
+    model: type[Payload] = require_app().registry().kind(kind).payload
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        raise InvalidPayload.from_validation(error) from None
+
+
+def checked_ids(job_ids: Iterable[str]) -> list[str]:
+    """Ids that a job can have, each once.
+
+    Raises:
+        UsageError: one is empty, too long, or not printable.
+    """
+    distinct = list(dict.fromkeys(job_ids))
+    try:
+        for job_id in distinct:
+            check_job_id(job_id)
+    except Undecodable as error:
+        [wrong] = error.problems
+        raise UsageError(wrong.field, wrong.problem, "name the id of a job") from None
+    return distinct

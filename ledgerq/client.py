@@ -1,0 +1,264 @@
+"""For producers: put jobs on the queue, and wait for what they answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import islice
+from typing import Any, NamedTuple
+
+from arq.connections import ArqRedis
+from arq.jobs import Job
+
+from ledgerq.broker.connection import connect, require_redis
+from ledgerq.broker.keys import job_key, result_key, unique_key
+from ledgerq.broker.own_job import OwnJob
+from ledgerq.broker.scripts import HELD, script
+from ledgerq.errors import InvalidRequest, LedgerqError, PayloadMismatch, Undecodable
+from ledgerq.wire.arq_json import from_wire, payload_hash
+from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request, Unique, as_requests
+from ledgerq.worker.settings import WorkerConfig
+
+BATCH = 500  # jobs in one round trip
+AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
+
+
+class JobFailed(LedgerqError):
+    """The job ended among the dead letters."""
+
+    def __init__(self, job_id: str, message: str) -> None:
+        self.job_id, self.message = job_id, message
+        super().__init__(f"job {job_id} failed: {message}")
+
+
+class ResultExpired(LedgerqError):
+    """The job is neither queued nor is its result kept any more: see LEDGERQ_KEEP_RESULT."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id}: neither queued nor is its result kept")
+
+
+class IdHeld(LedgerqError):
+    """Another queue on the same Redis has a job, or still keeps a result, of this id."""
+
+    def __init__(self, job_id: str, queue: str) -> None:
+        self.job_id, self.queue = job_id, queue
+        holder = f"queue {queue!r}" if queue else "another queue, or a program that is not ours,"
+        super().__init__(
+            f"job_id: {holder} on the same Redis holds {job_id}, and all queues there share the ids; "
+            "use an id of your own, such as one that begins with the service's name"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueuedJob:
+    """A job on the queue. `is_new` is False if one with its id was there already, or is just done."""
+
+    job_id: str
+    is_new: bool
+    _redis: ArqRedis
+
+    async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in arq
+        """Wait for what the job answers, at most `timeout` seconds.
+
+        Raises:
+            JobFailed: it was buried.
+            ResultExpired: it is not queued and its result is not kept any more.
+            TimeoutError: it has not ended in time.
+        """
+        async with asyncio.timeout(timeout):
+            return (await results([self]))[0]
+
+    @property
+    def as_arq_job(self) -> Job:
+        """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
+        return OwnJob(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
+
+
+class JobClient:
+    """Puts jobs on one queue. Make one per process and share it: `async with JobClient.open(config)`."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis, self._queue = redis, redis.default_queue_name
+        self._enqueue = script(redis, "enqueue")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: WorkerConfig) -> AsyncIterator["JobClient"]:
+        """A client for the length of the block.
+
+        Raises:
+            Unreachable: Redis does not answer.
+            RedisRefuses: it is too old, or does not let us in.
+        """
+        redis = connect(config)
+        try:
+            await require_redis(redis, for_worker=False)
+            yield cls(redis)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+    async def enqueue(
+        self,
+        payload: Payload,
+        *,
+        job_id: str | None = None,
+        delay: timedelta = timedelta(0),
+        actor: str = UNKNOWN_ACTOR,
+        trace_id: str | None = None,
+        unique: Unique | None = None,
+    ) -> EnqueuedJob:
+        """Enqueue one job; when this returns, Redis has it.
+
+        Args:
+            payload: what the job carries; its class says the kind.
+            job_id: the idempotency key; without one each call is a new job.
+            delay: not to be run before then.
+            actor: who asks, for the audit log.
+            trace_id: kept in the audit log beside it.
+            unique: while its window lasts, the same kind and key is the same job. Redis keeps
+                these keys; those of staged jobs are kept by the database.
+
+        Raises:
+            PayloadMismatch: a job of this id is queued, or just ended, with another payload.
+            IdHeld: another queue on the same Redis has this id.
+        """
+        request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
+        return (await self.enqueue_many([request]))[0]
+
+    def job(self, job_id: str) -> EnqueuedJob:
+        """A handle on a job that was enqueued before, by whomever."""
+        return EnqueuedJob(job_id, is_new=False, _redis=self._redis)
+
+    async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
+        """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
+
+        While Redis takes some, the next are made ready: a generator of requests need not keep them all.
+        If one of them is refused, those of the round trips before it are on the queue.
+        """
+        asked, jobs = iter(requests), list[EnqueuedJob]()
+        batch = await _ready(asked, self._queue)
+        while len(batch) == BATCH:
+            sending = asyncio.create_task(self._send(batch))
+            try:
+                batch = await _ready(asked, self._queue)
+            finally:
+                jobs += await sending
+        return jobs + await self._send(batch) if batch else jobs
+
+    async def _send(self, batch: "Sequence[_Ready]") -> list[EnqueuedJob]:
+        arguments: list[bytes | str | int] = [0]
+        for each in batch:
+            arguments += each.arguments
+        answers = await self._enqueue(keys=[self._queue], args=arguments)
+        jobs = []
+        for ready, answer in zip(batch, answers, strict=True):
+            if answer != 1 and len(answer) == HELD:
+                raise IdHeld(ready.job_id, answer[2].decode())
+            there = ready.job_id if answer == 1 else answer[0].decode()
+            if there == ready.job_id and answer != 1:
+                _check_same(there, ready.envelope, answer[1])
+            jobs.append(EnqueuedJob(there, answer == 1, self._redis))
+        return jobs
+
+
+async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
+    """Wait until all of these have ended; their answers, in the same order.
+
+    Raises:
+        JobFailed: the first of them that was buried.
+        ResultExpired: one is neither queued nor is its result kept.
+    """
+    found: dict[str, Any] = {}
+    pause = 0.01
+    while missing := [job for job in jobs if job.job_id not in found]:
+        for start in range(0, len(missing), BATCH):
+            found |= await _ended(missing[start : start + BATCH])
+        if len(found) < len(jobs):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+    return [found[job.job_id] for job in jobs]
+
+
+async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
+    """The answers of those that have ended, in one round trip."""
+    redis = jobs[0]._redis  # noqa: SLF001 - ours
+    values = await redis.mget(
+        [key for job in jobs for key in (job_key(job.job_id), result_key(job.job_id))]
+    )
+    ended = {}
+    for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
+        result = _own_result(kept, redis.default_queue_name) if kept else None
+        if result or not body or queue_of(body) not in {None, redis.default_queue_name}:
+            ended[job.job_id] = _answer(job.job_id, result)
+    return ended
+
+
+def _own_result(kept: bytes, queue: str) -> dict[str, Any] | None:
+    """What is kept under the id, if it is of this queue: ids are shared by all queues of one Redis."""
+    try:
+        result = from_wire(kept)
+    except ValueError:
+        return None
+    if not isinstance(result, dict) or result.get("q", queue) != queue:
+        return None
+    return result
+
+
+def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
+    if result is None:
+        raise ResultExpired(job_id)
+    if not result["s"]:
+        reason = result["r"]
+        raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
+    return result["r"]
+
+
+class _Ready(NamedTuple):
+    """A job as the script wants it."""
+
+    job_id: str
+    envelope: Envelope
+    arguments: tuple[str, bytes, int, str, int]
+
+
+async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[_Ready]:
+    """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
+    batch: list[_Ready] = []
+    while True:
+        some = [_made_ready(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
+        batch += some
+        if len(some) < AT_A_TIME or len(batch) == BATCH:
+            return batch
+        await asyncio.sleep(0)
+
+
+def _made_ready(request: Request, queue: str) -> _Ready:
+    if request.ordering_key is not None:
+        raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
+    job_id, envelope = request.checked_id(), request.envelope
+    unique, window = "", 0
+    if request.unique is not None:
+        envelope = replace(envelope, unique=request.unique.key)
+        unique = unique_key(queue, request.payload.kind, request.unique.key)
+        window = max(1, _milliseconds(request.unique.window))
+    body = encode(envelope, queue=queue)
+    return _Ready(job_id, envelope, (job_id, body, _milliseconds(request.delay), unique, window))
+
+
+def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:
+    """Compare with the body, or the result, of the job that has this id already."""
+    try:
+        known = payload_hash(there)
+    except Undecodable:
+        return  # not ours to judge
+    if known != wanted.payload_hash.hex():
+        raise PayloadMismatch(job_id)
+
+
+def _milliseconds(delay: timedelta) -> int:
+    return max(0, int(delay.total_seconds() * 1000))

@@ -1,0 +1,272 @@
+"""Sessions: one task at a time, and the one that a job's handler is given."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Protocol
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+
+from ledgerq.errors import JobEnded, NotAllowedInJob, SessionShared
+
+
+class _SyncSession(Session):
+    """Ours, so that the events below are for our sessions alone.
+
+    While jobs share a transaction, `waiting` holds rows, locked and changed, that are written together at its end (see
+    db.writes.together), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
+    """
+
+    fence: "Guard | None" = None  # while a handler runs
+    waiting: dict[int, Any] | None = None
+    gathered: list[dict[str, Any]] | None = None
+    marks: dict[
+        SessionTransaction, int
+    ]  # savepoint → how many entries had been gathered when it began
+    met: list[Any] | None = None
+    locking = False  # db.writes reads a row that nothing waits for
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """Refused to a handler, but for a savepoint."""
+        if self.fence and not nested:
+            raise NotAllowedInJob("session.begin()")
+        return super().begin(nested=nested)
+
+    def _connection_for_bind(self, *args: Any, **more: Any) -> Any:
+        """Each statement comes by here; a handler's must be in the transaction that it was given."""
+        if self.fence:
+            self.fence.require(self.get_transaction())
+        return super()._connection_for_bind(*args, **more)
+
+
+class Guard(Protocol):
+    """What stands between a handler and the end of its transaction: see ledgerq.database.fence."""
+
+    def require(self, root: SessionTransaction | None) -> None:
+        """Refuse to go on in another transaction than the one that the handler was given."""
+
+
+class LedgerqSession(AsyncSession):
+    """A session that only one task may use at a time.
+
+    `idle_limit` is after how many seconds of silence the database ends its transaction; 0 is never.
+    """
+
+    sync_session_class = _SyncSession
+    opened: AsyncConnection | None = None  # by ledgerq.database.transaction
+    _user: "asyncio.Task[Any] | None" = None
+
+    def __init__(self, *args: Any, idle_limit: float = 0, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.idle_limit = idle_limit
+
+    async def hand_over(self) -> None:
+        """Leave nothing of the job that was handled for the next one in the same transaction.
+
+        What was loaded is forgotten, so that it is read anew; what waits to be written, and is locked, stays.
+        """
+        session: Any = self.sync_session
+        waiting, met = session.waiting or {}, session.met or []
+        unwritten = session.new or session.deleted
+        if unwritten or any(session.is_modified(each) for each in met if id(each) not in waiting):
+            await self.flush()
+        while session.in_nested_transaction():
+            await self.run_sync(_release_savepoint)
+        for each in met:
+            if id(each) not in waiting and each in session:
+                session.expunge(each)
+        met.clear()
+        session.info.clear()
+        session.autoflush = True
+
+
+def _release_savepoint(session: Session) -> None:
+    if savepoint := session.get_nested_transaction():
+        with savepoint:  # leaving it keeps what it did
+            pass
+
+
+class JobSession(LedgerqSession):
+    """What a handler is given: its job's session, whose transaction it can't end, and which ends with the job."""
+
+    def __init__(self, session: LedgerqSession, job_id: str) -> None:
+        # a second face of that session, made for one job; super().__init__ would make a session
+        vars(self).update(vars(session), _user=None)
+        self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
+        self._job_id, self.lent = job_id, ""  # what a handler took that may outlive the job
+
+    @property
+    def busy(self) -> bool:
+        """True if a task awaits one of its methods."""
+        return self._user is not None
+
+    def end(self) -> None:
+        """From now on every use is an error."""
+        self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
+
+    async def connection(self, *args: Any, **more: Any) -> AsyncConnection:
+        """As ever; but what can be used after the job is not shared with other jobs."""
+        self.lent = "session.connection()"
+        return await super().connection(*args, **more)
+
+    async def run_sync(self, *args: Any, **more: Any) -> Any:
+        """As `connection`."""
+        self.lent = "session.run_sync()"
+        return await super().run_sync(*args, **more)
+
+    async def __aenter__(self) -> NoReturn:
+        self._refuse("async with session")
+
+    def _refuse(self, call: str) -> NoReturn:
+        if isinstance(self.sync_session, _Ended):
+            raise JobEnded(self._job_id)
+        raise NotAllowedInJob(call)
+
+
+class _Ended:
+    """In the place of the session of a job that has ended."""
+
+    def __init__(self, job_id: str) -> None:
+        object.__setattr__(self, "_job_id", job_id)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __contains__(self, _: object) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+    def __iter__(self) -> NoReturn:
+        raise JobEnded(object.__getattribute__(self, "_job_id"))
+
+
+def _unshared(name: str) -> Callable[..., Any]:
+    """A method that may drop what waits to be written, for other jobs too."""
+    method = getattr(AsyncSession, name)
+
+    @functools.wraps(method)
+    def noted(self: JobSession, *args: Any, **more: Any) -> Any:
+        self.lent = f"session.{name}()"
+        return method(self, *args, **more)
+
+    return noted
+
+
+for _name in ("expire", "expire_all", "expunge", "expunge_all"):
+    setattr(JobSession, _name, _unshared(_name))
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: JobSession, *_: object, **__: object) -> NoReturn:
+        self._refuse(f"session.{name}()")
+
+    return refuse
+
+
+def _refused_to_handlers(name: str) -> Callable[..., Any]:
+    method = getattr(Session, name)
+
+    @functools.wraps(method)
+    def refuse(self: _SyncSession, *args: Any, **more: Any) -> Any:
+        if self.fence:
+            raise NotAllowedInJob(f"session.{name}()")
+        return method(self, *args, **more)
+
+    return refuse
+
+
+_ENDINGS = ("close", "commit", "invalidate", "prepare", "reset", "rollback")
+for _name in _ENDINGS:
+    setattr(_SyncSession, _name, _refused_to_handlers(_name))
+for _name in (*_ENDINGS, "aclose", "begin"):
+    setattr(JobSession, _name, _refused(_name))
+
+
+@event.listens_for(_SyncSession, "before_commit")
+def _refuse_commit(session: Session) -> None:
+    """By the transaction's own method."""
+    if getattr(session, "fence", None) and not session.in_nested_transaction():
+        raise NotAllowedInJob("transaction.commit()")
+
+
+@event.listens_for(_SyncSession, "do_orm_execute")
+def _write_what_waits(state: ORMExecuteState) -> None:
+    """SQL of the caller's own sees what was changed before it, as it does where nothing waits."""
+    if not state.is_orm_statement and getattr(state.session, "waiting", None):
+        state.session.flush()
+
+
+@event.listens_for(_SyncSession, "loaded_as_persistent")
+@event.listens_for(_SyncSession, "pending_to_persistent")
+@event.listens_for(_SyncSession, "detached_to_persistent")
+def _meet(session: Session, entity: object) -> None:
+    met = getattr(session, "met", None)
+    if met is not None:
+        met.append(entity)
+
+
+@event.listens_for(_SyncSession, "after_transaction_create")
+def _mark(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested and isinstance(session, _SyncSession) and session.gathered is not None:
+        session.marks[transaction] = len(session.gathered)
+
+
+@event.listens_for(_SyncSession, "after_soft_rollback")
+def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
+    """What a savepoint undoes leaves no audit entry."""
+    if isinstance(session, _SyncSession) and session.gathered is not None:
+        mark = session.marks.pop(transaction, None)
+        del session.gathered[mark if mark is not None else len(session.gathered) :]
+        # what waited was written before the savepoint began; its rows may not be locked any more
+        (session.met or []).extend((session.waiting or {}).values())
+        (session.waiting or {}).clear()
+
+
+_FLUSH = AsyncSession.flush
+
+
+def _alone(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Refuse a second task while the first one awaits the method."""
+
+    @functools.wraps(method)
+    async def guarded(self: LedgerqSession, *args: Any, **kwargs: Any) -> Any:
+        task, user = asyncio.current_task(), self._user
+        if user is not None and user is not task:
+            raise SessionShared
+        self._user = task
+        try:
+            sync: Any = self._proxied
+            if (
+                method is not _FLUSH
+                and isinstance(self, JobSession)
+                and sync.waiting
+                and not sync.locking
+            ):
+                await _FLUSH(self)  # what follows sees, and does not drop, what was changed before
+            return await method(self, *args, **kwargs)
+        finally:
+            self._user = user
+
+    return guarded
+
+
+for _name in (
+    "connection",
+    "delete",
+    "execute",
+    "flush",
+    "get",
+    "get_one",
+    "merge",
+    "refresh",
+    "run_sync",
+    "scalar",
+    "scalars",
+    "stream",
+    "stream_scalars",
+):
+    setattr(LedgerqSession, _name, _alone(getattr(AsyncSession, _name)))

@@ -1,0 +1,89 @@
+"""Where the database is and how we talk to it. All times are seconds."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL
+
+from ledgerq.database.url import Target, translate
+from ledgerq.settings import Settings
+
+DAYS = 24 * 86_400.0  # PostgreSQL counts milliseconds in 32 bits
+
+
+def _target(value: str | URL | Target) -> Target:
+    return value if isinstance(value, Target) else translate(value)
+
+
+def _application_name(name: str) -> str:
+    if not (name.isascii() and name.isprintable()) or " " in name:
+        raise ValueError("holds a blank, or a character that is not printable ASCII")
+    return name
+
+
+class DatabaseConfig(Settings):
+    """Read from the environment; every field's variable is in the README's table."""
+
+    model_config = SettingsConfigDict(env_prefix="LEDGERQ_DB_", arbitrary_types_allowed=True)
+
+    target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
+        validation_alias=AliasChoices("DATABASE_URL", "url"),
+        description="a URL such as postgresql://user:password@host:5432/name or sqlite:///ledgerq.sqlite3",
+        repr=False,  # a client key's path or a server setting is nobody's business
+    )
+    pool_size: int = Field(
+        default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
+    )
+    max_overflow: int = Field(
+        default=0, ge=0, le=1000, description="connections opened beyond that in a rush"
+    )
+    pool_timeout: float = Field(
+        default=10, ge=0.001, le=DAYS, description="the longest wait for a free connection"
+    )
+    pool_recycle: float = Field(
+        default=1800, ge=0.001, le=DAYS, description="the age at which a connection is replaced"
+    )
+    pool_lifo: bool = Field(
+        default=True, description="true to use the freshest idle connection, false the oldest"
+    )
+    pre_ping: bool = Field(
+        default=False, description="true to ask each connection for a sign of life before its use"
+    )
+    connect_timeout: float = Field(
+        default=5, ge=0.001, le=DAYS, description="the longest wait for the server"
+    )
+    statement_timeout: float = Field(
+        default=30, ge=0.001, le=DAYS, description="the longest run of one statement"
+    )
+    lock_timeout: float = Field(
+        default=5, ge=0.001, le=DAYS, description="the longest wait for a lock"
+    )
+    idle_in_transaction_timeout: float = Field(
+        default=10,
+        ge=0.001,
+        le=DAYS,
+        description="after which PostgreSQL ends a transaction whose client went silent",
+    )
+    application_name: Annotated[str, AfterValidator(_application_name)] = Field(
+        default="ledgerq",
+        min_length=1,
+        max_length=63,
+        description="our name in pg_stat_activity, 1 to 63 characters",
+    )
+    echo: bool = Field(default=False, description="true to log every statement")
+
+    @property
+    def url(self) -> URL:
+        """The URL for SQLAlchemy."""
+        return self.target.url
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True on SQLite: one writer, one machine, for the smallest use and quick tests."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def address(self) -> str:
+        """The URL as a person may see it: without the password."""
+        return self.url.render_as_string(hide_password=True)

@@ -1,0 +1,6 @@
+"""Servers for development, demos and tests: a real PostgreSQL and a real Redis, without root or docker."""
+
+from ledgerq.embedded.both import Servers, postgresql, redis, servers, stop
+from ledgerq.embedded.own_folder import open_private
+
+__all__ = ["Servers", "open_private", "postgresql", "redis", "servers", "stop"]

@@ -1,0 +1,120 @@
+"""One server process of our own: started, asked whether it is ready, and stopped, also by the next of us."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ledgerq.embedded.own_folder import open_private
+from ledgerq.errors import LedgerqError
+
+_START_SECONDS = 20
+_STOP_SECONDS = 10
+
+
+class EmbeddedServerError(LedgerqError):
+    """A server of our own could not be started."""
+
+
+def start(
+    command: list[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    owners: Iterable[int] = (),
+    secret: bytes = b"",
+) -> subprocess.Popen[bytes]:
+    """Start a server; what it says goes to the log, and what it makes is closed to other users.
+
+    The secret is given on its standard input: all users of the machine may read a command line.
+    """
+    output = open_private(log, os.O_WRONLY | os.O_APPEND, owners)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            umask=0o077,
+            start_new_session=True,  # Ctrl-C is for who uses it, and must find it alive
+        )
+    except OSError as error:
+        raise EmbeddedServerError(f"{command[0]}: {error.strerror}") from error
+    finally:
+        os.close(output)
+    if process.stdin:
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(secret)
+    return process
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path, name: str
+) -> None:
+    """Wait until it answers.
+
+    Raises:
+        EmbeddedServerError: it ended or took too long; with the end of its log.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if ready():
+            return
+        time.sleep(0.02)
+    said = log.read_text(errors="replace")[-500:] or f"exit status {process.poll()}"
+    raise EmbeddedServerError(f"{name} in {log.parent} does not start: {said}")
+
+
+def stop(
+    process: subprocess.Popen[bytes],
+    seconds: float = _STOP_SECONDS,
+    number: signal.Signals = signal.SIGTERM,
+) -> int:
+    """Ask a process to end, wait, and end it if it does not; its exit status."""
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def stop_stale(pid_file: Path, program: str, owners: set[int], number: signal.Signals) -> None:
+    """End the server that a killed process of ours left running on the folder of this file.
+
+    The number in the file may be another process' by now: it must be of one of these users, run this
+    program, and have the folder in its command line. Where that can't be asked nothing is ended.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # macOS has neither /proc nor pidfd_open
+        pid = int(pid_file.read_text(errors="replace").split("\n", 1)[0])
+        process = os.pidfd_open(
+            pid
+        )  # from here on it is this process, whoever gets its number next
+        try:
+            if _is_ours(pid, program, pid_file.parent, owners):
+                signal.pidfd_send_signal(process, number)
+                _wait_for_end(pid, process)
+        finally:
+            os.close(process)
+
+
+def _is_ours(pid: int, program: str, folder: Path, owners: set[int]) -> bool:
+    about = Path(f"/proc/{pid}")
+    words = (about / "cmdline").read_bytes().split(b"\0")
+    runs_it = Path(os.fsdecode(words[0])).name == program
+    return runs_it and os.fsencode(folder.resolve()) in words[1:] and about.stat().st_uid in owners
+
+
+def _wait_for_end(pid: int, process: int) -> None:
+    """Until it is gone, or a process that ended and whose parent has not asked for its status."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    status = Path(f"/proc/{pid}/stat")
+    while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        if time.monotonic() > deadline:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        time.sleep(0.05)

@@ -1,0 +1,54 @@
+"""The root of our errors, and those of settings, servers and schemas."""
+
+
+class LedgerqError(Exception):
+    """The root of all our errors."""
+
+
+class SettingError(LedgerqError):
+    """A setting is missing or wrong."""
+
+    def __init__(self, setting: str, problem: str, cure: str) -> None:
+        self.setting, self.problem, self.cure = setting, problem, cure
+        super().__init__(f"{setting}: {problem}; {cure}")
+
+
+class UsageError(SettingError):
+    """A command was called in a way that it can't be; its exit status is 2."""
+
+
+class Unreachable(LedgerqError):
+    """A server does not answer. `address` must carry no password."""
+
+    def __init__(self, setting: str, address: str, reason: str) -> None:
+        self.setting, self.address, self.reason = setting, address, reason
+        super().__init__(
+            f"{setting}: no answer from {address} ({reason}); "
+            "start the server there or point the setting to one that runs"
+        )
+
+
+class SchemaBehind(LedgerqError):
+    """The database's schema is not the one this code was written for."""
+
+    def __init__(self, found: str | None, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(
+            f"DATABASE_URL: the schema is at {found or 'nothing'}, this code needs {expected}; "
+            "run: ledgerq migrate"
+        )
+
+
+class SchemaAhead(LedgerqError):
+    """The database's schema is newer than this code."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(
+            f"DATABASE_URL: the schema is at {found}, which this code does not know; "
+            f"it needs {expected}: deploy the code that migrated it"
+        )
+
+
+class MigrationFailed(LedgerqError):
+    """Alembic could not do what it was asked for."""

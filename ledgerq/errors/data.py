@@ -1,0 +1,86 @@
+"""What the database answers: it refuses the data, or can't do the work now. `ledgerq.database.sqlstate` makes them."""
+
+from ledgerq.errors.base import LedgerqError
+
+
+class Refused(LedgerqError):
+    """The data does not allow it; trying again cannot help. `field` is the input field at fault."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field, self.problem = field, problem
+        super().__init__(f"{field}: {problem}")
+
+
+class ConstraintError(Refused):
+    """A constraint of the database refused a write. SQLite does not name all of them."""
+
+    problem = "the database refuses it"
+
+    def __init__(self, constraint: str | None = None, fields: tuple[str, ...] = ()) -> None:
+        self.constraint, self.fields = constraint, fields
+        super().__init__(", ".join(fields) or constraint or "row", self.problem)
+
+
+class MissingReference(ConstraintError):
+    """A row points at one that does not exist."""
+
+    problem = "points at a row that does not exist"
+
+
+class StillReferenced(ConstraintError):
+    """Other rows point at one that is to go."""
+
+    problem = "other rows, deleted ones not yet purged among them, still point at it"
+
+
+class AlreadyExists(ConstraintError):
+    """Another row has the same key."""
+
+    problem = "another row has the same value"
+
+
+class MissingValue(ConstraintError):
+    """A column that must be filled is empty."""
+
+    problem = "must have a value"
+
+
+class TooLong(ConstraintError):
+    """A text is longer than its column allows, or empty where it must not be."""
+
+    problem = "is too long, or empty"
+
+
+class RuleBroken(ConstraintError):
+    """A CHECK constraint refused the row."""
+
+    problem = "breaks a rule of the database"
+
+
+class Transient(LedgerqError):
+    """The same work may succeed a moment later, in a new transaction."""
+
+    def __init__(self, sqlstate: str | None = None) -> None:
+        self.sqlstate = sqlstate
+        sentence = (self.__doc__ or "").splitlines()[0].rstrip(".")
+        super().__init__(f"{sentence} ({sqlstate})" if sqlstate else sentence)
+
+
+class Disconnected(Transient):
+    """The connection to the database was lost."""
+
+
+class SerializationFailure(Transient):
+    """Another transaction came first."""
+
+
+class Deadlock(Transient):
+    """Two transactions waited for each other, and this one was ended."""
+
+
+class LockTimeout(Transient):
+    """A lock was not to be had in time."""
+
+
+class Unavailable(Transient):
+    """The database is starting, stopping, or short of something."""

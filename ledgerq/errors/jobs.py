@@ -1,0 +1,252 @@
+"""Why a job may fail, beside what the database refuses."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import ValidationError
+
+from ledgerq.errors.base import LedgerqError
+from ledgerq.text import cut
+
+MAX_PROBLEMS = 50  # fields at fault that are listed
+MAX_FIELD = 200  # characters of a field's name
+MAX_PROBLEM = 500
+MAX_DELAY = 10 * 365 * 86_400.0  # seconds
+
+
+class DeadLetterReason(StrEnum):
+    """Why a job was given up. The values are kept in dead letters: they do not change."""
+
+    REFUSED = "refused"  # the database or a rule of the data refuses it
+    FAILED = "failed"  # the handler failed in each attempt
+    UNAVAILABLE = "unavailable"  # the database, or a lock, was not to be had
+    HANDLER_SILENT = "handler_silent"  # the handler kept its transaction waiting for too long
+    NOT_ALLOWED_IN_JOB = "not_allowed_in_job"  # the handler ended or left its transaction
+    SCHEMA_SKEW = "schema_skew"  # tables or columns are not those that the code knows
+    MISSING_GRANT = "missing_grant"  # the worker's role may not do what the handler does
+    EXPIRED = "expired"  # Redis lost the body
+    UNDECODABLE = "undecodable"
+    INVALID_PAYLOAD = "invalid_payload"
+    INVALID_RESULT = "invalid_result"
+    RESULT_TOO_LARGE = "result_too_large"
+    UNKNOWN_KIND = "unknown_kind"
+    PAYLOAD_MISMATCH = "payload_mismatch"
+    INVALID_REQUEST = "invalid_request"
+    NOT_BURIED = "not_buried"
+    NOT_REPLAYABLE = "not_replayable"
+    WORKER_LOST = "worker_lost"
+    BLOCKED_TOO_OFTEN = "blocked_too_often"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a job: where, and what. Never the value: it may be a secret."""
+
+    field: str
+    problem: str
+
+
+class JobError(LedgerqError):
+    """A job cannot be done. `problems` says which fields are at fault, `reason` what its dead letter says."""
+
+    reason: ClassVar[DeadLetterReason] = DeadLetterReason.PERMANENT
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{each.field}: {each.problem}" for each in self.problems))
+
+
+class Undecodable(JobError):
+    """The bytes on the queue are not our JSON."""
+
+    reason = DeadLetterReason.UNDECODABLE
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__([Problem(field, problem)])
+
+
+class InvalidPayload(JobError):
+    """The payload breaks the kind's rules."""
+
+    reason = DeadLetterReason.INVALID_PAYLOAD
+
+    @classmethod
+    def from_validation(cls, error: ValidationError) -> "InvalidPayload":
+        """The fields at fault, the first `MAX_PROBLEMS` of them, without their values."""
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+        unknown = all(
+            each["type"] == "extra_forbidden" and str(each["loc"][-1]).isidentifier()
+            for each in details  # code never knows a field whose name it can't write
+        )
+        problems = [
+            Problem(
+                cut(".".join(map(str, each["loc"])) or "payload", MAX_FIELD),
+                cut(each["msg"], MAX_PROBLEM),
+            )
+            for each in details[:MAX_PROBLEMS]
+        ]
+        if len(details) > MAX_PROBLEMS:
+            more = f"{len(details) - MAX_PROBLEMS:,} more fields are at fault"
+            problems.append(Problem("payload", more))
+        return (UnknownFields if unknown else InvalidPayload)(problems)
+
+
+class UnknownFields(InvalidPayload):
+    """The payload has fields that this code does not know; in a rolling deploy a newer worker may."""
+
+
+class InvalidResult(JobError):
+    """What the handler answered is not JSON that a database can keep."""
+
+    reason = DeadLetterReason.INVALID_RESULT
+
+    def __init__(self, problem: str) -> None:
+        super().__init__([Problem("result", problem)])
+
+
+class ResultTooLarge(JobError):
+    """What the handler answered is larger than results may be."""
+
+    reason = DeadLetterReason.RESULT_TOO_LARGE
+
+    def __init__(self, size: int, limit: int) -> None:
+        problem = (
+            f"has {size} bytes of JSON; at most {limit} are kept (LEDGERQ_MAX_RESULT): "
+            "answer with an id, and keep the rest in a table"
+        )
+        super().__init__([Problem("result", problem)])
+
+
+class UnknownKind(JobError):
+    """No such kind here; in a rolling deploy a newer worker may know it."""
+
+    reason = DeadLetterReason.UNKNOWN_KIND
+
+    def __init__(self, kind: str, known: Iterable[str]) -> None:
+        self.kind = kind
+        told = cut(", ".join(known), MAX_PROBLEM)
+        super().__init__([Problem("kind", f"{kind!r} is unknown; known: {told}")])
+
+
+class PayloadMismatch(JobError):
+    """Another payload already stands under this job id: queued, done or dead."""
+
+    reason = DeadLetterReason.PAYLOAD_MISMATCH
+
+    def __init__(self, job_id: str) -> None:
+        problem = f"{job_id} already stands for another payload; use a new id for new work"
+        super().__init__([Problem("job_id", problem)])
+
+
+class InvalidRequest(JobError):
+    """A producer asks for what no worker would take."""
+
+    reason = DeadLetterReason.INVALID_REQUEST
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__([Problem(field, problem)])
+
+
+class NotBuried(JobError):
+    """A job that was to be replayed or discarded has no dead letter: it never had, or no longer has."""
+
+    reason = DeadLetterReason.NOT_BURIED
+
+    def __init__(self, job_ids: Iterable[str]) -> None:
+        self.job_ids = tuple(job_ids)
+        problem = f"not among the dead letters: {', '.join(self.job_ids)}"
+        super().__init__([Problem("job_id", problem)])
+
+
+class NotReplayable(JobError):
+    """What is kept of a dead job does not suffice to run it again; the text says what would."""
+
+    reason = DeadLetterReason.NOT_REPLAYABLE
+
+    def __init__(self, job_id: str, field: str, problem: str) -> None:
+        self.job_id = job_id
+        super().__init__([Problem(field, f"of job {job_id}, {problem}")])
+
+
+class Expired(JobError):
+    """The job's body is no longer on Redis, or is empty."""
+
+    reason = DeadLetterReason.EXPIRED
+
+    def __init__(self) -> None:
+        super().__init__([Problem("body", "is gone from Redis, or empty")])
+
+
+class WorkerLost(JobError):
+    """The job's worker died again and again while it ran: it is not given another one."""
+
+    reason = DeadLetterReason.WORKER_LOST
+
+    def __init__(self, crashes: int) -> None:
+        self.crashes = crashes
+        problem = f"its worker died {crashes} times while it ran, the last time with no other job"
+        super().__init__([Problem("job", problem)])
+
+
+class BlockedTooOften(JobError):
+    """The job blocked the event loop of its worker for longer than it may run, in each of its attempts."""
+
+    reason = DeadLetterReason.BLOCKED_TOO_OFTEN
+
+    def __init__(self, attempts: int, last: str) -> None:
+        problem = f"{last}, in the last of {attempts} attempts; await what is slow, or use a thread"
+        super().__init__([Problem("job", problem)])
+
+
+class Permanent(JobError):
+    """Raised by a handler: trying again cannot help. The job is buried at once."""
+
+    def __init__(self, problem: str, *, field: str = "job") -> None:
+        super().__init__([Problem(field, problem)])
+
+
+class TimedOut(TimeoutError):
+    """The job took longer than it may: its kind's timeout, or else LEDGERQ_JOB_TIMEOUT."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the job took longer than its timeout of {seconds:g} s")
+
+
+class CancelledByItself(Exception):
+    """The job's own code cancelled the task that it runs in: nobody told it to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("the job cancelled the task that it runs in; nobody told it to stop")
+
+
+class HeldUp(Exception):
+    """The job's time was over, but not by itself: another job blocked the event loop meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"another job blocked the event loop for {seconds:.1f} s")
+
+
+class RetryLater(Exception):
+    """Raised by a handler to be called again after `delay` seconds: rolled back, one attempt spent."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = _in_range(delay)
+        super().__init__(f"again in {delay:g} s")
+
+
+class Snooze(Exception):
+    """Raised by a handler to be called again after `delay` seconds: rolled back, no attempt spent."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = _in_range(delay)
+        super().__init__(f"snoozes for {delay:g} s")
+
+
+def _in_range(delay: float) -> float:
+    """A delay that a queue can hold; NaN and infinities are none."""
+    return min(max(delay, 0.0), MAX_DELAY) if delay == delay else 0.0  # noqa: PLR0124 - NaN

@@ -1,0 +1,105 @@
+"""Calls the handlers of the jobs that share a transaction, each behind a fence.
+
+Nothing that a job leaves in the transaction reaches the next one: what can't be cleaned away, `SET LOCAL` or an
+advisory lock, raises `SharesState`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledgerq.database.fence import Fence
+from ledgerq.database.session import JobSession, LedgerqSession
+from ledgerq.errors import JobError, Refused, RetryLater, Snooze
+from ledgerq.execution.isolation import Work, run_apart
+from ledgerq.execution.registry import Job
+from ledgerq.job import JobContext
+from ledgerq.runtime.lag import stalled_by_others
+from ledgerq.store.audit import Origin
+from ledgerq.store.writes import deferred_writes
+from ledgerq.text import leaves
+
+
+async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
+    """What the handler answers for a job that has the transaction to itself."""
+    fence = Fence(session, stalled=stalled_by_others(job.id))
+    return await _handled(fence, lambda given: job.handle(_context(given, job)), _bound(job))
+
+
+async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
+    """What the handlers answer for jobs of one kind, in their order."""
+    if jobs[0].kind.handle_many:
+        return await _handle_many(session, jobs)
+    answers, now = [], datetime.now(UTC)
+    async with deferred_writes(session):
+        for job in jobs:
+            fence = Fence(session, shared=True, stalled=stalled_by_others(job.id))
+
+            async def handle(given: JobSession, job: Job[Any] = job) -> Any:
+                return await job.handle(_context(given, job, now))
+
+            answers.append(await _handled(fence, handle, _bound(job)))
+    return answers
+
+
+async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
+    """By the kind's own function for many, which knows that they share a transaction."""
+    kind, now = jobs[0].kind, datetime.now(UTC)
+    assert kind.handle_many  # noqa: S101 - the caller has seen it
+    handle_many = kind.handle_many
+
+    async def handle(given: JobSession) -> Sequence[Any]:
+        contexts = [_context(given, job, now) for job in jobs]
+        return await handle_many(contexts, [job.payload for job in jobs])
+
+    return await _handled(Fence(session), handle, {"kind": kind.name, "jobs": len(jobs)})  # type: ignore[no-any-return]
+
+
+async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
+    """What a handler answers, kept apart from the worker and inside its transaction.
+
+    Raises:
+        HandlerSilent, Disconnected: the connection is gone, and what the handler raised may be a consequence.
+    """
+    job_id = bound.get("job_id", "")
+    try:
+        return await fence.run(job_id, lambda given: run_apart(lambda: work(given), bound))
+    except BaseException as error:
+        if not told_to_stop(error) and not _asks(error) and (lost := fence.lost):
+            raise lost from error
+        raise
+
+
+def _asks(error: BaseException) -> bool:
+    """True if the handler says what is to become of its job."""
+    asking = (JobError, Refused, RetryLater, Snooze)
+    return any(issubclass(type(each), asking) for each in leaves(error))
+
+
+def told_to_stop(error: BaseException) -> bool:
+    """True if this task is cancelled from outside, not by what the handler awaited."""
+    if isinstance(error, GeneratorExit):
+        return True
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
+def _context(session: AsyncSession, job: Job[Any], now: datetime | None = None) -> JobContext:
+    """What the handler is given."""
+    origin = Origin(
+        actor=job.envelope.actor,
+        job_id=job.id,
+        kind=job.kind.name,
+        attempt=job.delivery.attempt,
+        trace_id=job.envelope.trace_id,
+    )
+    return JobContext(session, origin, now or datetime.now(UTC))
+
+
+def _bound(job: Job[Any]) -> dict[str, Any]:
+    """What each log line of the handler says of its job."""
+    bound = {"job_id": job.id, "kind": job.kind.name, "attempt": job.delivery.attempt}
+    return bound | {"trace_id": job.envelope.trace_id} if job.envelope.trace_id else bound

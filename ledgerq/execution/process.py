@@ -1,0 +1,199 @@
+"""The flow of jobs, on one screen. A single delivery is a batch of one.
+
+1. read      each delivery, believing nothing: its bytes, its kind, its payload by the kind's rules
+2. group     jobs of a kind that shares transactions go together, each other job by itself
+3. open      the transaction: all that follows commits together or not at all
+4. receipt   a row in the inbox for each job; a job that has one already has ended: answer as then
+5. handle    each job, behind a fence: rows are added, flushed for their ids, written to the audit log
+6. outbox    the messages of staged jobs are removed
+7. commit    on leaving the transaction; if another one came first, all again from 3
+8. decide    what failed together is split, until the bad job stands alone: it takes no neighbour along. It is
+             tried again or buried, as `ledgerq.execution.retry` decides
+"""
+
+import time
+from asyncio import timeout
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ledgerq.database.engine import Sessions
+from ledgerq.database.fence import SharesState
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.sqlstate import is_interruption
+from ledgerq.database.transaction import in_transaction
+from ledgerq.errors import BlockedTooOften, HeldUp, PayloadMismatch, TimedOut, WorkerLost
+from ledgerq.execution.dead_letter import bury
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.handlers import handle_alone, handle_together, told_to_stop
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.registry import Job, Registry
+from ledgerq.execution.retry import Policy, decide, decisive
+from ledgerq.runtime.lag import stalled_by_others
+from ledgerq.store import inbox, outbox
+from ledgerq.store.tables import JobState
+from ledgerq.wire.envelope import check_job_id
+from ledgerq.wire.result import storable_result
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
+
+Outcomes = dict[str, Outcome]  # by the ids of the jobs
+
+
+async def process(
+    deliveries: Sequence[Delivery], registry: Registry, sessions: Sessions, policy: Policy
+) -> list[Outcome]:
+    """Take deliveries to their ends, in their order. Raises nothing but a cancellation, which rolls back."""
+    first: dict[str, Delivery] = {}
+    for delivery in deliveries:
+        first.setdefault(delivery.job_id, delivery)
+    outcomes = await _Flow(registry, sessions, policy).process(first.values())
+    return [
+        outcomes[delivery.job_id]
+        if delivery is first[delivery.job_id]
+        else (await process([delivery], registry, sessions, policy))[0]  # a duplicate in the list
+        for delivery in deliveries
+    ]
+
+
+async def conclude(
+    error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
+) -> Outcome:
+    """What becomes of a job that failed; if it is given up, it is buried here."""
+    outcome = decide(error, delivery, policy)
+    if isinstance(outcome, Buried):
+        return await bury(delivery, outcome, sessions, policy)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    registry: Registry
+    sessions: Sessions
+    policy: Policy
+
+    async def process(self, deliveries: Iterable[Delivery]) -> Outcomes:
+        """Deliveries of different jobs. Those that can't be read are decided on last: they delay nobody."""
+        jobs, unread, outcomes = [], [], Outcomes()
+        for delivery in deliveries:
+            try:
+                jobs.append(self.read(delivery))
+            except BaseException as error:  # noqa: BLE001 - the payload's own validators run there
+                unread.append((error, delivery))
+        for batch in self.group(jobs):
+            outcomes |= await self.run(batch)
+        for why, delivery in unread:
+            outcomes[delivery.job_id] = await self.conclude(why, delivery)
+        return outcomes
+
+    def read(self, delivery: Delivery) -> Job[Any]:
+        check_job_id(delivery.job_id)
+        if delivery.crashes >= self.policy.max_crashes:
+            raise WorkerLost(delivery.crashes)
+        last = delivery.history[-1] if delivery.history else {}
+        if delivery.attempt > self.policy.max_attempts and last.get("blocked"):
+            raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
+        return self.registry.resolve(delivery)
+
+    def group(self, jobs: Sequence[Job[Any]]) -> list[list[Job[Any]]]:
+        """Jobs that share a transaction, and each other one alone, such as one that has failed before."""
+        groups: dict[str, list[Job[Any]]] = {}
+        alone = []
+        for job in jobs:
+            if job.delivery.is_first and self.registry.shares_commits(job.kind):
+                groups.setdefault(job.kind.name, []).append(job)
+            else:
+                alone.append([job])
+        return [*groups.values(), *alone]
+
+    async def run(self, jobs: Sequence[Job[Any]]) -> Outcomes:
+        """Take them to their ends, in one transaction if all goes well."""
+        seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
+        stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
+        limit = timeout(seconds)
+        try:
+            async with limit:
+                outcomes = await self._in_one_transaction(jobs)
+        except BaseException as error:  # every error of a job is decided on here, SystemExit too
+            if told_to_stop(error):
+                raise
+            if limit.expired():
+                error = late(seconds, stalled(started), time.monotonic() - started)
+            return await self._after_failure(error, jobs)
+        for job in jobs:
+            if job.id not in outcomes:  # it had ended before
+                outcomes |= await self.run([job])
+        return outcomes
+
+    async def _in_one_transaction(self, jobs: Sequence[Job[Any]]) -> Outcomes:
+        alone = len(jobs) == 1
+
+        async def once(session: LedgerqSession) -> Outcomes:
+            fresh = await inbox.insert_receipts(session, [_receipt(job) for job in jobs])
+            work = [job for job in jobs if job.id in fresh]
+            if not work:
+                return {jobs[0].id: await _duplicate(session, jobs[0])} if alone else {}
+            if alone:
+                answers = [await handle_alone(session, work[0])]
+            else:
+                answers = list(await handle_together(session, work))
+            results = {
+                job.id: storable_result(answer, self.policy.max_result)
+                for job, answer in zip(work, answers, strict=True)
+            }
+            await inbox.keep_results(session, results)
+            staged = [job.id for job in work if job.envelope.staged]
+            if staged:
+                await outbox.remove(session, staged)
+            return {job_id: Completed(result) for job_id, result in results.items()}
+
+        return await in_transaction(self.sessions, once)
+
+    async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
+        """All was rolled back. Find out whose error it is, and let the others be done."""
+        if len(jobs) == 1 or _is_the_databases(error):  # smaller batches would not help
+            return {job.id: await self.conclude(error, job.delivery) for job in jobs}
+        kind, middle = jobs[0].kind, len(jobs) // 2
+        if isinstance(error, SharesState):
+            self.registry.keep_apart(kind.name)
+            log.warning("kind.batching_disabled", kind=kind.name, because=str(error))
+        outcomes = Outcomes()
+        for part in (jobs[:middle], jobs[middle:]):
+            shared = self.registry.shares_commits(
+                kind
+            )  # not any more, if the first part has shown it
+            for batch in [part] if shared else [[job] for job in part]:
+                outcomes |= await self.run(batch)
+        return outcomes
+
+    async def conclude(self, error: BaseException, delivery: Delivery) -> Outcome:
+        """By the policy, in a transaction of its own."""
+        return await conclude(error, delivery, self.sessions, self.policy)
+
+
+def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:
+    """Why a job's time was over: by itself, or because the event loop stood still for others."""
+    return HeldUp(stalled) if lasted - stalled < seconds else TimedOut(seconds)
+
+
+async def _duplicate(session: LedgerqSession, job: Job[Any]) -> Duplicate:
+    ended = await inbox.get_receipt(session, job.id)
+    payload_hash = job.envelope.payload_hash
+    known = ended.payload_hash or payload_hash  # none is known of one that was never read
+    if ended.state is not JobState.CANCELLED and known != payload_hash:
+        raise PayloadMismatch(job.id)
+    await outbox.remove(session, [job.id])
+    return Duplicate(ended.state, ended.result)
+
+
+def _receipt(job: Job[Any]) -> tuple[str, str, bytes, int]:
+    return job.id, job.kind.name, job.envelope.payload_hash, job.delivery.attempt
+
+
+def _is_the_databases(error: BaseException) -> bool:
+    try:
+        return is_interruption(decisive(error))
+    except BaseException:  # noqa: BLE001 - the error's own code runs here
+        return False

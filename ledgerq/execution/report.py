@@ -1,0 +1,56 @@
+"""What is said of a job that has ended or failed: one log line, and a word to the client that waits."""
+
+from typing import assert_never
+
+import structlog
+
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.store.tables import JobState
+from ledgerq.text import one_line, shown
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
+
+
+class JobBuried(Exception):
+    """What a waiting client is told of a job that ended among the dead letters."""
+
+
+class JobCancelled(Exception):
+    """What a waiting client is told of a job that was cancelled."""
+
+
+def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
+    """What a waiting client is told instead of a result."""
+    match outcome:
+        case Buried(reason, error):
+            return JobBuried(f"{reason}: {one_line(error)}")
+        case Duplicate(JobState.DEAD):
+            return JobBuried("had ended among the dead letters; see: ledgerq job ID")
+        case Duplicate(JobState.CANCELLED):
+            return JobCancelled("was cancelled")
+        case _:
+            return None
+
+
+def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> None:
+    """One log line per delivery: which job, how it ended, and why."""
+    line = log.bind(
+        job_id=delivery.job_id, kind=name, attempt=delivery.attempt, seconds=round(seconds, 4)
+    )
+    match outcome:
+        case Completed(result):
+            line.info("job.completed", result=shown(result))
+        case Duplicate(state, result):
+            line.info("job.duplicate", state=state.value, result=shown(result))
+        case Retry(delay, error, counts_as_attempt):
+            line.warning(
+                "job.retried",
+                delay=round(delay, 3),
+                counts_as_attempt=counts_as_attempt,
+                error=one_line(error),
+            )
+        case Buried(reason, error):
+            line.error("job.buried", reason=reason, error=one_line(error))
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,36 @@
+"""For services on FastAPI or Starlette. Nothing else here knows a web framework.
+
+The service's lifespan opens the database and puts it where these find it:
+
+    async with open_database(config) as database:
+        app.state.database = database
+        yield
+"""
+
+from collections.abc import AsyncIterator
+
+from starlette.requests import HTTPConnection
+
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.sqlstate import connecting, translated
+
+
+async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSession]:
+    """A session for reading, one per request.
+
+    To write, open `transaction(sessions)` in the endpoint itself: a dependency ends after the
+    response is on its way, too late to say that the commit failed.
+    """
+    database: Database = connection.app.state.database
+    async with database.sessions() as session:
+        with connecting():
+            await session.connection()
+        with translated():
+            yield session
+
+
+async def get_sessions(connection: HTTPConnection) -> Sessions:
+    """What `transaction(...)` wants."""
+    database: Database = connection.app.state.database
+    return database.sessions

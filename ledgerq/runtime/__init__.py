@@ -1,0 +1,1 @@
+"""The process and its event loop: its name, forks, lag, background tasks, its end."""

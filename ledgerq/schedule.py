@@ -1,0 +1,18 @@
+"""Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults."""
+
+from dataclasses import dataclass
+
+from ledgerq.wire.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Recurring:
+    """A kind and the ticks at which it runs, UTC; None means every one. Each tick runs once."""
+
+    payload: type[Payload]
+    hour: frozenset[int] | None = None
+    minute: frozenset[int] | None = frozenset({0})
+    second: frozenset[int] | None = frozenset({0})
+
+    def __post_init__(self) -> None:
+        self.payload()  # a payload that needs more than its defaults fails here, at start

@@ -1,0 +1,44 @@
+"""What a service's own reads and writes use: the database, sessions, transactions, errors by name."""
+
+from ledgerq.database.bulk_insert import insert_returning_ids, insert_rows
+from ledgerq.database.engine import (
+    Database,
+    Sessions,
+    Tables,
+    build_database,
+    open_database,
+)
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.sqlstate import connecting, know, translated
+from ledgerq.database.transaction import in_transaction, savepoint, transaction
+from ledgerq.store.writes import (
+    deferred_writes,
+    flush,
+    naming_references,
+    reading_others,
+    write,
+)
+
+__all__ = [
+    "Database",
+    "DatabaseConfig",
+    "LedgerqSession",
+    "Sessions",
+    "Tables",
+    "build_database",
+    "connecting",
+    "deferred_writes",
+    "flush",
+    "in_transaction",
+    "insert_returning_ids",
+    "insert_rows",
+    "know",
+    "naming_references",
+    "open_database",
+    "reading_others",
+    "savepoint",
+    "transaction",
+    "translated",
+    "write",
+]

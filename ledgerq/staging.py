@@ -1,0 +1,143 @@
+"""Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledgerq.database.sqlstate import translated
+from ledgerq.errors import PayloadMismatch
+from ledgerq.job import JobContext
+from ledgerq.store import inbox, outbox
+from ledgerq.store import unique_keys as unique_keys
+from ledgerq.store.outbox import Message
+from ledgerq.store.tables import OutboxMessage
+from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode
+from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request, Unique, as_requests, require_storable
+
+
+@dataclass(frozen=True, slots=True)
+class StagedJob:
+    """A job in the outbox. `is_new` is False if one of its id or unique key is there, or has ended."""
+
+    job_id: str
+    is_new: bool
+
+
+async def stage(
+    session: AsyncSession,
+    payload: Payload,
+    *,
+    job_id: str | None = None,
+    delay: timedelta = timedelta(0),
+    actor: str = UNKNOWN_ACTOR,
+    trace_id: str | None = None,
+    ordering_key: str | None = None,
+    unique: Unique | None = None,
+) -> StagedJob:
+    """Stage one job: it is enqueued when the session's transaction commits, and not if it rolls back.
+
+    Args:
+        session: the caller's; its commit is the job's birth.
+        payload: what the job carries; its class says the kind.
+        job_id: the idempotency key; without one each call is a new job.
+        delay: not to be run before then, counted from now by the database's clock.
+        actor: who asks, for the audit log.
+        trace_id: kept in the audit log beside it.
+        ordering_key: jobs of one key run one after another, in the order staged. A job of the key
+            that is retried holds up those behind it; one that is buried lets them go on.
+        unique: while its window lasts, the same kind and key is the same job.
+
+    Raises:
+        PayloadMismatch: this job id is staged or has ended with another payload.
+        JobError: an argument is such as no worker would take; says which.
+    """
+    request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique)
+    return (await stage_many(session, [request]))[0]
+
+
+async def stage_many(
+    session: AsyncSession, requests: Iterable[Request | Payload]
+) -> list[StagedJob]:
+    """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
+    wanted = as_requests(requests)
+    with translated():
+        ids, theirs = await _ids_of(session, wanted)
+        asked = list(zip(ids, wanted, strict=True))
+        messages = {job_id: _message(job_id, request) for job_id, request in reversed(asked)}
+        named = [job_id for job_id, request in asked if request.may_exist]
+        ended = await inbox.hashes(session, named)
+        fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
+        added = await outbox.add(session, fresh)
+        known = ended | _hashes(await outbox.find_many(session, named))
+    for job_id, request in asked:
+        there = known.get(job_id)  # a job that was cancelled before it came has no hash
+        if request.unique is None and there and there != request.envelope.payload_hash:
+            raise PayloadMismatch(job_id)
+    return [_answer(job_id, added) for job_id in ids]
+
+
+def _answer(job_id: str, added: set[str]) -> StagedJob:
+    is_new = job_id in added
+    added.discard(job_id)  # asked for twice in one call, it is new once
+    return StagedJob(job_id, is_new)
+
+
+async def _ids_of(session: AsyncSession, requests: Sequence[Request]) -> tuple[list[str], set[str]]:
+    """The id of each, and which of them are of jobs that have a unique key already.
+
+    Keys are taken in their order, so that two producers that meet wait for each other and don't deadlock.
+    """
+    ids, theirs = [request.checked_id() for request in requests], set[str]()
+    own = set(ids)
+    keyed = [(r.payload.kind, r.unique, n) for n, r in enumerate(requests) if r.unique]
+    for kind, unique, n in sorted(keyed, key=lambda each: (each[0], each[1].key)):
+        holder = await unique_keys.take(session, kind, unique.key, ids[n], window=unique.window)
+        if holder not in own:
+            theirs.add(holder)
+        ids[n] = holder
+    return ids, theirs
+
+
+def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
+    return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
+
+
+def _message(job_id: str, request: Request) -> Message:
+    envelope = request.envelope
+    require_storable(encode(replace(envelope, staged=True)))
+    return Message(
+        job_id=job_id,
+        kind=envelope.kind,
+        payload=dict(envelope.payload),
+        actor=envelope.actor,
+        trace_id=envelope.trace_id,
+        ordering_key=request.ordering_key,
+        delay=request.delay,
+    )
+
+
+_ONE_AT_A_TIME = timedelta(hours=1)  # a part that was lost does not keep the others for longer
+
+
+async def go_on(context: JobContext, payload: Payload, *, more: bool) -> str | None:
+    """For work that comes in parts, one transaction each: if there is more, stage the same job again.
+
+    So how much is done does not depend on how often the schedule asks for it. The id of the job that goes on.
+
+    However many jobs begin, one at a time goes on: it may be another one's next.
+    """
+    if context.origin.job_id is not None:
+        await unique_keys.release(context.session, [context.origin.job_id])  # this one has come
+    if not more:
+        return None
+    following = await stage(
+        context.session,
+        payload,
+        actor=context.origin.actor,
+        trace_id=context.origin.trace_id or None,
+        unique=Unique("next", _ONE_AT_A_TIME),
+    )
+    return following.job_id

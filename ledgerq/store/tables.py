@@ -1,0 +1,171 @@
+"""The tables of ledgerq: outbox, inbox, dead letters, unique keys, and the audit log."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import Index, LargeBinary, MetaData, Text, text
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+from ledgerq.columns import (
+    NAMING_CONVENTION,
+    NEVER_AGAIN,
+    BigId,
+    Json,
+    UtcDateTime,
+    choice,
+    created_at,
+    primary_key,
+)
+
+METADATA = MetaData(naming_convention=NAMING_CONVENTION)
+
+
+class Base(SQLModel, registry=registry(metadata=METADATA)):
+    """The parent of our tables. Its registry is our own: a service may have classes of the same names."""
+
+    metadata: ClassVar[MetaData] = METADATA
+    # what the database fills in comes back with the write: it can be read without asking again
+    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
+
+
+class JobState(StrEnum):
+    """How a job ended. Only a replay takes it back, and only from DEAD."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+class OutboxMessage(Base, table=True):
+    """A job that was staged in its producer's own transaction. It stays until the job has ended.
+
+    `next_dispatch_at` is when the relay puts it on Redis, for the first time or again.
+    """
+
+    __tablename__ = "outbox_message"
+    __table_args__ = (
+        Index("ix_outbox_message_due", "next_dispatch_at", "seq"),
+        Index(
+            "ix_outbox_message_ordering",
+            "ordering_key",
+            "seq",
+            postgresql_where=text("ordering_key IS NOT NULL"),
+        ),
+        NEVER_AGAIN,
+    )
+
+    seq: int = primary_key()
+    job_id: str = Field(max_length=200, unique=True)
+    kind: str = Field(max_length=100)
+    payload: Any = Field(sa_type=Json, nullable=False)
+    actor: str = Field(max_length=200)
+    trace_id: str | None = Field(default=None, max_length=64)
+    ordering_key: str | None = Field(default=None, max_length=200)
+    next_dispatch_at: datetime = created_at()
+    dispatches: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    created_at: datetime = created_at()
+
+
+class ProcessedJob(Base, table=True):
+    """The inbox: one row for each job that has ended, written in the transaction that ended it.
+
+    Whoever adds the row decides how the job ended: a job can't be both done and dead.
+    """
+
+    __tablename__ = "processed_job"
+    __table_args__ = (
+        Index("ix_processed_job_processed_at", "processed_at", postgresql_using="brin"),
+    )
+
+    job_id: str = Field(primary_key=True, max_length=200)
+    kind: str = Field(max_length=100)
+    payload_hash: bytes = Field(sa_type=LargeBinary)
+    result: Any = Field(default=None, sa_type=Json, nullable=True)
+    state: JobState = Field(
+        default=JobState.DONE,
+        sa_type=choice(JobState, "state"),
+        sa_column_kwargs={"server_default": JobState.DONE.value},
+    )
+    attempt: int | None = None
+    processed_at: datetime = created_at()
+
+
+class DeadLetter(Base, table=True):
+    """A job that will not be tried again, with all that is needed to see why and to replay it."""
+
+    __tablename__ = "dead_letter"
+    __table_args__ = (
+        Index("ix_dead_letter_buried_at", "buried_at"),
+        Index("ix_dead_letter_fingerprint", "fingerprint"),
+        NEVER_AGAIN,
+    )
+
+    id: int = primary_key()
+    job_id: str = Field(max_length=200, unique=True)
+    kind: str | None = Field(default=None, max_length=100)
+    payload: Any = Field(default=None, sa_type=Json, nullable=True)
+    raw: bytes | None = Field(default=None, sa_type=LargeBinary)
+    actor: str | None = Field(default=None, max_length=200)
+    trace_id: str | None = Field(default=None, max_length=64)
+    reason: str = Field(max_length=50)
+    error: str = Field(sa_type=Text)
+    problems: Any = Field(default=None, sa_type=Json, nullable=True)
+    traceback: str | None = Field(default=None, sa_type=Text)
+    attempt: int
+    attempts: Any = Field(default=None, sa_type=Json, nullable=True)
+    worker: str | None = Field(default=None, max_length=200)
+    fingerprint: str | None = Field(default=None, max_length=16)
+    buried_at: datetime = created_at()
+
+
+class UniqueKey(Base, table=True):
+    """While it lasts, a job staged under the same key is the job that has it already."""
+
+    __tablename__ = "unique_key"
+    __table_args__ = (
+        Index("ix_unique_key_expires_at", "expires_at"),
+        Index("ix_unique_key_job_id", "job_id"),
+    )
+
+    kind: str = Field(primary_key=True, max_length=100)
+    key: str = Field(primary_key=True, max_length=200)
+    job_id: str = Field(max_length=200)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Action(StrEnum):
+    """What was done to the entity."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    RESTORE = "restore"
+    PURGE = "purge"
+    REPLAY = "replay"
+    DISCARD = "discard"
+    CANCEL = "cancel"
+
+
+class AuditLog(Base, table=True):
+    """One change of one entity. `before` and `after` hold the changed fields only."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("ix_audit_log_entity", "entity_type", "entity_id", "id"),
+        Index("ix_audit_log_job_id", "job_id"),
+    )
+
+    id: int = primary_key()
+    entity_type: str = Field(max_length=50)
+    entity_id: int = Field(sa_type=BigId)
+    action: Action = Field(sa_type=choice(Action, "action"))
+    actor: str = Field(max_length=200)
+    before: dict[str, Any] = Field(default_factory=dict, sa_type=Json, nullable=False)
+    after: dict[str, Any] = Field(default_factory=dict, sa_type=Json, nullable=False)
+    job_id: str | None = Field(default=None, max_length=200)
+    kind: str | None = Field(default=None, max_length=100)
+    attempt: int | None = None
+    trace_id: str | None = Field(default=None, max_length=64)
+    at: datetime = created_at()

@@ -1,0 +1,25 @@
+"""The tables of ledgerq, to be read in queries of your own. Only ledgerq writes them."""
+
+from ledgerq.store.dead_letters import find as find_dead_letter
+from ledgerq.store.inbox import find as find_receipt
+from ledgerq.store.tables import (
+    METADATA,
+    AuditLog,
+    DeadLetter,
+    JobState,
+    OutboxMessage,
+    ProcessedJob,
+    UniqueKey,
+)
+
+__all__ = [
+    "METADATA",
+    "AuditLog",
+    "DeadLetter",
+    "JobState",
+    "OutboxMessage",
+    "ProcessedJob",
+    "UniqueKey",
+    "find_dead_letter",
+    "find_receipt",
+]

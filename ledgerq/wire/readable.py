@@ -1,0 +1,80 @@
+"""What can be read of a job's bytes that are not a job: who asked, by which trace, for what.
+
+Something else in them is wrong; a person who looks at the dead letter still wants to know whose job it was.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ledgerq.errors import Undecodable
+from ledgerq.wire.envelope import (
+    CRON_PREFIX,
+    MAX_ACTOR,
+    MAX_BODY_BYTES,
+    MAX_KIND,
+    MAX_TRACE_ID,
+    SCHEDULE_ACTOR,
+    Envelope,
+    decode,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableParts:
+    """Of a body, each part that is fit by itself; None stands for one that is not, or not there."""
+
+    envelope: Envelope | None = None
+    kind: str | None = None
+    actor: str | None = None
+    trace_id: str | None = None
+
+
+def readable_parts(body: bytes | None) -> ReadableParts:
+    """The whole envelope if there is one, else what can be had without it. Raises nothing."""
+    try:
+        envelope = decode(body or b"")
+    except Undecodable:
+        return _parts(body or b"")
+    return ReadableParts(envelope, envelope.kind, envelope.actor, envelope.trace_id)
+
+
+def _parts(body: bytes) -> ReadableParts:
+    content = _object(body)
+    keywords = content.get("k")
+    reserved = keywords if isinstance(keywords, dict) else {}
+    wire_name = _fit(content.get("f"), MAX_KIND) or ""
+    scheduled = wire_name.startswith(CRON_PREFIX) and "_actor" not in reserved
+    return ReadableParts(
+        kind=wire_name.removeprefix(CRON_PREFIX) or None,
+        actor=SCHEDULE_ACTOR if scheduled else _fit(reserved.get("_actor"), MAX_ACTOR),
+        trace_id=_fit(reserved.get("_trace_id"), MAX_TRACE_ID),
+    )
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    if len(body) > MAX_BODY_BYTES:
+        return {}
+    try:
+        content = json.loads(
+            body.decode(errors="surrogateescape"),
+            object_pairs_hook=_said_once,
+            parse_int=float,  # thousands of digits are no reason to give up
+        )
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Without the value of a name that stands there twice: nobody could say which one is meant."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        found[name] = None if name in found else value
+    return found
+
+
+def _fit(value: object, longest: int) -> str | None:
+    is_fit = isinstance(value, str) and 1 <= len(value) <= longest and value.isprintable()
+    return str(value) if is_fit else None

@@ -1,0 +1,138 @@
+"""What a producer asks for: the same on Redis by the client and in a transaction by `ledgerq.staging`."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from secrets import token_hex
+from typing import Any
+
+from pydantic_core import from_json
+
+from ledgerq.errors import MAX_DELAY, InvalidRequest
+from ledgerq.wire.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
+from ledgerq.wire.payload import Payload
+
+MAX_ACTOR = 200
+MAX_TRACE_ID = 64
+_MAX_DELAY = timedelta(seconds=MAX_DELAY)
+_DAYS = _MAX_DELAY.days
+_NUL = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u0000"
+)  # as JSON has it; a backslash before it is another text
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """For the length of the window, a job of the same kind and key is the same job, done or not."""
+
+    key: str
+    window: timedelta
+
+    def __post_init__(self) -> None:
+        require_printable("unique.key", self.key, MAX_JOB_ID)
+        if not timedelta(0) < self.window <= _MAX_DELAY:
+            raise InvalidRequest(
+                "unique.window", f"must be more than nothing, at most {_DAYS} days"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job to enqueue or to stage. The same `job_id` again is the same job: it runs once.
+
+    `ordering_key` is for staged jobs: those of one key run one after another, in the order staged.
+
+    Raises:
+        InvalidRequest: a field is such as no worker would take; the job id is looked at when it is used.
+    """
+
+    payload: Payload
+    job_id: str | None = None
+    delay: timedelta = timedelta(0)
+    actor: str = UNKNOWN_ACTOR
+    trace_id: str | None = None
+    ordering_key: str | None = None
+    unique: Unique | None = None
+
+    def __post_init__(self) -> None:
+        require_printable("actor", self.actor, MAX_ACTOR)
+        if self.trace_id is not None:
+            require_printable("trace_id", self.trace_id, MAX_TRACE_ID)
+        if self.ordering_key is not None:
+            require_printable("ordering_key", self.ordering_key, MAX_JOB_ID)
+        if not timedelta(0) <= self.delay <= _MAX_DELAY:
+            raise InvalidRequest("delay", f"must not be negative, and at most {_DAYS} days")
+
+    @property
+    def envelope(self) -> Envelope:
+        """As it travels.
+
+        Raises:
+            InvalidRequest: the payload has a field whose name is reserved.
+        """
+        payload = self.payload.model_dump(mode="json", exclude_unset=True)
+        require_free_names(payload)
+        return Envelope(
+            kind=self.payload.kind,
+            payload=payload,
+            actor=self.actor,
+            trace_id=self.trace_id,
+        )
+
+    @property
+    def may_exist(self) -> bool:
+        """False if its id is made up now: then no job can have it."""
+        return self.job_id is not None or self.unique is not None
+
+    def checked_id(self) -> str:
+        """The id asked for, or a new one.
+
+        Raises:
+            Undecodable: it is such as no worker would take.
+        """
+        if self.job_id is None:
+            return token_hex(16)
+        check_job_id(self.job_id)
+        return self.job_id
+
+
+def require_printable(field: str, value: object, longest: int) -> None:
+    """Refuse a text that could not be stored, logged and typed.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or holds control characters.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
+        raise InvalidRequest(field, f"must have 1 to {longest} printable characters")
+
+
+def require_free_names(payload: Mapping[str, Any]) -> None:
+    """Refuse a payload that would say who asks, or where it comes from: see `ledgerq.wire.envelope`.
+
+    Raises:
+        InvalidRequest: the name of a field begins with an underscore.
+    """
+    for name in payload:
+        if name.startswith("_"):
+            problem = f"names that begin with _ are reserved: {ascii(name)[1:60]}"
+            raise InvalidRequest("payload", problem.rstrip("'"))
+
+
+def require_storable(body: bytes) -> None:
+    """Refuse what Redis could carry, but the outbox not keep, or no worker read.
+
+    Raises:
+        InvalidRequest: a text holds NUL, a number is too large, or all is nested too deep.
+    """
+    if b"\\u0000" in body and _NUL.search(body):
+        raise InvalidRequest("payload", "a text holds NUL, which no database keeps")
+    try:
+        from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest("payload", f"no worker could read it ({error})") from None
+
+
+def as_requests(asked: "Iterable[Request | Payload]") -> list[Request]:
+    """Each with its defaults."""
+    return [each if isinstance(each, Request) else Request(each) for each in asked]

@@ -1,0 +1,92 @@
+"""What a handler answers, as JSON can carry it and the database keep it; anything else is the result's own error."""
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_json, to_jsonable_python
+
+from ledgerq.errors import InvalidResult, ResultTooLarge
+
+_MAX_ID = 2**63
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_MAY_BE_NO_NUMBER = (b"NaN", b"Infinity")
+_MAX_DEPTH = 100  # what reads JSON stops at some 200
+_MAX_DIGITS = 4000  # … at 4,300
+_MAX_BITS = int(_MAX_DIGITS * math.log2(10))
+_TEXTS = (str, bytes, bytearray, bool)
+
+
+def holds_nul(encoded: bytes) -> bool:
+    """True if a text in this JSON holds NUL, which no database keeps."""
+    return b"\\u0000" in encoded and _NUL.search(encoded) is not None
+
+
+def storable_result(result: Any, limit: int) -> Any:
+    """The result as JSON has it.
+
+    Raises:
+        InvalidResult: JSON can't carry it, or the database not keep it.
+        ResultTooLarge: it has more than `limit` bytes.
+    """
+    if result is None or (type(result) is int and -_MAX_ID <= result <= _MAX_ID):
+        return result  # the answer of most jobs
+    try:
+        _check(result, 0)
+        value = to_jsonable_python(result)
+        encoded = to_json(value)
+        if len(encoded) > 2 * _MAX_DEPTH or any(word in encoded for word in _MAY_BE_NO_NUMBER):
+            _check(value, 0)  # a model's own code may answer something else than it holds
+    except InvalidResult:
+        raise
+    except Exception as error:  # noqa: BLE001 - the result's own code runs here
+        raise InvalidResult(f"is not JSON: {type(error).__name__}: {str(error)[:300]}") from None
+    if len(encoded) > limit:
+        raise ResultTooLarge(len(encoded), limit)
+    if holds_nul(encoded):
+        raise InvalidResult("holds a NUL character, which no database keeps")
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    """Refuse what has no end, and what JSON's readers would not take, with its cure."""
+    if value is None or isinstance(value, _TEXTS):
+        return
+    if isinstance(value, int | float):
+        _check_number(value)
+        return
+    if isinstance(value, Iterator) and not isinstance(value, Sized):
+        kind = type(value).__name__
+        raise InvalidResult(f"holds a {kind}, which may have no end; answer with a list of it")
+    parts = _parts(value)
+    if parts and depth == _MAX_DEPTH:
+        raise InvalidResult(f"is nested more than {_MAX_DEPTH} deep; answer with something flatter")
+    for each in parts:
+        _check(each, depth + 1)
+
+
+def _check_number(value: float) -> None:
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_BITS:
+            raise InvalidResult(
+                f"holds a number of more than {_MAX_DIGITS} digits; answer with its text"
+            )
+    elif not math.isfinite(value):
+        raise InvalidResult(f"holds {value}, which JSON does not have; answer with null or a text")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value is made of, as far as it is known to be made of something."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return value
+    if isinstance(value, BaseModel):
+        return value.__dict__.values()
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, each.name) for each in fields(value)]
+    return ()

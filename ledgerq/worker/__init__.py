@@ -1,0 +1,1 @@
+"""The worker: it claims jobs, runs them, renews their leases, and acknowledges."""

@@ -1,0 +1,170 @@
+"""The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Any
+
+import structlog
+
+from ledgerq.broker.claims import Ack, Claim
+from ledgerq.errors import CancelledByItself
+from ledgerq.worker.acker import Acker
+from ledgerq.worker.executor import Executor
+from ledgerq.worker.poller import BatchSize
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+class CancelReason(Enum):
+    """Why a running job is cancelled."""
+
+    ABORTED = auto()  # arq's Job.abort: it is over
+    CANCELLED = auto()  # `ledgerq cancel` waits for it to be rolled back, and then ends it for good
+    TAKEN = auto()  # its lease ran out, somebody else has it
+    STOPPING = auto()  # the worker stops; the job runs elsewhere, and no attempt is spent
+
+
+class ActiveJobs:
+    """Runs claims as tasks. `tasks` and `jobs` are arq's own dictionaries, which its users may look at."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        acker: Acker,
+        tasks: dict[str, asyncio.Task[None]],
+        jobs: dict[str, asyncio.Task[Any]],
+        *,
+        on_ended: Callable[[], None],
+        batches: BatchSize,
+    ) -> None:
+        self._executor, self._acker, self._on_ended = executor, acker, on_ended
+        self._tasks, self._jobs = tasks, jobs
+        self._reasons: dict[str, CancelReason] = {}
+        self.isolated = False  # the job that runs is one that may take its worker along
+        self._batches = batches
+
+    def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
+        """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
+        batch = []
+        for claim in claims:
+            if claim.is_batchable and claim.job_id not in aborted:
+                batch.append(claim)
+            else:
+                self.start(claim, aborted=claim.job_id in aborted)
+        if len(batch) == 1:
+            self.start(batch[0], aborted=False)
+        elif batch:
+            self.start_batch(batch)
+
+    def start(self, claim: Claim, *, aborted: bool) -> None:
+        """Begin with a job, unless it runs here already; an aborted one is only ended."""
+        if claim.job_id in self._tasks:
+            return
+        self.isolated = self.isolated or claim.runs_isolated
+        task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
+        self._tasks[claim.job_id] = task
+        task.add_done_callback(lambda _: self._ended(claim.job_id))
+
+    def cancel(self, job_id: str, why: CancelReason) -> None:
+        """Cancel a job if it runs; the first reason is the one that counts."""
+        job = self._jobs.get(job_id)
+        if job and job_id not in self._reasons:
+            self._reasons[job_id] = why
+            job.cancel()
+
+    def cancel_everything(self) -> None:
+        """The worker stops. May be called again: some code swallows a cancellation."""
+        for job_id, job in self._jobs.items():
+            self._reasons.setdefault(job_id, CancelReason.STOPPING)
+            job.cancel()
+
+    def _ended(self, job_id: str) -> None:
+        del self._tasks[job_id]
+        self.isolated = False
+        self._on_ended()
+
+    async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:
+        if aborted:
+            ack = await self._executor.aborted(claim, started=False)
+        else:
+            ack = await self._run(claim)
+        await self._end([claim], [ack])
+
+    def start_batch(self, claims: Sequence[Claim]) -> None:
+        """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
+        claims = [claim for claim in claims if claim.job_id not in self._tasks]
+        task = asyncio.create_task(self._take_batch_to_its_end(claims))
+        self._batches.began(len(claims))
+        for claim in claims:
+            self._tasks[claim.job_id] = task
+        task.add_done_callback(lambda _: self._batch_ended(claims))
+
+    def _batch_ended(self, claims: Sequence[Claim]) -> None:
+        self._batches.ended(len(claims))
+        for claim in claims:
+            del self._tasks[claim.job_id]
+        self._on_ended()
+
+    async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
+        job, started = asyncio.create_task(self._executor.run_batch(claims)), time.monotonic()
+        self._jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
+        try:
+            await asyncio.wait({job})
+        finally:
+            for claim in claims:
+                del self._jobs[claim.job_id]
+        self._batches.learn(len(claims), time.monotonic() - started)
+        if not job.cancelled() and job.exception() is None:
+            for claim in claims:
+                self._reasons.pop(claim.job_id, None)  # too late: it is done
+            await self._end(claims, job.result())
+            return
+        if (error := None if job.cancelled() else job.exception()) is not None:
+            acks = [await self._executor.broken(claim, error) for claim in claims]
+        else:
+            reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
+            by_itself = not any(
+                reasons
+            )  # nobody asked for it but one of its jobs: which, is found out one by one
+            pairs = zip(claims, reasons, strict=True)
+            acks = [
+                await (
+                    self._run(replace(claim, is_batchable=False))
+                    if by_itself
+                    else self._cancelled(claim, why)
+                )
+                for claim, why in pairs
+            ]
+        await self._end(claims, acks)
+
+    async def _end(self, claims: Sequence[Claim], acks: Sequence[Ack]) -> None:
+        ended = await self._acker.acknowledge(acks)
+        for claim, ours in zip(claims, ended, strict=True):
+            if not ours:
+                log.warning("ack.lease_lost", job_id=claim.job_id)
+        await self._executor.after(claims)
+
+    async def _run(self, claim: Claim) -> Ack:
+        job = self._jobs[claim.job_id] = asyncio.create_task(self._executor.run(claim))
+        try:
+            await asyncio.wait({job})
+        finally:
+            del self._jobs[claim.job_id]
+            why = self._reasons.pop(claim.job_id, None)
+        if job.cancelled() and why is None:  # nobody asked for it but the job
+            return await self._executor.broken(claim, CancelledByItself())
+        if job.cancelled():
+            return await self._cancelled(claim, why)
+        if (error := job.exception()) is not None:
+            return await self._executor.broken(claim, error)
+        ack: Ack = job.result()
+        return ack
+
+    async def _cancelled(self, claim: Claim, why: CancelReason | None) -> Ack:
+        if why is CancelReason.ABORTED:
+            return await self._executor.aborted(claim)
+        self._executor.handed_back()
+        return Ack(claim.job_id, "release", 1000 if why is CancelReason.CANCELLED else 0)

@@ -1,0 +1,280 @@
+"""The worker's heartbeat, in a thread with an event loop of its own: a job that blocks the other loop does not stop it.
+
+renew    the leases of the jobs that run, and the worker's sign of life
+watch    the loop of the jobs: one that stands still is named in the log with its stack, while it lasts
+hand     back the jobs whose loop one of them has blocked for longer than any job may take: it has spent an attempt,
+         the others pay nothing; then the process ends, to be started again
+"""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
+from ledgerq.broker.presence import BEAT, keep_beating, looks_alive, note_wait
+from ledgerq.execution.isolation import JOB
+from ledgerq.runtime.ending import leave_at_once
+from ledgerq.runtime.forks import end_in_children
+from ledgerq.runtime.lag import Lag, Stall, watched
+from ledgerq.text import cut_end, one_line
+from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_MAX_STACK = 4_000  # characters of a stack in the log
+_TOLD_EVERY = 1.0  # seconds between two notes of what jobs wait for
+_JOIN = 2.0  # seconds for the thread to end
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """Beats for one worker, from `start` to `stop`.
+
+    Args:
+        broker: makes a broker of the worker's own token; called in the thread, whose loop its connections belong to.
+        active: the ids of the jobs that the worker has.
+        on_taken: is told, in the worker's loop, of each job that somebody else has by now.
+        alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
+        blocked_after: seconds of standing still that are worth a line in the log.
+        on_handed_back: is told, in the heart's thread, when the jobs were handed back.
+        most: seconds of standing still after which jobs are handed back.
+        waits: what jobs wait for that others have to mend, by its reason: health is to name it.
+    """
+
+    broker: Callable[[], Broker]
+    active: Callable[[], Collection[str]]
+    on_taken: Callable[[str], None]
+    alive: Callable[[float], bool]
+    on_handed_back: Callable[[], None]
+    blocked_after: float
+    most: float
+    waits: dict[str, str]
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _thread: threading.Thread | None = None
+    _own: asyncio.AbstractEventLoop | None = None
+    _ended: asyncio.Event | None = None
+    _answered: float = 0.0  # when the watched loop last answered
+    _watched_thread: int = 0
+    _handing_back: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
+
+    def start(self) -> None:
+        """Begin to beat. Must be called in the thread of the worker's loop."""
+        self._answered, self._watched_thread = time.monotonic(), threading.get_ident()
+        self._thread = threading.Thread(target=self._run, name="ledgerq-heart", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating; waits for the thread for a moment."""
+        if self._own and self._ended and not self._own.is_closed():
+            self._own.call_soon_threadsafe(self._ended.set)
+        if self._thread:
+            self._thread.join(_JOIN)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._beat())
+        except Exception:
+            log.exception("heartbeat.stopped")
+
+    async def _beat(self) -> None:
+        self._own, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        end_in_children(self._own)
+        broker = self.broker()
+        self._handing_back = partial(self._hand_back, broker)
+        loops = [
+            asyncio.create_task(self._renew(broker)),
+            asyncio.create_task(self._watch(broker)),
+            asyncio.create_task(self._show_life(broker)),
+            asyncio.create_task(self._tell_waits(broker)),
+        ]
+        try:
+            await self._ended.wait()
+        finally:
+            for each in loops:
+                each.cancel()
+            await asyncio.wait(loops, timeout=_JOIN / 2)
+            await broker.close()
+
+    async def _show_life(self, broker: Broker) -> None:
+        redis = ArqRedis(broker.redis.connection_pool, default_queue_name=broker.queue)
+        interval = min(BEAT, broker.lease_settings.lease / 3)
+        await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
+
+    async def _tell_waits(self, broker: Broker) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(_TOLD_EVERY)
+            try:
+                while self.waits:
+                    reason, text = self.waits.popitem()
+                    await note_wait(broker.redis, broker.queue, reason, text)
+            except (RedisError, OSError) as error:
+                log.debug("waits.not_reported", error=one_line(error))
+
+    def _is_alive(self) -> bool:
+        still = self._stood_still()
+        return still < self.most and self.alive(still)
+
+    def _stood_still(self) -> float:
+        return time.monotonic() - self._answered
+
+    async def _renew(self, broker: Broker) -> None:
+        """At a third of the lease, until cancelled."""
+        while True:
+            await asyncio.sleep(broker.lease_settings.lease / 3)
+            try:
+                held = sorted(self.active())
+                for job_id, lease in (await broker.renew(held)).items():
+                    if lease is RenewalStatus.TAKEN and job_id in self.active():
+                        log.warning("lease.lost", job_id=job_id)
+                        self._loop.call_soon_threadsafe(self.on_taken, job_id)
+            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
+                log.warning("lease.renewal_failed", error=one_line(error))
+
+    async def _watch(self, broker: Broker) -> None:
+        """Ask the other loop for an answer, again and again, until cancelled."""
+        pause = min(0.5, self.blocked_after / 4)
+        lag, stall, step = watched(self._loop), None, _Step()
+        while True:
+            self._loop.call_soon_threadsafe(self._answer)
+            asked = time.monotonic()
+            await asyncio.sleep(pause)
+            now = time.monotonic()
+            if now - asked > pause + 1:  # the whole process stood still: nobody's doing
+                self._answered = now
+            found = self._step(lag)
+            answered = self._answered > asked - pause
+            if answered or not found.is_same(step):
+                stall, step = None, replace(found, since=max(self._answered, asked))
+                continue
+            if now - step.since < max(self.blocked_after, 2 * pause):
+                continue
+            if stall is None:
+                stall = Stall(step.since, now, step.job.get("job_id"))
+                lag.stalls.append(stall)
+                self._name(stall, step.job)
+            stall.until = now
+            if now - step.since > self.most:
+                await self._hand_back(broker, stall)
+
+    def _answer(self) -> None:
+        self._answered = time.monotonic()
+
+    def _step(self, lag: Lag) -> "_Step":
+        """What the other loop is doing, and for which job: its handler, or a task that its handler made."""
+        frame = self._frame()
+        while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001 - asyncio tells nobody
+            frame = frame.f_back
+        handle = frame.f_locals.get("self") if frame else None
+        context = getattr(handle, "_context", None)
+        return _Step(handle, lag.at_work or (context.get(JOB) if context else None) or {})
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._watched_thread)  # noqa: SLF001 - there is no other way
+
+    def _name(self, stall: Stall, job: Mapping[str, Any]) -> None:
+        """Say in the log which job it is, and where in its code."""
+        log.error(
+            "event_loop.blocked",
+            **job,
+            seconds=round(stall.until - stall.since, 1),
+            problem="the event loop stands still: await what is slow, or run it in asyncio.to_thread()",
+            stack=cut_end("".join(traceback.format_stack(self._frame())), _MAX_STACK),
+        )
+
+    def hand_back_now(self) -> None:
+        """From another thread: hand back all jobs, because the process ends while its loop stands still."""
+        stall = Stall(
+            self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
+        )
+        if self._own and self._handing_back:
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._handing_back(stall), self._own).result(_JOIN)
+
+    async def _hand_back(self, broker: Broker, stall: Stall) -> None:
+        """Whoever blocks has spent an attempt, the others none; if nobody knows who, it is counted for all.
+
+        A worker that stays is of no use: its jobs keep rows locked. Where it owns its process, it ends it.
+        """
+        seconds = round(stall.until - stall.since)
+        error = f"blocked the event loop for {seconds} s"
+        note = {"worker": broker.worker, "error": error, "blocked": True}
+        acks = [
+            Ack(job_id, "retry", note=note)
+            if job_id == stall.job_id
+            else Ack(job_id, "release" if stall.job_id else "interrupt")
+            for job_id in sorted(self.active())
+        ]
+        try:
+            handed_back = sum(await broker.acknowledge(acks)) if acks else 0
+        except Exception as failure:  # noqa: BLE001 - as above
+            log.warning("event_loop.hand_back_failed", error=one_line(failure))
+            return
+        if handed_back:
+            log.error(
+                "event_loop.jobs_handed_back",
+                jobs=handed_back,
+                job_id=stall.job_id,
+                seconds=seconds,
+            )
+        self.on_handed_back()
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What an event loop does now, and since when (time.monotonic), as far as it was seen."""
+
+    handle: object = None
+    job: Mapping[str, Any] = field(default_factory=dict)
+    since: float = 0.0
+
+    def is_same(self, other: "_Step") -> bool:
+        """True if the loop has not come on."""
+        return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
+
+
+class Owner(Protocol):
+    """What the heartbeat knows of its worker."""
+
+    queue_name: str
+    name: str
+    lease_settings: LeaseSettings
+    tasks: dict[str, asyncio.Task[Any]]
+    ctx: dict[Any, Any]
+    owns_process: bool
+    blocked_after: float
+    hand_back_after: float
+    waits: dict[str, str]
+
+    @property
+    def pool(self) -> ArqRedis:
+        """The worker's own connections; the heartbeat makes some like them."""
+
+
+def heartbeat_of(worker: Owner, broker: Broker, active: ActiveJobs) -> Heartbeat:
+    """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
+    pool = worker.pool
+    return Heartbeat(
+        lambda: Broker.connect(
+            pool, worker.queue_name, worker.name, worker.lease_settings, broker.token
+        ),
+        lambda: list(worker.tasks),
+        lambda job_id: active.cancel(job_id, CancelReason.TAKEN),
+        lambda still: looks_alive(worker.ctx, still),
+        lambda: leave_at_once(1) if worker.owns_process else None,
+        blocked_after=worker.blocked_after,
+        most=worker.hand_back_after,
+        waits=worker.waits,
+    )

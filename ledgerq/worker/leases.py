@@ -1,0 +1,61 @@
+"""Claims jobs, and finds out what it claimed if the answer was lost. Leases are renewed by ledgerq.worker.heartbeat."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import structlog
+
+from ledgerq.broker.claims import Ack, Broker, FetchResult
+from ledgerq.text import one_line
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+
+@dataclass(slots=True)
+class Leases:
+    """The claims of one worker. `running` says which jobs it has."""
+
+    broker: Broker
+    running: Callable[[], Collection[str]]
+    _orphans_until: float = 0
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def claim(
+        self, wanted: int, *, busy: int, batch_limit: int, batchable_kinds: Collection[str]
+    ) -> FetchResult:
+        """Claim jobs; if the answer is lost, what it said is found out and handed back later."""
+        async with self._claiming:
+            try:
+                return await self.broker.claim(
+                    wanted, busy=busy, batch_limit=batch_limit, batchable_kinds=batchable_kinds
+                )
+            except BaseException:
+                self.expect_orphans()
+                raise
+
+    def expect_orphans(self) -> None:
+        """Redis may have claimed for us what we never heard of."""
+        # a command that waits in a hung socket may still be read; two leases are time enough
+        self._orphans_until = time.monotonic() + 2 * self.broker.lease_settings.lease
+
+    async def keep(self) -> None:
+        """Hand back what was claimed unheard, a while after there was doubt, until cancelled."""
+        while True:
+            await asyncio.sleep(self.broker.lease_settings.lease / 3)
+            if time.monotonic() < self._orphans_until:
+                try:
+                    await self._release_orphaned_claims()
+                except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
+                    self.expect_orphans()
+                    log.warning("claims.orphans_unknown", error=one_line(error))
+
+    async def _release_orphaned_claims(self) -> None:
+        async with self._claiming:
+            orphaned_claims = await self.broker.orphaned_claims(self.running())
+            if orphaned_claims:
+                await self.broker.acknowledge(
+                    [Ack(job_id, "release") for job_id in orphaned_claims]
+                )
+                log.warning("claims.orphans_released", jobs=len(orphaned_claims))

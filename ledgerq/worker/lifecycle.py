@@ -1,0 +1,85 @@
+"""From arq's startup hook to its shutdown hook: what a worker process has, and when."""
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from ledgerq.app import App
+from ledgerq.broker.presence import ALIVE, keep_beating
+from ledgerq.broker.relay import Relay
+from ledgerq.database.engine import Database, build_database
+from ledgerq.runtime.background_tasks import BackgroundTasks
+from ledgerq.runtime.forks import end_in_children
+from ledgerq.runtime.process_name import process_name
+from ledgerq.store.grants import require_grants
+from ledgerq.store.schema import require_current
+from ledgerq.worker.arq_functions import RESOURCES, Resources
+from ledgerq.worker.settings import Config
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+LIFE = "ledgerq_lifecycle"  # in arq's ctx, for its hooks
+
+
+class Lifecycle:
+    """One worker process, between its hooks. `config` is how it runs."""
+
+    def __init__(self, app: App, config: Config) -> None:
+        self.config = config
+        self.database: Database | None = None
+        self.app = app
+        self._beside = BackgroundTasks()
+        self._started = False
+
+    async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
+        """Make sure that the engine reaches a current schema, relay staged jobs, and show that we live.
+
+        Raises:
+            Unreachable: the database does not answer.
+            SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
+            SettingError: the role lacks a grant.
+        """
+        end_in_children(asyncio.get_running_loop())
+        self.database = database
+        worker, redis = self.config.worker, ctx["redis"]
+        relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
+        ctx[RESOURCES] = Resources(database, self.app.registry(), worker.policy, relay)
+        await database.ping()
+        await require_current(database)
+        await require_grants(database)
+        if ALIVE not in ctx:  # our engine beats by itself, beside its loop
+            self._beside.start(lambda: keep_beating(redis, process_name(), lambda: True))
+        self._beside.start(relay.run)
+        self._beside.start(lambda: relay.listen(database))
+        self._started = True
+        log.info("worker.started", worker=process_name(), database=self.config.database.address)
+
+    async def end(self, ctx: dict[Any, Any]) -> None:
+        """Relay nothing more. The engine is to be disposed after it, also if the startup failed half-way."""
+        await self._beside.end()
+        ctx.pop(RESOURCES, None)
+        if self._started:
+            log.info("worker.stopped", worker=process_name())
+
+
+def lifecycle_of(ctx: dict[Any, Any]) -> Lifecycle:
+    """The worker process that arq's hooks are called for."""
+    found: Lifecycle = ctx[LIFE]
+    return found
+
+
+async def startup(ctx: dict[Any, Any]) -> None:
+    """arq's startup hook, where the service has none of its own: the engine is built."""
+    life = lifecycle_of(ctx)
+    await life.begin(ctx, build_database(life.config.database, life.app.tables))
+
+
+async def shutdown(ctx: dict[Any, Any]) -> None:
+    """arq's shutdown hook, where the service has none of its own: the engine is disposed, whatever failed."""
+    life = lifecycle_of(ctx)
+    try:
+        await life.end(ctx)
+    finally:
+        if life.database:
+            await life.database.dispose()

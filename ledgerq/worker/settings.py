@@ -1,0 +1,209 @@
+"""How the worker runs. All times are seconds."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
+
+from arq.constants import (
+    abort_jobs_ss,
+    health_check_key_suffix,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from ledgerq.broker.redis_url import understood
+from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import SettingError
+from ledgerq.execution.retry import Policy
+from ledgerq.runtime.process_name import process_name
+from ledgerq.settings import Settings, load, refuse_unknown
+
+PREFIX = "LEDGERQ_"
+DAY = 86_400
+_NO_QUEUES = (  # keys that are something else, ours or arq's
+    *(job_key_prefix, in_progress_key_prefix, result_key_prefix, retry_key_prefix),
+    *(abort_jobs_ss, "ledgerq:"),
+)
+
+
+def _queue(key: str) -> str:
+    if not key.isprintable() or " " in key or "|" in key or key.strip("\"'") != key:
+        raise ValueError("holds a blank, a control character, a | or a quotation mark at an end")
+    if key.startswith(_NO_QUEUES) or key.endswith(health_check_key_suffix):
+        raise ValueError("is the name of a key that ledgerq or arq use for something else")
+    return key
+
+
+class CommandSettings(Settings):
+    """What the command line itself reads: see `ledgerq.cli.find_app`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    app: str = Field(default="", description="the application, as module:attribute")
+
+
+class WorkerConfig(Settings):
+    """Read from the environment; every field's variable is in the README's table."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    redis_url: Annotated[SecretStr, AfterValidator(understood)] = Field(
+        validation_alias="REDIS_URL",
+        description="a URL such as redis://:password@host:6379/0, rediss://… or unix:///path",
+    )
+    queue: Annotated[str, AfterValidator(_queue)] = Field(
+        default="arq:queue",
+        min_length=1,
+        max_length=200,
+        description="the queue's key on Redis, as in arq: 1 to 200 characters",
+    )
+    max_jobs: int = Field(
+        default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
+    )
+    batch: int = Field(
+        default=500,
+        ge=1,
+        le=1000,
+        description="the most jobs that may share one transaction, of kinds that can; 1 gives each its own",
+    )
+    job_timeout: float = Field(
+        default=60,
+        gt=0,
+        le=DAY,
+        description="the longest run of one job, where its kind says nothing",
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=1000, description="the attempts before a failing job is buried"
+    )
+    drain_timeout: int = Field(
+        default=20, ge=1, le=DAY, description="how long running jobs may go on after SIGTERM"
+    )
+    stop_grace: float = Field(
+        default=10,
+        ge=0.1,
+        le=3600,
+        description="how long jobs that were rolled back, threads and hooks may take to end after the drain",
+    )
+    blocked_after: float = Field(
+        default=2,
+        ge=0.1,
+        le=3600,
+        description="how long a job may block the event loop before the log names it, with its stack",
+    )
+    max_result: int = Field(
+        default=262_144,
+        ge=1_000,
+        le=100_000_000,
+        description="the largest result of a job, in bytes of JSON",
+    )
+    max_error: int = Field(
+        default=4_000,
+        ge=200,
+        le=1_000_000,
+        description="the characters that are kept of an error",
+    )
+    max_traceback: int = Field(
+        default=20_000,
+        ge=200,
+        le=1_000_000,
+        description="the characters that are kept of a traceback",
+    )
+    lease: float = Field(
+        default=15,
+        ge=1,
+        le=3600,
+        description="how long a claim holds that its worker no longer renews: what a dead worker costs",
+    )
+    relay_interval: float = Field(
+        default=1, gt=0, le=60, description="the longest pause between two looks at the outbox"
+    )
+    keep_result: int = Field(
+        default=300,
+        ge=0,
+        le=365 * DAY,
+        description="how long a result stays on Redis; the database keeps it longer",
+    )
+    poll_delay: float = Field(
+        default=0.1,
+        gt=0,
+        le=60,
+        description="the pause between two looks at the queue, unless Redis tells of changes",
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="console, json, or auto: console on a terminal, else json"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """How patient a worker is with its jobs."""
+        return Policy(
+            timeout=self.job_timeout,
+            max_attempts=self.max_attempts,
+            max_result=self.max_result,
+            max_error=self.max_error,
+            max_traceback=self.max_traceback,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of one process."""
+
+    worker: WorkerConfig
+    database: DatabaseConfig
+
+    def for_worker(self) -> Self:
+        """Each running job needs one connection; batches, the relay and dead letters need some more.
+
+        The name of the process stands in pg_stat_activity, whatever the URL says.
+        """
+        target = self.database.target
+        said = {n: v for n, v in target.server_settings.items() if n != "application_name"}
+        database = self.database.model_copy(
+            update={
+                "pool_size": max(self.database.pool_size, self.worker.max_jobs + 6),
+                "application_name": process_name(),
+                "target": replace(target, server_settings=said),
+            }
+        )
+        return type(self)(self.worker, database)
+
+
+def load_config() -> Config:
+    """Read all settings from the environment.
+
+    Raises:
+        SettingError: one is missing, wrong, or has a name that nobody reads; or two contradict each other.
+    """
+    refuse_unknown(PREFIX, CommandSettings, WorkerConfig, DatabaseConfig)
+    config = Config(load(WorkerConfig), load(DatabaseConfig))
+    _check_order(config)
+    return config
+
+
+def _check_order(config: Config) -> None:
+    """Lock < idle in transaction < lease, where one was set: else a job outlives what guards it.
+
+    A short lease alone is taken as it is: it is renewed while its worker lives.
+    """
+    database, lease = config.database, config.worker.lease
+    idle, lock = database.idle_in_transaction_timeout, database.lock_timeout
+    given = database.model_fields_set
+    if lock >= idle and given & {"lock_timeout", "idle_in_transaction_timeout"}:
+        raise SettingError(
+            "LEDGERQ_DB_LOCK_TIMEOUT",
+            f"is {lock:g} s, not below LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT, {idle:g} s",
+            "lower the first or raise the second",
+        )
+    if idle >= lease and "idle_in_transaction_timeout" in given:
+        raise SettingError(
+            "LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT",
+            f"is {idle:g} s, not below LEDGERQ_LEASE, {lease:g} s",
+            "lower the first or raise the second",
+        )

@@ -1,0 +1,297 @@
+"""Our engine: a worker with arq's face that nothing from outside ends, and that loses and doubles nothing.
+
+main    start, then claim and run until told to stop
+beside  leases are renewed, endings are sent, staged jobs are relayed
+stop    claim nothing more, let jobs end, hand back the rest, run the shutdown hook whatever happened
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import structlog
+from arq.connections import create_pool
+from arq.worker import Worker
+from redis.exceptions import RedisError
+
+from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
+from ledgerq.broker.connection import require_redis
+from ledgerq.broker.keys import ABORTED, cancel_key
+from ledgerq.broker.notifier import QueueNotifier
+from ledgerq.broker.presence import ALIVE
+from ledgerq.runtime.background_tasks import BackgroundTasks
+from ledgerq.runtime.ending import in_time, run_until_done
+from ledgerq.runtime.forks import end_in_children
+from ledgerq.runtime.process_name import process_name
+from ledgerq.worker.acker import Acker
+from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
+from ledgerq.worker.arq_functions import RESOURCES, Resources
+from ledgerq.worker.executor import Executor
+from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
+from ledgerq.worker.leases import Leases
+from ledgerq.worker.outage import Outage
+from ledgerq.worker.poller import BatchSize, Poller
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+arq_log = logging.getLogger("arq.worker")  # what arq's users look at
+
+
+class JobWorker(Worker):
+    """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
+
+    Args:
+        lease_settings: for how long a claim holds; after that, another worker takes the job of a dead one.
+        batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
+        grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
+        blocked_after: seconds for which a job may block the event loop before the log names it.
+        hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lease_settings: LeaseSettings | None = None,
+        batch: int = 1,
+        grace: float = 10,
+        blocked_after: float = 2,
+        hand_back_after: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.grace, self.blocked_after = grace, blocked_after
+        self.hand_back_after = hand_back_after or self.in_progress_timeout_s
+        self.heartbeat: Heartbeat | None = None
+        self.owns_process = False  # True if it may end it when its event loop is blocked
+        self._batches, self.waits = BatchSize(batch), dict[str, str]()
+        self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
+        self._background_tasks = BackgroundTasks()
+        self._broker: Broker | None = None
+        self._active: ActiveJobs | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._poller = Poller(self.poll_delay_s)
+        self._outage = Outage(self._poller)
+
+    async def main(self) -> None:
+        """Run until stopped, or in burst mode until nothing is left to do.
+
+        Raises:
+            Unreachable: Redis or the database does not answer at the start; later both may come and go.
+            SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
+        """
+        if self._pool is None:
+            self._pool = await create_pool(
+                self.redis_settings,
+                job_deserializer=self.job_deserializer,
+                job_serializer=self.job_serializer,
+                default_queue_name=self.queue_name,
+                expires_extra_ms=self.expires_extra_ms,
+            )
+        await require_redis(self.pool)
+        self.ctx["redis"] = self.pool
+        self.ctx[ALIVE] = time.monotonic()
+        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
+        leases = Leases(broker, self.tasks.keys)
+        acker = Acker(broker, leases.expect_orphans)
+        suspect = self._outage.suspect_database
+        executor = Executor(self, self.name, on_interrupted=suspect, on_wait=self.waits.__setitem__)
+        active = ActiveJobs(
+            executor,
+            acker,
+            self.tasks,
+            self.job_tasks,
+            on_ended=self._poller.job_ended,
+            batches=self._batches,
+        )
+        self._broker, self._active = broker, active
+        names = ", ".join(self.functions)
+        arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
+        if self.on_startup:
+            await self.on_startup(self.ctx)
+        self.heartbeat = heartbeat_of(self, broker, active)
+        self.heartbeat.start()
+        end_in_children(self.loop)
+        self._background_tasks.start(leases.keep)
+        self._background_tasks.start(acker.run)
+        self._background_tasks.start(self._notifier(broker).run)
+        await self._work(leases, active)
+
+    def run(self) -> None:
+        """Run until stopped; the last act is `close`."""
+        self.main_task = self.loop.create_task(self.main())
+        try:
+            with suppress(asyncio.CancelledError):
+                run_until_done(self.loop, self.main_task)
+        finally:
+            run_until_done(self.loop, self.loop.create_task(self.close()))
+
+    def _notifier(self, broker: Broker) -> QueueNotifier:
+        resources: Resources | None = self.ctx.get(RESOURCES)
+        notifier = QueueNotifier(
+            broker.redis.connection_pool,
+            (self.queue_name, ABORTED, cancel_key(self.queue_name)),
+            on_change=self._poller.queue_changed,
+            on_emptied=resources.relay.wake if resources else self._poller.queue_changed,
+            interested=self._poller.waiting,
+        )
+        self._poller.is_listening = lambda: notifier.is_listening
+        return notifier
+
+    def _batchable_kinds(self) -> tuple[str, ...]:
+        """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
+        resources: Resources | None = self.ctx.get(RESOURCES)
+        hooks = self.on_job_start or self.on_job_end or self.after_job_end
+        if resources is None or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
+            return ()
+        return resources.registry.batchable_kinds
+
+    async def _work(self, leases: Leases, active: ActiveJobs) -> None:
+        while not self._poller.stopping:
+            resources: Resources | None = self.ctx.get(RESOURCES)
+            if resources and not await self._outage.for_database(resources.database):
+                self.ctx[ALIVE] = time.monotonic()
+                continue
+            try:
+                claimed = await self._poll(leases, active)
+                if self.burst and await self._burst_is_over():
+                    return
+            except (RedisError, OSError, TimeoutError) as error:
+                await self._outage.after(error, "redis.unavailable")
+            except Exception as error:
+                log.exception("poll.failed")
+                await self._outage.after(error, "worker.paused")
+            else:
+                self._outage.is_over()
+                await self._wait_for_more(claimed, active)
+
+    async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
+        if claimed.drain_first and self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=self.lease_settings.lease / 3)
+        elif not self._wanted(active) or (claimed.more and not claimed.jobs):
+            await self._poller.until_free()  # what is due is not for us, or not now
+        elif not claimed.more:
+            await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
+        elif not self._batch_limit(active):
+            await self._poller.until_free()
+
+    async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
+        """Look at the queue once and start what is there."""
+        self._poller.start()
+        self.ctx[ALIVE] = time.monotonic()
+        wanted, batch_limit = self._wanted(active), self._batch_limit(active)
+        claimed = await leases.claim(
+            wanted,
+            busy=len(self.tasks),
+            batch_limit=batch_limit,
+            batchable_kinds=self._batchable_kinds(),
+        )
+        self._poller.record_result(len(claimed.jobs))
+        aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
+        active.start_all(claimed.jobs, aborted)
+        for job_id in aborted:
+            active.cancel(job_id, CancelReason.ABORTED)
+        for job_id in claimed.cancelled:
+            active.cancel(job_id, CancelReason.CANCELLED)
+        await self.heart_beat()
+        return claimed
+
+    def _wanted(self, active: ActiveJobs) -> int:
+        """How many jobs of any kind there is room for."""
+        if not self.allow_pick_jobs or active.isolated:
+            return 0
+        free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
+        if self.burst and self.max_burst_jobs >= 0:
+            free = min(free, self.max_burst_jobs - self._jobs_started())
+        return max(0, free)
+
+    def _batch_limit(self, active: ActiveJobs) -> int:
+        """How many more there is room for that share a transaction."""
+        return self._batches.next_size if self._batchable_kinds() and self._wanted(active) else 0
+
+    async def _burst_is_over(self) -> bool:
+        if 0 <= self.max_burst_jobs <= self._jobs_started():
+            await asyncio.gather(*self.tasks.values())
+            return True
+        if self.tasks or await self.pool.zcard(self.queue_name):
+            return False
+        resources: Resources | None = self.ctx.get(RESOURCES)
+        if resources and await resources.relay.step():
+            return False
+        return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
+
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
+        due = [(job, job.next_run) for job in self.cron_jobs]
+        try:
+            await super().run_cron(n, delay, num_windows)
+        except BaseException:
+            for job, next_run in due:
+                job.next_run = next_run
+            raise
+
+    @property
+    def longest_stop(self) -> float:
+        """Seconds within which the process ends that was told to stop."""
+        return self._job_completion_wait + 3 * self.grace
+
+    def handle_sig(self, signum: signal.Signals) -> None:
+        """Stop now: running jobs are rolled back and handed back to the queue."""
+        self._stop(signum, 0)
+
+    def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
+        """SIGTERM or SIGINT: claim nothing more, drain, stop. Asking twice is the same as once."""
+        self._stop(signum, self._job_completion_wait)
+
+    def _stop(self, signum: signal.Signals, patience: float) -> None:
+        if self._draining is None:
+            self.allow_pick_jobs = False
+            log.info("worker.stopping", signal=signum.name, active=len(self.tasks))
+            self._draining = self.loop.create_task(self._drain(patience))
+            if self.on_stop:
+                self.on_stop(signum)
+
+    async def _drain(self, patience: float) -> None:
+        """Wait for the running jobs, at most so long; roll the rest back; end the main loop."""
+        if patience and self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=patience)
+        deadline = self.loop.time() + self.grace
+        while self.tasks and self.loop.time() < deadline:
+            if self._active:
+                self._active.cancel_everything()
+            await asyncio.wait(self.tasks.values(), timeout=1)
+        self._poller.stop()
+        main, deadline = self.main_task, self.loop.time() + self.grace
+        while main and not main.done() and main is not asyncio.current_task():
+            await asyncio.wait({main}, timeout=1)
+            if self.loop.time() > deadline:
+                main.cancel()
+
+    async def close(self) -> None:
+        """Let the running jobs end, run the shutdown hook whatever they did, and let go of Redis."""
+        if not self._handle_signals or self.tasks:
+            self._stop(signal.SIGUSR1, 0)
+        try:
+            if self._draining:
+                await self._draining
+        finally:
+            await self._background_tasks.end()
+            try:
+                if self.on_shutdown and self._pool:
+                    await in_time(self.on_shutdown(self.ctx), self.grace, "the shutdown hook")
+            finally:
+                if self.heartbeat:
+                    self.heartbeat.stop()
+                await in_time(self._disconnect(), self.grace, "the connection to Redis")
+
+    async def _disconnect(self) -> None:
+        if not self._pool:
+            return
+        with suppress(RedisError, OSError):  # Redis forgets the key by itself
+            await self._pool.delete(self.health_check_key)
+        if self._broker:
+            await self._broker.close()
+        await self._pool.aclose(close_connection_pool=True)
+        self._pool = None
