@@ -16,6 +16,7 @@ from db.database import open_database
 from db.models import TaskStatus
 from jobs.kinds import CATALOGUE, ChangeTaskStatus, CreateTask
 from ledgerq.client import JobClient
+from ledgerq.config import WorkerConfig, load_config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -26,7 +27,6 @@ from ledgerq.staging import stage_many
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request
 from ledgerq.worker.build import build_worker
-from ledgerq.worker.settings import WorkerConfig, load_config
 from worker.app import app
 
 STAGED = os.environ.get("BENCH_STAGED") == "1"

@@ -22,7 +22,7 @@ from sqlmodel import col
 from db.errors import NotFound
 from db.inputs import Id, Input, Moment, Needle, Tag
 from db.models import Task, TaskPriority, TaskStatus
-from db.soft_delete import INCLUDE_DELETED
+from db.models.soft_delete import INCLUDE_DELETED
 from ledgerq.bounds import MAX_ID, in_range, is_id, require_limit
 from ledgerq.errors import Refused
 

@@ -16,7 +16,7 @@ from db import writes
 from db.errors import IllegalStatusChange, NotFound
 from db.inputs import NewTask, TaskChanges
 from db.models import LEGAL_MOVES, Project, Task, TaskStatus
-from db.soft_delete import INCLUDE_DELETED
+from db.models.soft_delete import INCLUDE_DELETED
 from ledgerq import audit
 from ledgerq.audit import Action, Change, Origin
 from ledgerq.bounds import MAX_IN_A_LIST, is_id, require_limit, require_moment

@@ -9,7 +9,7 @@ from sqlmodel import col
 from db import lookups, writes
 from db.inputs import NewWorker, WorkerChanges
 from db.models import Task, Worker
-from db.soft_delete import INCLUDE_DELETED
+from db.models.soft_delete import INCLUDE_DELETED
 from ledgerq import audit
 from ledgerq.audit import Action, Change, Origin
 

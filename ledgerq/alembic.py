@@ -126,11 +126,11 @@ def _as_plain_type(kind: str, value: object, _context: object) -> str | Literal[
 
 def _in_one(*metadata: MetaData) -> MetaData:
     """All tables: Alembic names a migration's constraints by the convention of one metadata."""
-    together = MetaData(naming_convention=NAMING_CONVENTION)
+    merged = MetaData(naming_convention=NAMING_CONVENTION)
     for each in metadata:
         for table in each.sorted_tables:
-            table.to_metadata(together)
-    return together
+            table.to_metadata(merged)
+    return merged
 
 
 def _migrate(

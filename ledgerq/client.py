@@ -15,12 +15,12 @@ from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
 from ledgerq.broker.own_job import OwnJob
 from ledgerq.broker.scripts import HELD, script
+from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import InvalidRequest, LedgerqError, PayloadMismatch, Undecodable
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request, Unique, as_requests
-from ledgerq.worker.settings import WorkerConfig
 
 BATCH = 500  # jobs in one round trip
 AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
@@ -88,7 +88,7 @@ class JobClient:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: WorkerConfig) -> AsyncIterator["JobClient"]:
+    async def open(cls, config: BrokerConfig) -> AsyncIterator["JobClient"]:
         """A client for the length of the block.
 
         Raises:

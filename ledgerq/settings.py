@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ledgerq.errors import SettingError
 
+PREFIX = "LEDGERQ_"  # of every variable of ours
+
 S = TypeVar("S", bound=BaseSettings)
 
 FILE = "_FILE"  # DATABASE_URL_FILE names a file that holds what DATABASE_URL would

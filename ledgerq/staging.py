@@ -9,8 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import PayloadMismatch
 from ledgerq.job import JobContext
-from ledgerq.store import inbox, outbox
-from ledgerq.store import unique_keys as unique_keys
+from ledgerq.store import inbox, outbox, unique_keys
 from ledgerq.store.outbox import Message
 from ledgerq.store.tables import OutboxMessage
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode

@@ -1,8 +1,9 @@
 """Workers in code of your own: build one, run it, hand its settings to arq's command line, write its hooks."""
 
+from ledgerq.config import Config, WorkerConfig, load_config
+from ledgerq.settings import PREFIX
 from ledgerq.worker.build import build_worker, run_to_the_end, worker_settings
 from ledgerq.worker.lifecycle import Lifecycle, lifecycle_of, shutdown, startup
-from ledgerq.worker.settings import PREFIX, Config, WorkerConfig, load_config
 from ledgerq.worker.worker import JobWorker
 
 __all__ = [

@@ -24,9 +24,9 @@ from db.database import build_database
 from db.schema import migrate
 from ledgerq import embedded
 from ledgerq.client import JobClient
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import own, own_number, redis_number
 
 hypothesis.settings.register_profile(

@@ -16,8 +16,9 @@ from sqlmodel import SQLModel, col
 from db import projects, tasks
 from db.inputs import NewProject, NewTask
 from db.models import Task
-from db.soft_delete import INCLUDE_DELETED
+from db.models.soft_delete import INCLUDE_DELETED
 from ledgerq.app import App
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.execution.delivery import Delivery
@@ -32,7 +33,6 @@ from ledgerq.store.tables import AuditLog, DeadLetter, JobState, ProcessedJob
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.build import build_worker, worker_settings
-from ledgerq.worker.settings import Config
 from ledgerq.worker.worker import JobWorker
 from worker.app import app
 

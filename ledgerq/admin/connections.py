@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from arq.connections import ArqRedis
 
 from ledgerq.broker.connection import connect
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions, Tables, open_database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.store.schema import require_current
-from ledgerq.worker.settings import Config
 
 
 @asynccontextmanager

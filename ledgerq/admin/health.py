@@ -12,12 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledgerq.broker.connection import address_of, connect, require_redis
 from ledgerq.broker.presence import SILENCE, living_workers, waits
 from ledgerq.broker.requirements import Missing, missing
+from ledgerq.config import Config
 from ledgerq.database.engine import NO_TABLES, Database, Tables, open_database
 from ledgerq.errors import LedgerqError
 from ledgerq.runtime.process_name import runs_here
 from ledgerq.store.grants import lasting_locks, missing_grants, read_only
 from ledgerq.store.schema import require_current
-from ledgerq.worker.settings import Config
 
 LIMIT = 2.5  # seconds for a server to answer all that `check` asks
 

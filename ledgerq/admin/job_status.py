@@ -18,13 +18,13 @@ from ledgerq.broker.keys import (
     retry_key_prefix,
     running_key,
 )
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions, open_database
 from ledgerq.errors import LedgerqError, Undecodable
 from ledgerq.execution.dead_letter import UNKNOWN_KIND
 from ledgerq.store import audit, dead_letters, inbox, outbox
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, decode, queue_of
-from ledgerq.worker.settings import Config
 
 Where: TypeAlias = Literal[
     "queued", "deferred", "running", "retrying", "staged", "done", "dead", "cancelled", "unknown"

@@ -10,11 +10,11 @@ from redis.exceptions import RedisError
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
 from ledgerq.broker.presence import living_workers
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions, open_database
 from ledgerq.errors import LedgerqError
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import JobState
-from ledgerq.worker.settings import Config
 
 SAMPLE = 1000  # held-back jobs that are looked at one by one
 

@@ -29,11 +29,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ledgerq.broker.requirements import missing, server, unfit
+from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import LedgerqError, Unreachable
 from ledgerq.runtime.process_name import process_name
 from ledgerq.wire.arq_json import from_wire, to_wire
 from ledgerq.wire.envelope import CRON_PREFIX, MAX_JOB_ID
-from ledgerq.worker.settings import WorkerConfig
 
 _ARQ_TLS = {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"}
 _PASSING = ("MASTERDOWN", "LOADING", "CLUSTERDOWN")  # what a server says that is of no use for now
@@ -72,7 +72,7 @@ def tick_id(job_id: str, queue: str) -> str:
     return named
 
 
-def connect(config: WorkerConfig) -> ArqRedis:
+def connect(config: BrokerConfig) -> ArqRedis:
     """A client with a pool of its own; no connection is opened yet. Bodies and results are JSON."""
     url = config.redis_url.get_secret_value()
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -221,7 +221,7 @@ def address_of(redis: ArqRedis) -> str:
     return f"{place}, database {where.get('db', 0)}"
 
 
-def settings_for_arq_check(config: WorkerConfig) -> RedisSettings:
+def settings_for_arq_check(config: BrokerConfig) -> RedisSettings:
     """What `arq --check` needs; everything else uses `connect`."""
     where = ConnectionPool.from_url(config.redis_url.get_secret_value()).connection_kwargs
     tls = {name: value for name, value in where.items() if name in _ARQ_TLS}

@@ -31,6 +31,7 @@ from ledgerq.cli.output import (
     say,
     spelt_out,
 )
+from ledgerq.config import load_config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import NotBuried, UsageError
@@ -38,7 +39,6 @@ from ledgerq.settings import load
 from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.tables import DeadLetter
-from ledgerq.worker.settings import load_config
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from ledgerq.cli.find_app import AppName, tables_of_app
 from ledgerq.cli.limits import LIMIT, run_within
 from ledgerq.cli.options import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
 from ledgerq.cli.output import complain, print_attempts, print_fields, print_json, print_rows, say
+from ledgerq.config import Config, load_config
 from ledgerq.errors import LedgerqError, UsageError
 from ledgerq.store.tables import JobState
-from ledgerq.worker.settings import Config, load_config
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 

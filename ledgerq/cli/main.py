@@ -21,16 +21,16 @@ from ledgerq.cli.options import AsJson, checked_payload
 from ledgerq.cli.output import complain, err, out, plain, print_json, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
+from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
 from ledgerq.database.engine import open_database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import LedgerqError, UsageError
 from ledgerq.logs import configure_logging
-from ledgerq.settings import load, refuse_unknown
+from ledgerq.settings import PREFIX, load, refuse_unknown
 from ledgerq.store.schema import current_revision
 from ledgerq.store.schema import migrate as migrate_schema
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.build import build_worker, run_to_the_end
-from ledgerq.worker.settings import PREFIX, CommandSettings, Config, WorkerConfig, load_config
 
 commands = typer.Typer(
     name="ledgerq",

@@ -1,4 +1,4 @@
-"""Servers of our own, for `ledgerq dev`, `ledgerq demo` and the tests: real ones, out of Python wheels.
+"""Servers of our own, for `ledgerq dev`, `make demo` and the tests: real ones, out of Python wheels.
 
 Each runs for the length of a block, in a folder that only its owner can enter and on a socket in there.
 """

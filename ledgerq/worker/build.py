@@ -16,13 +16,13 @@ from arq.worker import Function, func, get_kwargs
 from ledgerq.app import App
 from ledgerq.broker.claims import LeaseSettings
 from ledgerq.broker.connection import connect, settings_for_arq_check
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
 from ledgerq.wire.envelope import CRON_PREFIX
 from ledgerq.worker.arq_functions import dispatcher
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
-from ledgerq.worker.settings import Config, WorkerConfig
 from ledgerq.worker.worker import JobWorker
 
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides

@@ -8,6 +8,7 @@ import structlog
 from ledgerq.app import App
 from ledgerq.broker.presence import ALIVE, keep_beating
 from ledgerq.broker.relay import Relay
+from ledgerq.config import Config
 from ledgerq.database.engine import Database, build_database
 from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.forks import end_in_children
@@ -15,7 +16,6 @@ from ledgerq.runtime.process_name import process_name
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
 from ledgerq.worker.arq_functions import RESOURCES, Resources
-from ledgerq.worker.settings import Config
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 

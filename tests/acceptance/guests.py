@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from db import projects
 from db.inputs import NewProject
+from ledgerq.config import load_config
 from ledgerq.job import JobContext, Kind
 from ledgerq.logs import configure_logging
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.build import build_worker, run_to_the_end
-from ledgerq.worker.settings import load_config
 from worker.app import app
 
 

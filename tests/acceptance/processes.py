@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ledgerq.worker.settings import Config
+from ledgerq.config import Config
 from tests.acceptance import forked
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,10 +18,10 @@ from db.models import Project, Task
 from examples.api.app import create_app
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.store.tables import AuditLog
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.acceptance.processes import ROOT, environment, worker_process
 from tests.support import count, eventually, new_project, new_task
 

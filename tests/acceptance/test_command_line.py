@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from db.models import Task
 from jobs.kinds import CATALOGUE
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
-from ledgerq.worker.settings import Config
 from tests.acceptance.processes import (
     ROOT,
     environment,

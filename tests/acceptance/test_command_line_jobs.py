@@ -11,6 +11,7 @@ from db.models import Project, Task
 from jobs.kinds import CreateProject, CreateTask
 from ledgerq.cli.main import commands as root
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import DeadLetterReason
@@ -22,7 +23,6 @@ from ledgerq.staging import stage
 from ledgerq.store import dead_letters, inbox
 from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, encode
-from ledgerq.worker.settings import Config
 from tests.acceptance.processes import environment, ledgerq, ledgerq_anew, one_line
 from tests.support import count, delivery, new_project, process_one, rows
 from worker.app import app

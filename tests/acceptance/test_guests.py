@@ -12,9 +12,9 @@ import pytest
 
 from db.models import Project
 from ledgerq.client import JobClient, JobFailed
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.store.tables import DeadLetter, ProcessedJob
-from ledgerq.worker.settings import Config
 from tests.acceptance.guests import Guest
 from tests.acceptance.processes import worker_process
 from tests.acceptance.test_shutdown import backends

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ledgerq.cli import limits
-from ledgerq.worker.settings import Config
+from ledgerq.config import Config
 from tests.acceptance.processes import ROOT, environment, ledgerq, one_line
 
 

@@ -8,8 +8,8 @@ from jobs.kinds import CreateTask
 from ledgerq.broker.connection import connect
 from ledgerq.broker.presence import living_workers
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
-from ledgerq.worker.settings import Config
 from tests.acceptance.processes import OURS, Process, environment
 from tests.support import done, eventually, new_project
 

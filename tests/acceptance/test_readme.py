@@ -10,10 +10,10 @@ from typer.main import get_command
 
 from db.models import Task
 from ledgerq.cli.main import commands as app
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.settings import variables
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.acceptance.processes import ROOT, worker_process
 from tests.support import rows
 

@@ -18,8 +18,8 @@ from jobs.kinds import CreateTask
 from ledgerq import embedded
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
-from ledgerq.worker.settings import Config
 from tests.acceptance.processes import OURS, STOCK, Process, worker_process
 from tests.support import count, effects, eventually, new_project, waiting_for_a_lock
 

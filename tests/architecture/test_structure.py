@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path for part in ("db", "jobs", "worker") for path in (ROOT / part).rglob("*.py"))
+SOURCES = sorted(
+    path for part in ("ledgerq", "db", "jobs", "worker") for path in (ROOT / part).rglob("*.py")
+)
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -15,9 +15,9 @@ _TERMS, _RETIRED_TABLE = GLOSSARY.split("## Retired names")
 RETIRED = set(re.findall(r"^\| `([\w.]+)` \|", _RETIRED_TABLE, re.MULTILINE))
 EVENTS = {name for name in RETIRED if "." in name}
 PREFIXES = ("MOST_", "LONGEST_", "LEAST_")
-FOLDERS = ("db", "jobs", "worker", "migrations", "examples")
+FOLDERS = ("ledgerq", "db", "jobs", "worker", "migrations", "examples")
 PYTHON = sorted(path for each in FOLDERS for path in (ROOT / each).rglob("*.py"))
-LUA = sorted((ROOT / "worker" / "lua").glob("*.lua"))
+LUA = sorted((ROOT / "ledgerq" / "broker" / "lua").glob("*.lua"))
 PAGES = [
     ROOT / "README.md",
     *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "glossary.md"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledgerq.worker.settings import WorkerConfig
+from ledgerq.config import WorkerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = (sys.executable, "-m", "tests.chaos.worker")

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.chaos.checker import Found, Verdict
 from tests.chaos.fleet import Fleet
 from tests.chaos.world import Fault, World

@@ -22,12 +22,12 @@ from db.database import open_database
 from jobs.kinds import CreateTask
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import load_config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.staging import stage
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.settings import load_config
 from tests.chaos.guests import expected, some_guest
 from tests.chaos.kinds import ChaosBlock, ChaosConflict, ChaosEffects, ChaosFlaky
 from tests.chaos.poison import invalid_body, invalid_payload

@@ -9,8 +9,8 @@ from typing import Any
 import ledgerq.broker.scripts
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import WorkerConfig
 from ledgerq.errors import LedgerqError
-from ledgerq.worker.settings import WorkerConfig
 from tests.chaos import checker
 from tests.chaos.bugs import BUGS
 from tests.chaos.bugs_around import replace

@@ -22,10 +22,10 @@ def main() -> None:
         _skew(skew)
     from redis.exceptions import RedisError  # noqa: PLC0415 - after the clock
 
+    from ledgerq.config import load_config  # noqa: PLC0415
     from ledgerq.errors import LedgerqError  # noqa: PLC0415
     from ledgerq.logs import configure_logging  # noqa: PLC0415
     from ledgerq.worker.build import build_worker, run_to_the_end  # noqa: PLC0415
-    from ledgerq.worker.settings import load_config  # noqa: PLC0415
     from tests.chaos.bugs import install  # noqa: PLC0415
     from tests.chaos.kinds import chaos_app  # noqa: PLC0415
 

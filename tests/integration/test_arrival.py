@@ -5,12 +5,12 @@ from typing import ClassVar
 from pydantic import field_validator
 
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
 from ledgerq.store.tables import DeadLetter, ProcessedJob
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker, rows
 
 

@@ -19,6 +19,7 @@ from db.models import Task, TaskPriority, TaskStatus
 from db.tasks import change_status
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask
 from ledgerq.client import JobClient, results
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import RetryLater
@@ -32,7 +33,6 @@ from ledgerq.staging import stage_many
 from ledgerq.store.tables import AuditLog, DeadLetter, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import encode
 from ledgerq.wire.request import Request
-from ledgerq.worker.settings import Config
 from tests.support import count, delivery, done, drain, new_project, our_worker, process_one, rows
 from worker.app import app
 

@@ -9,8 +9,8 @@ import pytest
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
 from ledgerq.broker.connection import connect
 from ledgerq.broker.keys import failures_key, workers_key
+from ledgerq.config import Config
 from ledgerq.wire.envelope import MAX_BODY_BYTES
-from ledgerq.worker.settings import Config
 from tests.support import eventually
 
 QUEUE = "arq:queue"

@@ -16,6 +16,7 @@ from ledgerq.admin.cancel import CancelAnswer, StillRuns, cancel
 from ledgerq.broker import keys
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient, JobFailed, ResultExpired
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -27,7 +28,6 @@ from ledgerq.staging import stage
 from ledgerq.store import inbox
 from ledgerq.store.tables import Action, AuditLog, JobState, OutboxMessage
 from ledgerq.wire.envelope import Envelope, encode
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import count, delivery, eventually, process_one, rows, waiting_for_a_lock
 from worker.app import app
 

@@ -20,8 +20,8 @@ from ledgerq.broker.notifier import QueueNotifier
 from ledgerq.broker.presence import note_wait
 from ledgerq.broker.requirements import unfit
 from ledgerq.client import JobClient
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import redis_number
 
 LAUNCH = CreateProject(name="Launch")

@@ -16,13 +16,13 @@ from jobs.kinds import CreateProject, create_project
 from ledgerq.broker.claims import Broker
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.errors import Permanent, Snooze
 from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
 from ledgerq.store.tables import JobState, ProcessedJob
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.settings import Config
 from ledgerq.worker.worker import JobWorker
 from tests.support import count, done, drain, eventually, letter, our_worker, rows
 

@@ -16,6 +16,7 @@ from jobs import kinds
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, CreateWorker, DeleteTask
 from ledgerq.broker.connection import connect
 from ledgerq.client import EnqueuedJob, JobClient, JobFailed, results
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
@@ -24,7 +25,6 @@ from ledgerq.store.tables import AuditLog, DeadLetter, ProcessedJob
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request
 from ledgerq.worker.build import worker_settings
-from ledgerq.worker.settings import Config
 from tests.support import (
     both_engines,
     count,

@@ -8,11 +8,11 @@ from sqlalchemy.engine import URL
 
 from db.database import build_database
 from ledgerq.admin import health
+from ledgerq.config import Config
 from ledgerq.database.engine import Database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
 from ledgerq.store.grants import lasting_locks, missing_grants, read_only, require_grants
-from ledgerq.worker.settings import Config
 from tests.support import own
 
 LIMITED = own("limited")

@@ -7,8 +7,8 @@ from arq.jobs import JobStatus, ResultNotFound
 from jobs.kinds import CreateProject
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
-from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker
 from worker.app import app
 

@@ -14,6 +14,7 @@ from ledgerq.admin import dead_letters as worker_letters
 from ledgerq.admin.dead_letters import BulkResult, ReplayResult, replay_all
 from ledgerq.broker import keys
 from ledgerq.broker.connection import connect
+from ledgerq.config import WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
@@ -26,7 +27,6 @@ from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter, Letter
 from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, encode
-from ledgerq.worker.settings import WorkerConfig
 from tests.support import count, delivery, letter, new_project, process_one, rows, staged_delivery
 from worker.app import app
 

@@ -10,10 +10,10 @@ from arq.connections import RedisSettings
 
 from jobs.kinds import CreateProject
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.staging import stage
-from ledgerq.worker.settings import Config
 from tests.support import done, eventually, our_worker
 from worker.app import app
 

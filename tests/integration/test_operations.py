@@ -18,6 +18,7 @@ from ledgerq.admin.status import status
 from ledgerq.broker import keys
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient, JobFailed
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.execution.registry import Registry
@@ -25,7 +26,6 @@ from ledgerq.job import JobContext, Kind
 from ledgerq.staging import stage
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.settings import Config
 from tests.support import count, eventually, halt, our_worker, rows
 
 QUEUE = "arq:queue"

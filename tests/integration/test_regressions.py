@@ -19,6 +19,7 @@ from ledgerq.broker.connection import connect
 from ledgerq.broker.keys import failures_key
 from ledgerq.broker.relay import Relay
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -34,7 +35,6 @@ from ledgerq.store import inbox
 from ledgerq.store.tables import DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request, Unique
-from ledgerq.worker.settings import Config
 from tests.support import (
     count,
     delivery,

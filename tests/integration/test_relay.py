@@ -14,6 +14,7 @@ from jobs.kinds import CreateProject, CreateTask
 from ledgerq.broker.connection import connect
 from ledgerq.broker.relay import Relay, _body
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -21,7 +22,6 @@ from ledgerq.staging import stage_many
 from ledgerq.store.tables import AuditLog, DeadLetter, OutboxMessage
 from ledgerq.wire.envelope import decode
 from ledgerq.wire.request import Request
-from ledgerq.worker.settings import Config
 from tests.support import count, done, drain, eventually, new_project, our_worker, rows
 from worker.app import app
 
@@ -73,7 +73,7 @@ async def test_a_job_by_sql_runs_too(config: Config, sessions: Sessions) -> None
 async def test_on_sqlite_too(redis_url: str, sqlite_url: object) -> None:
     """The smallest use: one worker, one file, the same promise."""
     database = DatabaseConfig(url=sqlite_url)
-    from ledgerq.worker.settings import WorkerConfig  # noqa: PLC0415
+    from ledgerq.config import WorkerConfig  # noqa: PLC0415
 
     config = Config(WorkerConfig(redis_url=redis_url, poll_delay=0.02), database)
     async with open_database(database) as opened:

@@ -12,7 +12,7 @@ from ledgerq import embedded
 from ledgerq.admin import health
 from ledgerq.broker.connection import RedisRefuses, connect, require_redis
 from ledgerq.broker.requirements import OUTSIDE_SCRIPTS, missing
-from ledgerq.worker.settings import Config, WorkerConfig
+from ledgerq.config import Config, WorkerConfig
 
 SCRIPTS = Path(health.__file__).parent / "lua"
 OUTSIDE = {words[0] for words in OUTSIDE_SCRIPTS}

@@ -13,6 +13,7 @@ from db import projects
 from db.inputs import NewProject, ProjectChanges
 from db.models import Project
 from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.process import process
@@ -21,7 +22,6 @@ from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
 from ledgerq.store.tables import AuditLog
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.settings import Config
 from tests.support import (
     count,
     delivery,

@@ -24,6 +24,7 @@ from ledgerq.broker.presence import beat, living_workers
 from ledgerq.broker.relay import Relay
 from ledgerq.broker.remove import remove_from_queue
 from ledgerq.client import IdHeld, JobClient, ResultExpired
+from ledgerq.config import Config
 from ledgerq.database.engine import Database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -32,7 +33,6 @@ from ledgerq.store import dead_letters, outbox
 from ledgerq.store.tables import JobState, OutboxMessage
 from ledgerq.wire.envelope import Envelope, decode, encode, queue_of
 from ledgerq.wire.request import Unique
-from ledgerq.worker.settings import Config
 from tests.support import drain, our_worker, rows
 from worker.app import app
 

@@ -15,6 +15,7 @@ from ledgerq.admin.status import Ledger, Queue, Status, status
 from ledgerq.broker import keys, presence
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
+from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -22,7 +23,6 @@ from ledgerq.execution import interventions
 from ledgerq.execution.retry import Policy
 from ledgerq.staging import stage
 from ledgerq.store.tables import JobState, OutboxMessage
-from ledgerq.worker.settings import Config, WorkerConfig
 from tests.support import delivery, process_one, rows
 from worker.app import app
 

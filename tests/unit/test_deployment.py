@@ -10,9 +10,9 @@ import yaml
 from typer.main import get_command
 
 from ledgerq.cli.main import commands as app
+from ledgerq.config import WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.settings import variables
-from ledgerq.worker.settings import WorkerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -16,9 +16,9 @@ from redis.asyncio.connection import (
 
 from ledgerq.broker.connection import address_of, connect, settings_for_arq_check
 from ledgerq.broker.redis_url import _KNOWN
+from ledgerq.config import WorkerConfig
 from ledgerq.errors import SettingError
 from ledgerq.settings import load
-from ledgerq.worker.settings import WorkerConfig
 
 
 def refusal(url: str) -> str:

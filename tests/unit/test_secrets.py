@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledgerq.broker.connection import address_of, connect
+from ledgerq.config import WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import LedgerqError
 from ledgerq.settings import load
-from ledgerq.worker.settings import WorkerConfig
 
 PARTS = ("Zq7x", "Kw9v", "jf3r")  # between them come the characters that may confuse
 DATABASE_URLS = (

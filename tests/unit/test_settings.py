@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ledgerq.config import WorkerConfig, load_config
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
 from ledgerq.settings import load, variables
-from ledgerq.worker.settings import WorkerConfig, load_config
 
 SECRET = "hunter2"
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
 from db.models import Project, Task, Worker
-from db.soft_delete import INCLUDE_DELETED
+from db.models.soft_delete import INCLUDE_DELETED
 from ledgerq.tables import AuditLog, DeadLetter, ProcessedJob
 
 _EVERYTHING = {INCLUDE_DELETED: True}

@@ -1,40 +1,19 @@
-"""How the worker runs. All times are seconds."""
+"""The settings of a process: how a worker runs, where Redis and the database are. All times are seconds."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from arq.constants import (
-    abort_jobs_ss,
-    health_check_key_suffix,
-    in_progress_key_prefix,
-    job_key_prefix,
-    result_key_prefix,
-    retry_key_prefix,
-)
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from ledgerq.broker.redis_url import understood
+from ledgerq.broker.settings import BrokerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
 from ledgerq.execution.retry import Policy
 from ledgerq.runtime.process_name import process_name
-from ledgerq.settings import Settings, load, refuse_unknown
+from ledgerq.settings import PREFIX, Settings, load, refuse_unknown
 
-PREFIX = "LEDGERQ_"
 DAY = 86_400
-_NO_QUEUES = (  # keys that are something else, ours or arq's
-    *(job_key_prefix, in_progress_key_prefix, result_key_prefix, retry_key_prefix),
-    *(abort_jobs_ss, "ledgerq:"),
-)
-
-
-def _queue(key: str) -> str:
-    if not key.isprintable() or " " in key or "|" in key or key.strip("\"'") != key:
-        raise ValueError("holds a blank, a control character, a | or a quotation mark at an end")
-    if key.startswith(_NO_QUEUES) or key.endswith(health_check_key_suffix):
-        raise ValueError("is the name of a key that ledgerq or arq use for something else")
-    return key
 
 
 class CommandSettings(Settings):
@@ -45,21 +24,9 @@ class CommandSettings(Settings):
     app: str = Field(default="", description="the application, as module:attribute")
 
 
-class WorkerConfig(Settings):
+class WorkerConfig(BrokerConfig):
     """Read from the environment; every field's variable is in the README's table."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX)
-
-    redis_url: Annotated[SecretStr, AfterValidator(understood)] = Field(
-        validation_alias="REDIS_URL",
-        description="a URL such as redis://:password@host:6379/0, rediss://… or unix:///path",
-    )
-    queue: Annotated[str, AfterValidator(_queue)] = Field(
-        default="arq:queue",
-        min_length=1,
-        max_length=200,
-        description="the queue's key on Redis, as in arq: 1 to 200 characters",
-    )
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
