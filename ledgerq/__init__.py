@@ -2,6 +2,7 @@
 
 from ledgerq.app import App
 from ledgerq.audit import Action, Change, Origin
+from ledgerq.broker.settings import BrokerConfig
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.errors import LedgerqError, Permanent, Refused, RetryLater, Snooze
 from ledgerq.job import JobContext, Kind
@@ -22,6 +23,7 @@ from ledgerq.wire.request import Request, Unique
 __all__ = [
     "Action",
     "App",
+    "BrokerConfig",
     "Change",
     "Database",
     "DatabaseConfig",

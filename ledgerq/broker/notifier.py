@@ -9,13 +9,14 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError, RedisError
 
-from ledgerq.backoff import Backoff
+from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -23,47 +24,60 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 _SILENCE = 15.0  # seconds after which the connection is asked whether it still is one
 _APART = 0.002  # seconds between two readings of a worker that waits for changes
 _APART_AT_WORK = 0.5  # … the longest, of one that has no room for more jobs
+_AGAIN = 0.1  # seconds after the end of a connection
 _INVALIDATIONS = "__redis__:invalidate"
 _EMPTIED = re.compile(rb"[*$]-1\r\n")  # a message about no key in particular: all are gone
 
 
 class QueueNotifier:
-    """Listens on a connection of its own. `listening` is False while changes may go unheard."""
+    """Listens on a connection of its own.
+
+    Args:
+        pool: how to reach Redis.
+        prefixes: of the keys whose changes matter.
+        on_listening: is told whether changes are heard from now on.
+        on_change: is called when something has changed, or may have.
+        on_emptied: is called when Redis lost all keys.
+        interested: set while somebody wants to hear.
+    """
 
     def __init__(
         self,
         pool: ConnectionPool,
         prefixes: Sequence[str],
         *,
+        on_listening: Callable[[bool], None],
         on_change: Callable[[], None],
         on_emptied: Callable[[], None],
         interested: asyncio.Event,
     ) -> None:
         self._pool, self._prefixes = pool, prefixes
-        self._on_change, self._on_emptied = on_change, on_emptied
+        self._on_listening, self._on_change, self._on_emptied = on_listening, on_change, on_emptied
         self._interested = interested
-        self.is_listening = False
+        self._refused = False  # and told of
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        backoff = Backoff()
-        while True:
-            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-            try:
-                await self._subscribe(connection)
-                self.is_listening = True
-                backoff.reset()
-                self._on_change()  # something may have changed before
-                await self._listen(connection)
-            except NoPermissionError as error:
-                if backoff.failures == 0:
-                    log.warning("notifier.not_permitted", error=one_line(error))
-            except (RedisError, OSError, TimeoutError) as error:
-                log.debug("notifier.disconnected", error=one_line(error))
-            finally:
-                self.is_listening = False
-                await connection.disconnect(nowait=True)
-            await asyncio.sleep(backoff.next())
+        failed = partial(log.debug, "notifier.disconnected")
+        await keep_going(self.run_once, RedisError, OSError, TimeoutError, failed=failed)
+
+    async def run_once(self) -> float:
+        """Listen for as long as the connection lasts."""
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self._subscribe(connection)
+            self._on_listening(True)
+            self._on_change()  # something may have changed before
+            await self._listen(connection)
+        except NoPermissionError as error:
+            if not self._refused:
+                log.warning("notifier.not_permitted", error=one_line(error))
+            self._refused = True
+            raise
+        finally:
+            self._on_listening(False)
+            await connection.disconnect(nowait=True)
+        return _AGAIN
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ledgerq.broker.keys import waits_key, workers_key
+from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -74,14 +76,15 @@ async def keep_beating(
     A worker whose lease slips is known to live if it beats three times in a lease.
     """
     key = workers_key(redis.default_queue_name)
+
+    async def beat_once() -> float:
+        if alive():
+            await beat(redis, worker)
+        return min(interval, BEAT)
+
     try:
-        while True:
-            try:
-                if alive():
-                    await beat(redis, worker)
-            except (RedisError, OSError) as error:
-                log.warning("heartbeat.failed", error=one_line(error))
-            await asyncio.sleep(min(interval, BEAT))
+        failed = partial(log.warning, "heartbeat.failed")
+        await keep_going(beat_once, RedisError, OSError, failed=failed)
     finally:
         try:
             async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself

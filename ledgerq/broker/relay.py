@@ -6,6 +6,7 @@ keeps twice, the inbox settles.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -14,12 +15,12 @@ from pydantic_core import to_json
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledgerq.backoff import Backoff
 from ledgerq.broker.keys import epoch_key
 from ledgerq.broker.scripts import HELD, script
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import LedgerqError, Undecodable
+from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.store import outbox
 from ledgerq.store.outbox import STAGED, listen
 from ledgerq.store.tables import OutboxMessage
@@ -36,6 +37,8 @@ from ledgerq.wire.envelope import (
 
 BATCH = 500  # messages in one round trip
 _MAX_LOGGED = 10_000
+_AGAIN = 0.1  # seconds after the end of a connection
+_TROUBLE = (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError)
 
 log = structlog.stdlib.get_logger("ledgerq.relay")
 
@@ -58,39 +61,34 @@ class Relay:
 
     async def run(self) -> None:
         """Relay until cancelled, whatever Redis and the database do meanwhile."""
-        backoff = Backoff()
-        while True:
-            self._woken.clear()
-            try:
-                full = await self.step() == BATCH
-            except (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
-                if backoff.failures == 0:
-                    log.warning("relay.unavailable", error=one_line(error))
-                await asyncio.sleep(backoff.next())
-                continue
-            if backoff.failures:
-                log.info("relay.recovered", failures=backoff.failures)
-                backoff.reset()
-            if not full:
-                await self._pause()
+        await keep_going(
+            self.run_once,
+            *_TROUBLE,
+            failed=partial(log.warning, "relay.unavailable"),
+            recovered=partial(log.info, "relay.recovered"),
+            wake=self._woken,
+        )
+
+    async def run_once(self) -> float:
+        """Put on Redis what is due now; a full batch has more behind it."""
+        return 0 if await self.dispatch() == BATCH else self.interval
 
     async def listen(self, database: Database) -> None:
         """Look at once when the database tells that something was staged, until cancelled."""
-        backoff = Backoff()
-        while True:
-            try:
-                await listen(database, STAGED, self.wake)
-                backoff.reset()
-            except (SQLAlchemyError, LedgerqError, OSError, TimeoutError) as error:
-                log.debug("relay.listener_disconnected", error=one_line(error))
-            await asyncio.sleep(backoff.next())
 
-    async def step(self) -> int:
+        async def listen_once() -> float:
+            await listen(database, STAGED, self.wake)
+            return _AGAIN
+
+        failed = partial(log.debug, "relay.listener_disconnected")
+        await keep_going(listen_once, *_TROUBLE, failed=failed)
+
+    async def dispatch(self) -> int:
         """Put on Redis what is due now, a batch at most; answers with how many."""
         async with self._one_at_a_time:
-            return await self._step()
+            return await self._dispatch()
 
-    async def _step(self) -> int:
+    async def _dispatch(self) -> int:
         await self._notice_loss()
         async with transaction(self.sessions) as session:
             due = await outbox.take_due(session, BATCH)
@@ -155,13 +153,6 @@ class Relay:
                 await outbox.due_now(session, [message.job_id for message in messages])
         except (SQLAlchemyError, LedgerqError) as error:
             log.warning("relay.dispatched_later", jobs=len(messages), error=one_line(error))
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self.interval):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
 
 
 def _body(message: OutboxMessage, queue: str) -> bytes:

@@ -81,7 +81,7 @@ def worker(
     configure_logging(config.worker.log_format, config.worker.log_level)
     if processes > 1:
         raise typer.Exit(asyncio.run(Supervisor(processes).run()))
-    worker = build_worker(found, config)
+    worker = build_worker(found, config, owns_process=True)
     if supervised:
         stop_with_supervisor(worker.loop)
     run_to_the_end(worker)

@@ -2,5 +2,14 @@
 
 from ledgerq.embedded.both import Servers, postgresql, redis, servers, stop
 from ledgerq.embedded.own_folder import open_private
+from ledgerq.embedded.process import EmbeddedServerError
 
-__all__ = ["Servers", "open_private", "postgresql", "redis", "servers", "stop"]
+__all__ = [
+    "EmbeddedServerError",
+    "Servers",
+    "open_private",
+    "postgresql",
+    "redis",
+    "servers",
+    "stop",
+]

@@ -1,22 +1,27 @@
 """What runs beside the jobs for as long as the worker does, and must not end before it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
 import structlog
+
+from ledgerq.backoff import Backoff
+from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
 class BackgroundTasks:
-    """Keeps coroutines running until they are ended together."""
+    """Tasks that are ended together."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run this until `end`; whatever it raises is logged, and it is begun again."""
-        self._tasks.append(asyncio.create_task(_keep_running(work)))
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it until `end`."""
+        self._tasks.append(asyncio.create_task(work))
 
     async def end(self, seconds: float = 5) -> None:
         """Cancel all, and wait for them, but not for ever."""
@@ -30,10 +35,46 @@ class BackgroundTasks:
                 return
 
 
-async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
+async def keep_going(
+    run_once: Callable[[], Awaitable[float]],
+    *expected: type[Exception],
+    failed: Callable[..., Any],
+    recovered: Callable[..., Any] | None = None,
+    wake: asyncio.Event | None = None,
+) -> None:
+    """Do a part of some work again and again, until cancelled, whatever it raises.
+
+    Args:
+        run_once: does a part; answers how many seconds later to do the next one, at the latest.
+        *expected: what may fail without being a fault of ours, such as a server that does not answer.
+        failed: is told the first such error of several in a row, as `error`.
+        recovered: is told how many failed when one does not, as `failures`.
+        wake: when set, the next part is done now.
+    """
+    backoff = Backoff()
     while True:
+        if wake:
+            wake.clear()
         try:
-            await work()
+            pause = await run_once()
+        except expected as error:
+            if backoff.failures == 0:
+                failed(error=one_line(error))
+            await asyncio.sleep(backoff.next())
         except Exception:
             log.exception("background_task.failed")
-            await asyncio.sleep(1)
+            await asyncio.sleep(backoff.next())
+        else:
+            if backoff.failures and recovered:
+                recovered(failures=backoff.failures)
+            backoff.reset()
+            await _rest(pause, wake)
+
+
+async def _rest(seconds: float, wake: asyncio.Event | None) -> None:
+    if wake is None or seconds <= 0:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wake.wait()

@@ -14,6 +14,7 @@ from ledgerq.database.engine import Database, Tables, unreachable
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import LockTimeout, MigrationFailed, SchemaAhead, SchemaBehind
+from ledgerq.store import triggers as _triggers  # noqa: F401 - it adds them to the tables
 from ledgerq.store.tables import METADATA
 
 

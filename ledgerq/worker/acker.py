@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
-from ledgerq.backoff import Backoff
 from ledgerq.broker.claims import Ack, Broker
-from ledgerq.text import one_line
+from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -33,17 +33,18 @@ class Acker:
 
     async def run(self) -> None:
         """Send what has come, until cancelled."""
-        backoff = Backoff()
-        while True:
-            await self._queued.wait()
-            try:
-                await self._send()
-                backoff.reset()
-            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                self.on_trouble()
-                if backoff.failures == 0:
-                    log.warning("ack.delayed", error=one_line(error))
-                await asyncio.sleep(backoff.next())
+        # redis-py raises more than its own errors on a connection that was cut
+        await keep_going(self.run_once, Exception, failed=partial(log.warning, "ack.delayed"))
+
+    async def run_once(self) -> float:
+        """Wait for endings, and send those that came together."""
+        await self._queued.wait()
+        try:
+            await self._send()
+        except Exception:
+            self.on_trouble()
+            raise
+        return 0
 
     async def _send(self) -> None:
         batch = self._waiting[:MAX_AT_ONCE]  # stays there until Redis has answered

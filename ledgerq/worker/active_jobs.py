@@ -28,20 +28,26 @@ class CancelReason(Enum):
 
 
 class ActiveJobs:
-    """Runs claims as tasks. `tasks` and `jobs` are arq's own dictionaries, which its users may look at."""
+    """Runs claims as tasks, and owns them. `tasks` and `jobs` are by job id, as in arq, whose users may look at them.
+
+    Args:
+        executor: runs them.
+        acker: ends them on Redis.
+        on_ended: is called when one has ended.
+        batches: is told of those that share a transaction.
+    """
 
     def __init__(
         self,
         executor: Executor,
         acker: Acker,
-        tasks: dict[str, asyncio.Task[None]],
-        jobs: dict[str, asyncio.Task[Any]],
         *,
         on_ended: Callable[[], None],
         batches: BatchSize,
     ) -> None:
         self._executor, self._acker, self._on_ended = executor, acker, on_ended
-        self._tasks, self._jobs = tasks, jobs
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.jobs: dict[str, asyncio.Task[Any]] = {}
         self._reasons: dict[str, CancelReason] = {}
         self.isolated = False  # the job that runs is one that may take its worker along
         self._batches = batches
@@ -61,28 +67,28 @@ class ActiveJobs:
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
         """Begin with a job, unless it runs here already; an aborted one is only ended."""
-        if claim.job_id in self._tasks:
+        if claim.job_id in self.tasks:
             return
         self.isolated = self.isolated or claim.runs_isolated
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
-        self._tasks[claim.job_id] = task
+        self.tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._ended(claim.job_id))
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
         """Cancel a job if it runs; the first reason is the one that counts."""
-        job = self._jobs.get(job_id)
+        job = self.jobs.get(job_id)
         if job and job_id not in self._reasons:
             self._reasons[job_id] = why
             job.cancel()
 
     def cancel_everything(self) -> None:
         """The worker stops. May be called again: some code swallows a cancellation."""
-        for job_id, job in self._jobs.items():
+        for job_id, job in self.jobs.items():
             self._reasons.setdefault(job_id, CancelReason.STOPPING)
             job.cancel()
 
     def _ended(self, job_id: str) -> None:
-        del self._tasks[job_id]
+        del self.tasks[job_id]
         self.isolated = False
         self._on_ended()
 
@@ -95,27 +101,27 @@ class ActiveJobs:
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
-        claims = [claim for claim in claims if claim.job_id not in self._tasks]
+        claims = [claim for claim in claims if claim.job_id not in self.tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))
         for claim in claims:
-            self._tasks[claim.job_id] = task
+            self.tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._batch_ended(claims))
 
     def _batch_ended(self, claims: Sequence[Claim]) -> None:
         self._batches.ended(len(claims))
         for claim in claims:
-            del self._tasks[claim.job_id]
+            del self.tasks[claim.job_id]
         self._on_ended()
 
     async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
-        job, started = asyncio.create_task(self._executor.run_batch(claims)), time.monotonic()
-        self._jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
+        job, started = asyncio.create_task(self._executor.run(claims)), time.monotonic()
+        self.jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
         try:
             await asyncio.wait({job})
         finally:
             for claim in claims:
-                del self._jobs[claim.job_id]
+                del self.jobs[claim.job_id]
         self._batches.learn(len(claims), time.monotonic() - started)
         if not job.cancelled() and job.exception() is None:
             for claim in claims:
@@ -148,11 +154,12 @@ class ActiveJobs:
         await self._executor.after(claims)
 
     async def _run(self, claim: Claim) -> Ack:
-        job = self._jobs[claim.job_id] = asyncio.create_task(self._executor.run(claim))
+        job: asyncio.Task[list[Ack]] = asyncio.create_task(self._executor.run([claim]))
+        self.jobs[claim.job_id] = job
         try:
             await asyncio.wait({job})
         finally:
-            del self._jobs[claim.job_id]
+            del self.jobs[claim.job_id]
             why = self._reasons.pop(claim.job_id, None)
         if job.cancelled() and why is None:  # nobody asked for it but the job
             return await self._executor.broken(claim, CancelledByItself())
@@ -160,11 +167,11 @@ class ActiveJobs:
             return await self._cancelled(claim, why)
         if (error := job.exception()) is not None:
             return await self._executor.broken(claim, error)
-        ack: Ack = job.result()
+        [ack] = job.result()
         return ack
 
     async def _cancelled(self, claim: Claim, why: CancelReason | None) -> Ack:
         if why is CancelReason.ABORTED:
             return await self._executor.aborted(claim)
-        self._executor.handed_back()
-        return Ack(claim.job_id, "release", 1000 if why is CancelReason.CANCELLED else 0)
+        delay = 1000 if why is CancelReason.CANCELLED else 0
+        return self._executor.handed_back(claim, delay=delay)

@@ -1,107 +1,75 @@
-"""Our jobs as arq sees them: a coroutine for each kind, a claimed job as it was read, and what Redis keeps of it."""
+"""Jobs as arq's users know them: read from the queue, run with arq's rules and log lines, their results as arq keeps them."""
 
+import asyncio
 import logging
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, Self
 
-import structlog
-from arq import Retry as ArqRetry
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import serialize_result
-from arq.typing import WorkerCoroutine
-from arq.utils import timestamp_ms, to_ms, truncate
-from arq.worker import Worker
+from arq.jobs import deserialize_job_raw, serialize_result
+from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, truncate
+from arq.worker import Function, JobExecutionFailed, RetryJob, Worker
+from arq.worker import Retry as ArqRetry
 
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.broker.relay import Relay
-from ledgerq.database.engine import Database
-from ledgerq.database.transaction import transaction
-from ledgerq.errors import Undecodable
-from ledgerq.execution import interventions
-from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Completed, Outcome, Retry
-from ledgerq.execution.process import process
-from ledgerq.execution.registry import Registry
-from ledgerq.execution.report import failure_of, report
-from ledgerq.execution.retry import Policy
-from ledgerq.runtime.process_name import process_name
-from ledgerq.text import storable
-from ledgerq.wire.envelope import Envelope, check_job_id, has_ordering_key
+from ledgerq.execution.handlers import told_to_stop
+from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
+from ledgerq.text import one_line, storable
+from ledgerq.wire.envelope import Envelope
 
-log = structlog.stdlib.get_logger("ledgerq.jobs")
+log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
-RESOURCES = "ledgerq"  # our one entry in arq's ctx
-OURS = "ledgerq_kind"  # the attribute by which our engine knows our functions among arq's
 LATE = 1.2  # seconds after its time that arq's log calls delayed
+Hook = Callable[[dict[Any, Any]], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """What lives as long as the worker process."""
+class Options:
+    """What arq's worker was told, as far as running a job needs it; by arq's names."""
 
-    database: Database
-    registry: Registry
-    policy: Policy
-    relay: Relay
+    functions: Mapping[str, Function | CronJob]
+    queue_name: str
+    max_tries: int
+    retry_jobs: bool
+    log_results: bool
+    job_timeout_s: float
+    keep_result_s: float
+    keep_result_forever: bool
+    job_serializer: Callable[[dict[str, Any]], bytes] | None
+    job_deserializer: Callable[[bytes], dict[str, Any]] | None
+    on_job_start: Hook | None
+    on_job_end: Hook | None
+    after_job_end: Hook | None
 
-
-def dispatcher(name: str) -> WorkerCoroutine:
-    """The coroutine that arq calls for the kind of that name, or for a body that has no kind here.
-
-    Our own engine does not call it: it knows it by its mark and calls `run`.
-    """
-
-    async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
-        delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
-        [outcome] = await run(ctx[RESOURCES], [delivery], name)
-        if isinstance(outcome, Retry):
-            raise ArqRetry(defer=outcome.delay)
-        failure = failure_of(outcome)
-        if failure:
-            raise failure from None
-        return outcome.result  # type: ignore[union-attr]
-
-    dispatch.__qualname__ = name
-    setattr(dispatch, OURS, name)
-    return cast("WorkerCoroutine", dispatch)
+    @classmethod
+    def of(cls, worker: Worker) -> Self:
+        """Those of this worker."""
+        return cls(**{each.name: getattr(worker, each.name) for each in fields(cls)})
 
 
-async def run(resources: Resources, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
-    """Take deliveries of one kind to their ends; one log line for all of several that were completed."""
-    started = time.perf_counter()
-    outcomes = await process(
-        deliveries, resources.registry, resources.database.sessions, resources.policy
-    )
-    seconds = time.perf_counter() - started
-    completed = [isinstance(outcome, Completed) for outcome in outcomes]
-    if len(deliveries) > 1:
-        log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
-    _look_for_next(resources, deliveries)
-    for delivery, outcome, good in zip(deliveries, outcomes, completed, strict=True):
-        if not good or len(deliveries) == 1 or log.is_enabled_for(logging.DEBUG):
-            report(delivery, name, outcome, seconds)
-    return outcomes
+@dataclass(slots=True)
+class Counters:
+    """How many jobs of a worker have ended, and how."""
+
+    complete: int = 0
+    failed: int = 0
+    retried: int = 0
 
 
-def _look_for_next(resources: Resources, deliveries: Sequence[Delivery]) -> None:
-    """One of an ordering key has ended: the next may be due."""
-    if any(has_ordering_key(delivery.body) for delivery in deliveries):
-        resources.relay.wake()
+class Counted:
+    """An attribute by which a worker shows one of its `counters`, under arq's name."""
 
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-async def cancel_aborted(resources: Resources, delivery: Delivery) -> None:
-    """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
-    with suppress(Undecodable):  # then it can't have run, and never will
-        check_job_id(delivery.job_id)
-        envelope = delivery.envelope
-        async with transaction(resources.database.sessions) as session:
-            await interventions.cancel(
-                session, delivery.job_id, actor="arq", reason="Job.abort", envelope=envelope
-            )
+    def __get__(self, worker: Any, _: type | None = None) -> int:
+        return int(getattr(worker.counters, self._name))
+
+    def __set__(self, worker: Any, value: int) -> None:
+        setattr(worker.counters, self._name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +83,33 @@ class Call:
     attempt: int
     enqueued_ms: int
     started_ms: int
+    is_ours: bool = False
+
+    @classmethod
+    def read(cls, claim: Claim, options: Options) -> Self:
+        """The job that the claim's body asks for.
+
+        Raises:
+            SerializationError: it can't be read.
+        """
+        name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(
+            claim.body or b"", deserializer=options.job_deserializer
+        )
+        attempt = claim.attempt + max(0, (asked_try or 1) - 1)
+        return cls(claim, name, args, kwargs, attempt, enqueued_ms, timestamp_ms())
+
+    @classmethod
+    def of(cls, claim: Claim, envelope: Envelope) -> Self:
+        """A job of ours, from what was read of it."""
+        payload, sent, now = dict(envelope.payload), envelope.enqueued_ms, timestamp_ms()
+        attempt = claim.attempt + max(0, (envelope.attempt or 1) - 1)
+        return cls(claim, envelope.wire_name, (), payload, attempt, sent, now, is_ours=True)
+
+    @classmethod
+    def unread(cls, claim: Claim) -> Self:
+        """A job of which nothing but its claim is known."""
+        now = timestamp_ms()
+        return cls(claim, "<unknown>", (), {}, claim.attempt, now, now)
 
     @property
     def name(self) -> str:
@@ -138,47 +133,86 @@ class Call:
         late = (self.started_ms - self.claim.score) / 1000
         return again + (f" delayed={late:0.2f}s" if late > LATE else "")
 
-
-def called(claim: Claim, envelope: Envelope) -> Call:
-    """A job of ours, from what was read of it."""
-    return Call(
-        claim,
-        envelope.wire_name,
-        (),
-        dict(envelope.payload),
-        claim.attempt,
-        envelope.enqueued_ms,
-        timestamp_ms(),
-    )
+    def context(self, ctx: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What arq gives to functions and hooks."""
+        return {
+            **ctx,
+            "job_id": self.claim.job_id,
+            "job_try": self.attempt,
+            "enqueue_time": ms_to_datetime(self.enqueued_ms),
+            "score": int(self.claim.score) if isfinite(self.claim.score) else 0,
+        }
 
 
-def unread(claim: Claim) -> Call:
-    """A job of which nothing but its claim is known."""
-    now = timestamp_ms()
-    return Call(claim, "<unknown>", (), {}, claim.attempt, now, now)
-
-
-def shown_in_log(result: Any) -> str:
-    """A result, cut to length."""
+async def run_function(
+    call: Call,
+    function: Function | CronJob,
+    context: dict[Any, Any],
+    options: Options,
+    counters: Counters,
+) -> Ack:
+    """Run a function of arq's users. Raises nothing but a cancellation from outside."""
+    name = call.function if isinstance(function, CronJob) else call.name
+    limit = options.max_tries if function.max_tries is None else function.max_tries
+    if call.attempt > limit:
+        log.warning("%6.2fs ! %s max retries %d exceeded", call.waited, name, limit)
+        counters.failed += 1
+        return done(
+            call, JobExecutionFailed(f"max {limit} retries exceeded"), options, success=False
+        )
+    shown = args_to_string(call.args, call.kwargs)
+    log.info("%6.2fs → %s(%s)%s", call.waited, name, shown, call.remarks)
+    timeout = options.job_timeout_s if function.timeout_s is None else function.timeout_s
     try:
-        return truncate(repr(result))
-    except Exception as error:  # noqa: BLE001 - it is somebody else's repr, and the job is done
-        return f"<repr raised {type(error).__name__}>"
+        async with asyncio.timeout(timeout):
+            result = await run_apart(
+                lambda: function.coroutine(context, *call.args, **call.kwargs),
+                {"job_id": call.claim.job_id, "kind": name, "attempt": call.attempt},
+            )
+    except BaseException as error:  # what a function raises is its own affair
+        if told_to_stop(error):
+            raise
+        raised = error.error if isinstance(error, HandlerMisbehaved) else error
+        return _after_error(call, name, raised, options, counters)
+    counters.complete += 1
+    shown = _shown(result) if options.log_results and result is not None else ""
+    log.info("%6.2fs ← %s ● %s", call.lasted, name, shown)
+    return done(call, result, options, success=True)
 
 
-def extra_of(error: BaseException) -> Any:
-    """What arq's users hang on their exceptions for the log."""
-    extra = getattr(error, "extra", None)
+def _after_error(
+    call: Call, name: str, error: BaseException, options: Options, counters: Counters
+) -> Ack:
+    if options.retry_jobs and isinstance(error, ArqRetry):
+        counters.retried += 1
+        delay = error.defer_score or 0
+        log.info("%6.2fs ↻ %s retrying job in %0.2fs", call.lasted, name, delay / 1000)
+        return Ack(call.claim.job_id, "retry", delay)
+    if options.retry_jobs and isinstance(error, RetryJob | asyncio.CancelledError):
+        counters.retried += 1
+        log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
+        return Ack(call.claim.job_id, "retry")
+    told = "%6.2fs ! %s failed, %s", call.lasted, name, one_line(error)
+    log.error(*told, exc_info=error, extra={"extra": _extra_of(error)})
+    counters.failed += 1
+    return done(call, error, options, success=False)
+
+
+async def call_hook(hook: Hook | None, context: dict[Any, Any], options: Options) -> None:
+    """Call a hook of the worker's user. Its failure is logged: it decides nothing."""
+    if hook is None:
+        return
     try:
-        return extra() if callable(extra) else extra
-    except Exception as raised:  # noqa: BLE001 - as above
-        return repr(type(raised))
+        async with asyncio.timeout(options.job_timeout_s):
+            await hook(context)
+    except Exception:
+        log.exception("hook %s failed", getattr(hook, "__name__", hook))
 
 
-def done(worker: Worker, call: Call, result: Any, *, success: bool) -> Ack:
+def done(call: Call, result: Any, options: Options, *, success: bool) -> Ack:
     """The job is over; its result is kept for as long as the function or the worker says."""
-    function = worker.functions.get(call.function)
-    for_ever, keep = worker.keep_result_forever, worker.keep_result_s
+    function = options.functions.get(call.function)
+    for_ever, keep = options.keep_result_forever, options.keep_result_s
     if function is not None:
         own = function.keep_result_forever
         for_ever = for_ever if own is None else own
@@ -186,16 +220,38 @@ def done(worker: Worker, call: Call, result: Any, *, success: bool) -> Ack:
     return Ack(
         call.claim.job_id,
         "done",
-        result=_told(worker, call, result, success) if for_ever or keep > 0 else b"",
+        result=_told(call, result, options, success) if for_ever or keep > 0 else b"",
         keep=0 if for_ever else max(1, to_ms(keep) or 1),
         outlive=to_ms(keep_cronjob_progress) or 0 if isinstance(function, CronJob) else 0,
     )
 
 
-def _told(worker: Worker, call: Call, result: Any, success: bool) -> bytes:
+def _told(call: Call, result: Any, options: Options, success: bool) -> bytes:
+    args, kwargs = call.args, call.kwargs
+    if (
+        call.is_ours and not success
+    ):  # of the body, `to_wire` tells the hash: its letter has the rest
+        args, kwargs = (call.claim.body,), {}
     told = serialize_result(
-        call.function, call.args, call.kwargs, call.attempt, call.enqueued_ms, success,
+        call.function, args, kwargs, call.attempt, call.enqueued_ms, success,
         result, call.started_ms, timestamp_ms(), call.name,
-        worker.queue_name, storable(call.claim.job_id), serializer=worker.job_serializer,
+        options.queue_name, storable(call.claim.job_id), serializer=options.job_serializer,
     )  # fmt: skip
     return told or b""
+
+
+def _shown(result: Any) -> str:
+    """A result, cut to length."""
+    try:
+        return truncate(repr(result))
+    except Exception as error:  # noqa: BLE001 - it is somebody else's repr, and the job is done
+        return f"<repr raised {type(error).__name__}>"
+
+
+def _extra_of(error: BaseException) -> Any:
+    """What arq's users hang on their exceptions for the log."""
+    extra = getattr(error, "extra", None)
+    try:
+        return extra() if callable(extra) else extra
+    except Exception as raised:  # noqa: BLE001 - as above
+        return repr(type(raised))

@@ -21,15 +21,15 @@ from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
 from ledgerq.wire.envelope import CRON_PREFIX
-from ledgerq.worker.arq_functions import dispatcher
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
+from ledgerq.worker.resources import dispatcher
 from ledgerq.worker.worker import JobWorker
 
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
 
 
 def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
-    """A worker, ready to run. `overrides` are arq's own arguments, such as `burst=True`."""
+    """A worker, ready to run. `overrides` are its own arguments and arq's, such as `burst=True`."""
     settings = worker_settings(app, config)
     ours = {
         "lease_settings": _lease_settings(config.worker),
@@ -50,7 +50,6 @@ def run_to_the_end(worker: JobWorker) -> None:
     # objects that go by themselves: looked for at every 700th, they cost a tenth of the throughput
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    worker.owns_process = True
     last_resort = LastResort(
         worker.longest_stop, lambda: worker.heartbeat.hand_back_now() if worker.heartbeat else None
     )

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
 from ledgerq.broker.presence import BEAT, keep_beating, looks_alive, note_wait
 from ledgerq.execution.isolation import JOB
+from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
 from ledgerq.runtime.ending import leave_at_once
 from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.lag import Lag, Stall, watched
@@ -93,18 +94,21 @@ class Heartbeat:
         end_in_children(self._own)
         broker = self.broker()
         self._handing_back = partial(self._hand_back, broker)
-        loops = [
-            asyncio.create_task(self._renew(broker)),
-            asyncio.create_task(self._watch(broker)),
-            asyncio.create_task(self._show_life(broker)),
-            asyncio.create_task(self._tell_waits(broker)),
-        ]
+        renewal_failed = partial(log.warning, "lease.renewal_failed")
+        not_reported = partial(log.debug, "waits.not_reported")
+        beside = BackgroundTasks()
+        for work in (
+            # redis-py raises more than its own errors on a connection that was cut
+            keep_going(partial(self._renew, broker), Exception, failed=renewal_failed),
+            keep_going(partial(self._tell_waits, broker), RedisError, OSError, failed=not_reported),
+            self._show_life(broker),
+            self._watch(broker),
+        ):
+            beside.start(work)
         try:
             await self._ended.wait()
         finally:
-            for each in loops:
-                each.cancel()
-            await asyncio.wait(loops, timeout=_JOIN / 2)
+            await beside.end(_JOIN / 2)
             await broker.close()
 
     async def _show_life(self, broker: Broker) -> None:
@@ -112,16 +116,11 @@ class Heartbeat:
         interval = min(BEAT, broker.lease_settings.lease / 3)
         await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
 
-    async def _tell_waits(self, broker: Broker) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(_TOLD_EVERY)
-            try:
-                while self.waits:
-                    reason, text = self.waits.popitem()
-                    await note_wait(broker.redis, broker.queue, reason, text)
-            except (RedisError, OSError) as error:
-                log.debug("waits.not_reported", error=one_line(error))
+    async def _tell_waits(self, broker: Broker) -> float:
+        while self.waits:
+            reason, text = self.waits.popitem()
+            await note_wait(broker.redis, broker.queue, reason, text)
+        return _TOLD_EVERY
 
     def _is_alive(self) -> bool:
         still = self._stood_still()
@@ -130,18 +129,13 @@ class Heartbeat:
     def _stood_still(self) -> float:
         return time.monotonic() - self._answered
 
-    async def _renew(self, broker: Broker) -> None:
-        """At a third of the lease, until cancelled."""
-        while True:
-            await asyncio.sleep(broker.lease_settings.lease / 3)
-            try:
-                held = sorted(self.active())
-                for job_id, lease in (await broker.renew(held)).items():
-                    if lease is RenewalStatus.TAKEN and job_id in self.active():
-                        log.warning("lease.lost", job_id=job_id)
-                        self._loop.call_soon_threadsafe(self.on_taken, job_id)
-            except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                log.warning("lease.renewal_failed", error=one_line(error))
+    async def _renew(self, broker: Broker) -> float:
+        held = sorted(self.active())
+        for job_id, lease in (await broker.renew(held)).items():
+            if lease is RenewalStatus.TAKEN and job_id in self.active():
+                log.warning("lease.lost", job_id=job_id)
+                self._loop.call_soon_threadsafe(self.on_taken, job_id)
+        return broker.lease_settings.lease / 3
 
     async def _watch(self, broker: Broker) -> None:
         """Ask the other loop for an answer, again and again, until cancelled."""

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from ledgerq.broker.claims import Ack, Broker, FetchResult
-from ledgerq.text import one_line
+from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -40,16 +41,20 @@ class Leases:
         # a command that waits in a hung socket may still be read; two leases are time enough
         self._orphans_until = time.monotonic() + 2 * self.broker.lease_settings.lease
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Hand back what was claimed unheard, a while after there was doubt, until cancelled."""
-        while True:
-            await asyncio.sleep(self.broker.lease_settings.lease / 3)
-            if time.monotonic() < self._orphans_until:
-                try:
-                    await self._release_orphaned_claims()
-                except Exception as error:  # noqa: BLE001 - redis-py has more than its own on a cut connection
-                    self.expect_orphans()
-                    log.warning("claims.orphans_unknown", error=one_line(error))
+        failed = partial(log.warning, "claims.orphans_unknown")
+        await keep_going(self.run_once, Exception, failed=failed)  # as ledgerq.worker.acker
+
+    async def run_once(self) -> float:
+        """If there is doubt, find out and hand back."""
+        if time.monotonic() < self._orphans_until:
+            try:
+                await self._release_orphaned_claims()
+            except Exception:
+                self.expect_orphans()
+                raise
+        return self.broker.lease_settings.lease / 3
 
     async def _release_orphaned_claims(self) -> None:
         async with self._claiming:

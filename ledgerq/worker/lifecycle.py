@@ -15,7 +15,7 @@ from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.process_name import process_name
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
-from ledgerq.worker.arq_functions import RESOURCES, Resources
+from ledgerq.worker.resources import RESOURCES, Resources
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -49,9 +49,9 @@ class Lifecycle:
         await require_current(database)
         await require_grants(database)
         if ALIVE not in ctx:  # our engine beats by itself, beside its loop
-            self._beside.start(lambda: keep_beating(redis, process_name(), lambda: True))
-        self._beside.start(relay.run)
-        self._beside.start(lambda: relay.listen(database))
+            self._beside.start(keep_beating(redis, process_name(), lambda: True))
+        self._beside.start(relay.run())
+        self._beside.start(relay.listen(database))
         self._started = True
         log.info("worker.started", worker=process_name(), database=self.config.database.address)
 

@@ -18,7 +18,7 @@ class Poller:
 
     def __init__(self, poll: float) -> None:
         self.poll = poll
-        self.is_listening: Callable[[], bool] = lambda: False  # whether Redis tells of changes now
+        self._is_listening = False  # Redis tells of changes
         self.stopping = False
         self.waiting = asyncio.Event()  # set while a change is waited for
         self._changed = self._freed = False
@@ -35,6 +35,10 @@ class Poller:
         """What the look brought."""
         if jobs:
             self._empty_polls = 0
+
+    def listening(self, is_listening: bool) -> None:
+        """Whether Redis tells of changes from now on."""
+        self._is_listening = is_listening
 
     def queue_changed(self) -> None:
         """The queue has changed."""
@@ -53,7 +57,7 @@ class Poller:
 
     async def until_change(self, due_in: float | None, *, busy: bool, burst: bool) -> None:
         """Wait until the queue changes, or its next job is due; in burst mode, until a job ends too."""
-        longest = max(MAX_WAIT, self.poll) if self.is_listening() else self.poll
+        longest = max(MAX_WAIT, self.poll) if self._is_listening else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
         if busy:  # news are not even read: most are of what this worker did itself
             rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())

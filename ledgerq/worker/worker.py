@@ -29,12 +29,13 @@ from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.process_name import process_name
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
-from ledgerq.worker.arq_functions import RESOURCES, Resources
+from ledgerq.worker.arq_functions import Counted, Counters, Options
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
+from ledgerq.worker.resources import RESOURCES, Resources
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
@@ -49,7 +50,10 @@ class JobWorker(Worker):
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names it.
         hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
+        owns_process: the process is ended then, to be started again.
     """
+
+    jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
 
     def __init__(
         self,
@@ -59,18 +63,21 @@ class JobWorker(Worker):
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
+        owns_process: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.counters = Counters()  # arq begins to count at once
         super().__init__(*args, **kwargs)
         self.grace, self.blocked_after = grace, blocked_after
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
-        self.owns_process = False  # True if it may end it when its event loop is blocked
+        self.owns_process = owns_process
         self._batches, self.waits = BatchSize(batch), dict[str, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
         self._active: ActiveJobs | None = None
+        self._resources: Resources | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
         self._poller = Poller(self.poll_delay_s)
         self._outage = Outage(self._poller)
@@ -91,32 +98,23 @@ class JobWorker(Worker):
                 expires_extra_ms=self.expires_extra_ms,
             )
         await require_redis(self.pool)
-        self.ctx["redis"] = self.pool
-        self.ctx[ALIVE] = time.monotonic()
-        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
-        leases = Leases(broker, self.tasks.keys)
-        acker = Acker(broker, leases.expect_orphans)
-        suspect = self._outage.suspect_database
-        executor = Executor(self, self.name, on_interrupted=suspect, on_wait=self.waits.__setitem__)
-        active = ActiveJobs(
-            executor,
-            acker,
-            self.tasks,
-            self.job_tasks,
-            on_ended=self._poller.job_ended,
-            batches=self._batches,
-        )
-        self._broker, self._active = broker, active
+        self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
         names = ", ".join(self.functions)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
             await self.on_startup(self.ctx)
+        self._resources = self.ctx.get(RESOURCES)
+        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
+        leases = Leases(broker, lambda: self.tasks)
+        acker = Acker(broker, leases.expect_orphans)
+        active = self._active_jobs(acker)
+        self._broker, self._active = broker, active
+        self.tasks, self.job_tasks = active.tasks, active.jobs
         self.heartbeat = heartbeat_of(self, broker, active)
         self.heartbeat.start()
         end_in_children(self.loop)
-        self._background_tasks.start(leases.keep)
-        self._background_tasks.start(acker.run)
-        self._background_tasks.start(self._notifier(broker).run)
+        for part in (leases, acker, self._notifier(broker)):
+            self._background_tasks.start(part.run())
         await self._work(leases, active)
 
     def run(self) -> None:
@@ -128,30 +126,35 @@ class JobWorker(Worker):
         finally:
             run_until_done(self.loop, self.loop.create_task(self.close()))
 
+    def _active_jobs(self, acker: Acker) -> ActiveJobs:
+        executor = Executor(
+            self.name, self.ctx, Options.of(self), self._resources, self.counters,
+            on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
+        )  # fmt: skip
+        return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
+
     def _notifier(self, broker: Broker) -> QueueNotifier:
-        resources: Resources | None = self.ctx.get(RESOURCES)
-        notifier = QueueNotifier(
+        relay = self._resources.relay if self._resources else None
+        return QueueNotifier(
             broker.redis.connection_pool,
             (self.queue_name, ABORTED, cancel_key(self.queue_name)),
+            on_listening=self._poller.listening,
             on_change=self._poller.queue_changed,
-            on_emptied=resources.relay.wake if resources else self._poller.queue_changed,
+            on_emptied=relay.wake if relay else self._poller.queue_changed,
             interested=self._poller.waiting,
         )
-        self._poller.is_listening = lambda: notifier.is_listening
-        return notifier
 
     def _batchable_kinds(self) -> tuple[str, ...]:
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
-        resources: Resources | None = self.ctx.get(RESOURCES)
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
-        if resources is None or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
+        if not self._resources or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
-        return resources.registry.batchable_kinds
+        return self._resources.registry.batchable_kinds
 
     async def _work(self, leases: Leases, active: ActiveJobs) -> None:
         while not self._poller.stopping:
-            resources: Resources | None = self.ctx.get(RESOURCES)
-            if resources and not await self._outage.for_database(resources.database):
+            database = self._resources.database if self._resources else None
+            if database and not await self._outage.for_database(database):
                 self.ctx[ALIVE] = time.monotonic()
                 continue
             try:
@@ -217,8 +220,7 @@ class JobWorker(Worker):
             return True
         if self.tasks or await self.pool.zcard(self.queue_name):
             return False
-        resources: Resources | None = self.ctx.get(RESOURCES)
-        if resources and await resources.relay.step():
+        if self._resources and await self._resources.relay.dispatch():
             return False
         return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
 

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import text
 
 from db.models import Task
-from jobs.kinds import CATALOGUE
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
@@ -19,11 +18,11 @@ from tests.acceptance.processes import (
     ROOT,
     environment,
     ledgerq,
-    ledgerq_anew,
     one_line,
     worker_process,
 )
 from tests.support import count, effects, history, new_project, own
+from worker.app import app
 from worker.demo import run as run_demo
 
 NOWHERE = {
@@ -35,7 +34,7 @@ NOWHERE = {
 def test_kinds_lists_what_can_be_enqueued() -> None:
     """With the JSON schema of each payload, needing no server and no setting."""
     schemas = json.loads(ledgerq("kinds", "--json").stdout)
-    assert schemas.keys() == {kind.name for kind in CATALOGUE}
+    assert schemas.keys() == {kind.name for kind in app.jobs}
     assert schemas["create_task"]["required"] == ["title", "project_id"]
     shown = ledgerq("kinds").stdout
     assert "create_task" in shown
@@ -142,7 +141,8 @@ def test_the_stock_command_names_a_wrong_setting_too() -> None:
 
 def test_the_demo_counts_what_it_promised() -> None:
     """Every job has exactly its rows and its audit entries, in real servers of its own."""
-    result = ledgerq_anew("demo", "--jobs", "60", "--json")
+    command = [sys.executable, "-m", "worker.demo", "--jobs", "60", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     counted = json.loads(result.stdout)
     assert counted["jobs"] == counted["audit_entries"] == counted["processed"] == 60
@@ -157,7 +157,7 @@ def test_the_demo_counts_what_it_promised() -> None:
 def test_a_misspelt_setting_stops_every_command() -> None:
     """Before anything is done."""
     typo = {"LEDGERQ_MAX_JOB": "3"}
-    for command in (["demo"], ["enqueue", "create_project"], ["migrate"], ["dev"]):
+    for command in (["enqueue", "create_project"], ["migrate"], ["dev"]):
         assert "did you mean LEDGERQ_MAX_JOBS?" in one_line(ledgerq(*command, env=typo))
 
 
@@ -166,7 +166,7 @@ def test_a_demo_whose_worker_dies_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     real = run_demo._python
 
     def with_a_worker_that_dies(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        if arguments[0] == "worker":
+        if arguments[0] == "ledgerq":
             arguments = ("json.tool", "/nowhere")  # ends at once, with a complaint
         return real(*arguments, **options)
 

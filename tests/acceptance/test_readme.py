@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from db.models import Task
 from ledgerq.cli.main import commands as app
-from ledgerq.config import Config, WorkerConfig
+from ledgerq.config import CommandSettings, Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.settings import variables
@@ -40,7 +40,7 @@ def test_the_table_of_settings_is_the_code() -> None:
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", README, re.MULTILINE))
     assert told == {
         variable: _default(kind, field)
-        for kind in (DatabaseConfig, WorkerConfig)
+        for kind in (CommandSettings, DatabaseConfig, WorkerConfig)
         for variable, field in variables(kind).items()
     }
 
@@ -59,6 +59,8 @@ def _default(kind: type[BaseSettings], field: str) -> str:
     info = kind.model_fields[field]
     if info.is_required():
         return "–"
+    if not info.default and isinstance(info.default, str):
+        return "none"
     return str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
 
 
@@ -67,7 +69,7 @@ def test_the_commands_that_it_names_exist() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     told = set(re.findall(r"ledgerq ([a-z]+)(?=[ `\n])", README)) - {"worker"}
     assert told
-    assert told - {"is", "worker"} <= set(commands) | {"runs"}
+    assert told - {"is", "worker", "import"} <= set(commands) | {"runs"}
     for command, sub, option in re.findall(
         r"ledgerq ([a-z]+)(?: ([a-z]+))?[^`\n]*? (--[a-z-]+)", README
     ):

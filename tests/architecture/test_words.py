@@ -88,9 +88,12 @@ def test_no_retired_name_is_in_the_docs(path: Path) -> None:
 def logged(source: str) -> Iterator[str]:
     """Events that the code logs, and those that it hands on to be logged."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
             calls = {"debug", "info", "warning", "error", "exception", "after"}
-            for argument in node.args if node.func.attr in calls else ():
+            handed_on = bool(node.args) and ast.unparse(node.args[0]).startswith("log.")
+            for argument in (
+                node.args if getattr(node.func, "attr", "") in calls or handed_on else ()
+            ):
                 if isinstance(argument, ast.Constant) and re.fullmatch(
                     r"[a-z_]+\.[a-z_]+", str(argument.value)
                 ):

@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from db import tasks
 from db.database import build_database
-from db.models import Base, TaskStatus
+from db.models import TaskStatus
+from db.schema import create_db_and_tables
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
@@ -61,9 +62,7 @@ async def test_tables_made_without_migrations_are_append_only_too(
     """The models carry the triggers of the migrations."""
     url = f"sqlite:///{tmp_path}/x" if kind == "sqlite" else empty_postgresql_url
     database = build_database(DatabaseConfig(url=url))
-    async with database.engine.connect() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-        await connection.commit()
+    await create_db_and_tables(database)
     await new_project(database.sessions)
     for name in ON[database.engine.dialect.name]:
         with pytest.raises(DBAPIError, match="append-only"):

@@ -45,6 +45,7 @@ FLOW = {  # called by the flow alone, with values that the door has checked: see
     "inbox.insert_receipt",
     "inbox.insert_receipts",
     "outbox.add",
+    "outbox.listen",
     "unique_keys.take",
 }
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,7 +108,7 @@ HARMLESS |= {"changes", "status", "table"}  # inputs check themselves
 
 def functions(module: ModuleType) -> list[Callable[..., Any]]:
     """Its public functions that are awaited."""
-    short = module.__name__.removeprefix("db.")
+    short = module.__name__.rpartition(".")[2]
     return [
         function
         for name, function in vars(module).items()

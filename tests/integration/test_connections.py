@@ -324,7 +324,8 @@ async def test_a_worker_without_a_right_to_listen_says_so(
     redis = connect(settings(server.replace("://", "://limited:p@")))
     with capture_logs() as logs:
         wake = QueueNotifier(
-            redis.connection_pool, ("arq:queue",), on_change=lambda: None, on_emptied=lambda: None,
+            redis.connection_pool, ("arq:queue",), on_listening=lambda _: None,
+            on_change=lambda: None, on_emptied=lambda: None,
             interested=asyncio.Event(),
         )  # fmt: skip
         listening = asyncio.create_task(wake.run())

@@ -129,7 +129,7 @@ def test_the_development_servers_run_for_a_plain_user_too(tmp_path: Path) -> Non
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],
-        cwd=Path(embedded.__file__).parents[1],
+        cwd=Path(embedded.__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
@@ -277,7 +277,7 @@ def test_a_start_that_was_killed_can_be_made_again(tmp_path: Path, made: str) ->
     program = "import sys, pathlib; from ledgerq import embedded\n"
     program += "embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()"
     command = [sys.executable, "-c", program, str(folder)]
-    with subprocess.Popen(command, cwd=Path(embedded.__file__).parents[1]) as first:
+    with subprocess.Popen(command, cwd=Path(embedded.__file__).parents[2]) as first:
         while not (new / made).exists():
             assert first.poll() is None
         first.kill()
@@ -317,7 +317,7 @@ def test_the_server_of_a_killed_process_is_stopped_by_the_next(tmp_path: Path, s
     program += "  print(url, flush=True); time.sleep(600)"
     command = [sys.executable, "-c", program, server, str(tmp_path / "data")]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, cwd=Path(embedded.__file__).parents[1]
+        command, stdout=subprocess.PIPE, cwd=Path(embedded.__file__).parents[2]
     ) as first:
         assert first.stdout
         assert first.stdout.readline()
@@ -397,11 +397,11 @@ def test_root_without_its_rights_is_told_what_to_do(tmp_path: Path, missing: str
     """A container may take them away: one line, and the folder can be used when they are back."""
     program = "import sys, pathlib; from ledgerq import embedded\n"
     program += "try: embedded.postgresql(pathlib.Path(sys.argv[1])).__enter__()\n"
-    program += "except servers.EmbeddedServerError as error: print(error)"
+    program += "except embedded.EmbeddedServerError as error: print(error)"
     fewer = [f"--bounding-set=-{missing}", "--inh-caps=-all"]
     done = subprocess.run(
         ["/usr/bin/setpriv", *fewer, sys.executable, "-c", program, str(tmp_path / "data")],
-        cwd=Path(embedded.__file__).parents[1],
+        cwd=Path(embedded.__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

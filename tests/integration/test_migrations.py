@@ -19,6 +19,7 @@ from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import SchemaBehind
 from ledgerq.store.schema import current_revision, require_current
+from ledgerq.tables import METADATA
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,9 @@ def tables(config: DatabaseConfig) -> set[str]:
 def test_up_down_and_up_again(empty: DatabaseConfig) -> None:
     """From empty to head, back to empty, and forward once more."""
     alembic = alembic_config(empty)
-    expected = {table.name for table in Base.metadata.sorted_tables} | {"alembic_version"}
+    expected = {table.name for table in (*Base.metadata.sorted_tables, *METADATA.sorted_tables)} | {
+        "alembic_version"
+    }
     command.upgrade(alembic, "head")
     assert tables(empty) == expected
     command.downgrade(alembic, "base")

@@ -30,7 +30,7 @@ async def patient(config: Config) -> AsyncIterator[Config]:
     task = asyncio.create_task(running.main())
 
     async def told() -> bool:
-        return running._poller.is_listening() and running._poller.waiting.is_set()
+        return running._poller._is_listening and running._poller.waiting.is_set()
 
     await eventually(told)
     yield patient

@@ -145,12 +145,12 @@ async def test_a_lost_body_comes_back_though_the_relay_is_faster(
         await stage(session, LAUNCH, job_id="P")
     redis = connect(config.worker)
     relay = Relay(redis, sessions, config.worker.queue, 60)
-    await relay.step()
+    await relay.dispatch()
     await redis.delete("arq:job:P")
     finish = Broker.acknowledge
 
     async def slow(self: Broker, *args: Any) -> Any:
-        await relay.step()
+        await relay.dispatch()
         return await finish(self, *args)
 
     monkeypatch.setattr(Broker, "acknowledge", slow)

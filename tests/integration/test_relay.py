@@ -88,27 +88,27 @@ async def test_an_emptied_redis_is_filled_again(config: Config, sessions: Sessio
     """All that was there and has not ended comes back at the relay's next look."""
     await staged(sessions, *(Request(LAUNCH, job_id=f"j{n}") for n in range(1200)))
     async with relay_of(config, sessions) as relay:
-        assert [await relay.step() for _ in range(4)] == [500, 500, 200, 0]
+        assert [await relay.dispatch() for _ in range(4)] == [500, 500, 200, 0]
         await relay.redis.flushall()
-        assert [await relay.step() for _ in range(4)] == [500, 500, 200, 0]
+        assert [await relay.dispatch() for _ in range(4)] == [500, 500, 200, 0]
         assert await relay.redis.zcard(config.worker.queue) == 1200
         await relay.redis.set(f"ledgerq:epoch:{config.worker.queue}", "another server's")
-        assert await relay.step() == 500
+        assert await relay.dispatch() == 500
 
 
 async def test_a_second_put_changes_nothing(config: Config, sessions: Sessions) -> None:
     """What is queued stays where it is; what lost its place, or its body, has both again."""
     await staged(sessions, Request(LAUNCH, job_id="a"), Request(LAUNCH, job_id="b"))
     async with relay_of(config, sessions) as relay:
-        await relay.step()
+        await relay.dispatch()
         redis, queue = relay.redis, config.worker.queue
         before = await redis.zrange(queue, 0, -1, withscores=True)
         await redis.delete(f"ledgerq:epoch:{queue}")
-        assert await relay.step() == 2
+        assert await relay.dispatch() == 2
         assert await redis.zrange(queue, 0, -1, withscores=True) == before
         await redis.zrem(queue, "a")
         await redis.delete("arq:job:b", f"ledgerq:epoch:{queue}")
-        assert await relay.step() == 2
+        assert await relay.dispatch() == 2
         assert await redis.zcard(queue) == 2
         assert await redis.exists("arq:job:b")
 
@@ -119,7 +119,7 @@ async def test_a_staged_job_whose_body_is_lost_is_sent_again_not_buried(
     """The database has it: Redis' loss is nobody's dead letter."""
     await staged(sessions, Request(LAUNCH, job_id="a"))
     async with relay_of(config, sessions) as relay:
-        await relay.step()
+        await relay.dispatch()
         await relay.redis.delete("arq:job:a")
         await burst(config)
     assert await done(sessions) == 1
@@ -139,8 +139,8 @@ async def test_what_redis_did_not_take_is_due_at_once(
         with monkeypatch.context() as patch:
             patch.setattr(relay, "_enqueue", broken)
             with pytest.raises(RedisConnectionError):
-                await relay.step()
-        assert await relay.step() == 1
+                await relay.dispatch()
+        assert await relay.dispatch() == 1
 
 
 async def test_a_row_out_of_shape_ends_among_the_dead_letters(

@@ -8,7 +8,6 @@ from sqlalchemy import select, update
 from db import tasks
 from db.models import Task
 from jobs.kinds import CreateTask, PurgeDeletedTasks
-from jobs.schedule import SCHEDULE
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.execution.outcome import Buried, Completed
@@ -92,7 +91,7 @@ async def test_no_job_is_forgotten_within_a_week(any_sessions: Sessions) -> None
 
 def test_it_runs_every_hour() -> None:
     """With its defaults."""
-    (entry,) = (each for each in SCHEDULE if each.payload is PruneProcessedJobs)
+    (entry,) = (each for each in app.schedule if each.payload is PruneProcessedJobs)
     assert entry.hour is None
     assert len(entry.minute or ()) == len(entry.second or ()) == 1
 

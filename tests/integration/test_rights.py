@@ -10,11 +10,12 @@ from redis.exceptions import NoPermissionError
 
 from ledgerq import embedded
 from ledgerq.admin import health
+from ledgerq.broker import scripts
 from ledgerq.broker.connection import RedisRefuses, connect, require_redis
 from ledgerq.broker.requirements import OUTSIDE_SCRIPTS, missing
 from ledgerq.config import Config, WorkerConfig
 
-SCRIPTS = Path(health.__file__).parent / "lua"
+SCRIPTS = Path(scripts.__file__).parent / "lua"
 OUTSIDE = {words[0] for words in OUTSIDE_SCRIPTS}
 CALLED = re.compile(r"\b(?:redis\.p?call|guarded|try)\(\s*'([A-Z]+)'")
 

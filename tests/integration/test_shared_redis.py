@@ -69,7 +69,7 @@ class Service:
 
     async def relay(self) -> Relay:
         relay = Relay(self.redis, self.database.sessions, self.queue, 1)
-        await relay.step()
+        await relay.dispatch()
         return relay
 
     async def work(self) -> None:
@@ -134,7 +134,7 @@ async def test_a_staged_job_waits_until_its_id_is_free(services: tuple[Service, 
     with capture_logs() as logs:
         relay = await b.relay()
         await b.due_again("x")
-        await relay.step()
+        await relay.dispatch()
     told = [line for line in logs if line["event"] == "relay.id_held"]
     assert [(line["job_id"], line["holder"]) for line in told] == [("x", A)]
     assert await a.redis.get(keys.job_key("x")) == body

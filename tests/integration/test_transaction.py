@@ -1,6 +1,7 @@
 """Together or not at all."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -8,9 +9,11 @@ from sqlalchemy import text
 from db import projects
 from db.inputs import NewProject
 from db.models import Project
+from ledgerq.database import transaction as transactions
 from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.session import LedgerqSession
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import AlreadyExists, Disconnected, TooLong
+from ledgerq.errors import AlreadyExists, Disconnected, LockTimeout, TooLong
 from ledgerq.store.tables import AuditLog
 from tests.support import (
     ORIGIN,
@@ -81,6 +84,38 @@ async def test_a_cancellation_at_any_await_is_all_or_nothing(any_database: Datab
     assert cancelled >= 3
     assert committed >= 1
     assert any_database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_cancellation_in_a_rollback_is_not_lost_to_who_catches_the_error(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rollback is waited for; then the task stops, instead of trying again for ever."""
+    begun, may_end, abandon = asyncio.Event(), asyncio.Event(), transactions._abandon
+    went_on = False
+
+    async def slowly(session: LedgerqSession) -> None:
+        begun.set()
+        await may_end.wait()
+        await abandon(session)
+
+    async def work() -> None:
+        nonlocal went_on
+        with suppress(LockTimeout):
+            async with transaction(sessions) as session:
+                session.add(Project(name="rolled back"))
+                raise LockTimeout
+        went_on = True
+
+    monkeypatch.setattr(transactions, "_abandon", slowly)
+    task = asyncio.create_task(work())
+    await begun.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not went_on
+    assert await count(sessions, Project) == 0
 
 
 @pytest.mark.parametrize("other_commits", [False, True])

@@ -137,7 +137,11 @@ def _python(
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", *arguments],
-        env={**servers.given_to(theirs), "LEDGERQ_LOG_FORMAT": "json"},
+        env={
+            **servers.given_to(theirs),
+            "LEDGERQ_APP": "worker.app:app",
+            "LEDGERQ_LOG_FORMAT": "json",
+        },
         stdout=stdout,
         stderr=stderr,
     )

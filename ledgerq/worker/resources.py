@@ -1,0 +1,75 @@
+"""What lives as long as the worker process, and the coroutine that arq knows for each of our kinds."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from arq import Retry as ArqRetry
+from arq.typing import WorkerCoroutine
+
+from ledgerq.broker.relay import Relay
+from ledgerq.database.engine import Database
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Completed, Outcome, Retry
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.report import failure_of, report
+from ledgerq.execution.retry import Policy
+from ledgerq.runtime.process_name import process_name
+from ledgerq.wire.envelope import has_ordering_key
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
+
+RESOURCES = "ledgerq"  # our one entry in arq's ctx
+OURS = "ledgerq_kind"  # the attribute by which our engine knows our functions among arq's
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What jobs are processed with."""
+
+    database: Database
+    registry: Registry
+    policy: Policy
+    relay: Relay
+
+    async def process(self, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
+        """Take deliveries of one kind to their ends; one log line for all of several that were completed."""
+        started = time.perf_counter()
+        sessions = self.database.sessions
+        outcomes = await process(deliveries, self.registry, sessions, self.policy)
+        seconds = time.perf_counter() - started
+        completed = [isinstance(outcome, Completed) for outcome in outcomes]
+        if len(deliveries) > 1:
+            log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
+        if any(has_ordering_key(delivery.body) for delivery in deliveries):
+            self.relay.wake()  # the next one of an ordering key may be due
+        for delivery, outcome, good in zip(deliveries, outcomes, completed, strict=True):
+            if not good or len(deliveries) == 1 or log.is_enabled_for(logging.DEBUG):
+                report(delivery, name, outcome, seconds)
+        return outcomes
+
+
+def dispatcher(name: str) -> WorkerCoroutine:
+    """The coroutine that arq calls for the kind of that name, or for a body that has no kind here.
+
+    Our own worker does not call it: it knows it by its mark, and processes the job itself.
+    """
+
+    async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
+        resources: Resources = ctx[RESOURCES]
+        delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
+        [outcome] = await resources.process([delivery], name)
+        if isinstance(outcome, Retry):
+            raise ArqRetry(defer=outcome.delay)
+        failure = failure_of(outcome)
+        if failure:
+            raise failure from None
+        return outcome.result  # type: ignore[union-attr]
+
+    dispatch.__qualname__ = name
+    setattr(dispatch, OURS, name)
+    return cast("WorkerCoroutine", dispatch)

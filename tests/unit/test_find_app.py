@@ -1,0 +1,104 @@
+"""The command line finds the application that it is about, or says which part of its name is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ledgerq.cli.find_app import find_app, require_app
+from ledgerq.errors import SettingError, UsageError
+
+SHOP = "from ledgerq import App\n\napp = App(jobs=[])\nother = 3\n\n\nclass Site:\n    app = app\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A service's folder, in which the command is started."""
+    (tmp_path / "shop_of_test.py").write_text(SHOP)
+    (tmp_path / "broken_of_test.py").write_text("import nowhere_to_be_found\n")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def test_no_name_is_no_application() -> None:
+    """Commands that need none go on; the others say how to name one."""
+    assert find_app() is None
+    with pytest.raises(
+        UsageError, match="--app: is missing, and so is LEDGERQ_APP; name it as module:attribute"
+    ):
+        require_app()
+
+
+@pytest.mark.parametrize("name", ["shop_of_test:app", "shop_of_test:Site.app"])
+def test_the_variable_names_one_in_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Which is importable then, whatever started the command."""
+    monkeypatch.setenv("LEDGERQ_APP", name)
+    assert [kind.name for kind in require_app().jobs] == ["prune_processed_jobs"]
+
+
+def test_pyproject_names_one_for_every_folder_below(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The modules are looked for beside the file."""
+    (folder / "pyproject.toml").write_text('[tool.ledgerq]\napp = "shop_of_test:app"\n')
+    monkeypatch.chdir(folder / "deep" / "er")
+    assert find_app() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("shop_of_test", "does not name a module and an attribute"),
+        (":app", "does not name a module and an attribute"),
+        ("no_shop.here:app", "there is no module 'no_shop'"),
+        ("shop_of_test.part:app", "there is no module 'shop_of_test.part'"),
+        ("shop_of_test:ap", "shop_of_test has no 'ap'"),
+        ("shop_of_test:other", "is a int, not an App"),
+    ],
+)
+def test_the_wrong_part_of_a_name_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, problem: str
+) -> None:
+    """And where the name comes from."""
+    monkeypatch.setenv("LEDGERQ_APP", name)
+    with pytest.raises(
+        SettingError, match=f"^LEDGERQ_APP: '{name}'.* {problem}|^LEDGERQ_APP: .*{problem}"
+    ):
+        find_app()
+
+
+def test_an_error_in_the_service_s_own_code_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that imports one which is not there: its traceback says where."""
+    monkeypatch.setenv("LEDGERQ_APP", "broken_of_test:app")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        find_app()
+
+
+def test_a_pyproject_that_is_no_toml_is_named(folder: Path) -> None:
+    """With the reason."""
+    (folder / "pyproject.toml").write_text("[tool.ledgerq\n")
+    with pytest.raises(UsageError, match=r"pyproject\.toml: can't be read"):
+        find_app()
+
+
+def test_the_option_names_one_and_a_command_that_needs_none_works_without(folder: Path) -> None:
+    """Exit status 2 and one line where one is missing."""
+    theirs = {name: value for name, value in os.environ.items() if name != "LEDGERQ_APP"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ledgerq", *arguments]
+        return subprocess.run(command, env=theirs, capture_output=True, text=True, check=False)
+
+    assert "prune_processed_jobs" in run("kinds", "--app", "shop_of_test:app").stdout
+    missing = run("kinds")
+    assert missing.returncode == 2
+    assert missing.stderr == (
+        "ledgerq: --app: is missing, and so is LEDGERQ_APP; name it as module:attribute, as in shop.ledger:app\n"
+    )
+    assert run("--help").returncode == 0
