@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -14,7 +14,7 @@ from arq.jobs import Job
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
 from ledgerq.broker.own_job import OwnJob
-from ledgerq.broker.scripts import HELD, script
+from ledgerq.broker.queue import Entry, enqueue
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import InvalidRequest, LedgerqError, PayloadMismatch, Undecodable
 from ledgerq.wire.arq_json import from_wire, payload_hash
@@ -84,7 +84,6 @@ class JobClient:
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis, self._queue = redis, redis.default_queue_name
-        self._enqueue = script(redis, "enqueue")
 
     @classmethod
     @asynccontextmanager
@@ -150,19 +149,15 @@ class JobClient:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
 
-    async def _send(self, batch: "Sequence[_Ready]") -> list[EnqueuedJob]:
-        arguments: list[bytes | str | int] = [0]
-        for each in batch:
-            arguments += each.arguments
-        answers = await self._enqueue(keys=[self._queue], args=arguments)
+    async def _send(self, batch: Sequence[tuple[Envelope, Entry]]) -> list[EnqueuedJob]:
+        places = await enqueue(self._redis, self._queue, [entry for _, entry in batch])
         jobs = []
-        for ready, answer in zip(batch, answers, strict=True):
-            if answer != 1 and len(answer) == HELD:
-                raise IdHeld(ready.job_id, answer[2].decode())
-            there = ready.job_id if answer == 1 else answer[0].decode()
-            if there == ready.job_id and answer != 1:
-                _check_same(there, ready.envelope, answer[1])
-            jobs.append(EnqueuedJob(there, answer == 1, self._redis))
+        for (envelope, entry), place in zip(batch, places, strict=True):
+            if place.holder is not None:
+                raise IdHeld(entry.job_id, place.holder)
+            if place.job_id == entry.job_id and not place.is_new:
+                _check_same(place.job_id, envelope, place.content)
+            jobs.append(EnqueuedJob(place.job_id, place.is_new, self._redis))
         return jobs
 
 
@@ -218,26 +213,18 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
     return result["r"]
 
 
-class _Ready(NamedTuple):
-    """A job as the script wants it."""
-
-    job_id: str
-    envelope: Envelope
-    arguments: tuple[str, bytes, int, str, int]
-
-
-async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[_Ready]:
+async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[tuple[Envelope, Entry]]:
     """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
-    batch: list[_Ready] = []
+    batch: list[tuple[Envelope, Entry]] = []
     while True:
-        some = [_made_ready(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
+        some = [_entry(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
         batch += some
         if len(some) < AT_A_TIME or len(batch) == BATCH:
             return batch
         await asyncio.sleep(0)
 
 
-def _made_ready(request: Request, queue: str) -> _Ready:
+def _entry(request: Request, queue: str) -> tuple[Envelope, Entry]:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
     job_id, envelope = request.checked_id(), request.envelope
@@ -247,7 +234,7 @@ def _made_ready(request: Request, queue: str) -> _Ready:
         unique = unique_key(queue, request.payload.kind, request.unique.key)
         window = max(1, _milliseconds(request.unique.window))
     body = encode(envelope, queue=queue)
-    return _Ready(job_id, envelope, (job_id, body, _milliseconds(request.delay), unique, window))
+    return envelope, Entry(job_id, body, _milliseconds(request.delay), unique, window)
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledgerq.broker.keys import cancel_key, job_key, unique_key
-from ledgerq.broker.remove import remove_from_queue
+from ledgerq.broker.queue import remove_from_queue
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
 from ledgerq.errors import LedgerqError, LockTimeout, Undecodable

@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ledgerq.broker.remove import remove_from_queue
+from ledgerq.broker.queue import remove_from_queue
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
 from ledgerq.errors import NotBuried, NotReplayable

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 
 from ledgerq.broker.keys import ABORTED, cancel_key, exclusive_slot_key, running_key, workers_key
 from ledgerq.broker.scripts import script
+from ledgerq.execution.delivery import Delivery
 from ledgerq.wire.envelope import MAX_BODY_BYTES, queue_mark
 
 AckAction = Literal["done", "retry", "release", "interrupt"]
@@ -31,24 +32,18 @@ class RenewalStatus(IntEnum):
     TAKEN = -1  # it ran out, and somebody else has the job
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that is ours for the length of the lease.
+@dataclass(slots=True, kw_only=True)
+class Claim(Delivery):
+    """A delivery that is ours for the length of the lease.
 
-    `body` is None if Redis has lost it, or has the body of another queue's job under the id. Of one that is too
+    `body` is empty if Redis has lost it, or has the body of another queue's job under the id. Of one that is too
     long it is the beginning, a byte longer than what is accepted.
 
     `is_batchable` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_isolated` if no
     other job may be claimed while it runs: it has lost workers before.
     """
 
-    job_id: str
-    body: bytes | None
-    attempt: int
     score: float
-    crashes: int
-    interruptions: int
-    history: tuple[Mapping[str, Any], ...]
     is_batchable: bool
     runs_isolated: bool
 
@@ -162,7 +157,7 @@ class Broker:
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
         return FetchResult(
-            [_claim(each, lease_settings) for each in jobs],
+            [_claim(each, self.worker, lease_settings) for each in jobs],
             bool(drain_first),
             _texts(aborted),
             _texts(cancelled),
@@ -222,18 +217,19 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
     return frozenset(map(text, job_ids))
 
 
-def _claim(answer: Sequence[Any], lease_settings: LeaseSettings) -> Claim:
+def _claim(answer: Sequence[Any], worker: str, lease_settings: LeaseSettings) -> Claim:
     job_id, body, attempt, score, crashes, interruptions, log, is_batchable = answer
     return Claim(
         text(job_id),
-        body,
         attempt,
-        float(score),
+        body or b"",
         crashes,
         interruptions,
         _history(log) if log else (),
-        bool(is_batchable),
-        lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,
+        worker,
+        score=float(score),
+        is_batchable=bool(is_batchable),
+        runs_isolated=lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,
     )
 
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.broker.keys import epoch_key
-from ledgerq.broker.scripts import HELD, script
+from ledgerq.broker.queue import Entry, enqueue
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import LedgerqError, Undecodable
@@ -50,7 +50,6 @@ class Relay:
         self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._enqueue = script(redis, "enqueue")
         self._held_up: set[str] = (
             set()
         )  # told of already: ids that another queue on this Redis holds
@@ -121,14 +120,12 @@ class Relay:
         return found, str(server.get("run_id") or found or uuid4().hex)
 
     async def _push(self, messages: Sequence[OutboxMessage]) -> None:
-        arguments: list[bytes | str | int] = [1]
-        for message in messages:
-            arguments += [message.job_id, _body(message, self.queue), 0, "", 0]
-        answers = await self._enqueue(keys=[self.queue], args=arguments)
+        entries = [Entry(message.job_id, _body(message, self.queue)) for message in messages]
+        places = await enqueue(self.redis, self.queue, entries, again=True)
         log.debug("relay.dispatched", jobs=len(messages))
-        for message, answer in zip(messages, answers, strict=True):
-            if answer != 1 and len(answer) == HELD:
-                self._tell(message.job_id, answer[2].decode(errors="replace"))
+        for message, place in zip(messages, places, strict=True):
+            if place.holder is not None:
+                self._tell(message.job_id, place.holder)
             else:
                 self._held_up.discard(message.job_id)
 

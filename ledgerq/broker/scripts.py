@@ -1,4 +1,4 @@
-"""The Lua scripts in `worker/lua/`, each read once; `owner.lua` stands before each of them."""
+"""The Lua scripts in `lua/`, each read once; `owner.lua` stands before each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-HELD = 3  # the length of what `enqueue` answers about an id that another queue holds
 _FOLDER = Path(__file__).parent / "lua"
 
 
@@ -39,7 +38,12 @@ def script(redis: Redis, name: str) -> Script:
 
 def script_of(redis: Redis, text: str) -> Script:
     """A script of that text."""
-    return Script(redis, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(redis, text, _digest(text))
+
+
+@cache
+def _digest(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @cache

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import traceback
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +17,7 @@ from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Duplicate, Retry
 from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
-from ledgerq.store.dead_letters import Letter
-from ledgerq.store.tables import JobState
+from ledgerq.store.tables import DeadLetter, JobState
 from ledgerq.text import cut, described, leaves, storable, traceback_of
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.wire.readable import readable_parts
@@ -61,7 +59,7 @@ async def _keep_what_can_be_kept(
         if not is_permanent(error) and isinstance(error, SQLAlchemyError | LedgerqError | OSError):
             raise
     plain = letter_of(delivery, Buried(outcome.reason, _Indescribable(outcome.error)), policy)
-    plain = replace(plain, payload=None, problems=[], attempts=[], raw=delivery.body)
+    plain.payload, plain.problems, plain.attempts, plain.raw = None, [], [], delivery.body
     return await _keep(sessions, delivery, outcome, plain)
 
 
@@ -73,7 +71,7 @@ class _Indescribable(Exception):
 
 
 async def _keep(
-    sessions: Sessions, delivery: Delivery, outcome: Buried, letter: Letter
+    sessions: Sessions, delivery: Delivery, outcome: Buried, letter: DeadLetter
 ) -> Duplicate | None:
     kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery)
     # an id that no worker would take may still be that of a message
@@ -97,7 +95,7 @@ async def _keep(
     return None
 
 
-def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> Letter:
+def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> DeadLetter:
     """All that is known of a job that is given up, each text cut to its length."""
     read = readable_parts(delivery.body)
     payload = storable_json(dict(read.envelope.payload)) if read.envelope else None
@@ -108,7 +106,7 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "error": cut(told, MAX_NOTE),
     }
-    return Letter(
+    return DeadLetter(
         job_id=_id_of_letter(delivery, outcome),
         kind=read.kind,
         payload=payload,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sqlalchemy import ColumnElement, delete, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,30 +11,6 @@ from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, chunks, cursor, is_storable, require_limit, storable
 from ledgerq.store.tables import DeadLetter
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """What is kept of a buried job. `problems` lists each field at fault and what is wrong with it.
-
-    `attempts` tells of each attempt: when, by which worker, how it failed. Letters of one `fingerprint`
-    failed in the same way.
-    """
-
-    job_id: str
-    kind: str | None
-    payload: Any
-    raw: bytes | None
-    actor: str | None
-    trace_id: str | None
-    reason: str
-    error: str
-    problems: list[dict[str, str]]
-    traceback: str | None
-    attempt: int
-    attempts: list[dict[str, Any]]
-    worker: str
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +37,11 @@ _BRIEF = [
 ]
 
 
-async def bury(session: AsyncSession, letter: Letter) -> None:
+async def bury(session: AsyncSession, letter: DeadLetter) -> None:
     """Keep the letter. A job has one: a replayed job that fails again has a new one by then."""
     dialect = session.get_bind().dialect.name
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    values = asdict(letter)
+    values = letter.model_dump(exclude={"id", "buried_at"})
     changes = {**values, "buried_at": func.now()}
     await session.execute(
         insert(DeadLetter)

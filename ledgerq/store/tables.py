@@ -93,7 +93,11 @@ class ProcessedJob(Base, table=True):
 
 
 class DeadLetter(Base, table=True):
-    """A job that will not be tried again, with all that is needed to see why and to replay it."""
+    """A job that will not be tried again, with all that is needed to see why and to replay it.
+
+    `problems` lists each field at fault and what is wrong with it. `attempts` tells of each attempt: when, by
+    which worker, how it failed. Letters of one `fingerprint` failed in the same way.
+    """
 
     __tablename__ = "dead_letter"
     __table_args__ = (

@@ -18,7 +18,6 @@ from ledgerq.broker.claims import Ack, Claim
 from ledgerq.execution.handlers import told_to_stop
 from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
 from ledgerq.text import one_line, storable
-from ledgerq.wire.envelope import Envelope
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
@@ -93,14 +92,15 @@ class Call:
             SerializationError: it can't be read.
         """
         name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(
-            claim.body or b"", deserializer=options.job_deserializer
+            claim.body, deserializer=options.job_deserializer
         )
         attempt = claim.attempt + max(0, (asked_try or 1) - 1)
         return cls(claim, name, args, kwargs, attempt, enqueued_ms, timestamp_ms())
 
     @classmethod
-    def of(cls, claim: Claim, envelope: Envelope) -> Self:
-        """A job of ours, from what was read of it."""
+    def of(cls, claim: Claim) -> Self:
+        """A job of ours, whose body can be decoded."""
+        envelope = claim.envelope
         payload, sent, now = dict(envelope.payload), envelope.enqueued_ms, timestamp_ms()
         attempt = claim.attempt + max(0, (envelope.attempt or 1) - 1)
         return cls(claim, envelope.wire_name, (), payload, attempt, sent, now, is_ours=True)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arq.jobs import SerializationError
@@ -56,33 +56,32 @@ class Executor:
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
         """Run jobs, those of one kind together if they may share a transaction. Raises nothing but a cancellation."""
-        batches: dict[str, list[tuple[Claim, Delivery]]] = {}
-        alone: list[tuple[Claim, Delivery]] = []
+        batches: dict[str, list[Claim]] = {}
+        alone = []
         for claim in claims:
-            delivery = self._delivery(claim, claim.attempt)
             if (
                 self.resources
                 and claim.is_batchable
-                and (kind := _kind_of(delivery)) in self.resources.registry
+                and (kind := _kind_of(claim)) in self.resources.registry
             ):
-                batches.setdefault(kind, []).append((claim, delivery))
+                batches.setdefault(kind, []).append(claim)
             else:
-                alone.append((claim, delivery))
+                alone.append(claim)
         acks = {}
         for kind, batch in batches.items():
             assert self.resources  # noqa: S101 - as above
-            outcomes = await self.resources.process([delivery for _, delivery in batch], kind)
-            for (claim, delivery), outcome in zip(batch, outcomes, strict=True):
-                acks[claim.job_id] = self._ack(Call.of(claim, delivery.envelope), outcome)
-        for claim, delivery in alone:
-            acks[claim.job_id] = await self._run_alone(claim, delivery)
+            outcomes = await self.resources.process(batch, kind)
+            for claim, outcome in zip(batch, outcomes, strict=True):
+                acks[claim.job_id] = self._ack(Call.of(claim), outcome)
+        for claim in alone:
+            acks[claim.job_id] = await self._run_alone(claim)
         return [acks[claim.job_id] for claim in claims]
 
-    async def _run_alone(self, claim: Claim, delivery: Delivery) -> Ack:
+    async def _run_alone(self, claim: Claim) -> Ack:
         if not claim.body:
             return await self._without_body(claim)
         try:
-            call = self._read(claim, delivery)
+            call = self._read(claim)
         except SerializationError as error:
             return self.failed(Call.unread(claim), error)
         function = self.options.functions.get(call.function)
@@ -94,21 +93,20 @@ class Executor:
         await call_hook(self.options.on_job_start, context, self.options)
         kind = getattr(function.coroutine, OURS, None)
         if kind and self.resources:
-            delivery.attempt = call.attempt
-            [outcome] = await self.resources.process([delivery], kind)
+            [outcome] = await self.resources.process([_as_counted(claim, call)], kind)
             ack = self._ack(call, outcome)
         else:
             ack = await run_function(call, function, context, self.options, self.counters)
         await call_hook(self.options.on_job_end, context, self.options)
         return ack
 
-    def _read(self, claim: Claim, delivery: Delivery) -> Call:
+    def _read(self, claim: Claim) -> Call:
         """One of our kinds, whose body is decoded once; or what arq reads in it."""
         if self.resources:
             with suppress(Undecodable):
-                function = self.options.functions.get(delivery.envelope.wire_name)
+                function = self.options.functions.get(claim.envelope.wire_name)
                 if function and hasattr(function.coroutine, OURS):
-                    return Call.of(claim, delivery.envelope)
+                    return Call.of(claim)
         return Call.read(claim, self.options)
 
     async def after(self, claims: Sequence[Claim]) -> None:
@@ -123,9 +121,7 @@ class Executor:
         try:
             if self.resources:
                 sessions, policy = self.resources.database.sessions, self.resources.policy
-                outcome = await conclude(
-                    error, self._delivery(claim, claim.attempt), sessions, policy
-                )
+                outcome = await conclude(error, claim, sessions, policy)
                 return self._ack(Call.unread(claim), outcome)
         except Exception:
             log.exception("job %s broke what runs it once more", claim.job_id)
@@ -150,7 +146,7 @@ class Executor:
         function = self.options.functions.get(call.function)
         if self.resources and function and hasattr(function.coroutine, OURS):
             try:
-                await self._cancel(self.resources, self._delivery(claim, call.attempt))
+                await self._cancel(self.resources, claim)
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
                 return self._again(call, Retry(1, error, counts_as_attempt=False))
         when = "" if started else " before start"
@@ -196,24 +192,13 @@ class Executor:
         quiet = action == "release"  # a job that snoozes for a year must not fill its log
         return Ack(call.claim.job_id, action, int(retry.delay * 1000), note=None if quiet else note)
 
-    def _delivery(self, claim: Claim, attempt: int) -> Delivery:
-        return Delivery(
-            claim.job_id,
-            attempt,
-            claim.body or b"",
-            claim.crashes,
-            claim.interruptions,
-            claim.history,
-            self.name,
-        )
-
     async def _without_body(self, claim: Claim) -> Ack:
         """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
         call = Call.unread(claim)
         if self.resources is None:
             log.warning("job %s expired", claim.job_id)
             return self.failed(call, JobExecutionFailed("job expired"))
-        delivery, sessions = self._delivery(claim, claim.attempt), self.resources.database.sessions
+        sessions = self.resources.database.sessions
         outcome: Outcome
         try:
             async with transaction(sessions) as session:
@@ -225,14 +210,19 @@ class Executor:
                 self.resources.relay.wake()
                 return Ack(claim.job_id, "release", 1000)  # the body comes before that
             burial = Buried(Expired.reason, Expired())
-            outcome = await bury(delivery, burial, sessions, self.resources.policy)
-        report(delivery, UNROUTABLE, outcome, 0)
+            outcome = await bury(claim, burial, sessions, self.resources.policy)
+        report(claim, UNROUTABLE, outcome, 0)
         return self._ack(call, outcome)
 
 
-def _kind_of(delivery: Delivery) -> str:
+def _kind_of(claim: Claim) -> str:
     """Of a job that has not failed before and can be read; else nothing."""
     with suppress(Undecodable):
-        if delivery.is_first:
-            return delivery.envelope.kind
+        if claim.is_first:
+            return claim.envelope.kind
     return ""
+
+
+def _as_counted(claim: Claim, call: Call) -> Claim:
+    """With the attempts that its body counts too, as arq's clients may want it."""
+    return claim if call.attempt == claim.attempt else replace(claim, attempt=call.attempt)

@@ -1,7 +1,6 @@
 """What a person does about jobs from the command line: look, replay, discard, cancel."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +46,8 @@ async def bury_many(sessions: Sessions, *job_ids: str) -> None:
     async with transaction(sessions) as session:
         for job_id in job_ids:
             await inbox.insert_receipt(session, job_id, "create_task", b"", state=JobState.DEAD)
-            await dead_letters.bury(session, replace(letter, job_id=job_id))
+            letter.job_id = job_id
+            await dead_letters.bury(session, letter)
 
 
 async def bury_illegible(sessions: Sessions, job_id: str = "odd") -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,7 +94,9 @@ async def _hostile_rows(url: URL) -> None:
             "traceback": f"{NASTY}\n{NASTY}", "payload": {NASTY: NASTY},
         }  # fmt: skip
         for job_id in ("dead", f"dead {NASTY}"):
-            await dead_letters.bury(session, replace(letter, job_id=job_id, **written))
+            for field, value in {"job_id": job_id, **written}.items():
+                setattr(letter, field, value)
+            await dead_letters.bury(session, letter)
         await inbox.insert_receipt(session, "done", NASTY, b"", state=JobState.DONE)
         await inbox.keep_result(session, "done", {NASTY: [NASTY]})
         entry = AuditLog(  # past the door, which refuses such an author

@@ -17,7 +17,7 @@ from sqlmodel import col
 import ledgerq.database.transaction
 import ledgerq.execution.handlers
 import ledgerq.execution.process
-import ledgerq.worker.arq_functions
+import ledgerq.worker.resources
 from ledgerq.broker.claims import Broker
 from ledgerq.broker.relay import Relay
 from ledgerq.broker.scripts import script_of
@@ -117,7 +117,7 @@ def cancellation_swallowed() -> None:
             return [Completed(None) for _ in deliveries]
 
     replace(ledgerq.execution.process, process=swallow)
-    replace(ledgerq.worker.arq_functions, process=swallow)
+    replace(ledgerq.worker.resources, process=swallow)
 
 
 def acknowledged_before_commit() -> None:

@@ -98,5 +98,5 @@ GUESTS = (
     silence_is_interruption,
 )  # fmt: skip
 QUEUES = (body_of_other_queue_overwritten, body_of_other_queue_run)
-SHARED = hasattr(ledgerq.broker.scripts, "HELD")  # the scripts ask whose a body is
-AROUND = (*GUESTS, *(QUEUES if SHARED else ()))
+
+AROUND = (*GUESTS, *QUEUES)

@@ -24,7 +24,7 @@ from ledgerq.execution.interventions import Replayed
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
 from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
-from ledgerq.store.dead_letters import ALL, DeadLetterFilter, Letter
+from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, encode
 from tests.support import count, delivery, letter, new_project, process_one, rows, staged_delivery
@@ -75,7 +75,7 @@ async def unread(sessions: Sessions, job_id: str = "dead", **fields: Any) -> Non
     }  # fmt: skip
     async with transaction(sessions) as session:
         await inbox.insert_receipt(session, job_id, "unknown", b"", state=JobState.DEAD)
-        await dead_letters.bury(session, Letter(job_id, **{**plain, **fields}))
+        await dead_letters.bury(session, DeadLetter(job_id=job_id, **{**plain, **fields}))
 
 
 async def nothing_changed(sessions: Sessions) -> bool:

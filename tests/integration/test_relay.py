@@ -137,7 +137,7 @@ async def test_what_redis_did_not_take_is_due_at_once(
 
     async with relay_of(config, sessions) as relay:
         with monkeypatch.context() as patch:
-            patch.setattr(relay, "_enqueue", broken)
+            patch.setattr("ledgerq.broker.relay.enqueue", broken)
             with pytest.raises(RedisConnectionError):
                 await relay.dispatch()
         assert await relay.dispatch() == 1

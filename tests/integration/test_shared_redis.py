@@ -21,8 +21,8 @@ from ledgerq.broker import keys
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings
 from ledgerq.broker.connection import connect, tick_id
 from ledgerq.broker.presence import beat, living_workers
+from ledgerq.broker.queue import remove_from_queue
 from ledgerq.broker.relay import Relay
-from ledgerq.broker.remove import remove_from_queue
 from ledgerq.client import IdHeld, JobClient, ResultExpired
 from ledgerq.config import Config
 from ledgerq.database.engine import Database
@@ -234,10 +234,10 @@ async def test_a_claim_without_its_body_is_renewed_and_handed_back(
     await a.client.enqueue(MINE, job_id="x")
     ours = Broker.connect(a.redis, A, "ours", LeaseSettings())
     theirs = Broker.connect(b.redis, B, "theirs", LeaseSettings())
-    assert [claim.body for claim in (await ours.claim(1, busy=0)).jobs] != [None]
+    assert [claim.body for claim in (await ours.claim(1, busy=0)).jobs] != [b""]
     await b.redis.zadd(B, {"x": 1})
     (claim,) = (await theirs.claim(1, busy=0)).jobs
-    assert (claim.body, claim.attempt) == (None, 1)
+    assert (claim.body, claim.attempt) == (b"", 1)
     assert [lease.name for lease in (await theirs.renew(["x"])).values()] == ["RENEWED"]
     assert await theirs.acknowledge([Ack("x", "release")]) == [True]
     assert await ours.acknowledge([Ack("x", "done", result=b"{}", keep=1000)]) == [True]
