@@ -100,13 +100,12 @@ class Broker:
     def __init__(
         self, redis: Redis, queue: str, worker: str, lease_settings: LeaseSettings
     ) -> None:
-        self.redis, self.queue, self.worker, self.lease_settings = (
-            redis,
-            queue,
-            worker,
-            lease_settings,
-        )
-        self.token = uuid4().hex
+        self.redis, self.queue, self.worker = redis, queue, worker
+        self.lease_settings, self.token = lease_settings, uuid4().hex
+        self._keys = [queue, running_key(queue), ABORTED]
+        self._keys_of_claim = [
+            *self._keys, cancel_key(queue), exclusive_slot_key(queue), workers_key(queue),
+        ]  # fmt: skip
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
@@ -146,10 +145,7 @@ class Broker:
             batchable_kinds: these.
         """
         lease_settings = self.lease_settings
-        keys = [
-            self.queue, running_key(self.queue), ABORTED,
-            cancel_key(self.queue), exclusive_slot_key(self.queue), workers_key(self.queue),
-        ]  # fmt: skip
+        keys = self._keys_of_claim
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
@@ -167,7 +163,7 @@ class Broker:
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Hold on to these jobs for another lease."""
         answers = await self._renew(
-            keys=[self.queue, running_key(self.queue)],
+            keys=self._keys[:2],
             args=[self.lease_settings.lease_ms, self.token, *map(raw, job_ids)],
         )
         return {job_id: RenewalStatus(each) for job_id, each in zip(job_ids, answers, strict=True)}
@@ -180,8 +176,7 @@ class Broker:
                 raw(each.job_id), each.action, each.delay, each.result,
                 each.keep, _note(each), each.outlive,
             ]  # fmt: skip
-        keys = [self.queue, running_key(self.queue), ABORTED]
-        return [bool(each) for each in await self._acknowledge(keys=keys, args=arguments)]
+        return [bool(each) for each in await self._acknowledge(keys=self._keys, args=arguments)]
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """Jobs that are ours on Redis, but not here: the answer to their claim was lost on its way."""

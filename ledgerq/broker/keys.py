@@ -15,6 +15,19 @@ from arq.constants import (
 from pydantic_core import to_json
 
 ABORTED = abort_jobs_ss  # sorted set: the jobs that arq's clients want aborted
+RUNNING, FAILURES = "ledgerq:running:", "ledgerq:trouble:"
+
+# what the scripts build keys of, by the names that they use
+FOR_SCRIPTS = {
+    "ABORTED": ABORTED,
+    "JOB": job_key_prefix,
+    "RESULT": result_key_prefix,
+    "RETRY": retry_key_prefix,
+    "IN_PROGRESS": in_progress_key_prefix,
+    "RUNNING": RUNNING,
+    "FAILURES": FAILURES,
+    "PROBE": "ledgerq:probe:",
+}
 
 __all__ = ["ABORTED", "in_progress_key_prefix", "retry_key_prefix"]
 
@@ -34,7 +47,7 @@ def running_key(queue: str) -> str:
 
     An entry whose lease has run out belongs to a worker that died.
     """
-    return f"ledgerq:running:{queue}"
+    return f"{RUNNING}{queue}"
 
 
 def cancel_key(queue: str) -> str:
@@ -44,7 +57,7 @@ def cancel_key(queue: str) -> str:
 
 def failures_key(queue: str, job_id: str) -> str:
     """Hash: what went wrong so far: `crashes`, `interruptions`, and `log`, one JSON object a line."""
-    return f"ledgerq:trouble:{len(queue.encode())}:{queue}:{job_id}"
+    return f"{FAILURES}{len(queue.encode())}:{queue}:{job_id}"
 
 
 def unique_key(queue: str, kind: str, key: str) -> str:

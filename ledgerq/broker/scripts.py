@@ -1,4 +1,4 @@
-"""The Lua scripts in `lua/`, each read once; `owner.lua` stands before each of them."""
+"""The Lua scripts in `lua/`, each read once; our keys and `owner.lua` stand before each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
+
+from ledgerq.broker.keys import FOR_SCRIPTS
 
 _FOLDER = Path(__file__).parent / "lua"
 
@@ -50,4 +52,5 @@ def _digest(text: str) -> str:
 def _text(name: str) -> str:
     owner, own = ((_FOLDER / f"{each}.lua").read_text() for each in ("owner", name))
     first, rest = own.split("\n", 1) if own.startswith("#!") else ("", own)
-    return f"{first}\n{owner}{rest}".lstrip("\n")
+    names, values = ", ".join(FOR_SCRIPTS), ", ".join(map(repr, FOR_SCRIPTS.values()))
+    return f"{first}\nlocal {names} = {values}\n{owner}{rest}".lstrip("\n")

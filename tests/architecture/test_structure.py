@@ -1,6 +1,7 @@
 """What must hold for the code itself."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,11 @@ def test_files_and_functions_are_short(path: Path) -> None:
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     """The first line of a file is its reason to exist."""
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_keys_on_redis_are_written_down_once() -> None:
+    """`ledgerq.broker.keys` hands the scripts what they build keys of."""
+    scripts = sorted((ROOT / "ledgerq" / "broker" / "lua").glob("*.lua"))
+    assert scripts
+    for path in scripts:
+        assert not re.findall(r"'(?:arq|ledgerq):[^']*'", path.read_text()), path.name

@@ -6,7 +6,7 @@
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
-local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 -- an entry is token|since|attempt|worker, since of 13 digits
 local FOREIGN = 2 -- a claim on an id whose body is another queue's: arq's keys of it are not ours to touch
 local time = redis.call('TIME')
@@ -18,14 +18,14 @@ local function done(id, result, keep, foreign)
     keys[#keys + 1] = FAILURES .. id
     queued[#queued + 1] = id
     if foreign then return end
-    keys[#keys + 1] = 'arq:job:' .. id
-    keys[#keys + 1] = 'arq:retry:' .. id
+    keys[#keys + 1] = JOB .. id
+    keys[#keys + 1] = RETRY .. id
     marks[#marks + 1] = id
     if result ~= '' then
         if keep > 0 then
-            redis.call('SET', 'arq:result:' .. id, result, 'PX', keep)
+            redis.call('SET', RESULT .. id, result, 'PX', keep)
         else
-            redis.call('SET', 'arq:result:' .. id, result)
+            redis.call('SET', RESULT .. id, result)
         end
     end
 end
@@ -34,8 +34,8 @@ local function again(id, action, delay, note, foreign)
     local failures = FAILURES .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
     if action ~= 'retry' and not foreign then
-        local attempt = redis.pcall('DECR', 'arq:retry:' .. id)
-        if type(attempt) == 'number' and attempt <= 0 then redis.call('DEL', 'arq:retry:' .. id) end
+        local attempt = redis.pcall('DECR', RETRY .. id)
+        if type(attempt) == 'number' and attempt <= 0 then redis.call('DEL', RETRY .. id) end
     end
     if action == 'interrupt' then redis.call('HINCRBY', failures, 'interruptions', 1) end
     if note ~= '' then
@@ -52,7 +52,7 @@ local function owned(from, upto)
     local ids, progress, ours = {}, {}, {}
     for i = from, upto, 7 do
         ids[#ids + 1] = ARGV[i]
-        progress[#progress + 1] = 'arq:in-progress:' .. ARGV[i]
+        progress[#progress + 1] = IN_PROGRESS .. ARGV[i]
     end
     local entries = redis.call('HMGET', running, unpack(ids))
     local holders = redis.call('MGET', unpack(progress))
@@ -85,9 +85,9 @@ for from = 2, #ARGV, 7 * AT_ONCE do
             ours[id] = false -- it ends once
             ended[#ended + 1] = id
             if outlive > 0 and not foreign then
-                redis.call('PEXPIRE', 'arq:in-progress:' .. id, outlive)
+                redis.call('PEXPIRE', IN_PROGRESS .. id, outlive)
             elseif not foreign then
-                keys[#keys + 1] = 'arq:in-progress:' .. id
+                keys[#keys + 1] = IN_PROGRESS .. id
             end
             if action == 'done' then
                 done(id, result, keep, foreign)

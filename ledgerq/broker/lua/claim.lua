@@ -16,7 +16,7 @@ local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]),
 local mark, longest = ARGV[8], tonumber(ARGV[9])
 local batch_limit, batchable = tonumber(ARGV[10]), {}
 for i = 11, #ARGV do batchable[ARGV[i]] = true end
-local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more are claimed at once: a worker has to hold them
 local time = redis.call('TIME')
@@ -65,7 +65,7 @@ local function note_crash(id, lost, log)
 end
 
 local function attempt_of(id, lost, fresh)
-    local key = 'arq:retry:' .. id
+    local key = RETRY .. id
     if fresh then
         redis.call('SET', key, 1, 'PX', MONTH)
         return 1
@@ -93,7 +93,7 @@ end
 -- true if the job is of a kind whose jobs share a transaction; one that has failed before is one for itself
 local function fits_a_batch(id, body, crashes, fresh)
     if not body or crashes > 0 or next(batchable) == nil then return false end
-    if not fresh and redis.call('EXISTS', 'arq:retry:' .. id) == 1 then return false end
+    if not fresh and redis.call('EXISTS', RETRY .. id) == 1 then return false end
     return batchable[kind_of(body) or ''] or false
 end
 
@@ -147,9 +147,9 @@ local function look_up(due, from)
     for i = from, math.min(#due, from + 2 * AT_ONCE - 1), 2 do
         local id = due[i]
         ids[#ids + 1] = id
-        bodies[#bodies + 1] = 'arq:job:' .. id
-        marks[#marks + 1] = 'arq:in-progress:' .. id
-        marks[#marks + 1] = 'arq:retry:' .. id
+        bodies[#bodies + 1] = JOB .. id
+        marks[#marks + 1] = IN_PROGRESS .. id
+        marks[#marks + 1] = RETRY .. id
         marks[#marks + 1] = FAILURES .. id
     end
     local none = redis.call('EXISTS', unpack(marks)) == 0
@@ -166,7 +166,7 @@ end
 
 -- true if somebody has the job; it is then out of the way for as long
 local function is_held(id)
-    local progress = 'arq:in-progress:' .. id
+    local progress = IN_PROGRESS .. id
     local held = redis.call('PTTL', progress)
     if held == -2 then return false end
     if held < 0 then
@@ -189,9 +189,9 @@ end
 local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     if job.lost then log = note_crash(id, job.lost, log) end
     local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
-    if not job.foreign then redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease) end
+    if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
-        redis.call('PERSIST', 'arq:job:' .. id) -- the outbox has no other copy of it
+        redis.call('PERSIST', JOB .. id) -- the outbox has no other copy of it
     end
     if stops then forget_old_abort(id, job.body) end
     entries[#entries + 1] = id

@@ -11,12 +11,12 @@ local DAY = 24 * 3600 -- should Redis lose the rest, a staged job's body must no
 
 -- true if another queue has the job queued or running; one that can't be asked is believed
 local function is_held(other, id)
-    return redis.pcall('ZSCORE', other, id) or redis.pcall('HEXISTS', 'ledgerq:running:' .. other, id) ~= 0
+    return redis.pcall('ZSCORE', other, id) or redis.pcall('HEXISTS', RUNNING .. other, id) ~= 0
 end
 
 -- what has this id already, as it is answered; nil if the id is free, or holds an orphaned body
 local function there(id, queued)
-    local known = redis.call('MGET', 'arq:job:' .. id, 'arq:result:' .. id)
+    local known = redis.call('MGET', JOB .. id, RESULT .. id)
     local body, result = known[1], known[2]
     if body then
         local named = queue_of(body)
@@ -33,13 +33,13 @@ end
 
 local function add(id, body, delay, queued)
     if anew then
-        redis.call('SET', 'arq:job:' .. id, body, 'EX', DAY)
-        redis.call('DEL', 'arq:result:' .. id)
+        redis.call('SET', JOB .. id, body, 'EX', DAY)
+        redis.call('DEL', RESULT .. id)
     else
-        redis.call('SET', 'arq:job:' .. id, body)
+        redis.call('SET', JOB .. id, body)
     end
     -- tries that are counted under this id are of another job, unless this one only lost its body
-    if not queued then redis.call('DEL', 'arq:retry:' .. id) end
+    if not queued then redis.call('DEL', RETRY .. id) end
     redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
 end
 
@@ -48,8 +48,8 @@ local function all_are_new()
     local keys = {}
     for i = 2, #ARGV, 5 do
         if ARGV[i + 3] ~= '' or #keys > 4000 then return false end -- Lua passes no more in one call
-        keys[#keys + 1] = 'arq:job:' .. ARGV[i]
-        keys[#keys + 1] = 'arq:result:' .. ARGV[i]
+        keys[#keys + 1] = JOB .. ARGV[i]
+        keys[#keys + 1] = RESULT .. ARGV[i]
     end
     return #keys > 2 and redis.call('EXISTS', unpack(keys)) == 0
 end
@@ -62,7 +62,7 @@ local function add_all()
             answers[#answers + 1] = {id, seen[id]}
         else
             seen[id] = ARGV[i + 1]
-            bodies[#bodies + 1] = 'arq:job:' .. id
+            bodies[#bodies + 1] = JOB .. id
             bodies[#bodies + 1] = ARGV[i + 1]
             scores[#scores + 1] = string.format('%.0f', now + tonumber(ARGV[i + 2]))
             scores[#scores + 1] = id

@@ -12,7 +12,7 @@ local function try(command, key, ...)
     end
 end
 
-for _, key in ipairs({queue, cancelled, 'arq:abort', workers}) do
+for _, key in ipairs({queue, cancelled, ABORTED, workers}) do
     try('ZADD', key, 'XX', 0, id)
     try('ZSCORE', key, id)
     try('ZRANGE', key, 0, 0)
@@ -20,7 +20,7 @@ for _, key in ipairs({queue, cancelled, 'arq:abort', workers}) do
     try('ZREM', key, id)
     try('ZREMRANGEBYSCORE', key, '(0', '(0')
 end
-for _, key in ipairs({'arq:job:' .. id, 'arq:result:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id, exclusive_slot, epoch}) do
+for _, key in ipairs({JOB .. id, RESULT .. id, RETRY .. id, IN_PROGRESS .. id, exclusive_slot, epoch}) do
     try('MGET', key)
     try('GET', key)
     try('EXISTS', key)
@@ -35,7 +35,7 @@ for _, key in ipairs({running, waits, failures}) do
 end
 try('HRANDFIELD', running, 1)
 -- what can't be done without a change is done to a key that only this script has
-local own = 'ledgerq:probe:' .. queue
+local own = PROBE .. queue
 try('HSET', own, 'f', 0)
 try('HINCRBY', own, 'f', 1)
 try('PEXPIRE', own, 1000)

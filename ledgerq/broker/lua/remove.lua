@@ -4,19 +4,19 @@
 -- has it. Either way nobody waits any more for its worker to hand it back, and its unique key is free.
 local queue, running, cancelled = unpack(KEYS)
 local keep = tonumber(ARGV[1])
-local FAILURES = 'ledgerq:trouble:' .. #queue .. ':' .. queue .. ':'
+local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 
 local function take_off(id, result)
-    local known = redis.call('MGET', 'arq:job:' .. id, 'arq:result:' .. id)
+    local known = redis.call('MGET', JOB .. id, RESULT .. id)
     local foreign = known[1] and not is_of(queue, id, known[1])
-    if not foreign and redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then return 0 end
+    if not foreign and redis.call('EXISTS', IN_PROGRESS .. id) == 1 then return 0 end
     redis.call('ZREM', queue, id)
     redis.call('HDEL', running, id)
     redis.call('DEL', FAILURES .. id)
     if foreign then return 1 end
-    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
+    redis.call('DEL', JOB .. id, RETRY .. id)
     if result ~= '' and keep > 0 and (not known[2] or is_result_of(queue, known[2])) then
-        redis.call('SET', 'arq:result:' .. id, result, 'PX', string.format('%.0f', keep))
+        redis.call('SET', RESULT .. id, result, 'PX', string.format('%.0f', keep))
     end
     return 1
 end
