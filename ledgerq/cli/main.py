@@ -17,14 +17,14 @@ from ledgerq.cli import dead_letters, jobs
 from ledgerq.cli.dev import run_dev
 from ledgerq.cli.find_app import AppName, require_app, tables_of_app
 from ledgerq.cli.limits import HEALTH, LIMIT, run_within
-from ledgerq.cli.options import AsJson, checked_payload
+from ledgerq.cli.options import AsJson, checked_ids, checked_payload
 from ledgerq.cli.output import complain, err, out, plain, print_json, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
 from ledgerq.database.engine import open_database
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.errors import LedgerqError, UsageError
+from ledgerq.errors import InvalidPayload, InvalidRequest, LedgerqError, UnknownKind, UsageError
 from ledgerq.logs import configure_logging
 from ledgerq.settings import PREFIX, load, refuse_unknown
 from ledgerq.store.schema import current_revision
@@ -42,6 +42,8 @@ commands = typer.Typer(
 jobs.add_to(commands)
 dead_letters.add_to(commands)
 
+# of commands: the options of `enqueue` and `dead` make jobs and name them
+_WRONG_USE = (UsageError, InvalidPayload, InvalidRequest, UnknownKind)
 MAX_WAIT = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
         said = str(getattr(error, "orig", None) or error)
         complain(f"ledgerq: {said or type(error).__name__}")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(2 if isinstance(error, _WRONG_USE) else 1)
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
@@ -113,6 +115,7 @@ def enqueue(
 ) -> None:
     """Put one job on the queue."""
     checked = checked_payload(kind, payload)
+    checked_ids([] if job_id is None else [job_id])
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= MAX_WAIT:
             raise UsageError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")

@@ -117,10 +117,13 @@ async def test_a_bad_payload_is_refused_before_it_is_enqueued(
         ),
         ("[]", "payload: "),
     ]:
-        assert said in one_line(ledgerq("enqueue", "create_task", "--payload", payload, env=env))
-    assert "'nope' is unknown" in one_line(ledgerq("enqueue", "nope", env=env))
+        assert said in one_line(
+            ledgerq("enqueue", "create_task", "--payload", payload, env=env), status=2
+        )
+    assert "'nope' is unknown" in one_line(ledgerq("enqueue", "nope", env=env), status=2)
     assert "job_id" in one_line(
-        ledgerq("enqueue", "create_project", "--payload", '{"name": "x"}', "--job-id", "", env=env)
+        ledgerq("enqueue", "create_project", "--payload", '{"name": "x"}', "--job-id", "", env=env),
+        status=2,
     )
     assert await count(sessions, Task) == 0
 
@@ -228,7 +231,7 @@ def test_a_time_out_of_range_is_refused(config: Config, option: list[str]) -> No
 def test_no_error_moves_the_cursor_of_a_terminal() -> None:
     """What a person typed is shown without what a terminal would obey."""
     payload = '{"name": "x", "a\\u001b[2J": 1}'
-    line = one_line(ledgerq("enqueue", "create_project", "--payload", payload))
+    line = one_line(ledgerq("enqueue", "create_project", "--payload", payload), status=2)
     assert "\x1b" not in line
 
 

@@ -143,7 +143,7 @@ async def test_a_job_is_mended_and_replayed(config: Config, sessions: Sessions) 
     await bury(sessions, "d1")
     env = environment(config)
     wrong = ["--payload", '{"title": ""}']
-    refused = one_line(ledgerq("dead", "replay", "d1", *wrong, env=env))
+    refused = one_line(ledgerq("dead", "replay", "d1", *wrong, env=env), status=2)
     assert "title: String should have" in refused
     assert "project_id: Field required" in refused
     project_id = await new_project(sessions)
@@ -172,7 +172,9 @@ async def test_a_letter_without_kind_and_payload_is_given_both(
         ledgerq("dead", "replay", "odd", *payload, env=env), status=2
     )
     nope = ["--kind", "nope", *payload]
-    assert "'nope' is unknown" in one_line(ledgerq("dead", "replay", "odd", *nope, env=env))
+    assert "'nope' is unknown" in one_line(
+        ledgerq("dead", "replay", "odd", *nope, env=env), status=2
+    )
     given = ["--kind", "create_project", "--new-id", "p1", *payload]
     done = ledgerq("dead", "replay", "odd", *given, env=env)
     assert done.stdout == "odd is staged again, as create_project under the id p1\n"
