@@ -66,6 +66,12 @@ def described(error: BaseException, limit: int = MAX_ERROR) -> str:
     return cut(storable(told), limit)
 
 
+def first_line(error: BaseException) -> str:
+    """What a server or a driver said, without the rest of it; the class, if it said nothing."""
+    said = str(getattr(error, "orig", None) or error)
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 def one_line(error: BaseException, limit: int = MAX_ERROR) -> str:
     """The same on one line, without control characters."""
     return printable(described(error, limit))

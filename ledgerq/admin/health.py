@@ -18,6 +18,7 @@ from ledgerq.errors import LedgerqError
 from ledgerq.runtime.process_name import runs_here
 from ledgerq.store.grants import lasting_locks, missing_grants, read_only
 from ledgerq.store.schema import require_current
+from ledgerq.text import first_line
 
 LIMIT = 2.5  # seconds for a server to answer all that `check` asks
 
@@ -51,7 +52,7 @@ async def check(
             found[name][name] = Check(name, ok=False, detail=f"no answer within {seconds:g} s")
             look.cancel()
         elif (error := look.exception()) is not None:
-            found[name][name] = Check(name, ok=False, detail=_first_line(error))
+            found[name][name] = Check(name, ok=False, detail=first_line(error))
     if "workers" not in found["redis"]:
         unknown = Check("workers", ok=False, detail="unknown: Redis does not tell")
         found["redis"]["workers"] = unknown
@@ -85,7 +86,7 @@ async def _check_redis(config: Config) -> AsyncIterator[Check]:
             yield note
     except (LedgerqError, RedisError, OSError) as error:
         if not (failed and isinstance(error, NoPermissionError)):  # what is missing has been named
-            yield Check("redis", ok=False, detail=_first_line(error))
+            yield Check("redis", ok=False, detail=first_line(error))
     finally:
         await redis.aclose(close_connection_pool=True)
 
@@ -125,7 +126,7 @@ async def _check_database(config: Config, tables: Tables) -> AsyncIterator[Check
             async for each in _look_at_database(database):
                 yield each
         except (LedgerqError, SQLAlchemyError, OSError, TimeoutError) as error:
-            yield Check("database", ok=False, detail=_first_line(error))
+            yield Check("database", ok=False, detail=first_line(error))
 
 
 async def _look_at_database(database: Database) -> AsyncIterator[Check]:
@@ -140,7 +141,7 @@ async def _look_at_database(database: Database) -> AsyncIterator[Check]:
     try:
         await require_current(database)
     except (LedgerqError, SQLAlchemyError) as error:
-        yield Check("schema", ok=False, detail=_first_line(error))
+        yield Check("schema", ok=False, detail=first_line(error))
         return
     yield Check("schema", ok=True, detail="current")
     if lacks := await missing_grants(database):
@@ -148,8 +149,3 @@ async def _look_at_database(database: Database) -> AsyncIterator[Check]:
         yield Check("grants", ok=False, detail=f"DATABASE_URL: {said}")
     if locks := await lasting_locks(database):
         yield Check("locks", ok=True, warn=True, detail="; ".join(map(str, locks)))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(getattr(error, "orig", None) or error)
-    return text.splitlines()[0] if text else type(error).__name__

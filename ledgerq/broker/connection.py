@@ -32,6 +32,7 @@ from ledgerq.broker.requirements import missing, server, unfit
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import LedgerqError, Unreachable
 from ledgerq.runtime.process_name import process_name
+from ledgerq.text import first_line
 from ledgerq.wire.arq_json import from_wire, to_wire
 from ledgerq.wire.envelope import CRON_PREFIX, MAX_JOB_ID
 
@@ -206,7 +207,7 @@ async def require_redis(redis: ArqRedis, *, for_worker: bool = True) -> None:
         refused = error.__cause__ or error.__context__  # while it connected
         if isinstance(refused, AuthenticationError | NoPermissionError):
             raise RedisRefuses(str(refused)) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise Unreachable("REDIS_URL", address_of(redis), reason) from error
     if lacks:
         raise RedisRefuses(

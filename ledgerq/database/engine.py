@@ -20,6 +20,7 @@ from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
 from ledgerq.database.sqlstate import know, sqlstate
 from ledgerq.errors import SettingError, Unreachable
+from ledgerq.text import first_line
 
 Sessions = async_sessionmaker[LedgerqSession]
 
@@ -130,8 +131,8 @@ def unreachable(config: DatabaseConfig) -> Iterator[None]:
         state = sqlstate(error) or getattr(error, "sqlstate", None)
         refused = _REFUSALS.get(state or "") or _REFUSALS.get((state or "")[:2])
         if refused:
-            raise SettingError("DATABASE_URL", _reason(error), refused) from error
-        raise Unreachable("DATABASE_URL", config.address, _reason(error)) from error
+            raise SettingError("DATABASE_URL", first_line(error), refused) from error
+        raise Unreachable("DATABASE_URL", config.address, first_line(error)) from error
 
 
 # By SQLSTATE: the server answered, and said no. https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -188,8 +189,3 @@ _BEHIND_PGBOUNCER = {
     "statement_cache_size": 0,
     "prepared_statement_name_func": lambda: f"__ledgerq_{uuid4()}__",
 }
-
-
-def _reason(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
