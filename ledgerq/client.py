@@ -16,7 +16,14 @@ from ledgerq.broker.keys import job_key, result_key, unique_key
 from ledgerq.broker.own_job import OwnJob
 from ledgerq.broker.queue import Entry, enqueue
 from ledgerq.broker.settings import BrokerConfig
-from ledgerq.errors import InvalidRequest, LedgerqError, PayloadMismatch, Undecodable
+from ledgerq.errors import (
+    IdHeld,
+    InvalidRequest,
+    JobFailed,
+    PayloadMismatch,
+    ResultExpired,
+    Undecodable,
+)
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
 from ledgerq.wire.payload import Payload
@@ -24,34 +31,6 @@ from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
 AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
-
-
-class JobFailed(LedgerqError):
-    """The job ended among the dead letters."""
-
-    def __init__(self, job_id: str, message: str) -> None:
-        self.job_id, self.message = job_id, message
-        super().__init__(f"job {job_id} failed: {message}")
-
-
-class ResultExpired(LedgerqError):
-    """The job is neither queued nor is its result kept any more: see LEDGERQ_KEEP_RESULT."""
-
-    def __init__(self, job_id: str) -> None:
-        self.job_id = job_id
-        super().__init__(f"job {job_id}: neither queued nor is its result kept")
-
-
-class IdHeld(LedgerqError):
-    """Another queue on the same Redis has a job, or still keeps a result, of this id."""
-
-    def __init__(self, job_id: str, queue: str) -> None:
-        self.job_id, self.queue = job_id, queue
-        holder = f"queue {queue!r}" if queue else "another queue, or a program that is not ours,"
-        super().__init__(
-            f"job_id: {holder} on the same Redis holds {job_id}, and all queues there share the ids; "
-            "use an id of your own, such as one that begins with the service's name"
-        )
 
 
 @dataclass(frozen=True, slots=True)

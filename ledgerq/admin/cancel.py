@@ -22,7 +22,7 @@ from ledgerq.broker.keys import cancel_key, job_key, unique_key
 from ledgerq.broker.queue import remove_from_queue
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
-from ledgerq.errors import LedgerqError, LockTimeout, Undecodable
+from ledgerq.errors import LockTimeout, StillRuns, Undecodable
 from ledgerq.execution import interventions
 from ledgerq.store import outbox
 from ledgerq.store.tables import JobState
@@ -45,17 +45,6 @@ class CancelAnswer:
     state: JobState
     known: bool
     redis_reached: bool
-
-
-class StillRuns(LedgerqError):
-    """The job did not let itself be cancelled in the time given."""
-
-    def __init__(self, job_id: str, seconds: float) -> None:
-        self.job_id = job_id
-        super().__init__(
-            f"--timeout: job {job_id} still runs after {seconds:g} s and is not cancelled; "
-            "give it longer, or let it end"
-        )
 
 
 async def cancel(

@@ -30,7 +30,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ledgerq.broker.requirements import missing, server, unfit
 from ledgerq.broker.settings import BrokerConfig
-from ledgerq.errors import LedgerqError, Unreachable
+from ledgerq.errors import RedisRefuses, Unreachable
 from ledgerq.runtime.process_name import process_name
 from ledgerq.text import first_line
 from ledgerq.wire.arq_json import from_wire, to_wire
@@ -38,10 +38,6 @@ from ledgerq.wire.envelope import CRON_PREFIX, MAX_JOB_ID
 
 _ARQ_TLS = {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"}
 _PASSING = ("MASTERDOWN", "LOADING", "CLUSTERDOWN")  # what a server says that is of no use for now
-
-
-class RedisRefuses(LedgerqError):
-    """Redis answers, and lacks or refuses what we need; the text says what and how to mend it."""
 
 
 class _Redis(ArqRedis):

@@ -4,6 +4,7 @@ LedgerqError                    everything that is ours; its text is one line fo
 ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
 │   └── UsageError              … or an option of a command: the command exits with 2
 ├── Unreachable                 a server does not answer
+├── RedisRefuses                Redis is too old, lacks something, or does not let us in
 ├── SchemaBehind                the database's schema is older than this code
 ├── SchemaAhead                 the database's schema is newer than this code
 ├── MigrationFailed             Alembic could not do what it was asked for
@@ -26,6 +27,10 @@ LedgerqError                    everything that is ours; its text is one line fo
 │   ├── Deadlock                two transactions waited for each other
 │   ├── LockTimeout             a lock was not to be had in time
 │   └── Unavailable             the server is starting, stopping or short of something
+├── IdHeld                      another queue on the same Redis has the id
+├── JobFailed                   a client waited for a job that was buried
+├── ResultExpired               a client waited for a job of which nothing is known any more
+├── StillRuns                   a job did not let itself be cancelled in the time given
 └── JobError                    a job cannot be done: `reason` is what its dead letter says
     ├── Undecodable             the bytes on the queue are not our JSON
     ├── InvalidPayload          the payload breaks the kind's rules: the fields at fault are listed
@@ -51,6 +56,7 @@ RetryLater, Snooze              not errors: a handler asks to be called again
 from ledgerq.errors.base import (
     LedgerqError,
     MigrationFailed,
+    RedisRefuses,
     SchemaAhead,
     SchemaBehind,
     SettingError,
@@ -80,18 +86,22 @@ from ledgerq.errors.jobs import (
     DeadLetterReason,
     Expired,
     HeldUp,
+    IdHeld,
     InvalidPayload,
     InvalidRequest,
     InvalidResult,
     JobError,
+    JobFailed,
     NotBuried,
     NotReplayable,
     PayloadMismatch,
     Permanent,
     Problem,
+    ResultExpired,
     ResultTooLarge,
     RetryLater,
     Snooze,
+    StillRuns,
     TimedOut,
     Undecodable,
     UnknownFields,
@@ -119,11 +129,13 @@ __all__ = [
     "Expired",
     "HandlerSilent",
     "HeldUp",
+    "IdHeld",
     "InvalidPayload",
     "InvalidRequest",
     "InvalidResult",
     "JobEnded",
     "JobError",
+    "JobFailed",
     "LedgerqError",
     "LockTimeout",
     "MigrationFailed",
@@ -135,7 +147,9 @@ __all__ = [
     "PayloadMismatch",
     "Permanent",
     "Problem",
+    "RedisRefuses",
     "Refused",
+    "ResultExpired",
     "ResultTooLarge",
     "RetryLater",
     "RuleBroken",
@@ -146,6 +160,7 @@ __all__ = [
     "SettingError",
     "Snooze",
     "StillReferenced",
+    "StillRuns",
     "TimedOut",
     "TooLong",
     "Transient",

@@ -28,6 +28,10 @@ class Unreachable(LedgerqError):
         )
 
 
+class RedisRefuses(LedgerqError):
+    """Redis answers, and lacks or refuses what we need; the text says what and how to mend it."""
+
+
 class SchemaBehind(LedgerqError):
     """The database's schema is not the one this code was written for."""
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from db.models import Project
-from ledgerq.client import JobClient, JobFailed
+from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
+from ledgerq.errors import JobFailed
 from ledgerq.store.tables import DeadLetter, ProcessedJob
 from tests.acceptance.guests import Guest
 from tests.acceptance.processes import worker_process

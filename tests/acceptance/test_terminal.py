@@ -13,10 +13,9 @@ from db.database import open_database
 from ledgerq.broker import keys
 from ledgerq.cli import main
 from ledgerq.cli.output import complain
-from ledgerq.client import IdHeld
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import DeadLetterReason
+from ledgerq.errors import DeadLetterReason, IdHeld
 from ledgerq.execution.dead_letter import letter_of
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried

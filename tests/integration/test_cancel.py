@@ -12,15 +12,15 @@ from sqlalchemy import URL
 from db.database import open_database
 from db.models import Project
 from jobs.kinds import CreateProject, CreateTask
-from ledgerq.admin.cancel import CancelAnswer, StillRuns, cancel
+from ledgerq.admin.cancel import CancelAnswer, cancel
 from ledgerq.broker import keys
 from ledgerq.broker.connection import connect
-from ledgerq.client import JobClient, JobFailed, ResultExpired
+from ledgerq.client import JobClient
 from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Undecodable
+from ledgerq.errors import JobFailed, ResultExpired, StillRuns, Undecodable
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
 from ledgerq.execution.retry import Policy

@@ -15,13 +15,14 @@ from structlog.testing import capture_logs
 from jobs.kinds import CreateProject
 from ledgerq import embedded
 from ledgerq.admin import health
-from ledgerq.broker.connection import RedisRefuses, connect, require_redis
+from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.notifier import QueueNotifier
 from ledgerq.broker.presence import note_wait
 from ledgerq.broker.requirements import unfit
 from ledgerq.client import JobClient
 from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
+from ledgerq.errors import RedisRefuses
 from tests.support import redis_number
 
 LAUNCH = CreateProject(name="Launch")

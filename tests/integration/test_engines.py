@@ -15,9 +15,10 @@ from db.models import Project, Task, TaskStatus
 from jobs import kinds
 from jobs.kinds import ChangeTaskStatus, CreateProject, CreateTask, CreateWorker, DeleteTask
 from ledgerq.broker.connection import connect
-from ledgerq.client import EnqueuedJob, JobClient, JobFailed, results
+from ledgerq.client import EnqueuedJob, JobClient, results
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
+from ledgerq.errors import JobFailed
 from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
 from ledgerq.schedule import Recurring

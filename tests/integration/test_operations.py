@@ -17,10 +17,11 @@ from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
 from ledgerq.broker import keys
 from ledgerq.broker.connection import connect
-from ledgerq.client import JobClient, JobFailed
+from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
+from ledgerq.errors import JobFailed
 from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
 from ledgerq.staging import stage

@@ -11,9 +11,10 @@ from redis.exceptions import NoPermissionError
 from ledgerq import embedded
 from ledgerq.admin import health
 from ledgerq.broker import scripts
-from ledgerq.broker.connection import RedisRefuses, connect, require_redis
+from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.requirements import OUTSIDE_SCRIPTS, missing
 from ledgerq.config import Config, WorkerConfig
+from ledgerq.errors import RedisRefuses
 
 SCRIPTS = Path(scripts.__file__).parent / "lua"
 OUTSIDE = {words[0] for words in OUTSIDE_SCRIPTS}

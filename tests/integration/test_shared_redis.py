@@ -23,11 +23,12 @@ from ledgerq.broker.connection import connect, tick_id
 from ledgerq.broker.presence import beat, living_workers
 from ledgerq.broker.queue import remove_from_queue
 from ledgerq.broker.relay import Relay
-from ledgerq.client import IdHeld, JobClient, ResultExpired
+from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
+from ledgerq.errors import IdHeld, ResultExpired
 from ledgerq.staging import stage
 from ledgerq.store import dead_letters, outbox
 from ledgerq.store.tables import JobState, OutboxMessage

@@ -8,8 +8,8 @@ from arq.connections import ArqRedis
 from fakeredis.aioredis import FakeRedis
 
 from jobs.kinds import CreateProject, CreateTask
-from ledgerq.client import JobClient, JobFailed, ResultExpired
-from ledgerq.errors import PayloadMismatch
+from ledgerq.client import JobClient
+from ledgerq.errors import JobFailed, PayloadMismatch, ResultExpired
 from ledgerq.wire.arq_json import from_wire, to_wire
 from ledgerq.wire.envelope import decode
 from ledgerq.wire.request import Request
