@@ -1,7 +1,4 @@
-"""The database of the task manager: opened once for each process, a session for each request.
-
-`get_session` and `get_sessions` are for FastAPI.
-"""
+"""The database of the task manager, opened once for each process."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -153,8 +153,8 @@ def test_nothing_else_in_the_layer_writes() -> None:
         "inbox.py", "outbox.py", "unique_keys.py", "dead_letters.py", "audit.py", "writes.py",
     }  # fmt: skip
     writing = {"add", "add_all", "delete", "merge", "insert", "update_rows", "delete_rows"}
-    rooms = [Path(inspect.getfile(module)).parent for module in (writes, outbox)]
-    for path in (each for room in rooms for each in room.glob("*.py")):
+    folders = [Path(inspect.getfile(module)).parent for module in (writes, outbox)]
+    for path in (each for folder in folders for each in folder.glob("*.py")):
         if path.name in own_bookkeeping:
             continue
         for function in ast.walk(ast.parse(path.read_text())):

@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
 from typer.main import get_command
 
 from ledgerq.cli.main import commands as app
@@ -136,3 +138,12 @@ def test_the_lock_pins_with_hashes_and_names_no_host(name: str) -> None:
     for requirement in re.findall(r"^\S.*(?:\n[ ]+.*)*", lock, flags=re.MULTILINE):
         assert "==" in requirement
         assert "--hash=sha256:" in requirement
+
+
+def test_the_wheel_holds_the_library_and_nothing_else(tmp_path: Path) -> None:
+    """The task manager is an application of it; scripts and the marker of types come along."""
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    with ZipFile(wheel) as file:
+        names = file.namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ledgerq"}
+    assert {"ledgerq/py.typed", "ledgerq/broker/lua/claim.lua"} <= set(names)
