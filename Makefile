@@ -7,7 +7,7 @@ CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
 TEST_PROCESSES ?= 3
 
-.PHONY: demo dev test check bench bench-before bench-database chaos chaos-exhaustive format lock clean
+.PHONY: demo dev test check bench bench-before bench-private bench-database chaos chaos-exhaustive format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/python -m worker.demo --jobs 1000
@@ -31,6 +31,9 @@ bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 take
 
 bench-before: $(READY)  ## beside an earlier checkout that has its own .venv: BEFORE=../before
 	$(BIN)/python -m bench.before $(BEFORE)
+
+bench-private: $(READY)  ## what it gains to use private parts of redis-py
+	$(BIN)/python -m bench.private
 
 bench-database: $(READY)  ## the database layer beside the naive way
 	$(BIN)/python -m bench.database
