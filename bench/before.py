@@ -38,7 +38,9 @@ def main(root: Path) -> int:
         pace = Pacing(float(os.environ.get("SECONDS", "2")))
         for workload in wanted:
             contender = STAGED if workload == "staged" else OURS
-            pair = (contender, replace(contender, name="before", root=root))
+            module = "ledgerq" if (root / "ledgerq").exists() else "worker"  # before version 0.2
+            command = ("-m", module, "worker")
+            pair = (contender, replace(contender, name="before", root=root, worker=command))
             kind = "create" if workload == "staged" else workload
             found = Results()
             rounds = int(os.environ.get("ROUNDS", "9"))

@@ -45,13 +45,17 @@ class App:
     tables: Tables = field(init=False)
 
     def __post_init__(self) -> None:
-        own = (retention.KIND,) if self.forget_ended_jobs else ()
-        ticks = (retention.EVERY_HOUR,) if self.forget_ended_jobs else ()
-        for name, value in (
-            ("jobs", (*self.jobs, *own)),
-            ("schedule", (*self.schedule, *ticks)),
-            ("tables", Tables(tuple(self.metadata), self.migrations)),
-        ):
+        jobs, schedule = list(self.jobs), list(self.schedule)
+        if self.forget_ended_jobs and retention.KIND not in jobs:
+            jobs.append(retention.KIND)
+        if self.forget_ended_jobs and retention.EVERY_HOUR not in schedule:
+            schedule.append(retention.EVERY_HOUR)
+        tables = Tables(tuple(self.metadata), self.migrations)
+        for name, value in {
+            "jobs": tuple(jobs),
+            "schedule": tuple(schedule),
+            "tables": tables,
+        }.items():
             object.__setattr__(self, name, value)
         self.registry()
 

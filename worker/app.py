@@ -4,6 +4,7 @@
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from db.database import build_database
@@ -50,5 +51,10 @@ def __getattr__(name: str) -> Any:
         config = load_config()
     except LedgerqError as error:
         sys.exit(f"ledgerq: {error}")
-    configure_logging(config.worker.log_format, config.worker.log_level)
-    return worker_settings(app, config)
+
+    async def startup_under_arq(ctx: dict[Any, Any]) -> None:
+        """arq's command line has set up its own logging by now, which shows what jobs carry: ours comes instead."""
+        configure_logging(config.worker.log_format, config.worker.log_level)
+        await startup(ctx)
+
+    return worker_settings(replace(app, on_startup=startup_under_arq), config)

@@ -68,7 +68,10 @@ class QueueNotifier:
             await self._subscribe(connection)
             self._on_listening(True)
             self._on_change()  # something may have changed before
-            await self._listen(connection)
+            try:
+                await self._listen(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.debug("notifier.disconnected", error=one_line(error))
         except NoPermissionError as error:
             if not self._refused:
                 log.warning("notifier.not_permitted", error=one_line(error))

@@ -84,7 +84,7 @@ async def keep_beating(
 
     try:
         failed = partial(log.warning, "heartbeat.failed")
-        await keep_going(beat_once, RedisError, OSError, failed=failed)
+        await keep_going(beat_once, RedisError, OSError, failed=failed, longest=interval)
     finally:
         try:
             async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself

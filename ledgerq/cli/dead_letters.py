@@ -1,6 +1,6 @@
 """`ledgerq dead`: look at the dead letters, replay or discard them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -277,12 +277,21 @@ def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:
     return row if count is None else {"count": count, **row}
 
 
-async def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> T:
-    async with open_current_database(load(DatabaseConfig), tables_of_app()) as sessions:
-        return await work(sessions)
+def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> Coroutine[Any, Any, T]:
+    config, tables = load(DatabaseConfig), tables_of_app()  # the latter imports a service's code
+
+    async def run() -> T:
+        async with open_current_database(config, tables) as sessions:
+            return await work(sessions)
+
+    return run()
 
 
-async def _on_both(work: Callable[[ArqRedis, Sessions, str], Awaitable[T]]) -> T:
-    config = load_config()
-    async with open_redis_and_database(config, tables_of_app()) as (redis, sessions):
-        return await work(redis, sessions, config.worker.queue)
+def _on_both(work: Callable[[ArqRedis, Sessions, str], Awaitable[T]]) -> Coroutine[Any, Any, T]:
+    config, tables = load_config(), tables_of_app()
+
+    async def run() -> T:
+        async with open_redis_and_database(config, tables) as (redis, sessions):
+            return await work(redis, sessions, config.worker.queue)
+
+    return run()

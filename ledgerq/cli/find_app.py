@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import stat
 import sys
 import tomllib
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ledgerq.app import App
+from ledgerq.config import CommandSettings
 from ledgerq.database.engine import NO_TABLES, Tables
-from ledgerq.errors import SettingError, UsageError
+from ledgerq.errors import UsageError
+from ledgerq.settings import FILE, load
 
 VARIABLE = "LEDGERQ_APP"
 _CURE = "name it as module:attribute, as in shop.ledger:app"
@@ -21,6 +24,7 @@ def _choose(name: str | None) -> None:
     """Processes that this one starts find the same application."""
     if name is not None:
         os.environ[VARIABLE] = name
+        os.environ.pop(f"{VARIABLE}{FILE}", None)
 
 
 AppName = Annotated[
@@ -35,18 +39,20 @@ AppName = Annotated[
 
 
 def find_app() -> App | None:
-    """The application, if one is named; it is imported from the folder that names it.
+    """The application, if one is named; its modules are looked for beside what names it, too.
 
     Raises:
         UsageError: what is named can't be imported, or is no App; the text says which part of the name is wrong.
+        SettingError: the variable is set in a way that settings can't be.
     """
-    name, folder, source = os.environ.get(VARIABLE, "").strip(), Path.cwd(), VARIABLE
-    if not name:
+    name, source = load(CommandSettings).app, VARIABLE
+    folder = _current_folder()
+    if not name and folder:
         name, folder, source = _in_pyproject(folder)
     if not name:
         return None
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if folder and str(folder) not in sys.path:
+        sys.path.append(str(folder))  # behind what is installed: it takes nobody's place
     return _load(name, source)
 
 
@@ -68,20 +74,48 @@ def tables_of_app() -> Tables:
     return app.tables if app else NO_TABLES
 
 
+def _current_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        return None
+
+
 def _in_pyproject(start: Path) -> tuple[str, Path, str]:
-    """The name in the nearest pyproject.toml that has one, from here upwards."""
+    """The name in the nearest pyproject.toml that has one, from here upwards.
+
+    Raises:
+        UsageError: the file names an application, and somebody else may write it: its code would run as ours.
+    """
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         try:
-            read = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            continue
+            named = _app_of(tomllib.loads(path.read_text()))
         except (OSError, ValueError) as error:
-            raise UsageError(str(path), f"can't be read: {error}", "mend it") from None
-        named = read.get("tool", {}).get("ledgerq", {}).get("app", "")
+            if folder == start and path.exists():
+                raise UsageError(str(path), f"can't be read: {error}", "mend it") from None
+            continue
         if named:
-            return str(named), folder, f"{path}: [tool.ledgerq] app"
+            for each in (path, folder):
+                _require_trusted(each)
+            return named, folder, f"{path}: [tool.ledgerq] app"
     return "", start, ""
+
+
+def _app_of(read: dict[str, Any]) -> str:
+    table = read.get("tool", {})
+    ours = table.get("ledgerq", {}) if isinstance(table, dict) else {}
+    return str(ours.get("app", "")) if isinstance(ours, dict) else ""
+
+
+def _require_trusted(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            str(path),
+            "belongs to another user, or others may write it",
+            f"name the application by {VARIABLE}",
+        )
 
 
 def _load(name: str, source: str) -> App:
@@ -104,5 +138,5 @@ def _load(name: str, source: str) -> App:
         found = getattr(found, part)
     if not isinstance(found, App):
         kind = type(found).__name__
-        raise SettingError(source, f"{name!r} is a {kind}, not an App", "name the App itself")
+        raise UsageError(source, f"{name!r} is a {kind}, not an App", "name the App itself")
     return found

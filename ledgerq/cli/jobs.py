@@ -16,6 +16,7 @@ from ledgerq.cli.limits import LIMIT, run_within
 from ledgerq.cli.options import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
 from ledgerq.cli.output import complain, print_attempts, print_fields, print_json, print_rows, say
 from ledgerq.config import Config, load_config
+from ledgerq.database.engine import Tables
 from ledgerq.errors import LedgerqError, UsageError
 from ledgerq.store.tables import JobState
 
@@ -81,7 +82,7 @@ def cancel(
     """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
     if not 0 < timeout <= _DAY:
         raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
-    work = _cancel(load_config(), job_id, for_the_log(actor, because), timeout)
+    work = _cancel(load_config(), tables_of_app(), job_id, for_the_log(actor, because), timeout)
     answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
     if as_json:
         print_json(asdict(answer))
@@ -96,11 +97,12 @@ def cancel(
 
 async def _cancel(
     config: Config,
+    tables: Tables,
     job_id: str,
     said: dict[str, str],
     timeout: float,  # noqa: ASYNC109
 ) -> CancelAnswer:
-    async with open_redis_and_database(config, tables_of_app()) as (redis, sessions):
+    async with open_redis_and_database(config, tables) as (redis, sessions):
         return await cancel_job(
             redis, sessions, config.worker.queue, job_id, **said,
             timeout=timeout, keep_result=config.worker.keep_result,

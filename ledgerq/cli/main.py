@@ -22,7 +22,7 @@ from ledgerq.cli.output import complain, err, out, plain, print_json, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
-from ledgerq.database.engine import open_database
+from ledgerq.database.engine import Tables, open_database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import InvalidPayload, InvalidRequest, LedgerqError, UnknownKind, UsageError
 from ledgerq.logs import configure_logging
@@ -83,7 +83,7 @@ def worker(
     configure_logging(config.worker.log_format, config.worker.log_level)
     if processes > 1:
         raise typer.Exit(asyncio.run(Supervisor(processes).run()))
-    worker = build_worker(found, config, owns_process=True)
+    worker = build_worker(found, config)
     if supervised:
         stop_with_supervisor(worker.loop)
     run_to_the_end(worker)
@@ -176,13 +176,15 @@ def health(
     as_json: AsJson = False,
 ) -> None:
     """Ask Redis, the database and the workers; exit status 0 if all is well."""
-    ok = run_within(HEALTH, _health(load_config(), require_worker=require_worker, as_json=as_json))
+    config, tables = load_config(), tables_of_app()
+    work = _health(config, tables, require_worker=require_worker, as_json=as_json)
+    ok = run_within(HEALTH, work)
     raise typer.Exit(0 if ok else 1)
 
 
-async def _health(config: Config, *, require_worker: bool, as_json: bool) -> bool:
+async def _health(config: Config, tables: Tables, *, require_worker: bool, as_json: bool) -> bool:
     """Says what it found before anything is closed: that may take longer than there is time."""
-    checks = await health_checks.check(config, tables_of_app())
+    checks = await health_checks.check(config, tables)
     ok = all(check.ok for check in checks if require_worker or check.name != "workers")
     if as_json:
         print_json({"ok": ok, **{check.name: _plain(check) for check in checks}})

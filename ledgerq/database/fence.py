@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from ledgerq.database.session import JobSession, LedgerqSession
@@ -62,7 +61,8 @@ class Fence:
         assert session.opened  # noqa: S101 - ledgerq.database.transaction sees to it
         connection = session.opened.sync_connection
         assert connection  # noqa: S101 - as above
-        self._session, self._shared, self._stalled = session, shared, stalled
+        self._session, self._opened = session, session.opened
+        self._shared, self._stalled = shared, stalled
         self._connection: Connection = connection
         self._driver: Any = connection.connection.driver_connection
         self._roots = session.sync_session.get_transaction(), connection.get_transaction()
@@ -193,9 +193,10 @@ class Fence:
         return self._connection.info
 
     async def _check(self) -> None:
-        if self._was_silent:  # the server may have hung up, and the loop not have read it yet
-            with suppress(DBAPIError):
-                await self._session.execute(text("SELECT 1"))
+        if self._was_silent and not self._let_go:
+            # the server may have hung up, and the loop not have read it yet; whatever else is wrong is told below
+            with suppress(SQLAlchemyError):
+                await self._opened.exec_driver_sql("SELECT 1")
         if lost := self.lost:
             raise lost
         session, connection = self._session.sync_session, self._connection

@@ -68,6 +68,7 @@ async def in_transaction(
     Raises:
         SerializationFailure, Deadlock: in each of the attempts.
     """
+    cancellations = _cancellations()
     for attempt in range(1, attempts):
         try:
             async with transaction(sessions, isolation=isolation) as session:
@@ -75,7 +76,7 @@ async def in_transaction(
         except (SerializationFailure, Deadlock) as error:
             if getattr(error, FOREIGN, False):
                 raise  # another database's
-            if _told_to_stop():  # while it would commit
+            if _cancellations() > cancellations:  # one came while it would commit
                 raise asyncio.CancelledError from error
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
     async with transaction(sessions, isolation=isolation) as session:
@@ -124,6 +125,6 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> bool:
     return cancelled
 
 
-def _told_to_stop() -> bool:
+def _cancellations() -> int:
     task = asyncio.current_task()
-    return bool(task and task.cancelling())
+    return task.cancelling() if task else 0

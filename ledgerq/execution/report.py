@@ -29,8 +29,10 @@ def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
             return JobBuried("had ended among the dead letters; see: ledgerq job ID")
         case Duplicate(JobState.CANCELLED):
             return JobCancelled("was cancelled")
-        case _:
+        case Completed() | Duplicate() | Retry():
             return None
+        case _:
+            assert_never(outcome)
 
 
 def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> None:

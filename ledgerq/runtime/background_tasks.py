@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 import structlog
@@ -23,13 +24,13 @@ class BackgroundTasks:
         """Run it until `end`."""
         self._tasks.append(asyncio.create_task(work))
 
-    async def end(self, seconds: float = 5) -> None:
-        """Cancel all, and wait for them, but not for ever."""
+    async def end(self, seconds: float = 5, *, again_after: float = 0.5) -> None:
+        """Cancel all, and wait for them, but not for ever; those that go on are cancelled once more."""
         deadline = asyncio.get_running_loop().time() + seconds
         while left := [task for task in self._tasks if not task.done()]:
             for task in left:
                 task.cancel()  # again: on Python 3.11 wait_for, inside redis-py, can swallow one
-            await asyncio.wait(left, timeout=0.5)
+            await asyncio.wait(left, timeout=again_after)
             if asyncio.get_running_loop().time() > deadline:
                 log.error("shutdown.tasks_abandoned", tasks=len(left))
                 return
@@ -41,6 +42,7 @@ async def keep_going(
     failed: Callable[..., Any],
     recovered: Callable[..., Any] | None = None,
     wake: asyncio.Event | None = None,
+    longest: float = inf,
 ) -> None:
     """Do a part of some work again and again, until cancelled, whatever it raises.
 
@@ -50,6 +52,7 @@ async def keep_going(
         failed: is told the first such error of several in a row, as `error`.
         recovered: is told how many failed when one does not, as `failures`.
         wake: when set, the next part is done now.
+        longest: seconds that pass at most after a failure, whatever the backoff.
     """
     backoff = Backoff()
     while True:
@@ -60,10 +63,10 @@ async def keep_going(
         except expected as error:
             if backoff.failures == 0:
                 failed(error=one_line(error))
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(min(backoff.next(), longest))
         except Exception:
             log.exception("background_task.failed")
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(min(backoff.next(), longest))
         else:
             if backoff.failures and recovered:
                 recovered(failures=backoff.failures)

@@ -18,8 +18,10 @@ from ledgerq.columns import (
     created_at,
     primary_key,
 )
+from ledgerq.database.sqlstate import know
 
 METADATA = MetaData(naming_convention=NAMING_CONVENTION)
+know([METADATA])
 
 
 class Base(SQLModel, registry=registry(metadata=METADATA)):

@@ -38,6 +38,8 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
         "blocked_after": config.worker.blocked_after,
         "hand_back_after": _longest_timeout(config.worker, app) + config.worker.blocked_after,
     }
+    if "ctx" in overrides:  # the hooks find the worker's life in it
+        overrides["ctx"] = {**overrides["ctx"], **settings.ctx}
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 
 
@@ -50,6 +52,7 @@ def run_to_the_end(worker: JobWorker) -> None:
     # objects that go by themselves: looked for at every 700th, they cost a tenth of the throughput
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    worker.take_process()
     last_resort = LastResort(
         worker.longest_stop, lambda: worker.heartbeat.hand_back_now() if worker.heartbeat else None
     )

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 from arq.jobs import SerializationError
 from arq.utils import timestamp_ms
@@ -13,7 +13,7 @@ from arq.worker import JobExecutionFailed
 
 from ledgerq.broker.claims import Ack, AckAction, Claim
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Expired, Undecodable
+from ledgerq.errors import Expired, LedgerqError, Undecodable
 from ledgerq.execution import interventions
 from ledgerq.execution.dead_letter import MAX_NOTE, bury
 from ledgerq.execution.delivery import Delivery
@@ -21,11 +21,12 @@ from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Ret
 from ledgerq.execution.process import conclude
 from ledgerq.execution.report import failure_of, report
 from ledgerq.store import outbox
+from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
-from ledgerq.worker.resources import OURS, Resources
+from ledgerq.worker.resources import OURS, Resources, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
@@ -92,7 +93,9 @@ class Executor:
         context = call.context(self.ctx)
         await call_hook(self.options.on_job_start, context, self.options)
         kind = getattr(function.coroutine, OURS, None)
-        if kind and self.resources:
+        if kind:
+            if self.resources is None:  # it is tried again: nothing was done
+                raise NoResources
             [outcome] = await self.resources.process([_as_counted(claim, call)], kind)
             ack = self._ack(call, outcome)
         else:
@@ -105,7 +108,7 @@ class Executor:
         if self.resources:
             with suppress(Undecodable):
                 function = self.options.functions.get(claim.envelope.wire_name)
-                if function and hasattr(function.coroutine, OURS):
+                if function and is_ours(function):
                     return Call.of(claim)
         return Call.read(claim, self.options)
 
@@ -144,7 +147,7 @@ class Executor:
         except SerializationError:
             call = Call.unread(claim)
         function = self.options.functions.get(call.function)
-        if self.resources and function and hasattr(function.coroutine, OURS):
+        if self.resources and function and is_ours(function):
             try:
                 await self._cancel(self.resources, claim)
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
@@ -170,11 +173,13 @@ class Executor:
                 if outcome.waits_for:
                     self.on_wait(outcome.waits_for, one_line(outcome.error))
                 return self._again(call, outcome)
-            case Completed(result) | Duplicate(_, result) if not failure_of(outcome):
+            case Completed(result) | Duplicate(JobState.DONE, result):
                 self.counters.complete += 1
                 return done(call, result, self.options, success=True)
-            case _:
+            case Buried() | Duplicate():
                 return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
+            case _:
+                assert_never(outcome)
 
     def _again(self, call: Call, retry: Retry) -> Ack:
         if retry.interrupted:
@@ -213,6 +218,16 @@ class Executor:
             outcome = await bury(claim, burial, sessions, self.resources.policy)
         report(claim, UNROUTABLE, outcome, 0)
         return self._ack(call, outcome)
+
+
+class NoResources(LedgerqError):
+    """One of our kinds is to run, and the startup hook has not called `Lifecycle.begin`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "App(on_startup=): the hook did not begin the worker's life; call "
+            "`await lifecycle_of(ctx).begin(ctx, database)` in it"
+        )
 
 
 def _kind_of(claim: Claim) -> str:

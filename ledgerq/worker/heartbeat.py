@@ -99,7 +99,12 @@ class Heartbeat:
         beside = BackgroundTasks()
         for work in (
             # redis-py raises more than its own errors on a connection that was cut
-            keep_going(partial(self._renew, broker), Exception, failed=renewal_failed),
+            keep_going(
+                partial(self._renew, broker),
+                Exception,
+                failed=renewal_failed,
+                longest=broker.lease_settings.lease / 3,
+            ),
             keep_going(partial(self._tell_waits, broker), RedisError, OSError, failed=not_reported),
             self._show_life(broker),
             self._watch(broker),
@@ -108,7 +113,9 @@ class Heartbeat:
         try:
             await self._ended.wait()
         finally:
-            await beside.end(_JOIN / 2)
+            await beside.end(
+                _JOIN / 2, again_after=_JOIN / 2
+            )  # the sign of life is being taken off
             await broker.close()
 
     async def _show_life(self, broker: Broker) -> None:

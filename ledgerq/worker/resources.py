@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import structlog
 from arq import Retry as ArqRetry
@@ -13,7 +13,7 @@ from arq.typing import WorkerCoroutine
 from ledgerq.broker.relay import Relay
 from ledgerq.database.engine import Database
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Completed, Outcome, Retry
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.report import failure_of, report
@@ -53,6 +53,11 @@ class Resources:
         return outcomes
 
 
+def is_ours(function: Any) -> bool:
+    """True if arq's function is one of our kinds."""
+    return hasattr(function.coroutine, OURS)
+
+
 def dispatcher(name: str) -> WorkerCoroutine:
     """The coroutine that arq calls for the kind of that name, or for a body that has no kind here.
 
@@ -63,12 +68,17 @@ def dispatcher(name: str) -> WorkerCoroutine:
         resources: Resources = ctx[RESOURCES]
         delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
         [outcome] = await resources.process([delivery], name)
-        if isinstance(outcome, Retry):
-            raise ArqRetry(defer=outcome.delay)
-        failure = failure_of(outcome)
-        if failure:
+        if failure := failure_of(outcome):
             raise failure from None
-        return outcome.result  # type: ignore[union-attr]
+        match outcome:
+            case Retry():
+                raise ArqRetry(defer=outcome.delay)
+            case Completed(result) | Duplicate(_, result):
+                return result
+            case Buried():  # has been raised
+                return None
+            case _:
+                assert_never(outcome)
 
     dispatch.__qualname__ = name
     setattr(dispatch, OURS, name)

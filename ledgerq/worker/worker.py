@@ -1,7 +1,7 @@
-"""Our engine: a worker with arq's face that nothing from outside ends, and that loses and doubles nothing.
+"""The worker: it has arq's interface, and goes on whatever Redis, the database or a job do.
 
 main    start, then claim and run until told to stop
-beside  leases are renewed, endings are sent, staged jobs are relayed
+beside  leases are renewed, acknowledgements are sent, staged jobs are relayed
 stop    claim nothing more, let jobs end, hand back the rest, run the shutdown hook whatever happened
 """
 
@@ -30,12 +30,12 @@ from ledgerq.runtime.process_name import process_name
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.arq_functions import Counted, Counters, Options
-from ledgerq.worker.executor import Executor
+from ledgerq.worker.executor import Executor, NoResources
 from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
-from ledgerq.worker.resources import RESOURCES, Resources
+from ledgerq.worker.resources import RESOURCES, Resources, is_ours
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
@@ -50,7 +50,6 @@ class JobWorker(Worker):
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names it.
         hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
-        owns_process: the process is ended then, to be started again.
     """
 
     jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
@@ -63,15 +62,13 @@ class JobWorker(Worker):
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
-        owns_process: bool = False,
         **kwargs: Any,
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
         super().__init__(*args, **kwargs)
-        self.grace, self.blocked_after = grace, blocked_after
+        self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
-        self.owns_process = owns_process
         self._batches, self.waits = BatchSize(batch), dict[str, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
@@ -104,6 +101,8 @@ class JobWorker(Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         self._resources = self.ctx.get(RESOURCES)
+        if not self._resources and any(map(is_ours, self.functions.values())):
+            raise NoResources
         broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
         leases = Leases(broker, lambda: self.tasks)
         acker = Acker(broker, leases.expect_orphans)
@@ -116,6 +115,10 @@ class JobWorker(Worker):
         for part in (leases, acker, self._notifier(broker)):
             self._background_tasks.start(part.run())
         await self._work(leases, active)
+
+    def take_process(self) -> None:
+        """The process is this worker's: it ends when a job blocks the event loop for too long."""
+        self.owns_process = True
 
     def run(self) -> None:
         """Run until stopped; the last act is `close`."""
@@ -135,14 +138,12 @@ class JobWorker(Worker):
 
     def _notifier(self, broker: Broker) -> QueueNotifier:
         relay = self._resources.relay if self._resources else None
+        poller, keys = self._poller, (self.queue_name, ABORTED, cancel_key(self.queue_name))
         return QueueNotifier(
-            broker.redis.connection_pool,
-            (self.queue_name, ABORTED, cancel_key(self.queue_name)),
-            on_listening=self._poller.listening,
-            on_change=self._poller.queue_changed,
-            on_emptied=relay.wake if relay else self._poller.queue_changed,
-            interested=self._poller.waiting,
-        )
+            broker.redis.connection_pool, keys, on_listening=poller.listening,
+            on_change=poller.queue_changed, interested=poller.waiting,
+            on_emptied=relay.wake if relay else poller.queue_changed,
+        )  # fmt: skip
 
     def _batchable_kinds(self) -> tuple[str, ...]:
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""

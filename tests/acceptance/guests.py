@@ -167,7 +167,7 @@ APP = replace(app, jobs=[Kind(Guest, handle)], schedule=[], forget_ended_jobs=Fa
 def main() -> None:
     config = load_config()
     configure_logging(config.worker.log_format, config.worker.log_level)
-    run_to_the_end(build_worker(APP, config, owns_process=True))
+    run_to_the_end(build_worker(APP, config))
 
 
 if __name__ == "__main__":

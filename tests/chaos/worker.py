@@ -34,7 +34,7 @@ def main() -> None:
     config = load_config()
     configure_logging(config.worker.log_format, config.worker.log_level)
     try:
-        run_to_the_end(build_worker(chaos_app(), config, burst=burst, owns_process=True))
+        run_to_the_end(build_worker(chaos_app(), config, burst=burst))
     except (LedgerqError, RedisError) as error:  # one line, as `ledgerq worker` says it
         sys.exit(f"ledgerq: {error}")
 

@@ -31,6 +31,7 @@ from ledgerq.errors import (
     TooLong,
     Unavailable,
 )
+from ledgerq.tables import ProcessedJob
 from tests.support import ORIGIN, count, eventually, new_project, new_task, rows, waiting_for_a_lock
 
 Rows = Callable[[int], Base]
@@ -40,6 +41,11 @@ Rows = Callable[[int], Base]
     ("row", "error", "fields"),
     [
         (lambda p: Project(key="K", name="x"), AlreadyExists, ("key",)),
+        (
+            lambda p: ProcessedJob(job_id="K", kind="x"),  # type: ignore[call-arg]
+            MissingValue,
+            ("payload_hash",),
+        ),
         (
             lambda p: Task(title="x", project_id=p, assignee_id=99),
             MissingReference,

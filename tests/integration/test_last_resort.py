@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from db import projects
@@ -302,6 +304,30 @@ async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
         assert await count(database.sessions, Project) == 0
     assert kept.reason == "handler_silent"
     assert "move what is slow outside of the transaction" in kept.error
+
+
+@pytest.mark.parametrize("seconds", [0.95, 1.4])
+@pytest.mark.parametrize("reason", ["refused", "not_allowed_in_job"])
+async def test_what_a_handler_did_wrong_before_it_was_silent_is_told(
+    postgresql_url: URL, seconds: float, reason: str
+) -> None:
+    """The look at the connection after a silence covers nothing up."""
+
+    async def swallow(context: JobContext, odd: Odd) -> None:
+        context.session.add_all([Project(name="x", key="K"), Project(name="y", key="K")])
+        with suppress(IntegrityError):
+            await context.session.flush()
+        await asyncio.sleep(seconds)
+
+    async def let_go(context: JobContext, odd: Odd) -> None:
+        await (await context.session.connection()).close()
+        await asyncio.sleep(seconds)
+
+    config = DatabaseConfig(url=postgresql_url, idle_in_transaction_timeout=1)
+    async with open_database(config) as database:
+        buried = await one(database.sessions, {"refused": swallow}.get(reason, let_go))
+    assert isinstance(buried, Buried)
+    assert buried.reason == reason
 
 
 async def test_a_handler_that_was_silent_may_still_say_that_it_is_permanent(

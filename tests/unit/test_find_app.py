@@ -87,6 +87,52 @@ def test_a_pyproject_that_is_no_toml_is_named(folder: Path) -> None:
         find_app()
 
 
+def test_a_pyproject_of_somebody_else_is_not_trusted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code would run as ours: in a folder that everybody may write, and below it."""
+    (folder / "pyproject.toml").write_text('[tool.ledgerq]\napp = "shop_of_test:app"\n')
+    folder.chmod(0o777)
+    monkeypatch.chdir(folder / "deep")
+    with pytest.raises(
+        UsageError, match="others may write it; name the application by LEDGERQ_APP"
+    ):
+        find_app()
+    monkeypatch.setenv("LEDGERQ_APP", "shop_of_test:app")
+    monkeypatch.chdir(folder)
+    assert find_app() is not None
+
+
+@pytest.mark.parametrize("text", ["[tool.ledgerq\n", '[tool]\nledgerq = "x"\n', "tool = 3\n"])
+def test_a_pyproject_above_that_says_nothing_of_use_is_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """It is not about us."""
+    (folder / "pyproject.toml").write_text(text)
+    monkeypatch.chdir(folder / "deep")
+    assert find_app() is None
+
+
+def test_a_folder_that_was_deleted_is_no_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable may name what is installed."""
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert find_app() is None
+    monkeypatch.setenv("LEDGERQ_APP", "worker.app:app")
+    assert find_app() is not None
+
+
+def test_the_name_may_come_from_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every setting; the option comes first."""
+    (folder / "name").write_text("shop_of_test:app\n")
+    monkeypatch.setenv("LEDGERQ_APP_FILE", str(folder / "name"))
+    assert find_app() is not None
+
+
 def test_the_option_names_one_and_a_command_that_needs_none_works_without(folder: Path) -> None:
     """Exit status 2 and one line where one is missing."""
     theirs = {name: value for name, value in os.environ.items() if name != "LEDGERQ_APP"}

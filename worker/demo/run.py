@@ -22,6 +22,7 @@ from ledgerq.workers import PREFIX
 from worker.demo.count import SENT, Sent, Tally, tally
 
 SEED = 20_261_123
+_ROOT = str(Path(__file__).resolve().parents[2])  # the children don't look into the current folder
 
 
 class DemoError(LedgerqError):
@@ -139,6 +140,7 @@ def _python(
         [sys.executable, "-P", "-m", *arguments],
         env={
             **servers.given_to(theirs),
+            "PYTHONPATH": _ROOT,
             "LEDGERQ_APP": "worker.app:app",
             "LEDGERQ_LOG_FORMAT": "json",
         },
