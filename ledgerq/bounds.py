@@ -1,4 +1,4 @@
-"""What an argument of the layer may be, checked before the driver sees it: ids, limits, lists, texts, times.
+"""What an argument of a read or a write may be, checked before the driver sees it: ids, limits, lists, texts, times.
 
 A number that no row can have finds no row. What is no number, no text or no time for the database is refused
 by its name.

@@ -1,10 +1,11 @@
 """Cancel a job wherever it is: staged, queued, held back, running, or not yet there.
 
-1. ask     the worker that runs it, if one does, to roll it back; no worker takes it meanwhile
-2. end     it in the database: from now on it never runs, whatever Redis delivers
-3. take    it off the queue, and answer to who waits for it
+1. ask      the worker that runs the job, if one does, to roll it back; no worker takes the job meanwhile
+2. end      the job in the database: from now on it never runs, whatever Redis delivers
+3. remove   the job from the queue, and answer to who waits for it
 
-The second step is what counts. Redis may be unreachable: then a running job is waited for.
+The second step is what counts. It waits for the lock on the running job's receipt; each time that the wait is over
+without it, both steps are done again. Redis may be unreachable: then a running job is waited for.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ _PAUSE = 0.05  # seconds before a lock is asked for again: on SQLite it may be r
 
 @dataclass(frozen=True, slots=True)
 class CancelAnswer:
-    """How the job has ended, now or before. `told` is False if Redis could not be reached.
+    """How the job has ended, now or before. `redis_reached` is False if Redis could not be reached.
 
     `known` is False if the job was neither staged nor queued: it will not run should it come.
     """

@@ -22,7 +22,7 @@ MAX_OBSTACLES = 20  # so many are told of, all are counted
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The jobs that will run once more. `told` is False if Redis could not be reached."""
+    """The jobs that will run once more. `redis_reached` is False if Redis could not be reached."""
 
     jobs: list[Replayed]
     redis_reached: bool

@@ -82,7 +82,7 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """For how long a job is claimed, in seconds, and what a job costs that loses its workers."""
+    """For how long a job is claimed, in seconds, and after how many lost workers it runs alone, and is given up."""
 
     lease: float = 15
     isolate_after_crashes: int = 2

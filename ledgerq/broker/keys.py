@@ -81,5 +81,5 @@ def exclusive_slot_key(queue: str) -> str:
 
 
 def epoch_key(queue: str) -> str:
-    """Which Redis this is: missing or changed, it has lost data."""
+    """An id of the server, noted by a relay. If it is missing or another one, Redis has lost data."""
     return f"ledgerq:epoch:{queue}"

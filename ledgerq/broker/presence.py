@@ -71,9 +71,14 @@ def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
 async def keep_beating(
     redis: ArqRedis, worker: str, alive: Callable[[], bool], *, interval: float = BEAT
 ) -> None:
-    """Show that this worker lives, for as long as it does, until cancelled; then take its name off.
+    """Show that this worker lives, whenever `alive` says so, until cancelled; then take its name off.
 
-    A worker whose lease slips is known to live if it beats three times in a lease.
+    Args:
+        redis: where the queue is.
+        worker: its name.
+        alive: asked before each beat.
+        interval: seconds between two beats. `claim.lua` knows a worker whose lease slipped to be living if it
+            beats three times in a lease.
     """
     key = workers_key(redis.default_queue_name)
 

@@ -20,10 +20,13 @@ class Entry(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What became of an entry. `job_id` is the job that has the place: another one's, if that has the unique key.
+    """What became of an entry.
 
-    `content` is the body or the result that is there already. `holder` is the queue that has the id, '' if it is not
-    known, None if none but this one.
+    Args:
+        is_new: the entry was added.
+        job_id: the entry's own, or the id of the job that has its unique key already.
+        content: the body or the result of the job that was there before.
+        holder: None, or the other queue that has this id; an empty text if it is not known which.
     """
 
     is_new: bool

@@ -44,7 +44,7 @@ log = structlog.stdlib.get_logger("ledgerq.relay")
 
 
 class Relay:
-    """From the outbox to one queue. `interval` is the seconds between two looks when nothing is due."""
+    """From the outbox to one queue. `interval` is the seconds between two looks, unless a full batch was due."""
 
     def __init__(self, redis: ArqRedis, sessions: Sessions, queue: str, interval: float) -> None:
         self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval

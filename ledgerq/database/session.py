@@ -16,7 +16,7 @@ class _SyncSession(Session):
     """Ours, so that the events below are for our sessions alone.
 
     While jobs share a transaction, `waiting` holds rows, locked and changed, that are written together at its end (see
-    db.writes.together), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
+    ledgerq.store.writes), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
     """
 
     fence: "Guard | None" = None  # while a handler runs
@@ -26,7 +26,7 @@ class _SyncSession(Session):
         SessionTransaction, int
     ]  # savepoint → how many entries had been gathered when it began
     met: list[Any] | None = None
-    locking = False  # db.writes reads a row that nothing waits for
+    locking = False  # a row is read that nothing waits for: see ledgerq.store.writes
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Refused to a handler, but for a savepoint."""

@@ -116,7 +116,7 @@ def translated(*, deleting: bool = False) -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """The same for what may go wrong while a connection is had; around nothing else."""
+    """As `translated`, for a block that does nothing but get a connection: what else goes wrong there is `Unavailable`."""
     try:
         with translated():
             yield

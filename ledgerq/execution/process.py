@@ -7,7 +7,7 @@
 5. handle    each job, behind a fence: rows are added, flushed for their ids, written to the audit log
 6. outbox    the messages of staged jobs are removed
 7. commit    on leaving the transaction; if another one came first, all again from 3
-8. decide    what failed together is split, until the bad job stands alone: it takes no neighbour along. It is
+8. decide    what failed together is split, until the bad job is alone: the others commit. It is
              tried again or buried, as `ledgerq.execution.retry` decides
 """
 

@@ -1,4 +1,4 @@
-"""Which kinds this worker can do."""
+"""The kinds of job that a worker can run, by name."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ class Change:
 
     @classmethod
     def inserted(cls, entity_type: str, entity_id: int, values: Mapping[str, Any]) -> "Change":
-        """As `created`, of a row that was inserted past the session."""
+        """A row was inserted by a statement, not by the session: what `created` says of an object."""
         return cls(entity_type, entity_id, Action.CREATE, {}, _with_values(values))
 
     @classmethod

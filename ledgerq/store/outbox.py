@@ -1,4 +1,4 @@
-"""The outbox: jobs staged in their producer's transaction, kept until the job's own one deletes them.
+"""The outbox: jobs staged in their producer's transaction, kept until the transaction that ends the job deletes them.
 
 A message is never "sent". It is due, is put on Redis, and falls due again later and later, until the
 job has ended. So nothing has to notice that Redis lost it; a second put under the same id is harmless.
@@ -164,7 +164,7 @@ async def all_due(session: AsyncSession) -> int:
 
 
 async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
-    """Redis does not have these jobs; answers with those that are staged and have not ended."""
+    """Make these jobs due now, as if never sent, because Redis lost them; answers with those that are staged."""
     found: set[str] = set()
     for some in chunks(storable(job_ids)):
         found |= set(

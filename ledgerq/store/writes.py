@@ -15,7 +15,7 @@ from ledgerq.store.audit import buffered_entries
 
 @asynccontextmanager
 async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
-    """Changes made inside the block are written at its end at the latest: rows at once, entries at once.
+    """Changes made inside the block are written at its end at the latest: all rows together, all entries together.
 
     So an error of the database comes late and does not say whose it is: for batches, which are then split.
     """

@@ -1,4 +1,4 @@
-"""Ends claims in batches, and again and again until Redis has heard: a lost "done" would be a second start."""
+"""Acknowledges claims in batches, again and again until Redis has heard: a lost "done" would be a second start."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ MAX_AT_ONCE = 50
 
 @dataclass(slots=True)
 class Acker:
-    """Takes endings from jobs that run at the same time and sends those that came together as one."""
+    """Takes acknowledgements from jobs that run at the same time, and sends those that came together as one."""
 
     broker: Broker
     on_trouble: Callable[[], None]
@@ -37,7 +37,7 @@ class Acker:
         await keep_going(self.run_once, Exception, failed=partial(log.warning, "ack.delayed"))
 
     async def run_once(self) -> float:
-        """Wait for endings, and send those that came together."""
+        """Wait for acknowledgements, and send those that came together."""
         await self._queued.wait()
         try:
             await self._send()

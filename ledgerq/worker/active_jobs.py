@@ -53,7 +53,10 @@ class ActiveJobs:
         self._batches = batches
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
-        """Begin with what was claimed: jobs that may share a transaction together, each other one alone."""
+        """Begin with what was claimed: all jobs that may share a transaction in one task, each other job in its own.
+
+        Those in `aborted` are not run, only ended.
+        """
         batch = []
         for claim in claims:
             if claim.is_batchable and claim.job_id not in aborted:

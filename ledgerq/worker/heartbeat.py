@@ -2,8 +2,8 @@
 
 renew    the leases of the jobs that run, and the worker's sign of life
 watch    the loop of the jobs: one that stands still is named in the log with its stack, while it lasts
-hand     back the jobs whose loop one of them has blocked for longer than any job may take: it has spent an attempt,
-         the others pay nothing; then the process ends, to be started again
+give up  when a job blocks the loop for longer than any job may take: all jobs are handed back to the queue, the one
+         that blocks has spent an attempt, the others have not; then the process ends, to be started again
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Heartbeat:
         on_taken: is told, in the worker's loop, of each job that somebody else has by now.
         alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
         blocked_after: seconds of standing still that are worth a line in the log.
-        on_handed_back: is told, in the heart's thread, when the jobs were handed back.
+        on_handed_back: is told, in the heartbeat's thread, when the jobs were handed back.
         most: seconds of standing still after which jobs are handed back.
         waits: what jobs wait for that others have to mend, by its reason: health is to name it.
     """

@@ -33,7 +33,9 @@ class Lifecycle:
         self._started = False
 
     async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
-        """Make sure that the engine reaches a current schema, relay staged jobs, and show that we live.
+        """Make sure that the engine reaches a current schema, and begin to relay staged jobs.
+
+        Under arq's own worker, beat too; ours has a heartbeat of its own.
 
         Raises:
             Unreachable: the database does not answer.

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from db.models import Task
-from jobs.kinds import CreateTask
+from jobs.kinds import CreateProject, CreateTask
 from ledgerq import embedded
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
@@ -167,3 +167,19 @@ async def test_a_redis_that_is_of_no_use_does_not_keep_the_worker(
                 await asyncio.to_thread(worker.wait_for, "redis.unavailable")
                 worker.signal(signal.SIGTERM)
                 assert await asyncio.to_thread(worker.wait, 20) == 0
+
+
+@both_commands
+async def test_no_log_line_shows_what_a_job_carries(
+    command: Sequence[str], config: Config, client: JobClient
+) -> None:
+    """By arq's command line too, whose own lines would: each line is ours, and is written once."""
+    secret = "what-nobody-is-to-read"
+    with worker_process(config, command) as worker:
+        await (await client.enqueue(CreateProject(name=secret))).result(timeout=20)
+        worker.wait_for("job.completed")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert all(line.startswith("{") for line in worker.lines), worker.lines
+    assert secret not in "".join(worker.lines)
+    assert len(worker.named("worker.started")) == 1

@@ -85,10 +85,10 @@ def test_the_stop_grace_period_is_longer_than_all_that_a_worker_may_take_to_stop
     rest = float(
         environment.get("LEDGERQ_STOP_GRACE", WorkerConfig.model_fields["stop_grace"].default)
     )
-    assert grace >= drain + rest + 5
+    assert grace >= drain + 3 * rest + 5
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert (
-        "grace period that is some seconds longer than `LEDGERQ_DRAIN_TIMEOUT` and `LEDGERQ_STOP_GRACE`"
+        "grace period that is some seconds longer than `LEDGERQ_DRAIN_TIMEOUT` and three times `LEDGERQ_STOP_GRACE`"
         in readme
     )
 

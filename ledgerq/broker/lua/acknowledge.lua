@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End claims: only the owner can. KEYS queue, running, aborted; ARGV the owner's token, then for each job
--- (id, verb, delay in ms, result, ms to keep it or 0 for ever, note, ms that the claim outlives the job).
--- Verbs: `done` the job has ended; `retry` again after the delay, an attempt is spent; `release` again, none
+-- (id, action, delay in ms, result, ms to keep it or 0 for ever, note, ms that the claim outlives the job).
+-- Actions: `done` the job has ended; `retry` again after the delay, an attempt is spent; `release` again, none
 -- is; `interrupt` as release, but counted. Answers 1 for each job, or 0 if it was not ours to end.
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
