@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import inspect, select
@@ -192,9 +193,15 @@ def _table_of(entity: SQLModel) -> str:
 
 
 def _id_of(entity: SQLModel) -> int:
-    """Its primary key."""
-    [key] = inspect(type(entity)).primary_key_from_instance(entity)
-    return key  # type: ignore[no-any-return]
+    return getattr(entity, _key_of(type(entity)))  # type: ignore[no-any-return]
+
+
+@cache
+def _key_of(table: type[SQLModel]) -> str:
+    """The attribute that is its primary key."""
+    mapper = inspect(table)
+    [column] = mapper.primary_key
+    return str(mapper.get_property_by_column(column).key)
 
 
 def _filled(entity: SQLModel) -> dict[str, Any]:
