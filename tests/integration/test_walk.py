@@ -23,7 +23,7 @@ WALK = [  # README, "Architecture"
 BESIDE = {  # what runs beside the job
     "ledgerq/backoff.py", "ledgerq/broker/notifier.py", "ledgerq/broker/relay.py", "ledgerq/runtime/background_tasks.py",
 }  # fmt: skip
-MOST = 42  # files that a job of ours enters: a change that adds one says why
+MOST = 48  # files that a job of ours enters; 42, and what chance adds of the parts beside it
 
 
 async def test_a_job_is_followed_in_the_four_files_that_the_readme_names(
