@@ -1,4 +1,4 @@
-"""The queue on Redis as our engine uses it: claim, renew and finish, each one script and one round trip.
+"""The queue on Redis as our worker uses it: claim, renew and finish, each one script and one round trip.
 
 A claim is a lease: it names its owner by a token, runs out by Redis' own clock, and can only be renewed
 or ended by its owner. Claimed jobs move behind those that are due, so they never stand in the way.

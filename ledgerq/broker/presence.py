@@ -19,7 +19,7 @@ from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-ALIVE = "ledgerq_alive"  # in arq's ctx: when our engine last looked at its queue, time.monotonic
+ALIVE = "ledgerq_alive"  # in arq's ctx: when our worker last looked at its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
 _FORGOTTEN = 3600.0
@@ -63,7 +63,7 @@ async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
 
 
 def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
-    """False if our engine has not looked at its queue for a while, not counting that its loop stood still."""
+    """False if our worker has not looked at its queue for a while, not counting that its loop stood still."""
     looked = ctx.get(ALIVE)
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE
 

@@ -50,7 +50,7 @@ class Lifecycle:
         await database.ping()
         await require_current(database)
         await require_grants(database)
-        if ALIVE not in ctx:  # our engine beats by itself, beside its loop
+        if ALIVE not in ctx:  # our worker beats by itself, beside its loop
             self._beside.start(keep_beating(redis, process_name(), lambda: True))
         self._beside.start(relay.run())
         self._beside.start(relay.listen(database))

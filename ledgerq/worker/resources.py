@@ -24,7 +24,7 @@ from ledgerq.wire.envelope import has_ordering_key
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 RESOURCES = "ledgerq"  # our one entry in arq's ctx
-OURS = "ledgerq_kind"  # the attribute by which our engine knows our functions among arq's
+OURS = "ledgerq_kind"  # the attribute by which our worker knows our functions among arq's
 
 
 @dataclass(frozen=True, slots=True)
