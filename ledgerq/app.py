@@ -45,16 +45,17 @@ class App:
     tables: Tables = field(init=False)
 
     def __post_init__(self) -> None:
-        jobs, schedule = list(self.jobs), list(self.schedule)
-        if self.forget_ended_jobs and retention.KIND not in jobs:
+        jobs = [kind for kind in self.jobs if kind is not retention.KIND]
+        schedule = [each for each in self.schedule if each is not retention.EVERY_HOUR]
+        if self.forget_ended_jobs:
             jobs.append(retention.KIND)
-        if self.forget_ended_jobs and retention.EVERY_HOUR not in schedule:
             schedule.append(retention.EVERY_HOUR)
-        tables = Tables(tuple(self.metadata), self.migrations)
+        metadata = tuple(self.metadata)
         for name, value in {
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
-            "tables": tables,
+            "metadata": metadata,
+            "tables": Tables(metadata, self.migrations),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

@@ -127,10 +127,12 @@ def _load(name: str, source: str) -> App:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # a module of theirs imports one that is not there
+        top = sys.modules.get(module_name.partition(".")[0])
+        other = f" in {top.__file__}" if top and top.__file__ else ""
         raise UsageError(
             source,
-            f"{name!r}: there is no module {error.name!r}",
-            "start the command in its folder",
+            f"{name!r}: there is no module {error.name!r}{other}",
+            "start the command in its folder; what is installed comes before it",
         ) from None
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -12,7 +12,14 @@ from ledgerq.backoff import Backoff
 
 log = structlog.stdlib.get_logger("ledgerq.supervisor")
 
-_COMMAND = (sys.executable, "-m", "ledgerq", "worker", "--supervised")
+_COMMAND = (
+    sys.executable,
+    "-P",
+    "-m",
+    "ledgerq",
+    "worker",
+    "--supervised",
+)  # modules as ours have them
 _STEADY = 60.0  # seconds after which a worker is no longer one that fails at its start
 
 

@@ -38,8 +38,8 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
         "blocked_after": config.worker.blocked_after,
         "hand_back_after": _longest_timeout(config.worker, app) + config.worker.blocked_after,
     }
-    if "ctx" in overrides:  # the hooks find the worker's life in it
-        overrides["ctx"] = {**overrides["ctx"], **settings.ctx}
+    # the hooks find the worker's life in it
+    overrides["ctx"] = {**(overrides.get("ctx") or {}), **settings.ctx}
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 
 

@@ -114,7 +114,7 @@ class Heartbeat:
             await self._ended.wait()
         finally:
             await beside.end(
-                _JOIN / 2, again_after=_JOIN / 2
+                _JOIN * 0.75, again_after=_JOIN / 2
             )  # the sign of life is being taken off
             await broker.close()
 

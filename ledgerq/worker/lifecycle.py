@@ -59,7 +59,7 @@ class Lifecycle:
 
     async def end(self, ctx: dict[Any, Any]) -> None:
         """Relay nothing more. The engine is to be disposed after it, also if the startup failed half-way."""
-        await self._beside.end()
+        await self._beside.end(again_after=2)  # the sign of life is being taken off
         ctx.pop(RESOURCES, None)
         if self._started:
             log.info("worker.stopped", worker=process_name())

@@ -21,7 +21,15 @@ def test_an_app_is_copied_with_changes() -> None:
     for copy in (replace(app, metadata=()), replace(app, jobs=[]), replace(app, schedule=[])):
         assert [kind.name for kind in copy.jobs].count("prune_processed_jobs") == 1
         assert [each.payload for each in copy.schedule].count(PruneProcessedJobs) == 1
-    assert list(App(jobs=[], forget_ended_jobs=False).jobs) == []
+    for bare in (
+        App(jobs=[], forget_ended_jobs=False),
+        replace(app, jobs=[], schedule=[], forget_ended_jobs=False),
+    ):
+        assert (list(bare.jobs), list(bare.schedule)) == ([], [])
+    assert replace(replace(app, metadata=iter(app.tables.metadata))).tables == app.tables
+    forgetful = replace(app, forget_ended_jobs=False)
+    assert "prune_processed_jobs" not in forgetful.registry()
+    assert PruneProcessedJobs not in {each.payload for each in forgetful.schedule}
 
 
 def test_two_kinds_of_one_name_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ledgerq.runtime.background_tasks import keep_going
+from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
 
 
 @pytest.fixture
@@ -95,3 +95,27 @@ async def test_a_part_is_done_at_once_when_it_is_woken() -> None:
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_once_more() -> None:
+    """Python 3.11's wait_for, inside redis-py, can swallow one."""
+    begun, swallowed = asyncio.Event(), False
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        begun.set()
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed = True
+
+    tasks = BackgroundTasks()
+    tasks.start(stubborn())
+    await begun.wait()
+    with capture_logs() as logs:
+        await tasks.end(0.3, again_after=0.2)
+    assert swallowed
+    assert logs == []
