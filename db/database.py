@@ -1,7 +1,6 @@
 """The database of the task manager, opened once for each process."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from db.schema import TABLES
 from ledgerq import sessions
@@ -13,8 +12,6 @@ def build_database(config: DatabaseConfig) -> Database:
     return sessions.build_database(config, TABLES)
 
 
-@asynccontextmanager
-async def open_database(config: DatabaseConfig) -> AsyncIterator[Database]:
+def open_database(config: DatabaseConfig) -> AbstractAsyncContextManager[Database]:
     """A database for the length of the block."""
-    async with sessions.open_database(config, TABLES) as database:
-        yield database
+    return sessions.open_database(config, TABLES)

@@ -13,7 +13,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.schedule import Recurring
 
-Hook = Callable[[dict[Any, Any]], Awaitable[None]]
+Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # of arq: it is given the `ctx`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,17 +20,17 @@ from ledgerq.workers import lifecycle_of, load_config, worker_settings
 async def startup(ctx: dict[Any, Any]) -> None:
     """Build the engine. It lives as long as this process, and every job takes its connection from it."""
     life = lifecycle_of(ctx)
-    ctx["database"] = build_database(life.config.database)
-    await life.begin(ctx, ctx["database"])
+    await life.begin(ctx, build_database(life.config.database))
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
     """Dispose the engine: the last act, whatever failed before, a startup half-way included."""
+    life = lifecycle_of(ctx)
     try:
-        await lifecycle_of(ctx).end(ctx)
+        await life.end(ctx)
     finally:
-        if database := ctx.pop("database", None):
-            await database.dispose()
+        if life.database:
+            await life.database.dispose()
 
 
 app = App(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Self
@@ -14,6 +14,7 @@ from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, trunc
 from arq.worker import Function, JobExecutionFailed, RetryJob, Worker
 from arq.worker import Retry as ArqRetry
 
+from ledgerq.app import Hook
 from ledgerq.broker.claims import Ack, Claim
 from ledgerq.execution.handlers import told_to_stop
 from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
@@ -22,7 +23,6 @@ from ledgerq.text import one_line, storable
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
 LATE = 1.2  # seconds after its time that arq's log calls delayed
-Hook = Callable[[dict[Any, Any]], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class Executor:
     async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
         """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
         try:
-            call = Call.read(claim, self.options)
+            call = self._read(claim)
         except SerializationError:
             call = Call.unread(claim)
         function = self.options.functions.get(call.function)
