@@ -8,10 +8,12 @@ from typing import Any
 from sqlalchemy import MetaData
 
 from ledgerq import retention
+from ledgerq.audit import Audited
 from ledgerq.database.engine import Tables
 from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.schedule import Recurring
+from ledgerq.store.audited import FlushRecorder
 
 Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # of arq: it is given the `ctx`
 
@@ -26,18 +28,21 @@ class App:
         jobs: every kind of job there is; two of one name are refused.
         schedule: what runs by the clock.
         metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
+        audited: the classes whose changes leave audit entries by themselves: `Order`, or
+            `Audited(Card, mask={"number"})` to leave out or mask columns.
         migrations: the folder of Alembic migrations that make them, and ours.
         forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
         on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
         on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
 
     Raises:
-        ValueError: two kinds have one name.
+        ValueError: two kinds have one name, or a class can't be audited as it is asked for.
     """
 
     jobs: Iterable[Kind[Any]]
     schedule: Iterable[Recurring] = ()
     metadata: Iterable[MetaData] = ()
+    audited: Iterable[type[Any] | Audited] = ()
     migrations: Path | None = None
     forget_ended_jobs: bool = True
     on_startup: Hook | None = None
@@ -50,12 +55,14 @@ class App:
         if self.forget_ended_jobs:
             jobs.append(retention.KIND)
             schedule.append(retention.EVERY_HOUR)
-        metadata = tuple(self.metadata)
+        metadata, audited = tuple(self.metadata), tuple(self.audited)
+        recorder = FlushRecorder(audited) if audited else None
         for name, value in {
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
-            "tables": Tables(metadata, self.migrations),
+            "audited": audited,
+            "tables": Tables(metadata, self.migrations, recorder),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from asyncpg import PostgresError
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.pool import NullPool
 
 from ledgerq.database.fenced_connection import FencedConnection, put_up_fences
-from ledgerq.database.session import LedgerqSession
+from ledgerq.database.session import LedgerqSession, SyncSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
 from ledgerq.database.sqlstate import know, sqlstate
@@ -27,10 +27,17 @@ Sessions = async_sessionmaker[LedgerqSession]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """An application's own tables: their metadata, and the folder of Alembic migrations that makes them."""
+    """An application's own tables: their metadata, the folder of Alembic migrations that makes them, which are audited."""
 
     metadata: tuple[MetaData, ...] = ()
     migrations: Path | None = None
+    recorder: "Recorder | None" = field(default=None, compare=False)
+
+
+class Recorder(Protocol):
+    """Writes the audit entries of a flush: see ledgerq.store.audited."""
+
+    session_class: type[SyncSession]
 
 
 NO_TABLES = Tables()
@@ -72,6 +79,7 @@ def build_database(config: DatabaseConfig, tables: Tables = NO_TABLES) -> Databa
     sessions = async_sessionmaker(
         engine,
         class_=LedgerqSession,
+        sync_session_class=tables.recorder.session_class if tables.recorder else SyncSession,
         expire_on_commit=False,
         idle_limit=0 if config.is_sqlite else config.idle_in_transaction_timeout,
     )
