@@ -9,6 +9,7 @@ from sqlalchemy import MetaData
 
 from ledgerq import retention
 from ledgerq.database.engine import Tables
+from ledgerq.database.own_schema import SCHEMA
 from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.schedule import Recurring
@@ -26,19 +27,22 @@ class App:
         jobs: every kind of job there is; two of one name are refused.
         schedule: what runs by the clock.
         metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
-        migrations: the folder of Alembic migrations that make them, and ours.
+        migrations: the folder of Alembic migrations that make them; a worker refuses to start on an older revision.
+        schema: the PostgreSQL schema in which ledgerq's own tables stand. On SQLite there is one schema for all.
         forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
         on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
         on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
 
     Raises:
         ValueError: two kinds have one name.
+        SettingError: the schema is no plain identifier.
     """
 
     jobs: Iterable[Kind[Any]]
     schedule: Iterable[Recurring] = ()
     metadata: Iterable[MetaData] = ()
     migrations: Path | None = None
+    schema: str = SCHEMA
     forget_ended_jobs: bool = True
     on_startup: Hook | None = None
     on_shutdown: Hook | None = None
@@ -55,7 +59,7 @@ class App:
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
-            "tables": Tables(metadata, self.migrations),
+            "tables": Tables(metadata, self.migrations, self.schema),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

@@ -19,7 +19,7 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import JobError
 from ledgerq.staging import stage
 from ledgerq.store import inbox, outbox
-from ledgerq.store.enqueue_function import UNPRINTABLE
+from ledgerq.store.unprintable import UNPRINTABLE
 from ledgerq.store.tables import JobState, OutboxMessage
 from ledgerq.wire.envelope import Envelope, decode, encode
 from ledgerq.wire.request import Request
