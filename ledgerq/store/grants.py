@@ -30,7 +30,8 @@ _NO_SCHEMA = text(
 )
 _LACKING = text(
     f"{_TABLES} SELECT current_user, t.schema, t.name, p FROM t JOIN unnest(CAST(:names AS text[]), "  # noqa: S608 - our own words
-    "CAST(:privileges AS text[])) AS v(name, p) ON v.name = t.name WHERE NOT has_table_privilege(t.oid, p)"
+    "CAST(:privileges AS text[])) WITH ORDINALITY AS v(name, p, place) ON v.name = t.name "
+    "WHERE NOT has_table_privilege(t.oid, p) ORDER BY t.schema, place"
 )
 _UNUSABLE = text(
     f"{_TABLES} SELECT current_user, t.schema, s.relname FROM t JOIN pg_depend AS d "  # noqa: S608 - as above

@@ -147,7 +147,7 @@ async def test_a_deploy_that_is_killed_lets_the_next_one_through(
     """The lock is the session's: it goes with the process, and so does a half-done migration."""
     async with open_database(empty_postgresql) as database, database.sessions() as session:
         # a table of ours in somebody's hand: the deploy waits with its lock taken
-        await session.execute(text("CREATE TABLE audit_log (id int)"))
+        await session.execute(text("CREATE TABLE ledgerq.audit_log (id int)"))
         stuck = upgrade_in_another_process(empty_postgresql)
         try:
             await eventually(lambda: migration_waits(database))
