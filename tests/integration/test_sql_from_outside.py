@@ -19,8 +19,8 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import JobError
 from ledgerq.staging import stage
 from ledgerq.store import inbox, outbox
-from ledgerq.store.unprintable import UNPRINTABLE
 from ledgerq.store.tables import JobState, OutboxMessage
+from ledgerq.store.unprintable import UNPRINTABLE
 from ledgerq.wire.envelope import Envelope, decode, encode
 from ledgerq.wire.request import Request
 from tests.support import count, own, rows, waiting_for_a_lock
