@@ -154,8 +154,10 @@ async def test_a_migration_by_an_ordinary_role_keeps_callers_and_finds_its_schem
         await admin.execute(f'ALTER ROLE {owner} SET search_path = "My App"')
         config = DatabaseConfig(url=empty_postgresql_url.set(username=owner))
         await asyncio.to_thread(migrate, config, "0004")
-        await admin.execute(f'GRANT INSERT, SELECT ON "My App".outbox_message TO {writer}')
-        await admin.execute(f'GRANT SELECT ON "My App".outbox_message TO {reader}')
+        await admin.execute(
+            f'GRANT INSERT, SELECT ON "My App".outbox_message TO {writer}; '
+            f'GRANT SELECT ON "My App".outbox_message TO {reader}'
+        )
         await asyncio.to_thread(migrate, config)
         await admin.execute(f'GRANT USAGE ON SCHEMA "My App" TO {writer}, {reader}')
         for role, may in ((writer, True), (reader, False)):
