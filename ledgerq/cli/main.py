@@ -126,7 +126,8 @@ async def _enqueue(
         job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor)
         answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
         if wait is not None:
-            answer["result"] = await _result(job, wait)
+            # as it was answered, whatever the payload says of it
+            answer["result"] = await _result(client.job(job.job_id), wait)
     if as_json:
         print_json(answer)
         return

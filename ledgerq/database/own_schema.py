@@ -43,9 +43,8 @@ def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
 def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
     """Execution options of an engine on which our tables are to be found; none where there is nothing to translate.
 
-    For an engine that a service builds itself, if it reads our tables on SQLite or in another schema than `ledgerq`:
-
-        create_async_engine(url, execution_options=schema_options(on_sqlite=True))
+    An engine that a service builds itself needs them as its `execution_options`, if the service reads our tables on
+    SQLite or in another schema than `ledgerq`.
     """
     if on_sqlite:
         return {_MAP: {SCHEMA: None}}
