@@ -28,11 +28,11 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
 
 docs: $(READY) $(DOCS)/.ready  ## the pages of docs/ into site/; a broken link or reference fails it
-	$(BIN)/python -m docs.made
+	$(BIN)/typer ledgerq.cli.main utils docs --name ledgerq --output docs/reference/cli.md
 	$(DOCS)/bin/zensical build --clean --strict
 
 docs-screens: $(READY)  ## draw the terminal's screens in docs/screens/ anew
-	$(BIN)/python -m docs.screens
+	$(BIN)/python -m examples.screens
 
 bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
 	$(BIN)/python -m bench
