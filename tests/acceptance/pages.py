@@ -2,7 +2,8 @@
 
 - A block with a title is a file: it is written.
 - `python` without a title is run in a process of its own; `await` may stand at its top level.
-- `console`: each line after `$ ` is a command; lines below it are what it prints, `…` stands for anything.
+- `console`: each line after `$ ` is a command; lines below it are what it prints, `…` stands for anything. A command
+  that fails prints `ledgerq: …`.
 - `sql` is run on the page's database.
 - The comment `<!-- not run: why -->` before a block says why it is not.
 """
@@ -110,12 +111,15 @@ class Shell:
         elif LASTING.match(command):
             self._stack.enter_context(self._lasting(command))
         else:
-            said = self._start(["bash", "-ec", command], block)
+            fails = printed.startswith("ledgerq: ")
+            said = self._start(["bash", "-ec", command], block, fails=fails)
             if printed.strip():
                 wanted = ".*".join(re.escape(part.strip()) for part in printed.split("…"))
                 assert re.fullmatch(wanted, said.strip(), re.DOTALL), f"line {block.line}:\n{said}"
 
-    def _start(self, command: Sequence[str], block: Block, text: str | None = None) -> str:
+    def _start(
+        self, command: Sequence[str], block: Block, text: str | None = None, *, fails: bool = False
+    ) -> str:
         done = subprocess.run(
             command,
             input=text,
@@ -126,14 +130,15 @@ class Shell:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, f"line {block.line}: {block.text}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        said = done.stderr if fails else done.stdout
+        assert (done.returncode != 0) == fails, f"line {block.line}:\n{done.stdout}{done.stderr}"
+        return said
 
     @contextmanager
     def _lasting(self, command: str) -> Iterator[None]:
         """A worker on the page's servers, until the page ends. `dev` has the worker, and servers of its own beside."""
-        worker = [sys.executable, "-m", "ledgerq", "worker", *command.split()[2:]]
-        process = Process(worker, self.environment, cwd=self.folder)
+        ledgerq = str(Path(sys.executable).with_name("ledgerq"))
+        process = Process([ledgerq, "worker", *command.split()[2:]], self.environment, cwd=self.folder)
         try:
             process.wait_for("worker.started")
             yield
@@ -150,12 +155,11 @@ class Shell:
             await connection.close()
 
 
-def environment(folder: Path, database_url: str, redis_url: str) -> dict[str, str]:
+def environment(database_url: str, redis_url: str) -> dict[str, str]:
     """That of a person who has installed ledgerq and pasted what `ledgerq dev` prints."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("LEDGERQ_")},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "LEDGERQ_LOG_FORMAT": "json",
