@@ -31,8 +31,8 @@ docs: $(READY) $(DOCS)/.ready  ## the pages of docs/ into site/; a broken link o
 	$(BIN)/typer ledgerq.cli.main utils docs --name ledgerq --output docs/reference/cli.md
 	$(DOCS)/bin/zensical build --clean --strict
 
-docs-screens: $(READY)  ## draw the terminal's screens in docs/screens/ anew
-	$(BIN)/python -m examples.screens
+docs-screens: $(READY)  ## the terminal's screens in docs/screens/, from a run of the tutorial
+	$(BIN)/python -m tests.screens
 
 bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
 	$(BIN)/python -m bench

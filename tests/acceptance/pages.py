@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,12 +83,18 @@ class Shell:
 
     async def run(self, blocks: Sequence[Block]) -> None:
         """Run them in order; an error names the line of the page."""
-        with self._stack:
+        with self.kept():
             for block in blocks:
-                if block.not_run is None:
-                    await self._run(block)
+                await self.run_one(block)
 
-    async def _run(self, block: Block) -> None:
+    def kept(self) -> AbstractContextManager[object]:
+        """Workers that the page has started end with the block."""
+        return self._stack
+
+    async def run_one(self, block: Block) -> None:
+        """Write it, run it, or leave it."""
+        if block.not_run is not None:
+            return
         if block.title is not None:
             path = self.folder / block.title
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +108,7 @@ class Shell:
             await self._sql(block)
 
     def _command(self, command: str, printed: str, block: Block) -> None:
-        first = command.split()[0]
+        first = command.split(maxsplit=1)[0]
         if first in OF_PEOPLE or command.startswith((*self.pending, "python -m venv")):
             return
         if first == "export":
@@ -138,7 +144,9 @@ class Shell:
     def _lasting(self, command: str) -> Iterator[None]:
         """A worker on the page's servers, until the page ends. `dev` has the worker, and servers of its own beside."""
         ledgerq = str(Path(sys.executable).with_name("ledgerq"))
-        process = Process([ledgerq, "worker", *command.split()[2:]], self.environment, cwd=self.folder)
+        process = Process(
+            [ledgerq, "worker", *command.split()[2:]], self.environment, cwd=self.folder
+        )
         try:
             process.wait_for("worker.started")
             yield

@@ -130,7 +130,7 @@ def test_the_image_is_built_from_the_lock_and_runs_without_root() -> None:
                 assert any(f"!{part}" in ignored for part in (source, source.split("/")[0]))
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev", "build"])
+@pytest.mark.parametrize("name", ["runtime", "dev", "build", "docs"])
 def test_the_lock_pins_with_hashes_and_names_no_host(name: str) -> None:
     """Whoever installs chooses the registry; what is installed is chosen here."""
     lock = (ROOT / "requirements" / f"{name}.txt").read_text()
