@@ -66,11 +66,13 @@ class EnqueuedJob(Generic[R]):
 
 
 class JobClient:
-    """Puts jobs on a queue. Make one per process and share it.
+    """Puts jobs on a queue.
 
-    async with JobClient.open("redis://localhost:6379/0") as client:
-        enqueued = await client.enqueue(CloseOrder(order_id=order.id))
-        number = await enqueued.result(timeout=30)
+        async with JobClient.open("redis://localhost:6379/0") as client:
+            enqueued = await client.enqueue(CloseOrder(order_id=order.id))
+            number = await enqueued.result(timeout=30)
+
+    Make one per process and share it.
     """
 
     def __init__(self, redis: ArqRedis) -> None:
