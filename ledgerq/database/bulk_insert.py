@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
+from ledgerq.database.own_schema import quoted, translated_schema
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -64,11 +66,14 @@ def _prepared(
         column: [_json(row[column]) if column in as_json else row[column] for row in rows]
         for column in columns
     }
-    return _statement(table, columns, returning), arrays
+    schema = translated_schema(session, table.__table__.schema)  # type: ignore[attr-defined]
+    return _statement(table, schema, columns, returning), arrays
 
 
 @lru_cache(maxsize=64)
-def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool) -> TextClause:
+def _statement(
+    table: type[SQLModel], schema: str | None, columns: tuple[str, ...], returning: bool
+) -> TextClause:
     types = table.__table__.columns  # type: ignore[attr-defined]
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     arrays = ", ".join(
@@ -77,8 +82,9 @@ def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool)
     )
     values = ", ".join(f"v.{c}::jsonb" if _is_json(table, c) else f"v.{c}" for c in columns)
     names = ", ".join(columns)
+    target = f"{quoted(schema)}.{table.__tablename__}" if schema else table.__tablename__
     return text(
-        f"INSERT INTO {table.__tablename__} ({names}) SELECT {values} "  # noqa: S608 - names of ours
+        f"INSERT INTO {target} ({names}) SELECT {values} "  # noqa: S608 - names of ours
         f"FROM unnest({arrays}) WITH ORDINALITY AS v({names}, row_number) ORDER BY row_number"
         + (" RETURNING id" if returning else "")
     )

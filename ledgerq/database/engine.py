@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.pool import NullPool
 
 from ledgerq.database.fenced_connection import FencedConnection, put_up_fences
+from ledgerq.database.own_schema import SCHEMA, checked_schema, schema_options
 from ledgerq.database.session import LedgerqSession, SyncSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
@@ -25,19 +26,33 @@ from ledgerq.text import first_line
 Sessions = async_sessionmaker[LedgerqSession]
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """An application's own tables: their metadata, the folder of Alembic migrations that makes them, which are audited."""
-
-    metadata: tuple[MetaData, ...] = ()
-    migrations: Path | None = None
-    recorder: "Recorder | None" = field(default=None, compare=False)
-
-
 class Recorder(Protocol):
     """Writes the audit entries of a flush: see ledgerq.store.audited."""
 
     session_class: type[SyncSession]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """An application's own tables, and where those of ledgerq stand.
+
+    Args:
+        metadata: of the application's tables.
+        migrations: the folder of Alembic migrations that makes them.
+        schema: the PostgreSQL schema in which ledgerq's tables stand. On SQLite there is one schema for all.
+        recorder: writes the entries of the classes that are audited.
+
+    Raises:
+        SettingError: the schema is no plain identifier.
+    """
+
+    metadata: tuple[MetaData, ...] = ()
+    migrations: Path | None = None
+    schema: str = SCHEMA
+    recorder: Recorder | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        checked_schema(self.schema)
 
 
 NO_TABLES = Tables()
@@ -75,7 +90,8 @@ class Database:
 def build_database(config: DatabaseConfig, tables: Tables = NO_TABLES) -> Database:
     """Make the engine; no connection is opened yet."""
     know(tables.metadata)
-    engine = build_engine(config, **(_pool(config) if not config.is_sqlite else {}))
+    pool = _pool(config) if not config.is_sqlite else {}
+    engine = build_engine(config, tables.schema, **pool)
     sessions = async_sessionmaker(
         engine,
         class_=LedgerqSession,
@@ -98,11 +114,17 @@ async def open_database(
         await database.dispose()
 
 
-def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
+def build_engine(config: DatabaseConfig, schema: str = SCHEMA, **pool: Any) -> AsyncEngine:
     """The engine alone, with a pool of the caller's choice: migrations want none."""
+    options = schema_options(on_sqlite=config.is_sqlite, schema=schema)
     if config.is_sqlite:
         engine = create_async_engine(
-            config.url, echo=config.echo, hide_parameters=True, connect_args={"timeout": 30}, **pool
+            config.url,
+            echo=config.echo,
+            hide_parameters=True,
+            connect_args={"timeout": 30},
+            execution_options=options,
+            **pool,
         )
         teach_sqlite(engine)
         put_up_fences(engine)
@@ -113,6 +135,7 @@ def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
         hide_parameters=True,
         json_deserializer=_from_json,
         connect_args=_connect_args(config),
+        execution_options=options,
         **pool,
     )
     put_up_fences(engine)

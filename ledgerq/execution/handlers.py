@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import JobSession, LedgerqSession
 from ledgerq.errors import JobError, Refused, RetryLater, Snooze
@@ -91,9 +89,11 @@ def told_to_stop(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
-def _context(session: AsyncSession, job: Job[Any], now: datetime | None = None) -> JobContext:
+def _context(
+    session: LedgerqSession, job: Job[Any], now: datetime | None = None
+) -> JobContext[Any]:
     """What the handler is given."""
-    return JobContext(session, _origin(job), now or datetime.now(UTC))
+    return JobContext(session, _origin(job), now or datetime.now(UTC), job.resources)
 
 
 def _origin(job: Job[Any]) -> Origin:

@@ -4,21 +4,19 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import inspect, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, cursor, is_storable, require_limit
 from ledgerq.database.bulk_insert import insert_rows
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.errors import Refused
 from ledgerq.store.entities import (
-    MAX_KEY,
     Key,
     entity_type_of,
     filled,
-    key_fields,
     key_of,
     key_text,
     says_something,
@@ -115,6 +113,7 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
     if gathered is not None:
         gathered.extend(entries)
     elif entries:
+        await reach_our_tables(session)
         await insert_rows(session, AuditLog, entries)
 
 
@@ -148,6 +147,7 @@ async def history(
     key = key_text(entity_id)
     if not is_storable(entity_type) or not is_storable(key):
         return []
+    await reach_our_tables(session)
     entries = (
         select(AuditLog)
         .where(
@@ -170,6 +170,7 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
     require_limit(limit, MAX_IN_A_LIST)
     if not is_storable(job_id):
         return []
+    await reach_our_tables(session)
     entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 

@@ -1,18 +1,20 @@
 """What is told of an audited class: which of its columns, and how. Checked once, when the application is made."""
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from sqlalchemy import ARRAY, JSON, PickleType, inspect
 from sqlalchemy.dialects.postgresql import HSTORE
-from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import set_attribute
 
+from ledgerq.errors import DefinitionError
 from ledgerq.store.entities import column_fields, entity_type_of, key_fields
 
+_WHERE = "App(audited=)"
 _IN_PLACE = (ARRAY, HSTORE, JSON, PickleType)  # Python can change their values without assigning
 
 
@@ -79,60 +81,54 @@ def rules_for(audited: Iterable[type[Any] | Audited]) -> dict[type[Any], Rules]:
     """By class.
 
     Raises:
-        ValueError: a class can't be audited as it is asked for; the text says why and what helps.
+        DefinitionError: a class can't be audited as it is asked for.
     """
     found: dict[type[Any], Rules] = {}
     for each in audited:
         asked = each if isinstance(each, Audited) else Audited(each)
         rules = _rules(asked)
         if asked.entity in found:
-            raise ValueError(f"App(audited=): {rules.name} is listed twice; list it once")
+            raise DefinitionError(_WHERE, f"{rules.name} is listed twice", "list it once")
         found[asked.entity] = rules
     return found
 
 
 def _rules(asked: Audited) -> Rules:
-    mapper = _mapper(asked.entity)
-    fields, keys = column_fields(asked.entity), key_fields(asked.entity)
+    entity: Any = asked.entity
+    mapper = _mapper(entity)
+    fields, keys = column_fields(entity), key_fields(entity)
     for option in ("mask", "exclude", "replaced"):
         _require_fields(asked, option, fields)
     if in_key := sorted(set(asked.mask) & set(keys)):
-        raise ValueError(
-            f"{_option(asked, 'mask')}: {in_key[0]!r} is part of the primary key, which each entry shows; "
-            "leave it out of mask, or audit another table"
+        raise DefinitionError(
+            _option(asked, "mask"),
+            f"{in_key[0]!r} is part of the primary key, which each entry shows",
+            "leave it out of mask",
         )
     told = tuple(field for field in fields if field not in set(asked.exclude))
     documents = frozenset(field for field in told if _holds_document(mapper, field))
     for field in sorted(documents - set(asked.replaced)):
         _require_mutable(asked, mapper, field)
-    return Rules(
-        asked, mapper, entity_type_of(asked.entity), keys, told, frozenset(asked.mask), documents
-    )
+    masked = frozenset(asked.mask)
+    return Rules(asked, mapper, entity_type_of(entity), keys, told, masked, documents)
 
 
 def _mapper(entity: Any) -> Mapper[Any]:
-    try:
-        mapper = inspect(entity)
-    except NoInspectionAvailable:
-        mapper = None
+    mapper = inspect(entity, raiseerr=False)
     if not isinstance(mapper, Mapper):
         name = getattr(entity, "__name__", None) or repr(entity)
-        raise ValueError(f"App(audited=): {name} is no mapped class; name the classes of your rows")  # noqa: TRY004 - as the App's other errors
+        raise DefinitionError(_WHERE, f"{name} is no mapped class", "name the classes of your rows")
     mapper.registry.configure()  # only then is it known which columns are MutableDict or MutableList
     return mapper
 
 
 def _require_fields(asked: Audited, option: str, fields: Collection[str]) -> None:
-    given = getattr(asked, option)
+    given, where = getattr(asked, option), _option(asked, option)
     if isinstance(given, str):
-        raise ValueError(
-            f"{_option(asked, option)}: {given!r} is one text; give a set: {{{given!r}}}"
-        )  # noqa: TRY004
+        raise DefinitionError(where, f"{given!r} is one text", f"give a set: {{{given!r}}}")
     if unknown := sorted(set(given) - set(fields)):
-        raise ValueError(
-            f"{_option(asked, option)}: {asked.entity.__name__} has no column {unknown[0]!r}; "
-            f"it has {', '.join(fields)}"
-        )
+        problem = f"{asked.entity.__name__} has no column {unknown[0]!r}"
+        raise DefinitionError(where, problem, f"it has {', '.join(fields)}")
 
 
 def _option(asked: Audited, option: str) -> str:
@@ -145,28 +141,30 @@ def _holds_document(mapper: Mapper[Any], field: str) -> bool:
 
 
 def _require_mutable(asked: Audited, mapper: Mapper[Any], field: str) -> None:
-    """A column that is not told of changes in place would neither be written nor audited.
+    """A change inside of a value that nobody is told of would neither be written nor audited.
 
     Raises:
-        ValueError: it is not.
+        DefinitionError: the column is of that kind, and nobody has said that it is only assigned anew.
     """
     if not _is_mutable(mapper, field):
         name = asked.entity.__name__
-        raise ValueError(
-            f"App(audited=): SQLAlchemy does not see changes inside of {name}.{field}, and would not write them; "
-            f"declare it as MutableDict.as_mutable(…) or MutableList.as_mutable(…), or say "
-            f"Audited({name}, replaced={{{field!r}}}) if it is only ever assigned anew"
+        raise DefinitionError(
+            _WHERE,
+            f"SQLAlchemy does not see changes inside of {name}.{field}, and would not write them",
+            "declare it as MutableDict.as_mutable(…) or MutableList.as_mutable(…), or say "
+            f"Audited({name}, replaced={{{field!r}}}) if it is only ever assigned anew",
         )
 
 
 def _is_mutable(mapper: Mapper[Any], field: str) -> bool:
     """True if the class makes a value that tells of changes in place out of a plain one."""
-    for value in ({}, [], set()):
+    plain: tuple[Any, ...] = ({}, [], set())
+    for value in plain:
         probe = mapper.class_manager.new_instance()  # its __init__ does not run
-        try:
+        with suppress(
+            Exception
+        ):  # of a Mutable that takes no such value, or of a rule of the class
             set_attribute(probe, field, value)
-        except Exception:  # noqa: BLE001 - of a Mutable that takes no such value, or a rule of the class
-            continue
         if isinstance(inspect(probe).dict.get(field), MutableBase):
             return True
     return False

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.orm import InstanceState
-from sqlalchemy.orm.attributes import PASSIVE_NO_INITIALIZE, get_history
+from sqlalchemy.orm import InstanceState, PassiveFlag
+from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.sql import ClauseElement
 
 from ledgerq.store.audit import Change
@@ -48,6 +48,17 @@ class RowValues:
         self.new_key = tuple(self._held.get(field) for field in rules.keys)
         self.old_key = tuple(state.key[1]) if state.key else self.new_key
 
+    def written(self) -> Change | None:
+        """The entry of a row that is there after the flush; one with a new key is another row than before."""
+        if self._state.key is None or self.old_key != self.new_key:
+            return self.created()
+        return self.updated()
+
+    def keep_documents(self) -> None:
+        """For the next flush."""
+        if self._rules.documents:
+            keep_documents(self._state, self._rules)
+
     def created(self) -> Change:
         """All that it holds, empty values left out."""
         after = {field: self._after(field) for field in self._rules.fields}
@@ -61,7 +72,7 @@ class RowValues:
     def updated(self) -> Change | None:
         """The fields that changed; a former value that was not loaded is left out. None if nothing did."""
         touched = self._state.committed_state.keys() | self._expressions.keys()
-        before, after = {}, {}
+        before, after = dict[str, Any](), dict[str, Any]()
         for field in self._rules.fields:
             if field in touched and self._has_changed(field):
                 old, new = self._before(field), self._after(field)
@@ -90,7 +101,9 @@ class RowValues:
     def _has_changed(self, field: str) -> bool:
         if field in self._expressions:
             return True
-        return get_history(self._state.obj(), field, PASSIVE_NO_INITIALIZE).has_changes()  # type: ignore[no-any-return]
+        return get_history(
+            self._state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE
+        ).has_changes()
 
     def _after(self, field: str) -> Any:
         value = self._held.get(field, _UNKNOWN)
@@ -118,7 +131,7 @@ def _before(state: InstanceState[Any], field: str) -> Any:
     """What the row holds until the flush; unknown if it was not loaded."""
     if field not in state.committed_state:
         return state.dict.get(field, _UNKNOWN)
-    deleted = get_history(state.obj(), field, PASSIVE_NO_INITIALIZE).deleted
+    deleted = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE).deleted
     return deleted[0] if deleted else _UNKNOWN
 
 

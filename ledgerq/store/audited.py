@@ -31,7 +31,7 @@ class FlushRecorder:
     """The classes that one application has audited, and the sessions that write their entries.
 
     Raises:
-        ValueError: a class can't be audited as it is asked for; the text says why and what helps.
+        DefinitionError: a class can't be audited as it is asked for; the text says why and what helps.
     """
 
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
@@ -118,25 +118,20 @@ def _changes(touched: list[_Touched], expressions: dict[Any, Any]) -> Iterator[C
         for state, _, deleted, listed in touched
         if state.key is None and not deleted and not listed
     }
-    later: list[tuple[int, Change]] = []
+    written = list[tuple[int, RowValues]]()
     for state, rules, deleted, listed in touched:
         row = RowValues(state, rules, expressions.get(state, {}))
         if deleted:
             if not listed or state.key in fresh:  # the latter: a new object took over its row
                 yield row.deleted()
-            continue
-        if state.key is None and listed:
-            continue
-        if state.key is None:
-            later.append((state.insert_order or 0, row.created()))
-        elif row.old_key != row.new_key:
-            yield row.deleted()
-            later.append((0, row.created()))
-        elif change := row.updated():
-            later.append((0, change))
-        if rules.documents:
-            keep_documents(state, rules)
-    yield from (change for _, change in sorted(later, key=lambda each: each[0]))
+        elif state.key is not None or not listed:
+            written.append((state.insert_order or 0, row))
+            if state.key is not None and row.old_key != row.new_key:
+                yield row.deleted()
+    for _, row in sorted(written, key=lambda each: each[0]):
+        if change := row.written():
+            yield change
+        row.keep_documents()
 
 
 def _entry(session: Any, change: Change) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the audit log says of a mapped row: its type, its key as text, its values as JSON."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -20,7 +20,7 @@ Key: TypeAlias = str | int | UUID | date | tuple[Any, ...]  # of a row; the log 
 
 MAX_KEY = 200  # characters of a key's text
 MAX_VALUE = 10_000  # characters that an entry keeps of one value
-HASH = 32  # hex digits that stand for the rest of a longer key
+_HASH = 32  # hex digits that stand for the rest of a longer key
 _DEEPEST = 200  # lists within lists that an entry keeps
 _MAX_BITS = 10_000  # of a number that is written in digits
 _KNOWN = (str, int, float, datetime, date, UUID, Decimal, Enum, list, dict, type(None))
@@ -28,7 +28,8 @@ _KNOWN = (str, int, float, datetime, date, UUID, Decimal, Enum, list, dict, type
 
 def entity_type_of(entity: type[Any]) -> str:
     """The name of the table, with its schema if the class names one; of a class that inherits, its root's table."""
-    return _entity_type(_root(inspect(entity)))
+    root: Any = _root(inspect(entity))
+    return _entity_type(root)
 
 
 @cache
@@ -45,14 +46,14 @@ def _root(mapper: Mapper[Any]) -> Mapper[Any]:
 
 
 @cache
-def key_fields(entity: type[Any]) -> tuple[str, ...]:
+def key_fields(entity: Any) -> tuple[str, ...]:
     """The attributes that are the primary key, in its order."""
     mapper = inspect(entity)
     return tuple(str(mapper.get_property_by_column(c).key) for c in mapper.primary_key)
 
 
 @cache
-def column_fields(entity: type[Any]) -> tuple[str, ...]:
+def column_fields(entity: Any) -> tuple[str, ...]:
     """The attributes that are columns of the row; no expressions, no relationships."""
     properties = inspect(entity).column_attrs
     return tuple(each.key for each in properties if isinstance(each.columns[0], Column))
@@ -60,7 +61,8 @@ def column_fields(entity: type[Any]) -> tuple[str, ...]:
 
 def key_of(entity: Any) -> str:
     """The text of a row's key."""
-    return key_text(tuple(getattr(entity, field) for field in key_fields(type(entity))))
+    table: Any = type(entity)
+    return key_text(tuple(getattr(entity, field) for field in key_fields(table)))
 
 
 def key_text(key: Key) -> str:
@@ -77,8 +79,8 @@ def key_text(key: Key) -> str:
         text = _part(key) or ""
     if len(text) <= MAX_KEY:
         return text
-    digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:HASH]
-    return f"{text[: MAX_KEY - 1 - HASH]}…{digest}"
+    digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH]
+    return f"{text[: MAX_KEY - 1 - _HASH]}…{digest}"
 
 
 def _part(value: object) -> str | None:
@@ -111,8 +113,9 @@ def _moment(value: date | time) -> str:
 
 def filled(entity: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """The values of a row that are loaded and say something; an expired one is not read for it."""
+    table: Any = type(entity)
     held = inspect(entity).dict
-    fields = [f for f in column_fields(type(entity)) if f in held and f not in leave_out]
+    fields = [f for f in column_fields(table) if f in held and f not in leave_out]
     return says_something({field: _writable(held[field]) for field in fields})
 
 
@@ -134,31 +137,37 @@ def as_json(value: Any, depth: int = _DEEPEST) -> Any:
     """
     if isinstance(value, Enum):
         value = value.value
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return storable(value) if not value.isprintable() else value
-        case int():
-            return int(value) if value.bit_length() <= _MAX_BITS else hex(value)
-        case float():
-            return float(value) if math.isfinite(value) else str(value)
-        case datetime() | date() | time():
-            return _moment(value)
-        case UUID() | Decimal():
-            return str(value)
-        case bytes() | bytearray() | memoryview():
-            return {"bytes": len(value), "sha256": sha256(value).hexdigest()}
-        case _ if depth == 0:
-            return "…"
-        case Mapping():
-            return {storable(str(k)): as_json(v, depth - 1) for k, v in value.items()}
-        case list() | tuple():
-            return [as_json(each, depth - 1) for each in value]
-        case set() | frozenset():
-            return sorted((as_json(each, depth - 1) for each in value), key=str)
-        case _:
-            return storable(str(to_jsonable_python(value, fallback=str)))
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, written in _WRITTEN:
+        if isinstance(value, kind):
+            return written(value)
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {storable(str(key)): as_json(each, depth - 1) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        written_parts = [as_json(each, depth - 1) for each in value]
+        return written_parts if isinstance(value, list | tuple) else sorted(written_parts, key=str)
+    return storable(str(to_jsonable_python(value, fallback=str)))
+
+
+def _digits(value: int) -> int | str:
+    return int(value) if value.bit_length() <= _MAX_BITS else hex(value)
+
+
+def _measured(value: bytes | bytearray | memoryview) -> dict[str, Any]:
+    return {"bytes": len(value), "sha256": sha256(value).hexdigest()}
+
+
+_WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (str, lambda value: str(value) if value.isprintable() else storable(value)),
+    (int, _digits),
+    (float, lambda value: float(value) if math.isfinite(value) else str(value)),
+    ((date, time), _moment),
+    ((UUID, Decimal), str),
+    ((bytes, bytearray, memoryview), _measured),
+)
 
 
 def fitted(value: Any) -> Any:
