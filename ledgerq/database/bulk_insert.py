@@ -42,6 +42,9 @@ async def _insert(
 ) -> list[int]:
     if not rows:
         return []
+    if recorder := getattr(session.sync_session, "recorder", None):
+        statement = f"insert_rows({table.__name__})"
+        recorder.require_seen(session.sync_session, table.__table__, statement)  # type: ignore[attr-defined]
     added: Any = await session.execute(
         *_prepared(session.sync_session, table, rows, returning=returning)
     )

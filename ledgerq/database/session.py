@@ -33,6 +33,7 @@ class SyncSession(Session):
     ]  # savepoint → how many entries had been gathered when it began
     met: list[Any] | None = None
     origin: object = None
+    recorder: Any = None  # of the application's audited classes
     locking = False  # a row is read that nothing waits for: see ledgerq.store.writes
 
     def begin(self, nested: bool = False) -> SessionTransaction:

@@ -19,6 +19,7 @@ from ledgerq.store.entities import (
     filled,
     key_of,
     key_text,
+    key_text_in,
     says_something,
 )
 from ledgerq.store.tables import Action, AuditLog
@@ -132,7 +133,7 @@ async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
 
 async def history(
     session: AsyncSession,
-    entity_type: str,
+    entity: str | type[Any],
     entity_id: Key,
     *,
     after_id: int = 0,
@@ -140,11 +141,19 @@ async def history(
 ) -> Sequence[AuditLog]:
     """What happened to an entity, oldest first; the next page begins after this one's last id.
 
+        entries = await audit.history(session, Order, order_id)
+
+    `entity` is the class, or the name of its table as the log has it; `entity_id` the key: a number, a UUID, a text, or
+    a tuple of the parts of a composite key.
+
     Raises:
         Refused: the limit is out of range.
     """
     require_limit(limit, MAX_IN_A_LIST)
-    key = key_text(entity_id)
+    if isinstance(entity, str):
+        entity_type, key = entity, key_text(entity_id)
+    else:
+        entity_type, key = entity_type_of(entity), key_text_in(entity, entity_id)
     if not is_storable(entity_type) or not is_storable(key):
         return []
     await reach_our_tables(session)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import Column, Table, inspect
+from sqlalchemy import Column, Table, Uuid, inspect
 from sqlalchemy.orm import Mapper
 
 from ledgerq.text import cut, storable
@@ -81,6 +82,15 @@ def key_text(key: Key) -> str:
         return text
     digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:_HASH]
     return f"{text[: MAX_KEY - 1 - _HASH]}…{digest}"
+
+
+def key_text_in(entity: Any, key: Key) -> str:
+    """The same for a key of a class: a UUID may be given as any text that stands for it."""
+    columns = inspect(entity).primary_key
+    if isinstance(key, str) and len(columns) == 1 and isinstance(columns[0].type, Uuid):
+        with suppress(ValueError):
+            return str(UUID(key))
+    return key_text(key)
 
 
 def _part(value: object) -> str | None:
