@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.admin import health as health_checks
-from ledgerq.cli import dead_letters, jobs
+from ledgerq.cli import audit, dead_letters, jobs
 from ledgerq.cli import migrate as migrate_command
 from ledgerq.cli.dev import run_dev
 from ledgerq.cli.find_app import AppName, require_app, tables_of_app
@@ -41,6 +41,7 @@ commands = typer.Typer(
 migrate_command.add_to(commands)
 jobs.add_to(commands)
 dead_letters.add_to(commands)
+audit.add_to(commands)
 
 # of commands: the options of `enqueue` and `dead` make jobs and name them
 _WRONG_USE = (UsageError, InvalidPayload, InvalidRequest, UnknownKind)
