@@ -1,7 +1,7 @@
 """`App(audited=[…])`: the session's flush writes one entry for each row that changes, and nobody else does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, event, func, insert, select, text, update
 from sqlalchemy.engine import URL, make_url
+from sqlmodel import col
 
 from ledgerq import audit
 from ledgerq.audit import AuditLog, Change, Origin, acting_as
@@ -51,7 +52,7 @@ async def by(shop: Database, origin: Origin = ADA) -> AsyncIterator[Any]:
 
 async def entries(database: Database) -> Sequence[AuditLog]:
     async with database.sessions() as session:
-        return (await session.scalars(select(AuditLog).order_by(AuditLog.id))).all()
+        return (await session.scalars(select(AuditLog).order_by(col(AuditLog.id)))).all()
 
 
 async def told(database: Database) -> list[tuple[str, str, str, dict[str, Any], dict[str, Any]]]:
@@ -107,7 +108,7 @@ async def test_a_key_of_several_parts_is_one_text(shop: Database) -> None:
             ("shop_stock", ("EU,north", 7)),
             ("shop_stock", r"EU\,north,7"),
         ):
-            [found] = await audit.history(session, entity, key)  # type: ignore[arg-type]
+            [found] = await audit.history(session, entity, key)
             assert found.entity_id == r"EU\,north,7"
         assert await audit.history(session, Stock, ("EU", "north,7")) == []
 
@@ -529,17 +530,32 @@ def replayed(log: Sequence[Any]) -> dict[str, Any]:
     return rows
 
 
-@hypothesis_settings(max_examples=60)
+@pytest.fixture
+def fresh_file(
+    sqlite_template: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], URL]:
+    """A SQLite file of its own for each call."""
+
+    def make() -> URL:
+        path = tmp_path_factory.mktemp("replay") / "test.sqlite3"
+        path.write_bytes(sqlite_template)
+        return make_url(f"sqlite:///{path}")
+
+    return make
+
+
+@hypothesis_settings(
+    max_examples=60,
+    suppress_health_check=list(HealthCheck),  # each example has a file of its own
+)
 @given(transactions=st.lists(st.lists(STEP, max_size=8), min_size=1, max_size=3))
 def test_the_entries_replayed_are_the_rows(
-    sqlite_template: bytes, tmp_path_factory: pytest.TempPathFactory, transactions: Any
+    fresh_file: Callable[[], URL], transactions: Any
 ) -> None:
     """After any changes, deletes, flushes and savepoints that are undone."""
-    path = tmp_path_factory.mktemp("replay") / "test.sqlite3"
-    path.write_bytes(sqlite_template)
 
     async def check() -> None:
-        async with opened_shop(make_url(f"sqlite:///{path}")) as shop:
+        async with opened_shop(fresh_file()) as shop:
             for steps in transactions:
                 await _play(shop, steps)
             async with shop.sessions() as session:
