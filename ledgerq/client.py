@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -14,7 +14,7 @@ from arq.jobs import Job
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
 from ledgerq.broker.own_job import OwnJob
-from ledgerq.broker.queue import Entry, enqueue
+from ledgerq.broker.queue import Entry, Place, enqueue
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import (
     IdHeld,
@@ -27,6 +27,7 @@ from ledgerq.errors import (
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
@@ -40,6 +41,7 @@ class EnqueuedJob:
     job_id: str
     is_new: bool
     _redis: ArqRedis
+    queue: str = ""  # its key on Redis; '' is the client's default queue
 
     async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in arq
         """Wait for what the job answers, at most `timeout` seconds.
@@ -55,11 +57,24 @@ class EnqueuedJob:
     @property
     def as_arq_job(self) -> Job:
         """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
-        return OwnJob(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
+        return OwnJob(self.job_id, self._redis, self.queue_key, from_wire)
+
+    @property
+    def queue_key(self) -> str:
+        """The key on Redis of the queue that the job is on."""
+        return self.queue or self._redis.default_queue_name
+
+
+class _Ready(NamedTuple):
+    """A request made ready to be sent."""
+
+    queue: str
+    envelope: Envelope
+    entry: Entry
 
 
 class JobClient:
-    """Puts jobs on one queue. Make one per process and share it: `async with JobClient.open(config)`."""
+    """Puts each job on its queue. Make one per process and share it: `async with JobClient.open(config)`."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis, self._queue = redis, redis.default_queue_name
@@ -89,6 +104,7 @@ class JobClient:
         actor: str = UNKNOWN_ACTOR,
         trace_id: str | None = None,
         unique: Unique | None = None,
+        queue: str | None = None,
     ) -> EnqueuedJob:
         """Enqueue one job; when this returns, Redis has it.
 
@@ -99,18 +115,21 @@ class JobClient:
             actor: who asks, for the audit log.
             trace_id: kept in the audit log beside it.
             unique: while its window lasts, the same kind and key is the same job. Redis keeps
-                these keys; those of staged jobs are kept by the database.
+                these keys, each queue its own; those of staged jobs are kept by the database.
+            queue: where to put it; None is the queue of the payload's class, or else the default queue.
 
         Raises:
+            InvalidRequest: an argument is such as no worker would take; says which.
             PayloadMismatch: a job of this id is queued, or just ended, with another payload.
             IdHeld: another queue on the same Redis has this id.
         """
-        request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
+        request = Request(payload, job_id, delay, actor, trace_id, unique=unique, queue=queue)
         return (await self.enqueue_many([request]))[0]
 
-    def job(self, job_id: str) -> EnqueuedJob:
-        """A handle on a job that was enqueued before, by whomever."""
-        return EnqueuedJob(job_id, is_new=False, _redis=self._redis)
+    def job(self, job_id: str, *, queue: str | None = None) -> EnqueuedJob:
+        """A handle on a job that was enqueued before, by whomever, on this queue or else the default queue."""
+        key = queue_key(queue, self._queue)
+        return EnqueuedJob(job_id, is_new=False, _redis=self._redis, queue=key)
 
     async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
         """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
@@ -128,16 +147,22 @@ class JobClient:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
 
-    async def _send(self, batch: Sequence[tuple[Envelope, Entry]]) -> list[EnqueuedJob]:
-        places = await enqueue(self._redis, self._queue, [entry for _, entry in batch])
-        jobs = []
-        for (envelope, entry), place in zip(batch, places, strict=True):
-            if place.holder is not None:
-                raise IdHeld(entry.job_id, place.holder)
-            if place.job_id == entry.job_id and not place.is_new:
-                _check_same(place.job_id, envelope, place.content)
-            jobs.append(EnqueuedJob(place.job_id, place.is_new, self._redis))
-        return jobs
+    async def _send(self, batch: Sequence[_Ready]) -> list[EnqueuedJob]:
+        """Those of each queue in one round trip."""
+        jobs: dict[int, EnqueuedJob] = {}
+        for queue in dict.fromkeys(each.queue for each in batch):
+            asked = {n: each for n, each in enumerate(batch) if each.queue == queue}
+            places = await enqueue(self._redis, queue, [each.entry for each in asked.values()])
+            for (n, each), place in zip(asked.items(), places, strict=True):
+                jobs[n] = self._placed(each, place)
+        return [jobs[n] for n in range(len(batch))]
+
+    def _placed(self, asked: _Ready, place: Place) -> EnqueuedJob:
+        if place.holder is not None:
+            raise IdHeld(asked.entry.job_id, place.holder)
+        if place.job_id == asked.entry.job_id and not place.is_new:
+            _check_same(place.job_id, asked.envelope, place.content)
+        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue)
 
 
 async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
@@ -166,8 +191,8 @@ async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
     )
     ended = {}
     for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
-        result = _own_result(kept, redis.default_queue_name) if kept else None
-        if result or not body or queue_of(body) not in {None, redis.default_queue_name}:
+        result = _own_result(kept, job.queue_key) if kept else None
+        if result or not body or queue_of(body) not in {None, job.queue_key}:
             ended[job.job_id] = _answer(job.job_id, result)
     return ended
 
@@ -192,9 +217,9 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
     return result["r"]
 
 
-async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[tuple[Envelope, Entry]]:
+async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[_Ready]:
     """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
-    batch: list[tuple[Envelope, Entry]] = []
+    batch: list[_Ready] = []
     while True:
         some = [_entry(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
         batch += some
@@ -203,17 +228,20 @@ async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[tuple[E
         await asyncio.sleep(0)
 
 
-def _entry(request: Request, queue: str) -> tuple[Envelope, Entry]:
+def _entry(request: Request, default: str) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
     job_id, envelope = request.checked_id(), request.envelope
+    queue = queue_key(request.queue_name, default)
     unique, window = "", 0
     if request.unique is not None:
         envelope = replace(envelope, unique=request.unique.key)
         unique = unique_key(queue, request.payload.kind, request.unique.key)
         window = max(1, _milliseconds(request.unique.window))
     body = encode(envelope, queue=queue)
-    return envelope, Entry(job_id, body, _milliseconds(request.delay), unique, window)
+    return _Ready(
+        queue, envelope, Entry(job_id, body, _milliseconds(request.delay), unique, window)
+    )
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

@@ -11,6 +11,7 @@ from ledgerq.errors import InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.job import JobContext, Kind, P
 from ledgerq.wire.envelope import Envelope
+from ledgerq.wire.queue_name import checked_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,18 @@ class Job(Generic[P]):
 
 
 class Registry:
-    """The kinds by name. Refuses two of one name."""
+    """The kinds by name. Refuses two of one name, and a queue that can't be one."""
 
     def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
         self.batchable_kinds: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
+        self.queues: dict[str, str | None] = {}  # by kind; None is the default queue
         for kind in kinds:
             if kind.name in self._kinds:
                 raise ValueError(f"two job kinds are named {kind.name!r}")
             self._kinds[kind.name] = kind
+            self.queues[kind.name] = _queue_of(kind)
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:
@@ -86,3 +89,13 @@ class Registry:
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
         return Job(kind, payload, delivery, envelope, delivery.job_id)
+
+
+def _queue_of(kind: Kind[Any]) -> str | None:
+    queue = kind.queue if kind.queue is not None else getattr(kind.payload, "queue", None)
+    if queue is not None:
+        try:
+            checked_queue(queue)
+        except ValueError as error:
+            raise ValueError(f"the queue of job kind {kind.name!r} {error}") from None
+    return queue

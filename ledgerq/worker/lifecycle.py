@@ -45,8 +45,9 @@ class Lifecycle:
         end_in_children(asyncio.get_running_loop())
         self.database = database
         worker, redis = self.config.worker, ctx["redis"]
-        relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
-        ctx[RESOURCES] = Resources(database, self.app.registry(), worker.policy, relay)
+        registry, pause = self.app.registry(), worker.relay_interval
+        relay = Relay(redis, database.sessions, worker.queue, pause, registry.queues)
+        ctx[RESOURCES] = Resources(database, registry, worker.policy, relay)
         await database.ping()
         await require_current(database)
         await require_grants(database)
