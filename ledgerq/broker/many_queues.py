@@ -22,7 +22,6 @@ from ledgerq.broker.claims import (
     own_connections,
 )
 
-
 T = TypeVar("T")
 
 

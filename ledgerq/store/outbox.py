@@ -233,10 +233,11 @@ async def count(session: AsyncSession) -> int:
     return await session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
 
 
-async def count_by_queue(session: AsyncSession) -> dict[str | None, int]:
-    """How many staged jobs of each queue have not ended, by the name that they were staged with."""
-    counted = select(col(OutboxMessage.queue), func.count()).group_by(col(OutboxMessage.queue))
-    return {queue: number for queue, number in await session.execute(counted)}
+async def count_by_queue(session: AsyncSession) -> list[tuple[str | None, str, int]]:
+    """How many staged jobs have not ended, for each name of a queue that they were staged with, and each kind."""
+    parts = col(OutboxMessage.queue), col(OutboxMessage.kind)
+    counted = await session.execute(select(*parts, func.count()).group_by(*parts))
+    return [(queue, kind, number) for queue, kind, number in counted]
 
 
 async def oldest(session: AsyncSession) -> datetime | None:
