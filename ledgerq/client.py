@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
+from pydantic import TypeAdapter, ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
@@ -23,10 +25,12 @@ from ledgerq.errors import (
     PayloadMismatch,
     ResultExpired,
     Undecodable,
+    UnexpectedResult,
 )
+from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
-from ledgerq.wire.payload import Payload
+from ledgerq.wire.payload import Payload, R, result_type
 from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
 
@@ -35,60 +39,59 @@ AT_A_TIME = 50  # jobs made ready before the event loop, which sends those befor
 
 
 @dataclass(frozen=True, slots=True)
-class EnqueuedJob:
+class EnqueuedJob(Generic[R]):
     """A job on the queue. `is_new` is False if one with its id was there already, or is just done."""
 
     job_id: str
     is_new: bool
     _redis: ArqRedis
-    queue: str = ""  # its key on Redis; '' is the client's default queue
+    queue: str  # its key on Redis
+    _payload: type[Payload[R]] | None = None  # which says of what type the answer is
 
-    async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in arq
-        """Wait for what the job answers, at most `timeout` seconds.
+    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
+        """Wait for what the job answers, at most `timeout` seconds. It has the type that the payload names.
 
         Raises:
             JobFailed: it was buried.
+            UnexpectedResult: what it answered is not of that type: the worker runs other code.
             ResultExpired: it is not queued and its result is not kept any more.
             TimeoutError: it has not ended in time.
         """
         async with asyncio.timeout(timeout):
-            return (await results([self]))[0]
+            answer: R = (await results([self]))[0]
+            return answer
 
     @property
     def as_arq_job(self) -> Job:
         """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
-        return OwnJob(self.job_id, self._redis, self.queue_key, from_wire)
-
-    @property
-    def queue_key(self) -> str:
-        """The key on Redis of the queue that the job is on."""
-        return self.queue or self._redis.default_queue_name
-
-
-class _Ready(NamedTuple):
-    """A request made ready to be sent."""
-
-    queue: str
-    envelope: Envelope
-    entry: Entry
+        return OwnJob(self.job_id, self._redis, self.queue, from_wire)
 
 
 class JobClient:
-    """Puts each job on its queue. Make one per process and share it: `async with JobClient.open(config)`."""
+    """Puts each job on its queue. Make one per process and share it.
+
+    async with JobClient.open("redis://localhost:6379/0") as client:
+        enqueued = await client.enqueue(CloseOrder(order_id=order.id))
+        number = await enqueued.result(timeout=30)
+    """
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis, self._queue = redis, redis.default_queue_name
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: BrokerConfig) -> AsyncIterator["JobClient"]:
+    async def open(cls, where: BrokerConfig | str | None = None) -> AsyncIterator["JobClient"]:
         """A client for the length of the block.
 
+        Args:
+            where: the URL of Redis, or settings; without either, `REDIS_URL` and `LEDGERQ_QUEUE` of the environment.
+
         Raises:
+            SettingError: the URL is no such URL, or there is none.
             Unreachable: Redis does not answer.
             RedisRefuses: it is too old, or does not let us in.
         """
-        redis = connect(config)
+        redis = connect(_settings(where))
         try:
             await require_redis(redis, for_worker=False)
             yield cls(redis)
@@ -97,7 +100,7 @@ class JobClient:
 
     async def enqueue(
         self,
-        payload: Payload,
+        payload: Payload[R],
         *,
         job_id: str | None = None,
         delay: timedelta = timedelta(0),
@@ -105,7 +108,7 @@ class JobClient:
         trace_id: str | None = None,
         unique: Unique | None = None,
         queue: str | None = None,
-    ) -> EnqueuedJob:
+    ) -> EnqueuedJob[R]:
         """Enqueue one job; when this returns, Redis has it.
 
         Args:
@@ -126,18 +129,25 @@ class JobClient:
         request = Request(payload, job_id, delay, actor, trace_id, unique=unique, queue=queue)
         return (await self.enqueue_many([request]))[0]
 
-    def job(self, job_id: str, *, queue: str | None = None) -> EnqueuedJob:
-        """A handle on a job that was enqueued before, by whomever, on this queue or else the default queue."""
-        key = queue_key(queue, self._queue)
-        return EnqueuedJob(job_id, is_new=False, _redis=self._redis, queue=key)
+    def job(
+        self, job_id: str, payload: type[Payload[R]] | None = None, *, queue: str | None = None
+    ) -> EnqueuedJob[R]:
+        """A handle on a job that was enqueued before, by whomever. With its payload's class the answer has a type.
 
-    async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
+        It is looked for on `queue`, else on that of the class, else on the default queue.
+        """
+        named = queue if queue is not None or payload is None else payload.queue
+        return EnqueuedJob(job_id, False, self._redis, queue_key(named, self._queue), payload)
+
+    async def enqueue_many(
+        self, requests: Iterable[Request | Payload[Any]]
+    ) -> list[EnqueuedJob[Any]]:
         """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
 
         While Redis takes some, the next are made ready: a generator of requests need not keep them all.
         If one of them is refused, those of the round trips before it are on the queue.
         """
-        asked, jobs = iter(requests), list[EnqueuedJob]()
+        asked, jobs = iter(requests), list[EnqueuedJob[Any]]()
         batch = await _ready(asked, self._queue)
         while len(batch) == BATCH:
             sending = asyncio.create_task(self._send(batch))
@@ -147,29 +157,37 @@ class JobClient:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
 
-    async def _send(self, batch: Sequence[_Ready]) -> list[EnqueuedJob]:
+    async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
         """Those of each queue in one round trip."""
-        jobs: dict[int, EnqueuedJob] = {}
+        jobs: dict[int, EnqueuedJob[Any]] = {}
         for queue in dict.fromkeys(each.queue for each in batch):
-            asked = {n: each for n, each in enumerate(batch) if each.queue == queue}
-            places = await enqueue(self._redis, queue, [each.entry for each in asked.values()])
-            for (n, each), place in zip(asked.items(), places, strict=True):
-                jobs[n] = self._placed(each, place)
+            asked = [n for n, each in enumerate(batch) if each.queue == queue]
+            places = await enqueue(self._redis, queue, [batch[n].entry for n in asked])
+            jobs |= {
+                n: self._placed(batch[n], place) for n, place in zip(asked, places, strict=True)
+            }
         return [jobs[n] for n in range(len(batch))]
 
-    def _placed(self, asked: _Ready, place: Place) -> EnqueuedJob:
+    def _placed(self, asked: "_Ready", place: Place) -> EnqueuedJob[Any]:
         if place.holder is not None:
             raise IdHeld(asked.entry.job_id, place.holder)
         if place.job_id == asked.entry.job_id and not place.is_new:
             _check_same(place.job_id, asked.envelope, place.content)
-        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue)
+        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue, asked.payload)
 
 
-async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
+def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
+    if isinstance(where, BrokerConfig):
+        return where
+    return load(BrokerConfig) if where is None else load(BrokerConfig, redis_url=where)
+
+
+async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     """Wait until all of these have ended; their answers, in the same order.
 
     Raises:
         JobFailed: the first of them that was buried.
+        UnexpectedResult: an answer is not of the type that its payload names.
         ResultExpired: one is neither queued nor is its result kept.
     """
     found: dict[str, Any] = {}
@@ -180,10 +198,28 @@ async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
         if len(found) < len(jobs):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.5)
-    return [found[job.job_id] for job in jobs]
+    return [_typed(job, found[job.job_id]) for job in jobs]
 
 
-async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
+def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
+    payload = job._payload  # noqa: SLF001 - ours
+    if payload is None or (adapter := _adapter(payload)) is None:
+        return answer
+    try:
+        return adapter.validate_python(answer)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise UnexpectedResult(job.job_id, payload.kind, told) from None
+
+
+@cache
+def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
+    """What makes an answer of the payload's type out of JSON; None if any answer will do."""
+    named = result_type(payload)
+    return None if named is Any else TypeAdapter(named)
+
+
+async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:
     """The answers of those that have ended, in one round trip."""
     redis = jobs[0]._redis  # noqa: SLF001 - ours
     values = await redis.mget(
@@ -191,8 +227,8 @@ async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
     )
     ended = {}
     for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
-        result = _own_result(kept, job.queue_key) if kept else None
-        if result or not body or queue_of(body) not in {None, job.queue_key}:
+        result = _own_result(kept, job.queue) if kept else None
+        if result or not body or queue_of(body) not in {None, job.queue}:
             ended[job.job_id] = _answer(job.job_id, result)
     return ended
 
@@ -217,7 +253,16 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
     return result["r"]
 
 
-async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[_Ready]:
+class _Ready(NamedTuple):
+    """A request that can be sent."""
+
+    payload: type[Payload[Any]]
+    queue: str
+    envelope: Envelope
+    entry: Entry
+
+
+async def _ready(asked: Iterator[Request | Payload[Any]], queue: str) -> list[_Ready]:
     """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
     batch: list[_Ready] = []
     while True:
@@ -239,9 +284,8 @@ def _entry(request: Request, default: str) -> _Ready:
         unique = unique_key(queue, request.payload.kind, request.unique.key)
         window = max(1, _milliseconds(request.unique.window))
     body = encode(envelope, queue=queue)
-    return _Ready(
-        queue, envelope, Entry(job_id, body, _milliseconds(request.delay), unique, window)
-    )
+    entry = Entry(job_id, body, _milliseconds(request.delay), unique, window)
+    return _Ready(type(request.payload), queue, envelope, entry)
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

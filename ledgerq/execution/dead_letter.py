@@ -20,7 +20,7 @@ from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import DeadLetter, JobState
 from ledgerq.text import cut, described, leaves, storable, traceback_of
 from ledgerq.wire.envelope import Envelope, check_job_id
-from ledgerq.wire.queue_name import MAX_QUEUE
+from ledgerq.wire.names import MAX_QUEUE
 from ledgerq.wire.readable import readable_parts
 from ledgerq.wire.result import holds_nul
 

@@ -13,8 +13,8 @@ from pydantic_settings import SettingsConfigDict
 
 from ledgerq.bounds import DEFAULT_QUEUE
 from ledgerq.settings import FILE, PREFIX, Settings, load
+from ledgerq.wire.names import MAX_QUEUE
 
-MAX_QUEUE = 200
 # keys on Redis that are something else, ours or arq's; arq's constants are out of reach here, a test compares
 NO_QUEUES = ("arq:job:", "arq:in-progress:", "arq:result:", "arq:retry:", "arq:abort", "ledgerq:")
 NO_QUEUE_ENDS = ":health-check"

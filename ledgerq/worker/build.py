@@ -20,10 +20,10 @@ from ledgerq.config import Config, WorkerConfig
 from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
-from ledgerq.wire.envelope import CRON_PREFIX
+from ledgerq.wire.names import CRON_PREFIX
 from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
-from ledgerq.worker.resources import dispatcher
+from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides

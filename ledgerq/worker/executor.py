@@ -26,7 +26,7 @@ from ledgerq.text import one_line
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
-from ledgerq.worker.resources import OURS, Resources, is_ours
+from ledgerq.worker.processor import OURS, Processor, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
@@ -50,7 +50,7 @@ class Executor:
     name: str
     ctx: Mapping[Any, Any]
     options: Options
-    resources: Resources | None
+    resources: Processor | None
     counters: Counters
     on_interrupted: Callable[[], None]
     on_wait: Callable[[tuple[str, str], str], None]
@@ -95,7 +95,7 @@ class Executor:
         kind = getattr(function.coroutine, OURS, None)
         if kind:
             if self.resources is None:  # it is tried again: nothing was done
-                raise NoResources
+                raise NotBegun
             [outcome] = await self.resources.process([_as_counted(claim, call)], kind)
             ack = self._ack(call, outcome)
         else:
@@ -156,7 +156,7 @@ class Executor:
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _cancel(self, resources: Resources, delivery: Delivery) -> None:
+    async def _cancel(self, resources: Processor, delivery: Delivery) -> None:
         """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
         with suppress(Undecodable):  # then it can't have run, and never will
             check_job_id(delivery.job_id)
@@ -221,7 +221,7 @@ class Executor:
         return self._ack(call, outcome)
 
 
-class NoResources(LedgerqError):
+class NotBegun(LedgerqError):
     """One of our kinds is to run, and the startup hook has not called `Lifecycle.begin`."""
 
     def __init__(self) -> None:

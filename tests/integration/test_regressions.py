@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from alembic import command
@@ -55,10 +55,8 @@ PAST_THE_DOOR = text(  # enqueue_job refuses such; somebody's own SQL, or an old
 )
 
 
-class Odd(Payload):
+class Odd(Payload, kind="odd"):
     """A job with a number, which fails in an odd way."""
-
-    kind: ClassVar[str] = "odd"
 
     x: float = 0
 
@@ -271,7 +269,7 @@ async def test_cancelling_one_of_a_batch_does_not_start_the_others_at_once(
         finally:
             at_once -= 1
 
-    registry = Registry([Kind(Odd, handle, batchable=True)])
+    registry = Registry([Kind(Odd, handle, shares_commit=True)])
     jobs = await client.enqueue_many([Odd() for _ in range(100)])
     worker = our_worker(config, registry, handle_signals=False, schedule=[])
     running = asyncio.create_task(worker.main())

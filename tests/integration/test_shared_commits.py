@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -39,13 +39,12 @@ Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 After = Callable[[JobContext, Project], Awaitable[Any]]
 
 
-class Odd(Payload):
-    kind: ClassVar[str] = "odd"
+class Odd(Payload, kind="odd"):
     n: int = 0
 
 
 async def run(sessions: Sessions, handle: Handler, jobs: int, *, shared: bool) -> list[Outcome]:
-    known = Registry([Kind(Odd, handle, batchable=shared)])
+    known = Registry([Kind(Odd, handle, shares_commit=shared)])
     name = "shared" if shared else "own"
     arrived = [delivery(Odd(n=n), f"{name}-{n}") for n in range(jobs)]
     if not shared:
@@ -247,7 +246,7 @@ async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighb
     hurried = config.worker.model_copy(update={"max_attempts": 1})
     await client.enqueue_many([Odd(n=n) for n in range(10)])
     options: dict[str, Any] = {"burst": True, "handle_signals": False, "schedule": []}
-    registry = Registry([Kind(Odd, handle, batchable=True)])
+    registry = Registry([Kind(Odd, handle, shares_commit=True)])
     await drain(our_worker(Config(hurried, config.database), registry, **options))
     assert await done(sessions) == 9
     async with sessions() as session:

@@ -10,7 +10,7 @@ from ledgerq import App
 from ledgerq.config import Config
 from ledgerq.retention import PruneProcessedJobs
 from ledgerq.tables import METADATA
-from ledgerq.worker.executor import NoResources
+from ledgerq.worker.executor import NotBegun
 from ledgerq.workers import build_worker
 from tests.support import drain
 from worker.app import app
@@ -46,7 +46,7 @@ async def test_a_worker_whose_hook_does_not_begin_refuses_to_start(config: Confi
         """Builds nothing."""
 
     careless = replace(app, on_startup=hook, on_shutdown=None)
-    with pytest.raises(NoResources, match="did not begin the worker's life"):
+    with pytest.raises(NotBegun, match="did not begin the worker's life"):
         await drain(build_worker(careless, config, burst=True, handle_signals=False))
 
 

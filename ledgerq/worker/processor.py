@@ -23,13 +23,13 @@ from ledgerq.wire.envelope import has_ordering_key
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
-RESOURCES = "ledgerq"  # our one entry in arq's ctx
+PROCESSOR = "ledgerq"  # our one entry in arq's ctx
 OURS = "ledgerq_kind"  # the attribute by which our worker knows our functions among arq's
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """What jobs are processed with."""
+class Processor:
+    """Takes deliveries to their ends, with what lives as long as the worker process."""
 
     database: Database
     registry: Registry
@@ -65,9 +65,9 @@ def dispatcher(name: str) -> WorkerCoroutine:
     """
 
     async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
-        resources: Resources = ctx[RESOURCES]
+        processor: Processor = ctx[PROCESSOR]
         delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
-        [outcome] = await resources.process([delivery], name)
+        [outcome] = await processor.process([delivery], name)
         if failure := failure_of(outcome):
             raise failure from None
         match outcome:
