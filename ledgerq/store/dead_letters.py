@@ -64,7 +64,7 @@ async def buried(session: AsyncSession, job_ids: Collection[str]) -> dict[str, s
     for some in chunks(storable(job_ids)):
         letters = select(col(DeadLetter.job_id), col(DeadLetter.queue))
         rows = await session.execute(letters.where(col(DeadLetter.job_id).in_(some)))
-        found |= dict(rows.tuples())
+        found |= {row.job_id: row.queue for row in rows}
     return found
 
 
