@@ -132,10 +132,7 @@ class JobClient:
     def job(
         self, job_id: str, payload: type[Payload[R]] | None = None, *, queue: str | None = None
     ) -> EnqueuedJob[R]:
-        """A handle on a job that was enqueued before, by whomever. With its payload's class the answer has a type.
-
-        It is looked for on `queue`, else on that of the class, else on the default queue.
-        """
+        """A handle on a job that is on `queue`, else on its payload's; with that class the answer has a type."""
         named = queue if queue is not None or payload is None else payload.queue
         return EnqueuedJob(job_id, False, self._redis, queue_key(named, self._queue), payload)
 

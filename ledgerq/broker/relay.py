@@ -68,7 +68,7 @@ class Relay:
         self._kinds = kinds
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._told: set[tuple[str, str]] = set()  # events and the messages that they were about
+        self._told: set[tuple[str, str]] = set()  # what was wrong with which message
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -158,7 +158,8 @@ class Relay:
             elif self._kinds:
                 named = self._kinds.get(message.kind)
         except ValueError as error:
-            self._tell("relay.queue_unusable", message.job_id, problem=str(error))
+            if self._is_news("queue", message.job_id):
+                log.warning("relay.queue_unusable", job_id=message.job_id, problem=str(error))
             named = None
         return queue_key(named, self.queue)
 
@@ -170,25 +171,27 @@ class Relay:
             if place.holder is not None:
                 self._tell_held(message.job_id, place.holder)
             else:
-                self._told.discard(("relay.id_held", message.job_id))
+                self._told.discard(("id", message.job_id))
 
     def _tell_held(self, job_id: str, holder: str) -> None:
         """The message stays in the outbox, and is tried again later and later."""
-        self._tell(
+        if not self._is_news("id", job_id):
+            return
+        log.warning(
             "relay.id_held",
-            job_id,
+            job_id=job_id,
             holder=holder or "another queue, or a program that is not ours",
             cure="the job waits until the id is free; ids are shared by all queues of a Redis: use ids of your own",
         )
 
-    def _tell(self, event: str, job_id: str, **fields: str) -> None:
-        """Once for each message."""
-        if (event, job_id) in self._told:
-            return
+    def _is_news(self, what: str, job_id: str) -> bool:
+        """True once for each message."""
+        if (what, job_id) in self._told:
+            return False
         if len(self._told) >= _MAX_LOGGED:
             self._told.clear()
-        self._told.add((event, job_id))
-        log.warning(event, job_id=job_id, **fields)
+        self._told.add((what, job_id))
+        return True
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
         """They did not get there: due now, not after the pause."""
