@@ -28,7 +28,7 @@ def checked_key(key: str) -> str:
         ValueError: it can't; the text says why.
     """
     if not 1 <= len(key) <= MAX_QUEUE:
-        raise ValueError(f"must have 1 to {MAX_QUEUE} characters")
+        raise ValueError(f"must have 1 to {MAX_QUEUE} printable characters")
     if not key.isprintable() or " " in key or "|" in key or key.strip("\"'") != key:
         raise ValueError("holds a blank, a control character, a | or a quotation mark at an end")
     if key.startswith(NO_QUEUES) or key.endswith(NO_QUEUE_ENDS):

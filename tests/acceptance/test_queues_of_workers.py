@@ -71,7 +71,7 @@ async def test_processes_of_one_supervisor_serve_the_queues_that_it_was_told(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--queue", ""], "must have 1 to 200 characters"),
+        (["--queue", ""], "must have 1 to 200 printable characters"),
         (["--queue", "a", "--queue", "a"], "'a' is given twice"),
         (["--queue", "a,b"], "holds a comma"),
         (["--queue", "arq:job:x"], "is the name of a key"),

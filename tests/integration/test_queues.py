@@ -327,7 +327,7 @@ async def test_a_job_that_must_run_alone_runs_alone_among_all_queues(
 ) -> None:
     """The other queue is not claimed from while its worker makes room for it, nor while it runs."""
     await client.enqueue(Greet(), job_id="risky")
-    await redis.hset(keys.failures_key(DEFAULT, "risky"), "crashes", 2)  # type: ignore[misc]
+    await redis.hset(keys.failures_key(DEFAULT, "risky"), "crashes", "2")  # type: ignore[misc]
     await client.enqueue_many([Request(Charge(), f"c{n}") for n in range(4)])
     first = await both.claim(2, busy=0)
     assert (ids(first.jobs), first.drain_first) == (["c0", "c1"], False)
@@ -348,8 +348,7 @@ async def test_a_running_job_of_the_second_queue_is_cancelled(
     running = asyncio.create_task(worker.main())
     job = await client.enqueue(Charge(), job_id="c")
     await service.started.wait()
-    said = {"actor": "me", "reason": ""}
-    answer = await cancel(redis, sessions, DEFAULT, "c", **said, others=[BILLING])
+    answer = await cancel(redis, sessions, DEFAULT, "c", actor="me", reason="", others=[BILLING])
     assert (answer.state, answer.known) == (JobState.CANCELLED, True)
     await eventually(lambda: _is_gone(redis, BILLING))
     await halt(worker, running)
