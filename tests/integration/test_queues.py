@@ -523,6 +523,28 @@ async def test_an_emptied_redis_is_filled_again_on_every_queue(
     assert sorted(service.ran) == ["charge", "greet"]
 
 
+@pytest.mark.whole_redis
+async def test_connections_that_are_cut_lose_no_job_of_any_queue(
+    config: Config, client: JobClient, sessions: Sessions, redis: ArqRedis, service: Fixture
+) -> None:
+    """All of them, again and again, as at a restart of Redis: each job has its effect, and runs to its end once."""
+    worker = worker_of(serving(config, BILLING, DEFAULT), service, burst=False, max_jobs=5)
+    running = asyncio.create_task(worker.main())
+    await client.enqueue_many([Charge(), Greet()] * 150)
+    for share in range(1, 6):
+        await eventually(lambda share=share: _have_run(sessions, 40 * share))
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await eventually(lambda: _are_done(sessions, 300), seconds=60)
+    await eventually(lambda: _is_gone(redis, BILLING), seconds=60)
+    await eventually(lambda: _is_gone(redis, DEFAULT), seconds=60)
+    await halt(worker, running)
+    assert await count(sessions, DeadLetter) == 0
+
+
+async def _have_run(sessions: Sessions, jobs: int) -> bool:
+    return await done(sessions) >= jobs
+
+
 async def test_a_handle_keeps_to_its_queue(client: JobClient) -> None:
     """One that is made from an id alone looks at the default queue, or at the one that is named."""
     await client.enqueue(Charge(), job_id="c")
