@@ -533,7 +533,7 @@ async def test_connections_that_are_cut_lose_no_job_of_any_queue(
     await client.enqueue_many([Charge(), Greet()] * 150)
     for share in range(1, 6):
         await eventually(lambda share=share: _have_run(sessions, 40 * share))
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
     await eventually(lambda: _are_done(sessions, 300), seconds=60)
     await eventually(lambda: _is_gone(redis, BILLING), seconds=60)
     await eventually(lambda: _is_gone(redis, DEFAULT), seconds=60)
