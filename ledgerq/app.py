@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import MetaData
 
 from ledgerq.database.engine import Tables
+from ledgerq.database.own_schema import SCHEMA
 from ledgerq.errors import DefinitionError
 from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
@@ -28,7 +29,8 @@ class App:
         jobs: every kind of job there is, as `@job` made them; two of one name are refused.
         schedule: what runs by the clock.
         metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
-        migrations: the folder of Alembic migrations that make them, and ours.
+        migrations: the folder of Alembic migrations that make them; a worker refuses to start on an older revision.
+        schema: the PostgreSQL schema in which ledgerq's own tables stand. On SQLite there is one schema for all.
         resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
             startup, when the engine is built, and leaves it at its shutdown, before the engine is disposed.
         forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
@@ -37,12 +39,14 @@ class App:
 
     Raises:
         DefinitionError: two kinds have one name, or one of `jobs` was not made by `@job`.
+        SettingError: the schema is no plain identifier.
     """
 
     jobs: Iterable[Kind[Any]]
     schedule: Iterable[Recurring] = ()
     metadata: Iterable[MetaData] = ()
     migrations: Path | None = None
+    schema: str = SCHEMA
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     forget_ended_jobs: bool = True
     on_startup: Hook | None = None
@@ -67,7 +71,7 @@ class App:
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
-            "tables": Tables(metadata, self.migrations),
+            "tables": Tables(metadata, self.migrations, self.schema),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from ledgerq.bounds import DEFAULT_QUEUE
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
@@ -43,10 +44,10 @@ def _names(given: object) -> tuple[str, ...]:
 
 
 class WorkerConfig(BrokerConfig):
-    """Read from the environment; every field's variable is in the README's table."""
+    """Read from the environment; every field's variable is in docs/reference/settings.md."""
 
     queues: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
-        default=(),
+        default=(DEFAULT_QUEUE,),
         description="the queues that a worker serves, with commas between them; `default` is LEDGERQ_QUEUE",
     )
     max_jobs: int = Field(

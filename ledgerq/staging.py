@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import PayloadMismatch
 from ledgerq.store import inbox, outbox, unique_keys
@@ -66,6 +67,7 @@ async def stage_many(
     """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
     wanted = as_requests(requests)
     with translated():
+        await reach_our_tables(session)
         ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
         default = queue_of_process()

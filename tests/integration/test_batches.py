@@ -308,7 +308,7 @@ async def by_stock_arq(
 async def by_sql(
     _config: Config, _client: JobClient, sessions: Sessions, payloads: list[CreateTask]
 ) -> None:
-    enqueue = text("SELECT enqueue_job('create_task', CAST(:payload AS jsonb))")
+    enqueue = text("SELECT ledgerq.enqueue_job('create_task', CAST(:payload AS jsonb))")
     async with transaction(sessions) as session:
         for payload in payloads:
             await session.execute(enqueue, {"payload": payload.model_dump_json()})

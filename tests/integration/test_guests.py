@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -231,7 +231,7 @@ async def test_one_job_of_a_batch_cannot_undo_the_others(any_sessions: Sessions)
         assert await count(any_sessions, Project) == 3 * (n + 1)
         async with any_sessions() as session:
             for table in (ProcessedJob, DeadLetter):
-                await session.execute(text(f"DELETE FROM {table.__tablename__}"))  # noqa: S608
+                await session.execute(delete(table))
             await session.commit()
 
 

@@ -163,10 +163,21 @@ async def test_any_relay_carries_a_staged_job_to_its_queue(
     await staged(sessions, Request(Charge(), "a"), Request(Greet(), "b"))
     if not named:
         async with transaction(sessions) as session:
-            await session.execute(text("UPDATE outbox_message SET queue = NULL"))
+            await session.execute(text("UPDATE ledgerq.outbox_message SET queue = NULL"))
     relay = Relay(redis, sessions, DEFAULT, 1, service.registry().queues)
     assert await relay.dispatch() == 2
     assert (await queued(redis, BILLING), await queued(redis, DEFAULT)) == (["a"], ["b"])
+
+
+async def test_sql_names_a_queue_or_leaves_it_to_the_kind(
+    sessions: Sessions, redis: ArqRedis, service: Fixture
+) -> None:
+    """`enqueue_job(…, queue => …)`."""
+    async with transaction(sessions) as session:
+        for argument in ("job_id => 'kind'", "job_id => 'named', queue => 'eu'"):
+            await session.execute(text(f"SELECT ledgerq.enqueue_job('charge', {argument})"))
+    await Relay(redis, sessions, DEFAULT, 1, service.registry().queues).dispatch()
+    assert (await queued(redis, BILLING), await queued(redis, "eu")) == (["kind"], ["named"])
 
 
 async def test_two_fleets_on_one_database_leave_each_others_jobs_alone(
@@ -232,7 +243,7 @@ async def test_a_kind_that_nobody_knows_is_carried_after_a_while(
     relay = Relay(redis, sessions, DEFAULT, 1, service.registry().queues)
     assert await relay.dispatch() == 0
     async with transaction(sessions) as session:
-        late = "UPDATE outbox_message SET next_dispatch_at = now() - interval '11 minutes'"
+        late = "UPDATE ledgerq.outbox_message SET next_dispatch_at = now() - interval '11 minutes'"
         await session.execute(text(late))
     assert await relay.dispatch() == 1
     assert await queued(redis, DEFAULT) == ["a"]
@@ -417,7 +428,9 @@ async def test_a_queue_that_can_not_be_one_holds_nobody_up(
     await staged(sessions, *[Request(Greet(), job_id) for job_id in ("good", "abort", "text")])
     async with transaction(sessions) as session:
         for job_id, queue in (("abort", constants.abort_jobs_ss), ("text", "words")):
-            changed = text("UPDATE outbox_message SET queue = :queue WHERE job_id = :job_id")
+            changed = text(
+                "UPDATE ledgerq.outbox_message SET queue = :queue WHERE job_id = :job_id"
+            )
             await session.execute(changed, {"queue": queue, "job_id": job_id})
     await redis.set("words", "of another program")
     with capture_logs() as logs:

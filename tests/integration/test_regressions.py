@@ -50,7 +50,7 @@ from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 PAST_THE_DOOR = text(  # enqueue_job refuses such; somebody's own SQL, or an older version, may not
-    "INSERT INTO outbox_message (kind, payload, job_id, ordering_key, actor) "
+    "INSERT INTO ledgerq.outbox_message (kind, payload, job_id, ordering_key, actor) "
     "VALUES (:kind, CAST(:payload AS jsonb), :job_id, :key, 'sql')"
 )
 
@@ -181,7 +181,7 @@ async def test_a_unique_window_outlives_the_inbox(sessions: Sessions) -> None:
     year = Request(LAUNCH, unique=Unique("k", timedelta(days=365)))
     async with transaction(sessions) as session:
         (first,) = await stage_many(session, [year])
-        await session.execute(text("DELETE FROM outbox_message"))
+        await session.execute(text("DELETE FROM ledgerq.outbox_message"))
     async with transaction(sessions) as session:
         (again,) = await stage_many(session, [year])
     assert (again.job_id, again.is_new) == (first.job_id, False)

@@ -155,7 +155,7 @@ async def test_what_is_kept_of_a_connection_is_of_no_use_to_a_task_left_behind(
         assert len({name for name in names if name.startswith(kept)}) == done_jobs >= 3
         assert "late" not in names
         async with database.engine.begin() as connection:
-            await connection.execute(text("DELETE FROM processed_job"))
+            await connection.execute(text("DELETE FROM ledgerq.processed_job"))
         assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
@@ -250,7 +250,7 @@ async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighb
     await drain(our_worker(Config(hurried, config.database), registry, **options))
     assert await done(sessions) == 9
     async with sessions() as session:
-        dead = (await session.execute(text("SELECT reason, error FROM dead_letter"))).all()
+        dead = (await session.execute(text("SELECT reason, error FROM ledgerq.dead_letter"))).all()
     assert len(dead) == 1
     assert "cancelled the task that it runs in" in dead[0].error
 

@@ -4,12 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from ledgerq import App
 from ledgerq.config import Config
 from ledgerq.retention import PruneProcessedJobs
-from ledgerq.tables import METADATA
 from ledgerq.worker.executor import NotBegun
 from ledgerq.workers import build_worker
 from tests.support import drain
@@ -55,13 +53,3 @@ async def test_what_a_service_puts_into_ctx_stays_there(config: Config) -> None:
     worker = build_worker(app, config, ctx={"mine": 1}, burst=True, handle_signals=False)
     await drain(worker)
     assert worker.ctx["mine"] == 1
-
-
-def test_our_tables_come_with_their_triggers() -> None:
-    """Whoever makes them."""
-    engine = create_engine("sqlite://")
-    METADATA.create_all(engine)
-    with engine.connect() as connection:
-        made = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
-        assert "audit_log_no_update" in {name for (name,) in made}
-    engine.dispose()
