@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from typing_extensions import TypeVar
 
 from ledgerq.errors import DefinitionError
-from ledgerq.wire.names import CRON_PREFIX, MAX_KIND, MAX_QUEUE
+from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
+from ledgerq.wire.queue_name import checked_queue
 
 _OWN = ("kind", "queue")
 
@@ -51,7 +52,12 @@ class Payload(BaseModel, Generic[R]):
                     "give the field another name",
                 )
         _check(cls.__qualname__, "kind", vars(cls).get("kind"), MAX_KIND)
-        _check(cls.__qualname__, "queue", vars(cls).get("queue"), MAX_QUEUE)
+        if (named := vars(cls).get("queue")) is not None:
+            try:
+                checked_queue(named)
+            except ValueError as error:
+                where = f"{cls.__qualname__}(queue=)"
+                raise DefinitionError(where, str(error), "choose another one") from None
 
 
 def _check(owner: str, name: str, value: object, longest: int) -> None:

@@ -123,6 +123,8 @@ def default_of(kind: type[BaseSettings], field: str) -> str:
         return "–"
     if not info.default and isinstance(info.default, str):
         return "none"
+    if isinstance(info.default, tuple):
+        return ",".join(info.default)
     return str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
 
 
