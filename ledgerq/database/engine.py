@@ -1,6 +1,6 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,10 @@ class Recorder(Protocol):
     """Writes the audit entries of a flush: see ledgerq.store.audited."""
 
     session_class: type[SyncSession]
+
+    @property
+    def rules(self) -> Mapping[type[Any], Any]:
+        """By class: see ledgerq.store.audit_rules."""
 
 
 @dataclass(frozen=True, slots=True)

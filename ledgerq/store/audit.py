@@ -170,8 +170,10 @@ async def history(
     return (await session.scalars(entries)).all()
 
 
-async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Sequence[AuditLog]:
-    """What a job did, and what was done to it, oldest first.
+async def of_job(
+    session: AsyncSession, job_id: str, *, after_id: int = 0, limit: int = 100
+) -> Sequence[AuditLog]:
+    """What a job did, and what was done to it, oldest first; pages as those of `history`.
 
     Raises:
         Refused: the limit is out of range.
@@ -180,7 +182,9 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
     if not is_storable(job_id):
         return []
     await reach_our_tables(session)
-    entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
+    entries = select(AuditLog).where(
+        col(AuditLog.job_id) == job_id, col(AuditLog.id) > cursor(after_id)
+    )
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 
 

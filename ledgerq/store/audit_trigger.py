@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Table, text
 
+from ledgerq.database.engine import Database, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
+from ledgerq.errors import SettingError
 
 SETTING = "ledgerq.origin"  # of a transaction: whose doing its changes are
 SET_ORIGIN = text(f"SELECT set_config('{SETTING}', :origin, true)")
@@ -87,3 +89,42 @@ def _array(names: Collection[str]) -> str:
     """The names as the text of an array."""
     inner = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
     return "{" + ",".join(f'"{name}"' for name in inner) + "}"
+
+
+_ATTACHED = text(
+    "SELECT name, EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = :trigger) AS attached "
+    "FROM unnest(CAST(:tables AS text[])) AS tables(name)"
+)
+
+
+async def require_attached(database: Database) -> None:
+    """Refuse a database in which changes of an audited class would leave two entries, or none.
+
+    Raises:
+        SettingError: a trigger is missing, or there is one beside the session's flush.
+    """
+    recorder = database.tables.recorder
+    if recorder is None or database.config.is_sqlite:
+        return
+    classes = {name_of(table): rules for rules in recorder.rules.values() for table in rules.tables}
+    asked = {"tables": list(classes), "trigger": f"{TRIGGER}_update"}
+    with unreachable(database.config):
+        async with database.engine.connect() as connection:
+            found = (await connection.execute(_ATTACHED, asked)).all()
+    for name, attached in found:
+        rules = classes[name]
+        if rules.by_trigger and not attached:
+            cure = f"run: ledgerq audit attach {name}"
+            raise SettingError(rules.name, f"table {name} lacks the trigger that audits it", cure)
+        if attached and not rules.by_trigger:
+            raise SettingError(
+                rules.name,
+                f"a trigger audits table {name}, and App(audited=) lets the session do so too",
+                f"say Audited({rules.name}, by_trigger=True), or run: ledgerq audit detach {name}",
+            )
+
+
+def name_of(table: Table) -> str:
+    """The table's name as `to_regclass` reads it."""
+    own = quoted(table.name)
+    return f"{quoted(table.schema)}.{own}" if table.schema else own

@@ -39,7 +39,9 @@ class FlushRecorder:
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
         # whether a trigger writes entries, which must be told whose they are
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
-        self.session_class = type("AuditingSession", (SyncSession,), {"recorder": self})
+        self.session_class: type[SyncSession] = type(
+            "AuditingSession", (SyncSession,), {"recorder": self}
+        )
         event.listen(self.session_class, "before_flush", self._before_flush)
         event.listen(self.session_class, "after_flush", self._after_flush)
         event.listen(self.session_class, "do_orm_execute", self._before_statement)

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -40,23 +42,11 @@ async def shop(any_url: URL) -> AsyncIterator[Database]:
         yield database
 
 
-class By:
+@asynccontextmanager
+async def by(shop: Database, origin: Origin = ADA) -> AsyncIterator[Any]:
     """A transaction in which somebody acts."""
-
-    def __init__(self, database: Database, origin: Origin = ADA) -> None:
-        self._transaction, self._origin = transaction(database.sessions), origin
-
-    async def __aenter__(self) -> Any:
-        session = await self._transaction.__aenter__()
-        self._acting = acting_as(session, self._origin)
-        await self._acting.__aenter__()
-        return session
-
-    async def __aexit__(self, *error: Any) -> None:
-        try:
-            await self._acting.__aexit__(*error)
-        finally:
-            await self._transaction.__aexit__(*error)
+    async with transaction(shop.sessions) as session, acting_as(session, origin):
+        yield session
 
 
 async def entries(database: Database) -> Sequence[AuditLog]:
@@ -70,17 +60,17 @@ async def told(database: Database) -> list[tuple[str, str, str, dict[str, Any], 
 
 
 async def new_order(database: Database, **values: Any) -> None:
-    async with By(database) as session:
+    async with by(database) as session:
         session.add(Order(id=ORDER_ID, **values))
 
 
 async def test_each_change_of_a_row_leaves_one_entry(shop: Database) -> None:
     """What it holds at first, what changed in it, what it held at last; with the author."""
     await new_order(shop, total=Decimal("9.90"), placed_at=datetime(2026, 1, 2, tzinfo=UTC))
-    async with By(shop) as session:
+    async with by(shop) as session:
         order = await session.get_one(Order, ORDER_ID)
         order.status, order.total = "closed", Decimal("9.90")
-    async with By(shop) as session:
+    async with by(shop) as session:
         await session.delete(await session.get_one(Order, ORDER_ID))
     key = str(ORDER_ID)
     held = {"id": key, "total": "9.90", "lines": [], "placed_at": "2026-01-02T00:00:00Z"}
@@ -96,11 +86,11 @@ async def test_each_change_of_a_row_leaves_one_entry(shop: Database) -> None:
 
 async def test_ids_that_the_database_gives_are_in_the_entries(shop: Database) -> None:
     """In the order in which the objects were added; a masked value never is."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add_all([Card(number=f"400{n}", holder=f"h{n}") for n in range(5)])
     created = await told(shop)
     assert [(e[1], e[4]["holder"]) for e in created] == [(str(n + 1), f"h{n}") for n in range(5)]
-    async with By(shop) as session:
+    async with by(shop) as session:
         card = await session.get_one(Card, 1)
         card.number = "4999"
     assert (await told(shop))[-1][3:] == ({"number": "***"}, {"number": "***"})
@@ -109,7 +99,7 @@ async def test_ids_that_the_database_gives_are_in_the_entries(shop: Database) ->
 
 async def test_a_key_of_several_parts_is_one_text(shop: Database) -> None:
     """And history finds it by the class and the parts, by names and text."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Stock(region="EU,north", sku=7, amount=3))
     async with shop.sessions() as session:
         for entity, key in (
@@ -132,7 +122,7 @@ async def test_history_takes_any_form_of_a_uuid(shop: Database) -> None:
 
 async def test_a_change_inside_of_json_says_what_it_was(shop: Database) -> None:
     """Loaded, new, or changed twice: the former value is the one that the row held."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         order = Order(id=ORDER_ID, lines=["pen"], details={"gift": False})
         session.add(order)
         await session.flush()
@@ -140,7 +130,7 @@ async def test_a_change_inside_of_json_says_what_it_was(shop: Database) -> None:
         await session.flush()
         assert order.details is not None
         order.details["gift"] = True
-    async with By(shop) as session:
+    async with by(shop) as session:
         loaded = await session.get_one(Order, ORDER_ID)
         loaded.lines.append("cap")
         loaded.details["gift"] = True  # nothing new
@@ -155,7 +145,7 @@ async def test_a_change_inside_of_json_says_what_it_was(shop: Database) -> None:
 async def test_a_column_that_is_left_out_leaves_no_entry(shop: Database) -> None:
     """A change of nothing else is none."""
     await new_order(shop, embedding=[1, 2])
-    async with By(shop) as session:
+    async with by(shop) as session:
         (await session.get_one(Order, ORDER_ID)).embedding = [3]
     [(*_, after)] = await told(shop)
     assert "embedding" not in after
@@ -164,7 +154,7 @@ async def test_a_column_that_is_left_out_leaves_no_entry(shop: Database) -> None
 async def test_a_former_value_that_was_not_loaded_is_left_out_and_not_read(shop: Database) -> None:
     """The entry says what it knows."""
     await new_order(shop, note="first")
-    async with By(shop) as session:
+    async with by(shop) as session:
         order = await session.get_one(Order, ORDER_ID)
         statements: list[str] = []
         event.listen(
@@ -173,8 +163,8 @@ async def test_a_former_value_that_was_not_loaded_is_left_out_and_not_read(shop:
             lambda *given: statements.append(given[2]),
         )
         order.note = "second"
-    assert (await told(shop))[-1][3:] == ({}, {"note": "second"})
     assert [each.split()[0] for each in statements] == ["UPDATE", "INSERT"]
+    assert (await told(shop))[-1][3:] == ({}, {"note": "second"})
 
 
 async def test_null_is_told_where_it_is_a_change(shop: Database) -> None:
@@ -182,7 +172,7 @@ async def test_null_is_told_where_it_is_a_change(shop: Database) -> None:
     await new_order(shop)
     moment = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     for value in (moment, None):
-        async with By(shop) as session:
+        async with by(shop) as session:
             (await session.get_one(Order, ORDER_ID)).placed_at = value
     assert [e[3:] for e in (await told(shop))[1:]] == [
         ({"placed_at": None}, {"placed_at": "2026-03-01T10:00:00Z"}),
@@ -192,9 +182,9 @@ async def test_null_is_told_where_it_is_a_change(shop: Database) -> None:
 
 async def test_sql_that_is_assigned_is_told_as_sql_or_as_what_came_of_it(shop: Database) -> None:
     """That it changed is never lost."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Stock(region="EU", sku=1, amount=1))
-    async with By(shop) as session:
+    async with by(shop) as session:
         stock = await session.get_one(Stock, ("EU", 1))
         stock.amount = Stock.amount + 1
     *_, before, after = (await told(shop))[-1]
@@ -210,9 +200,8 @@ async def test_large_values_are_cut_and_bytes_are_measured(shop: Database) -> No
     assert {len(after["status"]), len(after["lines"])} == {10_000}
     assert after["receipt"] == {
         "bytes": 5,
-        "sha256": "c5c9b1cd08a1a1dbb6d7c1ac7c8a4a4f"[:0] + after["receipt"]["sha256"],
+        "sha256": sha256(b"\xff" * 5).hexdigest(),
     }
-    assert len(after["receipt"]["sha256"]) == 64
 
 
 async def test_texts_that_no_database_holds_are_spelt_out(any_url: URL) -> None:
@@ -227,12 +216,12 @@ async def test_texts_that_no_database_holds_are_spelt_out(any_url: URL) -> None:
 
 async def test_cascades_and_orphans_leave_entries(shop: Database) -> None:
     """What a relationship deletes, the session deletes."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Order(id=ORDER_ID, parcels=[Parcel(weight=n) for n in (1, 2, 3)]))
-    async with By(shop) as session:
+    async with by(shop) as session:
         order = await session.get_one(Order, ORDER_ID)
         del order.parcels[0]
-    async with By(shop) as session:
+    async with by(shop) as session:
         await session.delete(await session.get_one(Order, ORDER_ID))
     actions = [(entity, action) for entity, _, action, *_ in await told(shop)]
     assert actions.count(("shop_parcel", "create")) == 3
@@ -246,10 +235,10 @@ async def test_cascades_and_orphans_leave_entries(shop: Database) -> None:
 
 async def test_a_class_that_inherits_is_an_entity_of_its_root(shop: Database) -> None:
     """One row in two tables is one entity, with the columns of both."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Clerk(name="Bo", desk="7"))
-    async with By(shop) as session:
-        clerk = await session.get_one(Person, 1)
+    async with by(shop) as session:
+        clerk = await session.get_one(Clerk, 1)
         clerk.desk = "8"
         clerk.name = "Bob"
     created, changed = await told(shop)
@@ -262,11 +251,11 @@ async def test_a_class_that_inherits_is_an_entity_of_its_root(shop: Database) ->
 
 async def test_a_changed_key_is_a_delete_and_a_create(shop: Database) -> None:
     """Each id has its whole history; so has an id that a new object takes over from a deleted one."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Stock(region="EU", sku=1, amount=5))
-    async with By(shop) as session:
+    async with by(shop) as session:
         (await session.get_one(Stock, ("EU", 1))).sku = 2
-    async with By(shop) as session:
+    async with by(shop) as session:
         await session.delete(await session.get_one(Stock, ("EU", 2)))
         session.add(Stock(region="EU", sku=2, amount=9))
     held = {"region": "EU", "sku": 2, "amount": 5}
@@ -280,16 +269,16 @@ async def test_a_changed_key_is_a_delete_and_a_create(shop: Database) -> None:
 
 async def test_a_merge_is_an_update_of_what_differs(shop: Database) -> None:
     """As of any object."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Stock(region="EU", sku=1, amount=5))
-    async with By(shop) as session:
+    async with by(shop) as session:
         await session.merge(Stock(region="EU", sku=1, amount=6))
     assert (await told(shop))[-1][2:] == ("update", {"amount": 5}, {"amount": 6})
 
 
 async def test_what_a_savepoint_undoes_leaves_no_entry(shop: Database) -> None:
     """The rest stays."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add(Stock(region="kept", sku=1))
         with pytest.raises(ZeroDivisionError):
             async with savepoint(session):
@@ -314,7 +303,7 @@ async def test_an_author_that_the_log_cannot_keep_is_refused(shop: Database) -> 
     """Nothing else is put in its place."""
     for actor in ("", "x" * 201, "two\nlines"):
         with pytest.raises(Refused, match="actor: must have 1 to 200 printable characters"):
-            async with By(shop, Origin(actor)):
+            async with by(shop, Origin(actor)):
                 pass
 
 
@@ -349,9 +338,9 @@ BULK = {
 async def test_a_statement_past_the_session_is_refused(shop: Database, statement: Any) -> None:
     """Unless the caller says that it records the entries itself."""
     with pytest.raises(NotAudited, match=r"changes rows that the session does not see; change obj"):
-        async with By(shop) as session:
+        async with by(shop) as session:
             await session.execute(statement())
-    async with By(shop) as session:
+    async with by(shop) as session:
         await session.execute(statement(), execution_options={audit.BY_HAND: True})
         await session.execute(update(Visit).values(page="x"))
 
@@ -359,13 +348,13 @@ async def test_a_statement_past_the_session_is_refused(shop: Database, statement
 async def test_rows_inserted_past_the_session_are_refused(shop: Database) -> None:
     """By the function for many rows too."""
     with pytest.raises(NotAudited, match=r"insert_rows\(Card\)"):
-        async with By(shop) as session:
+        async with by(shop) as session:
             await insert_rows(session, Card, [{"holder": "x"}])
 
 
 async def test_entries_by_hand_stand_beside_those_of_the_flush(shop: Database) -> None:
     """Both are written: by hand it says what only the service knows."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         order = Order(id=ORDER_ID)
         session.add(order)
         await session.flush()
@@ -380,9 +369,9 @@ async def test_entries_by_hand_stand_beside_those_of_the_flush(shop: Database) -
 async def test_two_applications_in_one_process_do_not_mix(any_url: URL) -> None:
     """What one of them audits, the other need not."""
     async with opened_shop(any_url) as shop, opened_shop(any_url, audited=(Visit,)) as other:
-        async with By(other) as session:
+        async with by(other) as session:
             session.add_all([Stock(region="EU", sku=1), Visit(page="/")])
-        async with By(shop) as session:
+        async with by(shop) as session:
             session.add_all([Stock(region="EU", sku=2), Visit(page="/")])
         found = [e[0] for e in await told(shop)]
     assert found == ["shop_visit", "shop_stock"]
@@ -465,7 +454,7 @@ async def test_a_handler_of_many_says_whose_change_it_is(shop: Database) -> None
 
 async def test_a_deferred_write_is_still_its_jobs(shop: Database) -> None:
     """`write` keeps rows until the end of a shared transaction: not those of audited classes."""
-    async with By(shop) as session:
+    async with by(shop) as session:
         session.add_all([Stock(region="EU", sku=n) for n in range(3)])
     kind = Kind(Restock, restock_and_defer, shares_commit=True)
     outcomes = await run(shop, kind, [Restock(sku=n) for n in range(3)])
@@ -511,7 +500,7 @@ async def _take(session: Any, step: tuple[str, int, int]) -> None:
 
 
 async def _play(shop: Database, steps: list[tuple[str, int, int]]) -> None:
-    async with By(shop) as session:
+    async with by(shop) as session:
         for verb, sku, value in steps:
             if verb != "undo":
                 await _take(session, (verb, sku, value))
