@@ -91,10 +91,14 @@ class Database:
         await self.engine.dispose()
 
 
-def build_database(config: DatabaseConfig, tables: Tables = NO_TABLES) -> Database:
-    """Make the engine; no connection is opened yet."""
+def build_database(
+    config: DatabaseConfig, tables: Tables = NO_TABLES, *, pooled: bool = True
+) -> Database:
+    """Make the engine; no connection is opened yet. If it is not `pooled`, none stays open after its use."""
     know(tables.metadata)
-    pool = _pool(config) if not config.is_sqlite else {}
+    pool: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
+    if pooled and not config.is_sqlite:
+        pool = _pool(config)
     engine = build_engine(config, tables.schema, **pool)
     sessions = async_sessionmaker(
         engine,

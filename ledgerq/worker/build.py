@@ -21,6 +21,7 @@ from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
 from ledgerq.wire.names import CRON_PREFIX
+from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
@@ -33,6 +34,7 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
     settings = worker_settings(app, config)
     ours = {
         "lease_settings": _lease_settings(config.worker),
+        "queues": config.worker.served,
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
@@ -80,7 +82,7 @@ def worker_settings(app: App, config: Config) -> Any:
             "cron_jobs": scheduled,
             "timezone": UTC,
             "queue_name": worker.queue,
-            "redis_pool": connect(worker),
+            "redis_pool": connect(worker, _queues_of_schedule(app, worker)),
             "redis_settings": settings_for_arq_check(worker),
             "ctx": {LIFE: Lifecycle(app, config)},
             "on_startup": app.on_startup or startup,
@@ -97,6 +99,14 @@ def worker_settings(app: App, config: Config) -> Any:
             "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
     )
+
+
+def _queues_of_schedule(app: App, worker: WorkerConfig) -> dict[str, str]:
+    """By the names of arq's cron jobs."""
+    of_kinds = app.registry().queues
+    payloads = [entry.payload for entry in app.schedule]
+    queues = {each.kind: of_kinds.get(each.kind, each.queue) for each in payloads}
+    return {f"{CRON_PREFIX}{kind}": queue_key(name, worker.queue) for kind, name in queues.items()}
 
 
 def _lease_settings(worker: WorkerConfig) -> LeaseSettings:

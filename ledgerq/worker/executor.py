@@ -44,7 +44,7 @@ class Executor:
         resources: what our own kinds are processed with; None in a worker that has only arq's functions.
         counters: of jobs that have ended.
         on_interrupted: is called when a job lost its connection to the database.
-        on_wait: is told what a job waits for that others have to mend: the reason, and a text.
+        on_wait: is told what a job waits for that others have to mend: its queue and the reason, and a text.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Executor:
     resources: Processor | None
     counters: Counters
     on_interrupted: Callable[[], None]
-    on_wait: Callable[[str, str], None]
+    on_wait: Callable[[tuple[str, str], str], None]
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
         """Run jobs, those of one kind together if they may share a transaction. Raises nothing but a cancellation."""
@@ -171,7 +171,8 @@ class Executor:
             case Retry():
                 self.counters.retried += 1
                 if outcome.waits_for:
-                    self.on_wait(outcome.waits_for, one_line(outcome.error))
+                    reason = (call.claim.queue, outcome.waits_for)
+                    self.on_wait(reason, one_line(outcome.error))
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(JobState.DONE, result):
                 self.counters.complete += 1

@@ -49,7 +49,8 @@ class Lifecycle:
         end_in_children(asyncio.get_running_loop())
         self.database = database
         worker, redis = self.config.worker, ctx["redis"]
-        relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
+        kinds, pause = self.app.registry().queues, worker.relay_interval
+        relay = Relay(redis, database.sessions, worker.queue, pause, kinds)
         await database.ping()
         await require_current(database)
         await require_grants(database)

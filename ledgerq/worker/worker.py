@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -18,9 +19,10 @@ from arq.connections import create_pool
 from arq.worker import Worker
 from redis.exceptions import RedisError
 
-from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
+from ledgerq.broker.claims import FetchResult, LeaseSettings
 from ledgerq.broker.connection import require_redis
-from ledgerq.broker.keys import ABORTED, cancel_key
+from ledgerq.broker.keys import watched_keys
+from ledgerq.broker.many_queues import ServedQueues, served
 from ledgerq.broker.notifier import QueueNotifier
 from ledgerq.broker.presence import ALIVE
 from ledgerq.runtime.background_tasks import BackgroundTasks
@@ -31,7 +33,7 @@ from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.arq_functions import Counted, Counters, Options
 from ledgerq.worker.executor import Executor, NotBegun
-from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
+from ledgerq.worker.heartbeat import Heartbeat, Wait, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
@@ -45,6 +47,7 @@ class JobWorker(Worker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
+        queues: to serve, by their keys; else the one of `queue_name`, on which jobs of the schedule are put.
         lease_settings: for how long a claim holds; after that, another worker takes the job of a dead one.
         batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
@@ -57,6 +60,7 @@ class JobWorker(Worker):
     def __init__(
         self,
         *args: Any,
+        queues: Sequence[str] = (),
         lease_settings: LeaseSettings | None = None,
         batch: int = 1,
         grace: float = 10,
@@ -66,13 +70,14 @@ class JobWorker(Worker):
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
         super().__init__(*args, **kwargs)
+        self.queues = tuple(dict.fromkeys(queues)) or (self.queue_name,)
         self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
-        self._batches, self.waits = BatchSize(batch), dict[str, str]()
+        self._batches, self.waits = BatchSize(batch), dict[Wait, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
-        self._broker: Broker | None = None
+        self._broker: ServedQueues | None = None
         self._active: ActiveJobs | None = None
         self._resources: Processor | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
@@ -88,13 +93,11 @@ class JobWorker(Worker):
         """
         if self._pool is None:
             self._pool = await create_pool(
-                self.redis_settings,
-                job_deserializer=self.job_deserializer,
-                job_serializer=self.job_serializer,
-                default_queue_name=self.queue_name,
+                self.redis_settings, default_queue_name=self.queue_name,
+                job_serializer=self.job_serializer, job_deserializer=self.job_deserializer,
                 expires_extra_ms=self.expires_extra_ms,
-            )
-        await require_redis(self.pool)
+            )  # fmt: skip
+        await require_redis(self.pool, queues=self.queues)
         self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
         names = ", ".join(self.functions)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
@@ -103,7 +106,7 @@ class JobWorker(Worker):
         self._resources = self.ctx.get(PROCESSOR)
         if not self._resources and any(map(is_ours, self.functions.values())):
             raise NotBegun
-        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
+        broker = served(self.pool, self.queues, self.name, self.lease_settings)
         leases = Leases(broker, lambda: self.tasks)
         acker = Acker(broker, leases.expect_orphans)
         active = self._active_jobs(acker)
@@ -136,11 +139,10 @@ class JobWorker(Worker):
         )  # fmt: skip
         return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
 
-    def _notifier(self, broker: Broker) -> QueueNotifier:
-        relay = self._resources.relay if self._resources else None
-        poller, keys = self._poller, (self.queue_name, ABORTED, cancel_key(self.queue_name))
+    def _notifier(self, broker: ServedQueues) -> QueueNotifier:
+        relay, poller = self._resources.relay if self._resources else None, self._poller
         return QueueNotifier(
-            broker.redis.connection_pool, keys, on_listening=poller.listening,
+            broker.redis.connection_pool, watched_keys(self.queues), on_listening=poller.listening,
             on_change=poller.queue_changed, interested=poller.waiting,
             on_emptied=relay.wake if relay else poller.queue_changed,
         )  # fmt: skip
@@ -186,11 +188,9 @@ class JobWorker(Worker):
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
         wanted, batch_limit = self._wanted(active), self._batch_limit(active)
+        kinds = self._batchable_kinds()
         claimed = await leases.claim(
-            wanted,
-            busy=len(self.tasks),
-            batch_limit=batch_limit,
-            batchable_kinds=self._batchable_kinds(),
+            wanted, busy=len(self.tasks), batch_limit=batch_limit, batchable_kinds=kinds
         )
         self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
@@ -219,11 +219,11 @@ class JobWorker(Worker):
         if 0 <= self.max_burst_jobs <= self._jobs_started():
             await asyncio.gather(*self.tasks.values())
             return True
-        if self.tasks or await self.pool.zcard(self.queue_name):
+        if self.tasks or await self.pool.exists(*self.queues):
             return False
         if self._resources and await self._resources.relay.dispatch():
             return False
-        return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
+        return not await self.pool.exists(*self.queues)  # or else the relay beside put it there
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
