@@ -195,7 +195,7 @@ async def test_a_role_without_a_right_to_the_log_may_change_the_table(shop: Data
             await connection.execute(text("SET LOCAL ROLE clerk_without_log"))
             await connection.execute(text("INSERT INTO shop_stock VALUES ('EU', 1, 1)"))
         assert len(await told(shop)) == 1
-        with pytest.raises(DBAPIError, match="permission denied for function .*audit_write_rows"):
+        with pytest.raises(DBAPIError, match=r"permission denied for function .*audit_write_rows"):
             async with shop.engine.begin() as connection:
                 await connection.execute(text("SET LOCAL ROLE clerk_without_log"))
                 await connection.execute(text("CREATE TABLE mine (id int PRIMARY KEY)"))
@@ -218,7 +218,7 @@ async def test_a_worker_refuses_to_start_where_entries_would_be_missing_or_doubl
     await run(shop, await attach(shop, "shop_stock"))
     await require_attached(shop)
     await run(shop, await detach(shop, "shop_stock"))
-    with pytest.raises(SettingError, match="lacks the trigger .* run: ledgerq audit attach"):
+    with pytest.raises(SettingError, match=r"lacks the trigger .* run: ledgerq audit attach"):
         await require_attached(shop)
     async with opened_shop(postgresql_url, (Card,)) as other:
         with pytest.raises(SettingError, match=r"say Audited\(Card, by_trigger=True\)"):

@@ -13,14 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, func, insert, select, text, update
+from sqlalchemy import delete, event, insert, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlmodel import col
 
 from ledgerq import audit
 from ledgerq.audit import AuditLog, Change, Origin, acting_as
 from ledgerq.database.engine import Database
-from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import savepoint, transaction
 from ledgerq.errors import NotAudited, Refused
 from ledgerq.execution.outcome import Buried, Completed
@@ -30,7 +29,7 @@ from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
 from ledgerq.sessions import insert_rows, write
 from ledgerq.wire.payload import Payload
-from tests.audited_shop import Card, Clerk, Order, Parcel, Person, Stock, Visit, opened_shop
+from tests.audited_shop import Card, Clerk, Order, Parcel, Stock, Visit, opened_shop
 from tests.support import delivery
 
 ADA = Origin("user:ada", trace_id="t-1")
