@@ -193,7 +193,7 @@ class Bench:
     async def _history_naively(self) -> None:
         async with self._sessions() as session:
             ids = select(col(AuditLog.id)).where(
-                col(AuditLog.entity_type) == "task", col(AuditLog.entity_id) == self._old
+                col(AuditLog.entity_type) == "task", col(AuditLog.entity_id) == str(self._old)
             )
             for entry_id in (await session.scalars(ids)).all():
                 await _one(session, AuditLog, entry_id)

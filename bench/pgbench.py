@@ -13,7 +13,7 @@ BEGIN;
 INSERT INTO task (title, status, priority, tags, project_id, version)
 VALUES ('1700000000.000000', 'todo', 'normal', '[]', 1, 1) RETURNING id \\gset
 INSERT INTO audit_log (entity_type, entity_id, action, actor, before, after, job_id, kind, attempt)
-VALUES ('task', :id, 'create', 'bench', '{}', '{"title": "1700000000.000000", "status": "todo", \
+VALUES ('task', :id::text, 'create', 'bench', '{}', '{"title": "1700000000.000000", "status": "todo", \
 "priority": "normal", "project_id": 1}', :id::text, 'create_task', 1);
 COMMIT;
 """

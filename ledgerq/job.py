@@ -43,6 +43,7 @@ class Kind(Generic[P]):
     )
 
     batchable: bool = False
+    queue: str | None = None  # None is the process's default queue
 
     @property
     def name(self) -> str:

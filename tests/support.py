@@ -85,7 +85,7 @@ async def count(sessions: Sessions, table: type[SQLModel]) -> int:
 async def history(sessions: Sessions, entity_type: str, entity_id: int) -> Sequence[AuditLog]:
     async with sessions() as session:
         entries = select(AuditLog).where(
-            col(AuditLog.entity_type) == entity_type, col(AuditLog.entity_id) == entity_id
+            col(AuditLog.entity_type) == entity_type, col(AuditLog.entity_id) == str(entity_id)
         )
         return (await session.scalars(entries.order_by(col(AuditLog.id)))).all()
 
@@ -102,7 +102,7 @@ async def effects(sessions: Sessions, job_id: str) -> tuple[int, int, int]:
         entries = (
             await session.scalars(select(AuditLog).where(col(AuditLog.job_id) == job_id))
         ).all()
-        ids = [entry.entity_id for entry in entries]
+        ids = [int(entry.entity_id) for entry in entries]
         left = select(func.count()).select_from(Task).where(col(Task.id).in_(ids))
         done = select(func.count()).where(
             col(ProcessedJob.job_id) == job_id, col(ProcessedJob.state) == JobState.DONE

@@ -49,7 +49,7 @@ class AuditLog(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
     entity_type: str
-    entity_id: int = Field(sa_type=BigInteger)
+    entity_id: str
     action: str
     actor: str = "bench"
     before: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
@@ -124,7 +124,7 @@ def _entry(
 ) -> AuditLog:
     return AuditLog(
         entity_type="task",
-        entity_id=task.id or 0,
+        entity_id=str(task.id),
         action=action,
         before=before,
         after=after,

@@ -184,8 +184,7 @@ def _combined(job_id: str, kept: _Kept, seen: _Seen) -> JobStatus:
         interruptions=number(seen.trouble.get("interruptions", "")),
         attempts=(letter.attempts if letter else None) or _log(seen.trouble.get("log", "")),
         audit=[
-            Entry(e.at, e.actor, e.action.value, f"{e.entity_type} {e.entity_id}")
-            for e in kept.entries
+            Entry(e.at, e.actor, e.action, f"{e.entity_type} {e.entity_id}") for e in kept.entries
         ],
     )
     if found.state == "running" and running:

@@ -146,7 +146,9 @@ async def cancel(
         await unique_keys.release(session, [job_id])
         await outbox.remove(session, [job_id])
         origin = Origin(actor, job_id, kind, trace_id=envelope.trace_id if envelope else None)
-        await audit.record(session, origin, Change("job", 0, Action.CANCEL, {}, {"reason": reason}))
+        await audit.record(
+            session, origin, Change("job", job_id, Action.CANCEL, {}, {"reason": reason})
+        )
     return JobState.CANCELLED
 
 

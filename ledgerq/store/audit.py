@@ -4,16 +4,19 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
-from ledgerq.bounds import MAX_ID, MAX_IN_A_LIST, cursor, is_id, is_storable, require_limit
+from ledgerq.bounds import MAX_IN_A_LIST, cursor, is_storable, require_limit
 from ledgerq.database.bulk_insert import insert_rows
 from ledgerq.errors import Refused
 from ledgerq.store.tables import Action, AuditLog
+
+EntityId: TypeAlias = str | int | UUID  # a key; the log keeps its text
 
 _MAX_ACTOR = 200
 _MAX_ATTEMPTS = 2**31 - 1
@@ -33,11 +36,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to one entity. `before` and `after` hold the changed fields only."""
+    """What happened to one entity. `before` and `after` hold the changed fields only.
+
+    `action` is a word of `Action`, or one of the application's own.
+    """
 
     entity_type: str
-    entity_id: int
-    action: Action
+    entity_id: EntityId
+    action: str
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
@@ -47,7 +53,7 @@ class Change:
         return cls(_table_of(entity), _id_of(entity), Action.CREATE, {}, _filled(entity))
 
     @classmethod
-    def inserted(cls, entity_type: str, entity_id: int, values: Mapping[str, Any]) -> "Change":
+    def inserted(cls, entity_type: str, entity_id: EntityId, values: Mapping[str, Any]) -> "Change":
         """A row was inserted by a statement, not by the session: what `created` says of an object."""
         return cls(entity_type, entity_id, Action.CREATE, {}, _with_values(values))
 
@@ -57,13 +63,13 @@ class Change:
         entity: SQLModel,
         before: Mapping[str, Any],
         after: Mapping[str, Any],
-        action: Action = Action.UPDATE,
+        action: str = Action.UPDATE,
     ) -> "Change":
         """Some fields of the entity changed."""
         return cls(_table_of(entity), _id_of(entity), action, before, after)
 
     @classmethod
-    def gone(cls, entity: SQLModel, action: Action) -> "Change":
+    def gone(cls, entity: SQLModel, action: str) -> "Change":
         """The row is gone for good: the log keeps what it held."""
         return cls(_table_of(entity), _id_of(entity), action, _filled(entity), {})
 
@@ -106,7 +112,12 @@ async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
 
 
 async def history(
-    session: AsyncSession, entity_type: str, entity_id: int, *, after_id: int = 0, limit: int = 100
+    session: AsyncSession,
+    entity_type: str,
+    entity_id: EntityId,
+    *,
+    after_id: int = 0,
+    limit: int = 100,
 ) -> Sequence[AuditLog]:
     """What happened to an entity, oldest first; the next page begins after this one's last id.
 
@@ -114,13 +125,14 @@ async def history(
         Refused: the limit is out of range.
     """
     require_limit(limit, MAX_IN_A_LIST)
-    if not is_storable(entity_type) or not _has_entries(entity_id):
+    key = key_text(entity_id)
+    if not is_storable(entity_type) or not is_storable(key):
         return []
     entries = (
         select(AuditLog)
         .where(
             col(AuditLog.entity_type) == entity_type,
-            col(AuditLog.entity_id) == entity_id,
+            col(AuditLog.entity_id) == key,
             col(AuditLog.id) > cursor(after_id),
         )
         .order_by(col(AuditLog.id))
@@ -143,14 +155,17 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
 
 
 def _entry(origin: Origin, change: Change) -> dict[str, Any]:
-    if not _fits(change.entity_type, 50):
-        raise Refused("entity_type", "must have at most 50 characters, no NUL")
-    if not _has_entries(change.entity_id):
-        raise Refused("entity_id", f"must be 0 to {MAX_ID}")
+    key = key_text(change.entity_id)
+    if not _fits(change.entity_type, 128):
+        raise Refused("entity_type", "must have at most 128 characters, no NUL")
+    if not key or not _fits(key, 200):
+        raise Refused("entity_id", "must have 1 to 200 characters, no NUL")
+    if not change.action or not _fits(change.action, 50) or not change.action.isprintable():
+        raise Refused("action", "must have 1 to 50 printable characters")
     return {
         "entity_type": change.entity_type,
-        "entity_id": change.entity_id,
-        "action": change.action,
+        "entity_id": key,
+        "action": str(change.action),
         "actor": origin.actor,
         "before": change.before,
         "after": change.after,
@@ -183,16 +198,16 @@ def _fits(value: object, longest: int) -> bool:
     return value.isprintable() or is_storable(value)  # the former is quick, and says more
 
 
-def _has_entries(entity_id: object) -> bool:
-    """True of ids, and of 0, which stands for what has none."""
-    return entity_id == 0 or is_id(entity_id)
+def key_text(entity_id: EntityId) -> str:
+    """The key as the log keeps it: a number in digits, a UUID in its usual form."""
+    return entity_id if type(entity_id) is str else str(entity_id)
 
 
 def _table_of(entity: SQLModel) -> str:
     return str(entity.__tablename__)
 
 
-def _id_of(entity: SQLModel) -> int:
+def _id_of(entity: SQLModel) -> EntityId:
     return getattr(entity, _key_of(type(entity)))  # type: ignore[no-any-return]
 
 

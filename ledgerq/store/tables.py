@@ -11,7 +11,6 @@ from sqlmodel import Field, SQLModel
 from ledgerq.columns import (
     NAMING_CONVENTION,
     NEVER_AGAIN,
-    BigId,
     Json,
     UtcDateTime,
     choice,
@@ -43,7 +42,8 @@ class JobState(StrEnum):
 class OutboxMessage(Base, table=True):
     """A job that was staged in its producer's own transaction. It stays until the job has ended.
 
-    `next_dispatch_at` is when the relay puts it on Redis, for the first time or again.
+    `next_dispatch_at` is when the relay puts it on Redis, for the first time or again. A `queue` of NULL is the
+    default queue.
     """
 
     __tablename__ = "outbox_message"
@@ -65,6 +65,7 @@ class OutboxMessage(Base, table=True):
     actor: str = Field(max_length=200)
     trace_id: str | None = Field(default=None, max_length=64)
     ordering_key: str | None = Field(default=None, max_length=200)
+    queue: str | None = Field(default=None, max_length=200)
     next_dispatch_at: datetime = created_at()
     dispatches: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     created_at: datetime = created_at()
@@ -123,6 +124,7 @@ class DeadLetter(Base, table=True):
     attempts: Any = Field(default=None, sa_type=Json, nullable=True)
     worker: str | None = Field(default=None, max_length=200)
     fingerprint: str | None = Field(default=None, max_length=16)
+    queue: str | None = Field(default=None, max_length=200)
     buried_at: datetime = created_at()
 
 
@@ -142,7 +144,7 @@ class UniqueKey(Base, table=True):
 
 
 class Action(StrEnum):
-    """What was done to the entity."""
+    """What was done to the entity, in ledgerq's own words; an application may use words of its own."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -155,7 +157,10 @@ class Action(StrEnum):
 
 
 class AuditLog(Base, table=True):
-    """One change of one entity. `before` and `after` hold the changed fields only."""
+    """One change of one entity. `before` and `after` hold the changed fields only.
+
+    `entity_id` is the entity's key as text.
+    """
 
     __tablename__ = "audit_log"
     __table_args__ = (
@@ -164,9 +169,9 @@ class AuditLog(Base, table=True):
     )
 
     id: int = primary_key()
-    entity_type: str = Field(max_length=50)
-    entity_id: int = Field(sa_type=BigId)
-    action: Action = Field(sa_type=choice(Action, "action"))
+    entity_type: str = Field(max_length=128)
+    entity_id: str = Field(max_length=200)
+    action: str = Field(max_length=50)
     actor: str = Field(max_length=200)
     before: dict[str, Any] = Field(default_factory=dict, sa_type=Json, nullable=False)
     after: dict[str, Any] = Field(default_factory=dict, sa_type=Json, nullable=False)

@@ -99,7 +99,7 @@ async def _hostile_rows(url: URL) -> None:
         await inbox.insert_receipt(session, "done", NASTY, b"", state=JobState.DONE)
         await inbox.keep_result(session, "done", {NASTY: [NASTY]})
         entry = AuditLog(  # past the door, which refuses such an author
-            entity_type=NASTY, entity_id=1, action=Action.UPDATE, actor=NASTY,
+            entity_type=NASTY, entity_id="1", action=Action.UPDATE, actor=NASTY,
             before={NASTY: NASTY}, after={}, job_id="done",
         )  # fmt: skip
         session.add(entry)

@@ -30,7 +30,7 @@ _EFFECTS = """
 SELECT audit.job_id, audit.entity_id, task.id AS task_id,
        extract(epoch FROM pg_xact_commit_timestamp(audit.xmin))::float8 AS audit_at,
        extract(epoch FROM pg_xact_commit_timestamp(task.xmin))::float8 AS task_at
-FROM audit_log AS audit FULL JOIN task ON task.id = audit.entity_id
+FROM audit_log AS audit FULL JOIN task ON task.id::text = audit.entity_id
 WHERE audit.id IS NULL OR (audit.entity_type = 'task' AND audit.action = 'create')
 """
 _LETTERS = "SELECT job_id, reason, error, traceback, attempts::text FROM dead_letter"

@@ -53,7 +53,7 @@ def tasks(project_id: int, number: int) -> list[Delivery]:
 async def left(sessions: Sessions) -> list[tuple[Any, ...]]:
     """What each job left, without what differs from run to run."""
     changing = {"id", "created_at", "updated_at", "at", "processed_at", "entity_id", "result"}
-    by_id = {task.id: task for task in await rows(sessions, Task)}
+    by_id = {str(task.id): task for task in await rows(sessions, Task)}
     entries = sorted(await rows(sessions, AuditLog), key=lambda entry: str(entry.job_id))
     notes = {note.job_id: note for note in await rows(sessions, ProcessedJob)}
     return [
@@ -61,7 +61,7 @@ async def left(sessions: Sessions) -> list[tuple[Any, ...]]:
             by_id[entry.entity_id].model_dump(exclude=changing),
             entry.model_dump(exclude=changing),
             notes[str(entry.job_id)].model_dump(exclude=changing),
-            notes[str(entry.job_id)].result == entry.entity_id,
+            str(notes[str(entry.job_id)].result) == entry.entity_id,
         )
         for entry in entries
         if entry.job_id

@@ -62,7 +62,7 @@ ODD: dict[str, tuple[Any, ...]] = {
     "task_id": IDS,
     "project_id": IDS,
     "worker_id": IDS,
-    "entity_id": IDS,
+    "entity_id": (*IDS, *TEXTS),
     "expected_version": IDS,
     "after_id": CURSORS,
     "before_id": CURSORS,
@@ -193,7 +193,11 @@ LOST_AUTHORS: list[tuple[str, Any, Change]] = [
     ("trace_id", Origin("t", trace_id="x" * 65), CHANGE),
     ("attempt", Origin("t", attempt=2**31), CHANGE),
     ("entity_type", Origin("t"), Change("\x00", 1, Action.UPDATE, {}, {})),
-    ("entity_id", Origin("t"), Change("task", 2**63, Action.UPDATE, {}, {})),
+    ("entity_id", Origin("t"), Change("task", "", Action.UPDATE, {}, {})),
+    ("entity_id", Origin("t"), Change("task", "x" * 201, Action.UPDATE, {}, {})),
+    ("action", Origin("t"), Change("task", 1, "", {}, {})),
+    ("action", Origin("t"), Change("task", 1, "x" * 51, {}, {})),
+    ("action", Origin("t"), Change("task", 1, "a\x1bb", {}, {})),
 ]
 
 

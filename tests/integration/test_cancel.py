@@ -63,9 +63,9 @@ async def run(sessions: Sessions, job_id: str = "job") -> Outcome:
 
 async def cancelled(sessions: Sessions, job_id: str = "job") -> bool:
     """The verdict, its entry in the log, and that a delivery finds it and does nothing."""
-    entries = [e for e in await rows(sessions, AuditLog) if e.action is Action.CANCEL]
+    entries = [e for e in await rows(sessions, AuditLog) if e.action == Action.CANCEL]
     (entry,) = entries
-    assert (entry.entity_type, entry.entity_id, entry.job_id) == ("job", 0, job_id)
+    assert (entry.entity_type, entry.entity_id, entry.job_id) == ("job", job_id, job_id)
     assert (entry.actor, entry.after) == ("me", {"reason": "not wanted"})
     again = await run(sessions, job_id)
     return again == Duplicate(JobState.CANCELLED) and await count(sessions, Project) == 0

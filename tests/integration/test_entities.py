@@ -170,7 +170,7 @@ async def test_restoring_brings_back_what_was_deleted_together(any_sessions: Ses
     async with transaction(any_sessions) as session:
         back = await tasks.restore(session, ORIGIN, root.id)
     assert [task.id for task in back] == [root.id, child.id]
-    assert (await history(any_sessions, "task", child.id))[-1].action is Action.RESTORE
+    assert (await history(any_sessions, "task", child.id))[-1].action == Action.RESTORE
     async with transaction(any_sessions) as session:
         await tasks.restore(session, ORIGIN, earlier.id)
     assert {task.deleted_at for task in await rows(any_sessions, Task)} == {None}
@@ -308,7 +308,7 @@ async def test_bulk_creation_keeps_the_order_and_leaves_every_entry(
     titles = {task.id: task.title for task in await rows(any_sessions, Task)}
     assert [titles[task_id] for task_id in ids] == [new.title for new in news]
     entries = {
-        e.entity_id: e for e in await rows(any_sessions, AuditLog) if e.entity_type == "task"
+        int(e.entity_id): e for e in await rows(any_sessions, AuditLog) if e.entity_type == "task"
     }
     assert entries.keys() == titles.keys()
     assert entries[ids[-1]].after == {

@@ -100,7 +100,7 @@ async def test_an_edited_job_runs_and_the_log_says_who_edited_it(any_sessions: S
     (task,) = await rows(any_sessions, Task)
     assert task.project_id == project_id
     replayed, created = [e for e in await rows(any_sessions, AuditLog) if e.job_id == "dead"]
-    assert (replayed.entity_type, replayed.entity_id) == ("dead_letter", buried.id)
+    assert (replayed.entity_type, replayed.entity_id) == ("dead_letter", str(buried.id))
     assert (replayed.action, replayed.actor) == (Action.REPLAY, "me")
     assert replayed.before == {
         "reason": "refused",
@@ -109,7 +109,7 @@ async def test_an_edited_job_runs_and_the_log_says_who_edited_it(any_sessions: S
         "payload": {"title": "x", "project_id": 99},
     }
     assert replayed.after == {"reason": "mended", "payload_edited": True}
-    assert (created.action, created.actor, created.entity_id) == ("create", "tester", task.id)
+    assert (created.action, created.actor, created.entity_id) == ("create", "tester", str(task.id))
     assert await count(any_sessions, OutboxMessage) == 0
 
 
@@ -218,7 +218,7 @@ async def test_another_payload_under_a_done_jobs_id_can_run_under_a_new_one(
         Replayed(refused.job_id, "twice", "create_project")
     ]
     assert isinstance(await run_staged(any_sessions, "twice"), Completed)
-    (entry,) = [e for e in await rows(any_sessions, AuditLog) if e.action is Action.REPLAY]
+    (entry,) = [e for e in await rows(any_sessions, AuditLog) if e.action == Action.REPLAY]
     assert (entry.job_id, entry.after["job_id"]) == (refused.job_id, "twice")
     again = await run(any_sessions, delivery(LAUNCH, "once"))
     assert isinstance(again, Duplicate)
@@ -264,7 +264,7 @@ async def test_a_discarded_job_stays_dead(any_sessions: Sessions) -> None:
     again = await run(any_sessions, delivery(CreateTask(title="x", project_id=99), "dead"))
     assert again == Duplicate(JobState.DEAD)
     (entry,) = await rows(any_sessions, AuditLog)
-    assert (entry.action, entry.entity_id, entry.job_id) == (Action.DISCARD, buried.id, "dead")
+    assert (entry.action, entry.entity_id, entry.job_id) == (Action.DISCARD, str(buried.id), "dead")
     assert entry.after == {"reason": "no use"}
 
 

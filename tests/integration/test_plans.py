@@ -32,7 +32,7 @@ FILL = (
     """,
     """
     INSERT INTO audit_log (entity_type, entity_id, action, actor, before, after, job_id)
-    SELECT 'task', n, 'create', 'x', '{}', '{}', 'job' || n FROM generate_series(1, 100000) n
+    SELECT 'task', n::text, 'create', 'x', '{}', '{}', 'job' || n FROM generate_series(1, 100000) n
     """,
     "INSERT INTO processed_job (job_id, kind, payload_hash) SELECT 'job' || n, 'x', '' FROM generate_series(1, 10000) n",
     """

@@ -74,7 +74,7 @@ async def test_deleting_takes_the_subtasks_along(any_sessions: Sessions) -> None
     assert stored[gone.id] == NOW - timedelta(days=1)
     assert stored[other.id] is None
     entry = (await history(any_sessions, "task", grandchild.id))[-1]
-    assert entry.action is Action.DELETE
+    assert entry.action == Action.DELETE
     assert entry.before == {"deleted_at": None}
 
 

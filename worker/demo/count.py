@@ -100,7 +100,7 @@ async def _wrong_rows(
 ) -> list[str]:
     """The jobs whose row, found by its audit entry, does not hold what the job carried."""
     rows = {
-        (table.__tablename__, row["id"]): row
+        (table.__tablename__, str(row["id"])): row
         for table in (Project, Worker, Task)
         for row in await _dumped(session, table)
     }
@@ -119,7 +119,7 @@ async def _dumped(session: AsyncSession, table: type[SQLModel]) -> list[dict[str
     ]
 
 
-def _holds(rows: dict[tuple[Any, int], Any], entry: AuditLog | None, job: Sent) -> bool:
+def _holds(rows: dict[tuple[Any, str], Any], entry: AuditLog | None, job: Sent) -> bool:
     row = rows.get((entry.entity_type, entry.entity_id)) if entry else None
     if row is None:
         return False
