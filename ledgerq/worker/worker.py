@@ -9,13 +9,13 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
-from typing import Any
+from typing import Unpack
 
 import structlog
-from arq.connections import create_pool
-from arq.worker import Worker
+from arq.typing import WorkerCoroutine
+from arq.worker import Function
 from redis.exceptions import RedisError
 
 from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
@@ -29,7 +29,9 @@ from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.process_name import process_name
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
-from ledgerq.worker.arq_functions import Counted, Counters, Options
+from ledgerq.worker.arq_functions import Counters, Options
+from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
+from ledgerq.worker.arq_worker import ArqWorker
 from ledgerq.worker.executor import Executor, NoResources
 from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
 from ledgerq.worker.leases import Leases
@@ -41,7 +43,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
 
 
-class JobWorker(Worker):
+class JobWorker(ArqWorker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
@@ -52,20 +54,19 @@ class JobWorker(Worker):
         hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
     """
 
-    jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
-
     def __init__(
         self,
-        *args: Any,
+        functions: Sequence[Function | WorkerCoroutine] = (),
+        *,
         lease_settings: LeaseSettings | None = None,
         batch: int = 1,
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
-        **kwargs: Any,
+        **arqs: Unpack[ArqOptions],
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
-        super().__init__(*args, **kwargs)
+        super().__init__(functions, **arqs)
         self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
@@ -79,6 +80,8 @@ class JobWorker(Worker):
         self._poller = Poller(self.poll_delay_s)
         self._outage = Outage(self._poller)
 
+    __signature__ = signature_like_arqs(__init__)
+
     async def main(self) -> None:
         """Run until stopped, or in burst mode until nothing is left to do.
 
@@ -86,14 +89,7 @@ class JobWorker(Worker):
             Unreachable: Redis or the database does not answer at the start; later both may come and go.
             SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
-        if self._pool is None:
-            self._pool = await create_pool(
-                self.redis_settings,
-                job_deserializer=self.job_deserializer,
-                job_serializer=self.job_serializer,
-                default_queue_name=self.queue_name,
-                expires_extra_ms=self.expires_extra_ms,
-            )
+        await self.open_pool()
         await require_redis(self.pool)
         self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
         names = ", ".join(self.functions)
@@ -225,16 +221,6 @@ class JobWorker(Worker):
             return False
         return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
 
-    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
-        """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
-        due = [(job, job.next_run) for job in self.cron_jobs]
-        try:
-            await super().run_cron(n, delay, num_windows)
-        except BaseException:
-            for job, next_run in due:
-                job.next_run = next_run
-            raise
-
     @property
     def longest_stop(self) -> float:
         """Seconds within which the process ends that was told to stop."""
@@ -252,25 +238,31 @@ class JobWorker(Worker):
         if self._draining is None:
             self.allow_pick_jobs = False
             log.info("worker.stopping", signal=signum.name, active=len(self.tasks))
-            self._draining = self.loop.create_task(self._drain(patience))
+            self.log_stop(signum, "", "to be completed" if patience else "ongoing to cancel")
+            self._draining = self.loop.create_task(self._drain(signum, patience))
             if self.on_stop:
                 self.on_stop(signum)
 
-    async def _drain(self, patience: float) -> None:
+    async def _drain(self, signum: signal.Signals, patience: float) -> None:
         """Wait for the running jobs, at most so long; roll the rest back; end the main loop."""
-        if patience and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=patience)
+        if patience and (running := self._unfinished()):
+            await asyncio.wait(running, timeout=patience)
+        if patience:
+            self.log_stop(signum, ", wait complete", "ongoing to cancel")
         deadline = self.loop.time() + self.grace
-        while self.tasks and self.loop.time() < deadline:
+        while (running := self._unfinished()) and self.loop.time() < deadline:
             if self._active:
                 self._active.cancel_everything()
-            await asyncio.wait(self.tasks.values(), timeout=1)
+            await asyncio.wait(running, timeout=1)
         self._poller.stop()
         main, deadline = self.main_task, self.loop.time() + self.grace
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
             if self.loop.time() > deadline:
                 main.cancel()
+
+    def _unfinished(self) -> list[asyncio.Task[None]]:
+        return [task for task in self.tasks.values() if not task.done()]
 
     async def close(self) -> None:
         """Let the running jobs end, run the shutdown hook whatever they did, and let go of Redis."""

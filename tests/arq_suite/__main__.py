@@ -34,8 +34,8 @@ def main() -> int:
     with embedded.redis(FOLDER / "redis", tcp=True) as url:
         _let_in_without_password(url)
         passed, report = _run(source, packages, url, asked.rest, stock=asked.stock)
-    print(report)
-    print(f"arq's own suite on {'arq.Worker' if asked.stock else 'JobWorker'}: {passed} pass")
+    tried = "arq.Worker" if asked.stock else "JobWorker"
+    sys.stdout.write(f"{report}\narq's own suite on {tried}: {passed} pass\n")
     return 0 if asked.rest or passed >= EXPECTED else 1
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from types import ModuleType, TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 import arq
@@ -21,7 +22,7 @@ class RedisContainer:
         self._where = urlsplit(os.environ["ARQ_SUITE_REDIS"])
         self.port = 6379
 
-    def __enter__(self) -> "RedisContainer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
