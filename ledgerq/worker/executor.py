@@ -112,6 +112,12 @@ class Executor:
                     return Call.of(claim)
         return Call.read(claim, self.options)
 
+    def _read_or_not(self, claim: Claim) -> Call:
+        try:
+            return self._read(claim)
+        except SerializationError:
+            return Call.unread(claim)
+
     async def after(self, claims: Sequence[Claim]) -> None:
         """Call the hook that wants to know of ended jobs."""
         for claim in claims if self.options.after_job_end else ():
@@ -137,15 +143,14 @@ class Executor:
 
     def handed_back(self, claim: Claim, *, delay: int = 0) -> Ack:
         """The job will run elsewhere, after so many milliseconds."""
+        call = self._read_or_not(claim)
+        log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, call.name)
         self.counters.retried += 1
         return Ack(claim.job_id, "release", delay)
 
     async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
         """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
-        try:
-            call = self._read(claim)
-        except SerializationError:
-            call = Call.unread(claim)
+        call = self._read_or_not(claim)
         function = self.options.functions.get(call.function)
         if self.resources and function and is_ours(function):
             try:
