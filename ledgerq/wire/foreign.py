@@ -6,7 +6,7 @@ the function, which arq writes second.
 
 import re
 
-from ledgerq.wire.envelope import MAX_KIND
+from ledgerq.wire.names import MAX_KIND
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")  # a protocol of today; JSON never begins so
 _MSGPACK = re.compile(rb"\x85\xa1")  # a map of five, the first key of one letter: arq's job
@@ -28,6 +28,8 @@ def foreign_function(body: bytes) -> str | None:
     found = expression.search(body, 0, _HEAD)
     if not found:
         return None
-    length = ord(found[found.lastindex or 1]) & (0x1F if found.re is _PACKED_NAME and found[1] else 0xFF)
+    length = ord(found[found.lastindex or 1]) & (
+        0x1F if found.re is _PACKED_NAME and found[1] else 0xFF
+    )
     name = body[found.end() : found.end() + length].decode(errors="replace")
     return name if 1 <= len(name) <= MAX_KIND and name.isprintable() else None

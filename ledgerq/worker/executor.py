@@ -23,10 +23,12 @@ from ledgerq.execution.report import failure_of, report
 from ledgerq.store import outbox
 from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
+from ledgerq.wire.arq_formats import PROBLEM, Foreign
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
-from ledgerq.worker.resources import OURS, Resources, is_ours
+from ledgerq.worker.left_jobs import LeftJobs, is_foreign
+from ledgerq.worker.processor import OURS, Processor, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
@@ -43,6 +45,7 @@ class Executor:
         options: arq's, as the worker was given them.
         resources: what our own kinds are processed with; None in a worker that has only arq's functions.
         counters: of jobs that have ended.
+        left: those whose bodies this worker can't read, for whoever can.
         on_interrupted: is called when a job lost its connection to the database.
         on_wait: is told what a job waits for that others have to mend: the reason, and a text.
     """
@@ -50,8 +53,9 @@ class Executor:
     name: str
     ctx: Mapping[Any, Any]
     options: Options
-    resources: Resources | None
+    resources: Processor | None
     counters: Counters
+    left: LeftJobs
     on_interrupted: Callable[[], None]
     on_wait: Callable[[str, str], None]
 
@@ -85,6 +89,8 @@ class Executor:
             call = self._read(claim)
         except SerializationError as error:
             return self.failed(Call.unread(claim), error)
+        if call.function == UNROUTABLE and is_foreign(claim):
+            return self.left.leave(claim, call.kwargs.get(PROBLEM, ""))
         function = self.options.functions.get(call.function)
         if function is None:
             log.warning("job %s, function %r not found", claim.job_id, call.function)
@@ -95,7 +101,7 @@ class Executor:
         kind = getattr(function.coroutine, OURS, None)
         if kind:
             if self.resources is None:  # it is tried again: nothing was done
-                raise NoResources
+                raise NotBegun
             [outcome] = await self.resources.process([_as_counted(claim, call)], kind)
             ack = self._ack(call, outcome)
         else:
@@ -161,7 +167,7 @@ class Executor:
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _cancel(self, resources: Resources, delivery: Delivery) -> None:
+    async def _cancel(self, resources: Processor, delivery: Delivery) -> None:
         """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
         with suppress(Undecodable):  # then it can't have run, and never will
             check_job_id(delivery.job_id)
@@ -225,7 +231,7 @@ class Executor:
         return self._ack(call, outcome)
 
 
-class NoResources(LedgerqError):
+class NotBegun(LedgerqError):
     """One of our kinds is to run, and the startup hook has not called `Lifecycle.begin`."""
 
     def __init__(self) -> None:
@@ -244,5 +250,7 @@ def _kind_of(claim: Claim) -> str:
 
 
 def _as_counted(claim: Claim, call: Call) -> Claim:
-    """With the attempts that its body counts too, as arq's clients may want it."""
+    """With the attempts that its body counts too, and its body in our JSON, as arq's clients may want it."""
+    if isinstance(call.args, Foreign):
+        return replace(claim, body=call.args[0], attempt=call.attempt)
     return claim if call.attempt == claim.attempt else replace(claim, attempt=call.attempt)

@@ -13,18 +13,19 @@ import structlog
 from arq.connections import ArqRedis
 
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.wire.arq_formats import PROBLEM
 from ledgerq.wire.foreign import foreign_format, foreign_function
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_FIRST, _APART, _LONGEST = 10.0, 0.02, 1800.0  # seconds until a job comes back: how soon, how dense, how late
+_FIRST, _APART, _LONGEST = (
+    10.0,
+    0.02,
+    1800.0,
+)  # seconds until a job comes back: how soon, how dense, how late
 _TOLD_EVERY = 60.0  # seconds between two log lines about one function
 _MAX_TOLD = 1000
 _AT_ONCE = 1000  # ids that Redis is asked for in one command
-NO_DESERIALIZER = (
-    "give App(arq_serializer=, arq_deserializer=) what its client uses, or let a stock arq worker run it"
-)
+NO_DESERIALIZER = "give App(arq_serializer=, arq_deserializer=) what its client uses, or let a stock arq worker run it"
 
 
 @dataclass(slots=True)
@@ -51,15 +52,16 @@ class LeftJobs:
         self._next = min(max(now + _FIRST, self._next + _APART), now + _LONGEST)
         return Ack(claim.job_id, "release", int((self._next - now) * 1000))
 
-    async def are_all(self, redis: ArqRedis, queue: str, queued: int) -> bool:
-        """True if nothing else is among so many jobs on the queue."""
+    async def are_all(self, redis: ArqRedis, queue: str) -> bool:
+        """True if nothing else is on the queue."""
+        queued = await redis.zcard(queue)
         if len(self.ids) < queued:
             return False
         ids, found = list(self.ids), 0
         for start in range(0, len(ids), _AT_ONCE):
             scores = await redis.zmscore(queue, ids[start : start + _AT_ONCE])
             found += sum(score is not None for score in scores)
-        return found >= queued
+        return bool(found >= queued)
 
     def _tell(self, claim: Claim, problem: str) -> None:
         function, now = foreign_function(claim.body) or "unknown", time.monotonic()
@@ -71,7 +73,11 @@ class LeftJobs:
         written = foreign_format(claim.body) or "foreign"
         problem = problem or f"its body is {written}, and this worker has no deserializer"
         log.warning(
-            "job.left", job_id=claim.job_id, function=function, problem=problem, cure=NO_DESERIALIZER
+            "job.left",
+            job_id=claim.job_id,
+            function=function,
+            problem=problem,
+            cure=NO_DESERIALIZER,
         )
         self.on_wait(written, f"function {function}: {problem}; {NO_DESERIALIZER}")
 
