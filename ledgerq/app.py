@@ -11,6 +11,7 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 from sqlalchemy import MetaData
 
+from ledgerq.audit import Audited
 from ledgerq.database.engine import Tables
 from ledgerq.database.own_schema import SCHEMA
 from ledgerq.errors import DefinitionError
@@ -18,6 +19,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.retention import EVERY_HOUR, prune_processed_jobs
 from ledgerq.schedule import Recurring
+from ledgerq.store.audited import FlushRecorder
 
 Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # of arq: it is given the `ctx`
 
@@ -32,6 +34,8 @@ class App:
         jobs: every kind of job there is, as `@job` made them; two of one name are refused.
         schedule: what runs by the clock.
         metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
+        audited: the classes whose changes leave audit entries by themselves: `Order`, or
+            `Audited(Card, mask={"number"})` to leave out or mask columns.
         migrations: the folder of Alembic migrations that make them; a worker refuses to start on an older revision.
         schema: the PostgreSQL schema in which ledgerq's own tables stand. On SQLite there is one schema for all.
         resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
@@ -46,12 +50,15 @@ class App:
 
     Raises:
         DefinitionError: two kinds or functions have one name, or one of `jobs` was not made by `@job`.
+        DefinitionError: two kinds have one name, one of `jobs` was not made by `@job`, or a class can't be audited as it
+            is asked for.
         SettingError: the schema is no plain identifier.
     """
 
     jobs: Iterable[Kind[Any]]
     schedule: Iterable[Recurring] = ()
     metadata: Iterable[MetaData] = ()
+    audited: Iterable[type[Any] | Audited] = ()
     migrations: Path | None = None
     schema: str = SCHEMA
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -77,14 +84,16 @@ class App:
                     "is no kind of job",
                     "put @job above the function, and name it here",
                 )
-        metadata = tuple(self.metadata)
+        metadata, audited = tuple(self.metadata), tuple(self.audited)
+        recorder = FlushRecorder(audited) if audited else None
         for name, value in {
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
             "arq_functions": self._functions(jobs),
             "arq_cron_jobs": tuple(self.arq_cron_jobs),
-            "tables": Tables(metadata, self.migrations, self.schema),
+            "audited": audited,
+            "tables": Tables(metadata, self.migrations, self.schema, recorder),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

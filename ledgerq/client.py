@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
 from itertools import islice
 from typing import Any, Generic, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
@@ -30,7 +29,7 @@ from ledgerq.errors import (
 from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
-from ledgerq.wire.payload import Payload, R, result_type
+from ledgerq.wire.payload import Payload, R, answer_of
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
@@ -187,20 +186,13 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
 
 def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
     payload = job._payload  # noqa: SLF001 - ours
-    if payload is None or (adapter := _adapter(payload)) is None:
+    if payload is None:
         return answer
     try:
-        return adapter.validate_python(answer)
+        return answer_of(payload, answer)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise UnexpectedResult(job.job_id, payload.kind, told) from None
-
-
-@cache
-def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
-    """What makes an answer of the payload's type out of JSON; None if any answer will do."""
-    named = result_type(payload)
-    return None if named is Any else TypeAdapter(named)
 
 
 async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.admin import health as health_checks
-from ledgerq.cli import dead_letters, jobs
+from ledgerq.cli import dead_letters, init, jobs
 from ledgerq.cli import migrate as migrate_command
 from ledgerq.cli.dev import run_dev
-from ledgerq.cli.find_app import AppName, require_app, tables_of_app
+from ledgerq.cli.find_app import AppName, alembic_ini, require_app, tables_of_app
 from ledgerq.cli.limits import HEALTH, LIMIT, run_within
 from ledgerq.cli.options import AsJson, checked_ids, checked_payload
 from ledgerq.cli.output import complain, err, out, plain, print_json, say
@@ -38,6 +38,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+init.add_to(commands)
 migrate_command.add_to(commands)
 jobs.add_to(commands)
 dead_letters.add_to(commands)
@@ -227,4 +228,4 @@ def dev(
     app: AppName = None,
 ) -> None:
     """Keep a PostgreSQL, a Redis and a worker running for development; data stays between runs."""
-    run_dev(folder, require_app().tables, reset=reset, console=err)
+    run_dev(folder, require_app().tables, reset=reset, console=err, ini=alembic_ini())

@@ -4,7 +4,7 @@ from functools import cache
 from inspect import get_annotations
 from typing import Any, ClassVar, Generic, Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from typing_extensions import TypeVar
 
 from ledgerq.errors import DefinitionError
@@ -65,6 +65,23 @@ def _check(owner: str, name: str, value: object, longest: int) -> None:
         problem = f"begins with {CRON_PREFIX}, which stands for jobs of the schedule"
     if problem:
         raise DefinitionError(f"{owner}({name}=)", problem, "choose another one")
+
+
+def answer_of(payload: type[Payload[Any]], result: Any) -> Any:
+    """What JSON carried, as the type that the payload names.
+
+    Raises:
+        ValidationError: it is not of that type.
+    """
+    adapter = _adapter(payload)
+    return result if adapter is None else adapter.validate_python(result)
+
+
+@cache
+def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
+    """None if any answer will do."""
+    named = result_type(payload)
+    return None if named is Any else TypeAdapter(named)
 
 
 @cache
