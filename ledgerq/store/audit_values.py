@@ -131,8 +131,9 @@ def _before(state: InstanceState[Any], field: str) -> Any:
     """What the row holds until the flush; unknown if it was not loaded."""
     if field not in state.committed_state:
         return state.dict.get(field, _UNKNOWN)
-    deleted = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE).deleted
-    return deleted[0] if deleted else _UNKNOWN
+    history = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE)
+    former = history.deleted or history.unchanged  # the latter: the same value was assigned
+    return former[0] if former else _UNKNOWN
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ async def test_a_role_without_a_right_to_the_log_may_change_the_table(shop: Data
             await connection.execute(text("SET LOCAL ROLE clerk_without_log"))
             await connection.execute(text("INSERT INTO shop_stock VALUES ('EU', 1, 1)"))
         assert len(await told(shop)) == 1
-        with pytest.raises(DBAPIError, match="permission denied for function audit_write_rows"):
+        with pytest.raises(DBAPIError, match="permission denied for function .*audit_write_rows"):
             async with shop.engine.begin() as connection:
                 await connection.execute(text("SET LOCAL ROLE clerk_without_log"))
                 await connection.execute(text("CREATE TABLE mine (id int PRIMARY KEY)"))

@@ -1,7 +1,7 @@
 """`App(audited=[…])`: the session's flush writes one entry for each row that changes, and nobody else does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -10,16 +10,15 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, func, insert, select, text, update
+from sqlalchemy import delete, event, insert, select, update
 from sqlalchemy.engine import URL, make_url
 
 from ledgerq import audit
 from ledgerq.audit import AuditLog, Change, Origin, acting_as
 from ledgerq.database.engine import Database
-from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import savepoint, transaction
 from ledgerq.errors import NotAudited, Refused
 from ledgerq.execution.outcome import Buried, Completed
@@ -29,7 +28,7 @@ from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
 from ledgerq.sessions import insert_rows, write
 from ledgerq.wire.payload import Payload
-from tests.audited_shop import Card, Clerk, Order, Parcel, Person, Stock, Visit, opened_shop
+from tests.audited_shop import Card, Clerk, Order, Parcel, Stock, Visit, opened_shop
 from tests.support import delivery
 
 ADA = Origin("user:ada", trace_id="t-1")
@@ -529,17 +528,32 @@ def replayed(log: Sequence[Any]) -> dict[str, Any]:
     return rows
 
 
-@hypothesis_settings(max_examples=60)
+@pytest.fixture
+def fresh_file(
+    sqlite_template: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], URL]:
+    """A SQLite file of its own for each call."""
+
+    def make() -> URL:
+        path = tmp_path_factory.mktemp("replay") / "test.sqlite3"
+        path.write_bytes(sqlite_template)
+        return make_url(f"sqlite:///{path}")
+
+    return make
+
+
+@hypothesis_settings(
+    max_examples=600,
+    suppress_health_check=list(HealthCheck),  # each example has a file of its own
+)
 @given(transactions=st.lists(st.lists(STEP, max_size=8), min_size=1, max_size=3))
 def test_the_entries_replayed_are_the_rows(
-    sqlite_template: bytes, tmp_path_factory: pytest.TempPathFactory, transactions: Any
+    fresh_file: Callable[[], URL], transactions: Any
 ) -> None:
     """After any changes, deletes, flushes and savepoints that are undone."""
-    path = tmp_path_factory.mktemp("replay") / "test.sqlite3"
-    path.write_bytes(sqlite_template)
 
     async def check() -> None:
-        async with opened_shop(make_url(f"sqlite:///{path}")) as shop:
+        async with opened_shop(fresh_file()) as shop:
             for steps in transactions:
                 await _play(shop, steps)
             async with shop.sessions() as session:
