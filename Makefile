@@ -8,7 +8,7 @@ CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
 TEST_PROCESSES ?= 3
 
-.PHONY: demo dev test check docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive format lock clean
+.PHONY: demo dev test check docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/python -m worker.demo --jobs 1000
@@ -52,6 +52,9 @@ chaos: $(READY)  ## break everything for about ten minutes (CHAOS_MINUTES) and c
 chaos-exhaustive: $(READY)  ## a kill at every send (with strace), a cancellation at every await; bugs put in must be caught
 	$(BIN)/python -m tests.chaos --exhaustive
 	$(BIN)/python -m tests.chaos --self-test
+
+arq-suite: $(READY)  ## arq's own tests on our worker; downloads arq's source
+	$(BIN)/python -m tests.arq_suite
 
 format: $(READY)
 	$(BIN)/ruff format $(CODE)

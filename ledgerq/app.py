@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arq.cron import CronJob
+from arq.typing import WorkerCoroutine
+from arq.worker import Function, func
 from sqlalchemy import MetaData
 
 from ledgerq.audit import Audited
@@ -38,10 +41,15 @@ class App:
         resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
             startup, when the engine is built, and leaves it at its shutdown, before the engine is disposed.
         forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
+        arq_functions: a service's own arq functions, which the worker runs beside the jobs, by arq's rules.
+        arq_cron_jobs: the service's arq cron jobs; their times are UTC.
+        arq_serializer: what the service's arq clients write jobs with, if it is not JSON; such a job's result is written with it.
+        arq_deserializer: the other way. Without it a pickled job is left on the queue, and never unpickled.
         on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
         on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
 
     Raises:
+        DefinitionError: two kinds or functions have one name, or one of `jobs` was not made by `@job`.
         DefinitionError: two kinds have one name, one of `jobs` was not made by `@job`, or a class can't be audited as it
             is asked for.
         SettingError: the schema is no plain identifier.
@@ -55,6 +63,10 @@ class App:
     schema: str = SCHEMA
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     forget_ended_jobs: bool = True
+    arq_functions: Iterable[Function | WorkerCoroutine] = ()
+    arq_cron_jobs: Iterable[CronJob] = ()
+    arq_serializer: Callable[[dict[str, Any]], bytes] | None = None
+    arq_deserializer: Callable[[bytes], dict[str, Any]] | None = None
     on_startup: Hook | None = None
     on_shutdown: Hook | None = None
     tables: Tables = field(init=False)
@@ -78,11 +90,23 @@ class App:
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
+            "arq_functions": self._functions(jobs),
+            "arq_cron_jobs": tuple(self.arq_cron_jobs),
             "audited": audited,
             "tables": Tables(metadata, self.migrations, self.schema, recorder),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()
+
+    def _functions(self, jobs: Iterable[Kind[Any]]) -> tuple[Function, ...]:
+        functions, names = [func(each) for each in self.arq_functions], {kind.name for kind in jobs}
+        for each in functions:
+            if each.name in names:
+                raise DefinitionError(
+                    f"App(arq_functions=): {each.name}", "is the name of two", "rename one of them"
+                )
+            names.add(each.name)
+        return tuple(functions)
 
     def registry(self, resources: Any = None) -> Registry:
         """The kinds by name, and what their handlers are given, for one process."""

@@ -139,10 +139,8 @@ def _change(
 async def _entries(
     tables: Tables, entity: str, entity_id: str, job: str | None, after: int, limit: int
 ) -> Sequence[AuditLog]:
-    async with (
-        open_current_database(load(DatabaseConfig), tables) as sessions,
-        sessions() as session,
-    ):
+    opened = open_current_database(load(DatabaseConfig), tables)
+    async with opened as sessions, sessions() as session:
         if job is not None:
             return await audit.of_job(session, job, after_id=after, limit=limit)
         return await audit.history(session, entity, entity_id, after_id=after, limit=limit)

@@ -192,7 +192,9 @@ def _after_error(
         counters.retried += 1
         log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
         return Ack(call.claim.job_id, "retry")
-    told = "%6.2fs ! %s failed, %s", call.lasted, name, one_line(error)
+    text = one_line(error)
+    text += ":" if text == type(error).__name__ else ""  # as arq writes one that says nothing
+    told = "%6.2fs ! %s failed, %s", call.lasted, name, text
     log.error(*told, exc_info=error, extra={"extra": _extra_of(error)})
     counters.failed += 1
     return done(call, error, options, success=False)

@@ -7,6 +7,7 @@ Redis keeps one of them, and the inbox settles what a slow worker puts there aga
 import gc
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
@@ -19,13 +20,15 @@ from ledgerq.broker.connection import connect, settings_for_arq_check
 from ledgerq.config import Config, WorkerConfig
 from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
-from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
+from ledgerq.wire.arq_formats import ArqFormats
+from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.names import CRON_PREFIX
 from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
+_ARQ_TRIES, _ARQ_TIMEOUT = 5, 300  # what arq gives a function that does not say
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
 
 
@@ -71,18 +74,26 @@ def worker_settings(app: App, config: Config) -> Any:
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
     functions = [*(_function(kind.name) for kind in app.jobs), _function(UNROUTABLE)]
-    names = {function.name for function in functions} | {job.name for job in scheduled}
+    guests = [_guest(function) for function in app.arq_functions]
+    formats = ArqFormats(
+        {each.name for each in functions} | {each.name for each in scheduled},
+        {each.name for each in guests} | {each.name for each in app.arq_cron_jobs},
+        app.arq_serializer,
+        app.arq_deserializer,
+    )
     worker = config.worker
+    pool = connect(worker, _queues_of_schedule(app, worker))
+    pool.job_serializer, pool.job_deserializer = formats.write, formats.read
 
     return type(
         "WorkerSettings",
         (),
         {
-            "functions": functions,
-            "cron_jobs": scheduled,
+            "functions": [*functions, *guests],
+            "cron_jobs": [*scheduled, *app.arq_cron_jobs],
             "timezone": UTC,
             "queue_name": worker.queue,
-            "redis_pool": connect(worker, _queues_of_schedule(app, worker)),
+            "redis_pool": pool,
             "redis_settings": settings_for_arq_check(worker),
             "ctx": {LIFE: Lifecycle(app, config)},
             "on_startup": app.on_startup or startup,
@@ -93,8 +104,8 @@ def worker_settings(app: App, config: Config) -> Any:
             "job_completion_wait": worker.drain_timeout,
             "keep_result": worker.keep_result,
             "poll_delay": worker.poll_delay,
-            "job_serializer": to_wire,
-            "job_deserializer": unpacker(names),
+            "job_serializer": formats.write,
+            "job_deserializer": formats.read_job,
             "log_results": False,
             "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
@@ -116,6 +127,14 @@ def _lease_settings(worker: WorkerConfig) -> LeaseSettings:
 
 def _function(name: str) -> Function:
     return func(dispatcher(name), name=name)
+
+
+def _guest(function: Any) -> Function:
+    """A service's own function, with arq's limits where it has none: the worker's are those of kinds."""
+    given = func(function)
+    tries = _ARQ_TRIES if given.max_tries is None else given.max_tries
+    timeout = _ARQ_TIMEOUT if given.timeout_s is None else given.timeout_s
+    return replace(given, max_tries=tries, timeout_s=timeout)
 
 
 def _longest_timeout(worker: WorkerConfig, app: App) -> float:

@@ -23,9 +23,11 @@ from ledgerq.execution.report import failure_of, report
 from ledgerq.store import outbox
 from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
+from ledgerq.wire.arq_formats import PROBLEM, Foreign
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
+from ledgerq.worker.left_jobs import LeftJobs, is_foreign
 from ledgerq.worker.processor import OURS, Processor, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
@@ -43,6 +45,7 @@ class Executor:
         options: arq's, as the worker was given them.
         resources: what our own kinds are processed with; None in a worker that has only arq's functions.
         counters: of jobs that have ended.
+        left: those whose bodies this worker can't read, for whoever can.
         on_interrupted: is called when a job lost its connection to the database.
         on_wait: is told what a job waits for that others have to mend: its queue and the reason, and a text.
     """
@@ -52,6 +55,7 @@ class Executor:
     options: Options
     resources: Processor | None
     counters: Counters
+    left: LeftJobs
     on_interrupted: Callable[[], None]
     on_wait: Callable[[tuple[str, str], str], None]
 
@@ -85,6 +89,8 @@ class Executor:
             call = self._read(claim)
         except SerializationError as error:
             return self.failed(Call.unread(claim), error)
+        if call.function == UNROUTABLE and is_foreign(claim):
+            return self.left.leave(claim, call.kwargs.get(PROBLEM, ""))
         function = self.options.functions.get(call.function)
         if function is None:
             log.warning("job %s, function %r not found", claim.job_id, call.function)
@@ -112,6 +118,12 @@ class Executor:
                     return Call.of(claim)
         return Call.read(claim, self.options)
 
+    def _read_or_not(self, claim: Claim) -> Call:
+        try:
+            return self._read(claim)
+        except SerializationError:
+            return Call.unread(claim)
+
     async def after(self, claims: Sequence[Claim]) -> None:
         """Call the hook that wants to know of ended jobs."""
         for claim in claims if self.options.after_job_end else ():
@@ -137,15 +149,14 @@ class Executor:
 
     def handed_back(self, claim: Claim, *, delay: int = 0) -> Ack:
         """The job will run elsewhere, after so many milliseconds."""
+        call = self._read_or_not(claim)
+        log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, call.name)
         self.counters.retried += 1
         return Ack(claim.job_id, "release", delay)
 
     async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
         """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
-        try:
-            call = self._read(claim)
-        except SerializationError:
-            call = Call.unread(claim)
+        call = self._read_or_not(claim)
         function = self.options.functions.get(call.function)
         if self.resources and function and is_ours(function):
             try:
@@ -240,5 +251,7 @@ def _kind_of(claim: Claim) -> str:
 
 
 def _as_counted(claim: Claim, call: Call) -> Claim:
-    """With the attempts that its body counts too, as arq's clients may want it."""
+    """With the attempts that its body counts too, and its body in our JSON, as arq's clients may want it."""
+    if isinstance(call.args, Foreign):
+        return replace(claim, body=call.args[0], attempt=call.attempt)
     return claim if call.attempt == claim.attempt else replace(claim, attempt=call.attempt)

@@ -55,6 +55,7 @@ class Heartbeat:
         on_handed_back: is told, in the heartbeat's thread, when the jobs were handed back.
         most: seconds of standing still after which jobs are handed back.
         waits: what jobs wait for that others have to mend, by queue and reason: health is to name it.
+        is_burst: the worker ends when nothing is left to do; one that ends at once leaves no sign of life.
     """
 
     broker: Callable[[], ServedQueues]
@@ -65,6 +66,7 @@ class Heartbeat:
     blocked_after: float
     most: float
     waits: dict[Wait, str]
+    is_burst: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _thread: threading.Thread | None = None
     _own: asyncio.AbstractEventLoop | None = None
@@ -124,6 +126,8 @@ class Heartbeat:
     async def _show_life(self, broker: ServedQueues, queue: str) -> None:
         redis = ArqRedis(broker.redis.connection_pool, default_queue_name=queue)
         interval = min(BEAT, broker.lease_settings.lease / 3)
+        if self.is_burst:
+            await asyncio.sleep(interval)
         await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
 
     async def _tell_waits(self, broker: ServedQueues) -> float:
@@ -258,6 +262,7 @@ class Owner(Protocol):
     blocked_after: float
     hand_back_after: float
     waits: dict[Wait, str]
+    burst: bool
 
     @property
     def pool(self) -> ArqRedis:
@@ -276,4 +281,5 @@ def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Hea
         blocked_after=worker.blocked_after,
         most=worker.hand_back_after,
         waits=worker.waits,
+        is_burst=worker.burst,
     )

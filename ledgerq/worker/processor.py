@@ -20,10 +20,12 @@ from ledgerq.execution.report import failure_of, report
 from ledgerq.execution.retry import Policy
 from ledgerq.runtime.process_name import process_name
 from ledgerq.wire.envelope import has_ordering_key
+from ledgerq.wire.foreign import foreign_format
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 PROCESSOR = "ledgerq"  # our one entry in arq's ctx
+_LEFT = 60  # seconds
 OURS = "ledgerq_kind"  # the attribute by which our worker knows our functions among arq's
 
 
@@ -64,7 +66,9 @@ def dispatcher(name: str) -> WorkerCoroutine:
     Our own worker does not call it: it knows it by its mark, and processes the job itself.
     """
 
-    async def dispatch(ctx: dict[str, Any], body: bytes = b"") -> Any:
+    async def dispatch(ctx: dict[str, Any], body: bytes = b"", **_: str) -> Any:
+        if foreign_format(body):  # left to a worker that reads it
+            raise ArqRetry(defer=_LEFT)
         processor: Processor = ctx[PROCESSOR]
         delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
         [outcome] = await processor.process([delivery], name)

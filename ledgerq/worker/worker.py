@@ -11,12 +11,11 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
-from typing import Any
+from typing import Unpack
 
 import structlog
-from arq.connections import create_pool
-from arq.worker import Worker
+from arq.typing import WorkerCoroutine
+from arq.worker import Function
 from redis.exceptions import RedisError
 
 from ledgerq.broker.claims import FetchResult, LeaseSettings
@@ -31,10 +30,13 @@ from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.process_name import process_name
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
-from ledgerq.worker.arq_functions import Counted, Counters, Options
+from ledgerq.worker.arq_functions import Counters, Options
+from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
+from ledgerq.worker.arq_worker import ArqWorker
 from ledgerq.worker.executor import Executor, NotBegun
 from ledgerq.worker.heartbeat import Heartbeat, Wait, heartbeat_of
 from ledgerq.worker.leases import Leases
+from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
 from ledgerq.worker.processor import PROCESSOR, Processor, is_ours
@@ -43,7 +45,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
 
 
-class JobWorker(Worker):
+class JobWorker(ArqWorker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
@@ -55,21 +57,20 @@ class JobWorker(Worker):
         hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
     """
 
-    jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
-
     def __init__(
         self,
-        *args: Any,
+        functions: Sequence[Function | WorkerCoroutine] = (),
+        *,
         queues: Sequence[str] = (),
         lease_settings: LeaseSettings | None = None,
         batch: int = 1,
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
-        **kwargs: Any,
+        **arqs: Unpack[ArqOptions],
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
-        super().__init__(*args, **kwargs)
+        super().__init__(functions, **arqs)
         self.queues = tuple(dict.fromkeys(queues)) or (self.queue_name,)
         self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
@@ -81,8 +82,11 @@ class JobWorker(Worker):
         self._active: ActiveJobs | None = None
         self._resources: Processor | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
+        self._left = LeftJobs(self.burst, self.waits.__setitem__)
         self._poller = Poller(self.poll_delay_s)
         self._outage = Outage(self._poller)
+
+    __signature__ = signature_like_arqs(__init__)
 
     async def main(self) -> None:
         """Run until stopped, or in burst mode until nothing is left to do.
@@ -91,12 +95,7 @@ class JobWorker(Worker):
             Unreachable: Redis or the database does not answer at the start; later both may come and go.
             SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
-        if self._pool is None:
-            self._pool = await create_pool(
-                self.redis_settings, default_queue_name=self.queue_name,
-                job_serializer=self.job_serializer, job_deserializer=self.job_deserializer,
-                expires_extra_ms=self.expires_extra_ms,
-            )  # fmt: skip
+        await self.open_pool()
         await require_redis(self.pool, queues=self.queues)
         self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
         names = ", ".join(self.functions)
@@ -134,7 +133,7 @@ class JobWorker(Worker):
 
     def _active_jobs(self, acker: Acker) -> ActiveJobs:
         executor = Executor(
-            self.name, self.ctx, Options.of(self), self._resources, self.counters,
+            self.name, self.ctx, Options.of(self), self._resources, self.counters, self._left,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
         )  # fmt: skip
         return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
@@ -219,21 +218,13 @@ class JobWorker(Worker):
         if 0 <= self.max_burst_jobs <= self._jobs_started():
             await asyncio.gather(*self.tasks.values())
             return True
-        if self.tasks or await self.pool.exists(*self.queues):
+        if self.tasks or not await self._left.are_all(self.pool, self.queues):
             return False
         if self._resources and await self._resources.relay.dispatch():
             return False
-        return not await self.pool.exists(*self.queues)  # or else the relay beside put it there
-
-    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
-        """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
-        due = [(job, job.next_run) for job in self.cron_jobs]
-        try:
-            await super().run_cron(n, delay, num_windows)
-        except BaseException:
-            for job, next_run in due:
-                job.next_run = next_run
-            raise
+        return await self._left.are_all(
+            self.pool, self.queues
+        )  # the relay beside may put more there
 
     @property
     def longest_stop(self) -> float:
@@ -252,25 +243,31 @@ class JobWorker(Worker):
         if self._draining is None:
             self.allow_pick_jobs = False
             log.info("worker.stopping", signal=signum.name, active=len(self.tasks))
-            self._draining = self.loop.create_task(self._drain(patience))
+            self.log_stop(signum, "", "to be completed" if patience else "ongoing to cancel")
+            self._draining = self.loop.create_task(self._drain(signum, patience))
             if self.on_stop:
                 self.on_stop(signum)
 
-    async def _drain(self, patience: float) -> None:
+    async def _drain(self, signum: signal.Signals, patience: float) -> None:
         """Wait for the running jobs, at most so long; roll the rest back; end the main loop."""
-        if patience and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=patience)
+        if patience and (running := self._unfinished()):
+            await asyncio.wait(running, timeout=patience)
+        if patience:
+            self.log_stop(signum, ", wait complete", "ongoing to cancel")
         deadline = self.loop.time() + self.grace
-        while self.tasks and self.loop.time() < deadline:
+        while (running := self._unfinished()) and self.loop.time() < deadline:
             if self._active:
                 self._active.cancel_everything()
-            await asyncio.wait(self.tasks.values(), timeout=1)
+            await asyncio.wait(running, timeout=1)
         self._poller.stop()
         main, deadline = self.main_task, self.loop.time() + self.grace
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
             if self.loop.time() > deadline:
                 main.cancel()
+
+    def _unfinished(self) -> list[asyncio.Task[None]]:
+        return [task for task in self.tasks.values() if not task.done()]
 
     async def close(self) -> None:
         """Let the running jobs end, run the shutdown hook whatever they did, and let go of Redis."""

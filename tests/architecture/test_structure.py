@@ -20,7 +20,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def test_only_the_transaction_commits() -> None:
-    """A second place that commits could commit half a job. (In tests, a worker may die there.)"""
+    """A second place that commits could commit half a job; the tester is where a worker dies in tests."""
     committing = {
         path.relative_to(ROOT).as_posix()
         for path in SOURCES

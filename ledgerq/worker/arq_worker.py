@@ -1,0 +1,47 @@
+"""What our worker keeps of arq's public face, and mends in it: counters, cron, the pool, what its log says at a stop."""
+
+import logging
+import signal
+from datetime import datetime
+
+from arq.connections import create_pool
+from arq.worker import Worker
+
+from ledgerq.worker.arq_functions import Counted
+
+log = logging.getLogger("arq.worker")  # what arq's users look at
+
+
+class ArqWorker(Worker):
+    """arq's worker as a base: the loop that claims and runs jobs is `JobWorker`'s."""
+
+    jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
+
+    async def open_pool(self) -> None:
+        """Connect to Redis as arq does, unless the worker was given a pool."""
+        if self._pool is None:
+            self._pool = await create_pool(
+                self.redis_settings,
+                job_deserializer=self.job_deserializer,
+                job_serializer=self.job_serializer,
+                default_queue_name=self.queue_name,
+                expires_extra_ms=self.expires_extra_ms,
+            )
+
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
+        due = [(job, job.next_run) for job in self.cron_jobs]
+        try:
+            await super().run_cron(n, delay, num_windows)
+        except BaseException:
+            for job, next_run in due:
+                job.next_run = next_run
+            raise
+
+    def log_stop(self, signum: signal.Signals, waited: str, fate: str) -> None:
+        """arq's line about a shutdown: how many jobs have ended, and what becomes of those that run."""
+        log.info(
+            "shutdown on %s%s ◆ %d jobs complete ◆ %d failed ◆ %d retries ◆ %d %s",
+            signum.name, waited, self.jobs_complete, self.jobs_failed, self.jobs_retried,
+            sum(not task.done() for task in self.tasks.values()), fate,
+        )  # fmt: skip

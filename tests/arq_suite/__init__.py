@@ -1,0 +1,1 @@
+"""arq's own tests, run on our worker: `make arq-suite`."""
