@@ -78,8 +78,8 @@ def check_command(name: str, rest: str, line: str) -> None:
     command = COMMANDS.commands.get(name)  # type: ignore[attr-defined]
     assert command, line
     sub = re.match(r" ([a-z]+)", rest)
-    if sub:
-        command = getattr(command, "commands", {}).get(sub[1], command)
+    default = command.commands["show"] if name == "audit" else command
+    command = getattr(command, "commands", {}).get(sub[1] if sub else "", default)
     options = {option for parameter in command.params for option in parameter.opts}
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "", rest)  # of payloads and reasons
     assert set(re.findall(r"--[a-z-]+", text)) <= options, line
