@@ -1,8 +1,6 @@
 """arq's side of the wire: how its hooks for (de)serialising read and write our JSON."""
 
 import asyncio
-import time
-from collections.abc import Callable, Container
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -42,28 +40,6 @@ def from_wire(body: bytes) -> Any:
     if isinstance(content, dict) and content.get("r") == _as_text(asyncio.CancelledError()):
         content["r"] = asyncio.CancelledError()  # by which arq knows a job that was aborted
     return content
-
-
-def unpacker(names: Container[str]) -> Callable[[bytes], dict[str, Any]]:
-    """What arq's worker reads jobs with: it finds the function's name and leaves the body whole.
-
-    It never raises: arq would delete the body. What can't be read, or has no function here, goes
-    to the function `UNROUTABLE`, and the flow of jobs says what is wrong with it.
-    """
-
-    def unpack(body: bytes) -> dict[str, Any]:
-        try:
-            envelope = decode(body)
-        except Undecodable:
-            return _routed(UNROUTABLE, body, None, int(time.time() * 1000))
-        name = envelope.wire_name if envelope.wire_name in names else UNROUTABLE
-        return _routed(name, body, envelope.attempt, envelope.enqueued_ms)
-
-    return unpack
-
-
-def _routed(name: str, body: bytes, attempt: int | None, enqueued_ms: int) -> dict[str, Any]:
-    return {"f": name, "a": [body], "k": {}, "t": attempt, "et": enqueued_ms}
 
 
 def _as_sent(body: bytes, *, failed: bool) -> dict[str, Any]:

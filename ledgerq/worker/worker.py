@@ -35,6 +35,7 @@ from ledgerq.worker.arq_worker import ArqWorker
 from ledgerq.worker.executor import Executor, NoResources
 from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
 from ledgerq.worker.leases import Leases
+from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
 from ledgerq.worker.resources import RESOURCES, Resources, is_ours
@@ -71,6 +72,7 @@ class JobWorker(ArqWorker):
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
         self._batches, self.waits = BatchSize(batch), dict[str, str]()
+        self._left = LeftJobs(self.burst, self.waits.__setitem__)
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
@@ -129,6 +131,7 @@ class JobWorker(ArqWorker):
         executor = Executor(
             self.name, self.ctx, Options.of(self), self._resources, self.counters,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
+            left=self._left,
         )  # fmt: skip
         return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
 
@@ -215,11 +218,15 @@ class JobWorker(ArqWorker):
         if 0 <= self.max_burst_jobs <= self._jobs_started():
             await asyncio.gather(*self.tasks.values())
             return True
-        if self.tasks or await self.pool.zcard(self.queue_name):
+        if self.tasks or await self._is_work_queued():
             return False
         if self._resources and await self._resources.relay.dispatch():
             return False
-        return not await self.pool.zcard(self.queue_name)  # or else the relay beside put it there
+        return not await self._is_work_queued()  # or else the relay beside put it there
+
+    async def _is_work_queued(self) -> bool:
+        queued = await self.pool.zcard(self.queue_name)
+        return bool(queued) and not await self._left.are_all(self.pool, self.queue_name, queued)
 
     @property
     def longest_stop(self) -> float:

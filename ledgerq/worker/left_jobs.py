@@ -1,0 +1,73 @@
+"""Jobs that this worker leaves on the queue: their bodies are foreign, and it was given no deserializer that reads them.
+
+A stock arq worker beside it may run them, or a later start of this one with `App(arq_deserializer=…)`. Each is released
+for a while, and no attempt is spent: arq's own worker, which counts them, must not find the job used up. They come back
+evenly, at most 50 a second, so any number of them costs a worker next to nothing and stands in nobody's way.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from arq.connections import ArqRedis
+
+from ledgerq.broker.claims import Ack, Claim
+from ledgerq.wire.foreign import foreign_format, foreign_function
+
+log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_FIRST, _APART, _LONGEST = 10.0, 0.02, 1800.0  # seconds until a job comes back: how soon, how dense, how late
+_TOLD_EVERY = 60.0  # seconds between two log lines about one function
+_MAX_TOLD = 1000
+_AT_ONCE = 1000  # ids that Redis is asked for in one command
+DESERIALIZER = "give App(arq_deserializer=) what its client writes with, or run a stock arq worker too"
+MENDED_DESERIALIZER = "mend App(arq_deserializer=) or the job's client, or run a stock arq worker too"
+
+
+@dataclass(slots=True)
+class LeftJobs:
+    """Those of one worker.
+
+    Args:
+        is_burst: the worker ends when nothing else is on the queue, so it has to know which they are.
+        on_wait: is told what they wait for: the format, and a text.
+    """
+
+    is_burst: bool
+    on_wait: Callable[[str, str], None]
+    ids: set[str] = field(default_factory=set)  # in burst mode
+    _next: float = 0.0
+    _told: dict[str, float] = field(default_factory=dict)
+
+    def leave(self, claim: Claim, problem: str) -> Ack:
+        """Release the job; once a minute for each function, say why."""
+        if self.is_burst:
+            self.ids.add(claim.job_id)
+        self._tell(claim, problem)
+        now = time.monotonic()
+        self._next = min(max(now + _FIRST, self._next + _APART), now + _LONGEST)
+        return Ack(claim.job_id, "release", int((self._next - now) * 1000))
+
+    async def are_all(self, redis: ArqRedis, queue: str, queued: int) -> bool:
+        """True if nothing else is among so many jobs on the queue."""
+        if len(self.ids) < queued:
+            return False
+        ids, found = list(self.ids), 0
+        for start in range(0, len(ids), _AT_ONCE):
+            scores = await redis.zmscore(queue, ids[start : start + _AT_ONCE])
+            found += sum(score is not None for score in scores)
+        return found >= queued
+
+    def _tell(self, claim: Claim, problem: str) -> None:
+        written = foreign_format(claim.body) or "foreign"
+        function, now = foreign_function(claim.body) or "unknown", time.monotonic()
+        cure = MENDED_DESERIALIZER if problem else DESERIALIZER
+        problem = problem or f"the body is {written}, and this worker has no deserializer for it"
+        self.on_wait(written, f"function {function}: {problem}; {cure}")
+        if now - self._told.get(function, -_TOLD_EVERY) < _TOLD_EVERY:
+            return
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        self._told[function] = now
+        log.warning("job.left", job_id=claim.job_id, function=function, problem=problem, cure=cure)
