@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS   := .venv-docs
 CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
 TEST_PROCESSES ?= 3
 
-.PHONY: demo dev test check bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
+.PHONY: demo dev test check docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/python -m worker.demo --jobs 1000
@@ -25,6 +26,13 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 	$(BIN)/lint-imports
 	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
+
+docs: $(READY) $(DOCS)/.ready  ## the pages of docs/ into site/; a broken link or reference fails it
+	$(BIN)/typer ledgerq.cli.main utils docs --name ledgerq --output docs/reference/cli.md
+	$(DOCS)/bin/zensical build --clean --strict
+
+docs-screens: $(READY)  ## the terminal's screens in docs/screens/, from a run of the tutorial
+	$(BIN)/python -m tests.screens
 
 bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
 	$(BIN)/python -m bench
@@ -61,6 +69,8 @@ lock: $(READY)  ## resolve pyproject.toml again, for every platform and Python >
 	echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate \
 		--constraint requirements/dev.txt - -o requirements/build.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --group pyproject.toml:docs -o requirements/docs.txt
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -70,5 +80,10 @@ $(READY): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(DOCS)/.ready: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .ledgerq .bench
+	rm -rf $(VENV) $(DOCS) site .ledgerq .bench

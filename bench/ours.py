@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import ClassVar
 
 from bench.peers import common
 from bench.peers.common import Jobs
@@ -33,10 +32,8 @@ STAGED = os.environ.get("BENCH_STAGED") == "1"
 STAGED_AT_ONCE = 500
 
 
-class Noop(Payload):
+class Noop(Payload, kind="noop"):
     """Nothing to do, exactly once all the same."""
-
-    kind: ClassVar[str] = "noop"
 
     number: int
 

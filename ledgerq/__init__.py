@@ -4,8 +4,8 @@ from ledgerq.app import App
 from ledgerq.audit import Action, Change, Origin
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.client import EnqueuedJob, JobClient
-from ledgerq.errors import LedgerqError, Permanent, Refused, RetryLater, Snooze
-from ledgerq.job import JobContext, Kind
+from ledgerq.errors import DefinitionError, LedgerqError, Permanent, Refused, RetryLater, Snooze
+from ledgerq.job import JobContext, Kind, job
 from ledgerq.schedule import Recurring
 from ledgerq.sessions import (
     Database,
@@ -16,7 +16,7 @@ from ledgerq.sessions import (
     savepoint,
     transaction,
 )
-from ledgerq.staging import StagedJob, go_on, stage, stage_many
+from ledgerq.staging import StagedJob, stage, stage_many
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request, Unique
 
@@ -27,6 +27,7 @@ __all__ = [
     "Change",
     "Database",
     "DatabaseConfig",
+    "DefinitionError",
     "EnqueuedJob",
     "JobClient",
     "JobContext",
@@ -43,8 +44,8 @@ __all__ = [
     "Snooze",
     "StagedJob",
     "Unique",
-    "go_on",
     "in_transaction",
+    "job",
     "open_database",
     "savepoint",
     "stage",

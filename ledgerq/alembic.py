@@ -1,49 +1,164 @@
-"""For an application's migrations: what its `env.py` runs, indexes on tables in use, and where the schema is."""
+"""For migrations: ledgerq's tables in a service's own history, what its `env.py` runs, indexes on tables in use.
+
+A service that has an Alembic history of its own may bring ledgerq's tables up in it:
+
+    from alembic import op
+    from ledgerq import alembic as ledgerq_tables
+
+    def upgrade() -> None:
+        ledgerq_tables.upgrade(op, to=1)
+
+    def downgrade() -> None:
+        ledgerq_tables.downgrade(op, to=0)
+
+and its `env.py` passes `include_name=ledgerq_tables.include_name` to `context.configure`, so that neither
+`--autogenerate` nor `alembic check` looks at them.
+"""
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from alembic import context, op
-from sqlalchemy import Connection, MetaData, pool, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlmodel.sql.sqltypes import AutoString
 
 from ledgerq.columns import NAMING_CONVENTION, UtcDateTime
-from ledgerq.database.engine import build_engine, unreachable
+from ledgerq.database.own_schema import SCHEMA, checked_schema
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.database.sqlite import WRITES
-from ledgerq.errors import LedgerqError, SettingError
+from ledgerq.errors import LedgerqError, MigrationFailed
 from ledgerq.settings import load
-from ledgerq.store.enqueue_function import UNPRINTABLE
+from ledgerq.store.migration import migrate, migration_engine, one_at_a_time
 from ledgerq.store.schema import (
     alembic_config,
     create_tables,
     current_revision,
+    current_version,
     head_revision,
-    migrate,
+    reached,
+    refuse_unadopted,
     require_current,
 )
 from ledgerq.store.tables import METADATA
+from ledgerq.store.unprintable import UNPRINTABLE
+from ledgerq.store.versions import NEWEST, adopting, downgrading, upgrading
 
 __all__ = [
+    "NEWEST",
     "UNPRINTABLE",
+    "adopt",
     "alembic_config",
     "create_index_concurrently",
     "create_tables",
     "current_revision",
+    "current_version",
+    "downgrade",
     "drop_index_concurrently",
     "head_revision",
+    "include_name",
     "migrate",
     "require_current",
     "run",
+    "upgrade",
 ]
 
-_HOURS = 4 * 3600.0  # seconds that one statement of a migration may take: a large index takes long
-_LOCK = 0x6C65646765727121  # "ledgerq!": pg_advisory_lock takes a 64-bit number
-_PATIENCE = 0.2  # seconds between two looks at the lock
+_OURS = frozenset(table.name for table in METADATA.tables.values())
+
+
+def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
+    """Bring ledgerq's tables to a version, in the transaction of the migration that calls it.
+
+    What is there already is left alone. With `--sql` all versions up to that one are written.
+
+    Args:
+        operations: Alembic's `op`.
+        to: the version. Name it as a number: a migration must not change when ledgerq does.
+        schema: the PostgreSQL schema, as in `App(schema=)`.
+
+    Raises:
+        MigrationFailed: there is no such version; or tables of ledgerq 0.1 stand there, and must be adopted first.
+        SettingError: the schema is no plain identifier.
+    """
+    found = (
+        0
+        if _offline(operations)
+        else reached(operations.get_bind(), checked_schema(schema)).version
+    )
+    if found == 0 and not _offline(operations):
+        refuse_unadopted(operations.get_bind(), schema)
+    _run_each(operations, upgrading(_dialect(operations), found, to, checked_schema(schema)))
+
+
+def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
+    """Bring ledgerq's tables back to an earlier version; 0 drops them, and what they hold.
+
+    With `--sql` all versions after that one are taken back. Arguments and errors as `upgrade`.
+    """
+    found = (
+        NEWEST
+        if _offline(operations)
+        else reached(operations.get_bind(), checked_schema(schema)).version
+    )
+    _run_each(operations, downgrading(_dialect(operations), found, to, checked_schema(schema)))
+
+
+def adopt(operations: Any, *, schema: str = SCHEMA) -> None:
+    """Move the tables of ledgerq 0.1 from where they stand into ledgerq's own schema, at version 1.
+
+    Rows, sequences, triggers and grants go along. Where they stood, an `enqueue_job` stays that calls the new one. Where
+    there are none, version 1 is made; where that is done already, nothing happens. On SQLite the tables stay.
+
+    Raises:
+        MigrationFailed: on SQLite, the tables are older than the last version 0.1 with text ids.
+        DBAPIError: on PostgreSQL, the tables are older than the last version 0.1.
+        SettingError: the schema is no plain identifier.
+    """
+    dialect, own = _dialect(operations), checked_schema(schema)
+    if not _offline(operations):
+        bind = operations.get_bind()
+        if reached(bind, own).version:
+            return
+        if dialect == "sqlite":
+            _require_text_ids(bind)
+    _run_each(operations, adopting(dialect, own))
+
+
+def include_name(name: str | None, kind: str, parents: Any, *, schema: str = SCHEMA) -> bool:
+    """For `context.configure(include_name=…)` in an `env.py`: False of what is ledgerq's.
+
+    With another schema than `ledgerq`: `partial(include_name, schema="…")`.
+    """
+    if kind == "schema":
+        return name != schema
+    place = parents.get("schema_name")
+    if context.get_context().dialect.name == "sqlite":  # one schema for all
+        table = name if kind == "table" else parents.get("table_name")
+        return table not in _OURS
+    return bool(place != schema)
+
+
+def _require_text_ids(connection: Connection) -> None:
+    looked = inspect(connection)
+    if looked.has_table("dead_letter") and "queue" not in {
+        column["name"] for column in looked.get_columns("dead_letter")
+    }:
+        raise MigrationFailed(
+            "the tables of ledgerq 0.1 have no text ids yet; run migration 0006 of ledgerq's repository before"
+        )
+
+
+def _run_each(operations: Any, statements: Iterable[str]) -> None:
+    for statement in statements:
+        operations.execute(text(statement.replace(":", r"\:")))
+
+
+def _dialect(operations: Any) -> str:
+    return str(operations.get_context().dialect.name)
+
+
+def _offline(operations: Any) -> bool:
+    return bool(operations.get_context().as_sql)
 
 
 def create_index_concurrently(
@@ -72,31 +187,11 @@ def drop_index_concurrently(name: str, table: str) -> None:
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
 
 
-@asynccontextmanager
-async def one_at_a_time(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Of several deploys that migrate at once, one goes first; the others wait here and find it done.
-
-    The lock is asked for again and again instead of waited for: who waits in the database holds a
-    snapshot, and CREATE INDEX CONCURRENTLY in the one that goes first would wait for that. It is
-    the session's, so a deploy that is killed lets go of it. On SQLite
-    the transaction itself is the lock: it begins as a writer.
-    """
-    if engine.dialect.name != "postgresql":
-        yield
-        return
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        while not await connection.scalar(  # noqa: ASYNC110 - another process holds it
-            text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}
-        ):
-            await asyncio.sleep(_PATIENCE)
-        yield
-
-
 def run(*metadata: MetaData) -> None:
     """What an `env.py` does: run the migrations for the database given, or else for DATABASE_URL.
 
     Args:
-        *metadata: of the application's tables; ours are added, for `alembic check` and `--autogenerate`.
+        *metadata: of the application's tables, for `alembic check` and `--autogenerate`; ledgerq's are left out.
     """
     given = context.config.attributes.get("database")
     if isinstance(given, DatabaseConfig):
@@ -141,7 +236,8 @@ def _migrate(
         url=None if connection else config.url,
         literal_binds=connection is None,
         dialect_opts={"paramstyle": "named"},
-        target_metadata=_in_one(*metadata, METADATA),
+        target_metadata=_in_one(*metadata),
+        include_name=include_name,
         render_item=_as_plain_type,
         render_as_batch=config.is_sqlite,
         transaction_per_migration=True,
@@ -151,18 +247,9 @@ def _migrate(
 
 
 async def _migrate_online(config: DatabaseConfig, metadata: Sequence[MetaData]) -> None:
-    if config.target.pgbouncer:  # its connections are not ours: no lock of a session, no timeouts
-        raise SettingError(
-            "DATABASE_URL", "goes through pgbouncer", "migrate by the server's own URL"
-        )
-    patient = config.model_copy(update={"statement_timeout": _HOURS, "lock_timeout": 3})
-    engine = build_engine(patient, poolclass=pool.NullPool)
-    try:
-        with unreachable(config):
-            async with engine.connect():
-                pass
-        writing = engine.execution_options(**{WRITES: True})  # on SQLite: wait for the other one
-        async with one_at_a_time(engine), writing.connect() as connection:
-            await connection.run_sync(_migrate, config, metadata)
-    finally:
-        await engine.dispose()
+    async with (
+        migration_engine(config) as engine,
+        one_at_a_time(engine),
+        engine.connect() as connection,
+    ):
+        await connection.run_sync(_migrate, config, metadata)

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
+from pydantic import TypeAdapter, ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
@@ -23,10 +25,12 @@ from ledgerq.errors import (
     PayloadMismatch,
     ResultExpired,
     Undecodable,
+    UnexpectedResult,
 )
+from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
-from ledgerq.wire.payload import Payload
+from ledgerq.wire.payload import Payload, R, result_type
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
@@ -34,23 +38,26 @@ AT_A_TIME = 50  # jobs made ready before the event loop, which sends those befor
 
 
 @dataclass(frozen=True, slots=True)
-class EnqueuedJob:
+class EnqueuedJob(Generic[R]):
     """A job on the queue. `is_new` is False if one with its id was there already, or is just done."""
 
     job_id: str
     is_new: bool
     _redis: ArqRedis
+    _payload: type[Payload[R]] | None = None  # which says of what type the answer is
 
-    async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in arq
-        """Wait for what the job answers, at most `timeout` seconds.
+    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
+        """Wait for what the job answers, at most `timeout` seconds. It has the type that the payload names.
 
         Raises:
             JobFailed: it was buried.
+            UnexpectedResult: what it answered is not of that type: the worker runs other code.
             ResultExpired: it is not queued and its result is not kept any more.
             TimeoutError: it has not ended in time.
         """
         async with asyncio.timeout(timeout):
-            return (await results([self]))[0]
+            answer: R = (await results([self]))[0]
+            return answer
 
     @property
     def as_arq_job(self) -> Job:
@@ -59,21 +66,32 @@ class EnqueuedJob:
 
 
 class JobClient:
-    """Puts jobs on one queue. Make one per process and share it: `async with JobClient.open(config)`."""
+    """Puts jobs on a queue.
+
+        async with JobClient.open("redis://localhost:6379/0") as client:
+            enqueued = await client.enqueue(CloseOrder(order_id=order.id))
+            number = await enqueued.result(timeout=30)
+
+    Make one per process and share it.
+    """
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis, self._queue = redis, redis.default_queue_name
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: BrokerConfig) -> AsyncIterator["JobClient"]:
+    async def open(cls, where: BrokerConfig | str | None = None) -> AsyncIterator["JobClient"]:
         """A client for the length of the block.
 
+        Args:
+            where: the URL of Redis, or settings; without either, `REDIS_URL` and `LEDGERQ_QUEUE` of the environment.
+
         Raises:
+            SettingError: the URL is no such URL, or there is none.
             Unreachable: Redis does not answer.
             RedisRefuses: it is too old, or does not let us in.
         """
-        redis = connect(config)
+        redis = connect(_settings(where))
         try:
             await require_redis(redis, for_worker=False)
             yield cls(redis)
@@ -82,14 +100,14 @@ class JobClient:
 
     async def enqueue(
         self,
-        payload: Payload,
+        payload: Payload[R],
         *,
         job_id: str | None = None,
         delay: timedelta = timedelta(0),
         actor: str = UNKNOWN_ACTOR,
         trace_id: str | None = None,
         unique: Unique | None = None,
-    ) -> EnqueuedJob:
+    ) -> EnqueuedJob[R]:
         """Enqueue one job; when this returns, Redis has it.
 
         Args:
@@ -108,17 +126,19 @@ class JobClient:
         request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
         return (await self.enqueue_many([request]))[0]
 
-    def job(self, job_id: str) -> EnqueuedJob:
-        """A handle on a job that was enqueued before, by whomever."""
-        return EnqueuedJob(job_id, is_new=False, _redis=self._redis)
+    def job(self, job_id: str, payload: type[Payload[R]] | None = None) -> EnqueuedJob[R]:
+        """A handle on a job that was enqueued before, by whomever. With its payload's class the answer has a type."""
+        return EnqueuedJob(job_id, is_new=False, _redis=self._redis, _payload=payload)
 
-    async def enqueue_many(self, requests: Iterable[Request | Payload]) -> list[EnqueuedJob]:
+    async def enqueue_many(
+        self, requests: Iterable[Request | Payload[Any]]
+    ) -> list[EnqueuedJob[Any]]:
         """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
 
         While Redis takes some, the next are made ready: a generator of requests need not keep them all.
         If one of them is refused, those of the round trips before it are on the queue.
         """
-        asked, jobs = iter(requests), list[EnqueuedJob]()
+        asked, jobs = iter(requests), list[EnqueuedJob[Any]]()
         batch = await _ready(asked, self._queue)
         while len(batch) == BATCH:
             sending = asyncio.create_task(self._send(batch))
@@ -128,23 +148,30 @@ class JobClient:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
 
-    async def _send(self, batch: Sequence[tuple[Envelope, Entry]]) -> list[EnqueuedJob]:
-        places = await enqueue(self._redis, self._queue, [entry for _, entry in batch])
+    async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
+        places = await enqueue(self._redis, self._queue, [each.entry for each in batch])
         jobs = []
-        for (envelope, entry), place in zip(batch, places, strict=True):
+        for (payload, envelope, entry), place in zip(batch, places, strict=True):
             if place.holder is not None:
                 raise IdHeld(entry.job_id, place.holder)
             if place.job_id == entry.job_id and not place.is_new:
                 _check_same(place.job_id, envelope, place.content)
-            jobs.append(EnqueuedJob(place.job_id, place.is_new, self._redis))
+            jobs.append(EnqueuedJob(place.job_id, place.is_new, self._redis, payload))
         return jobs
 
 
-async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
+def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
+    if isinstance(where, BrokerConfig):
+        return where
+    return load(BrokerConfig) if where is None else load(BrokerConfig, redis_url=where)
+
+
+async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     """Wait until all of these have ended; their answers, in the same order.
 
     Raises:
         JobFailed: the first of them that was buried.
+        UnexpectedResult: an answer is not of the type that its payload names.
         ResultExpired: one is neither queued nor is its result kept.
     """
     found: dict[str, Any] = {}
@@ -155,10 +182,28 @@ async def results(jobs: Sequence[EnqueuedJob]) -> list[Any]:
         if len(found) < len(jobs):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.5)
-    return [found[job.job_id] for job in jobs]
+    return [_typed(job, found[job.job_id]) for job in jobs]
 
 
-async def _ended(jobs: Sequence[EnqueuedJob]) -> dict[str, Any]:
+def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
+    payload = job._payload  # noqa: SLF001 - ours
+    if payload is None or (adapter := _adapter(payload)) is None:
+        return answer
+    try:
+        return adapter.validate_python(answer)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise UnexpectedResult(job.job_id, payload.kind, told) from None
+
+
+@cache
+def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
+    """What makes an answer of the payload's type out of JSON; None if any answer will do."""
+    named = result_type(payload)
+    return None if named is Any else TypeAdapter(named)
+
+
+async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:
     """The answers of those that have ended, in one round trip."""
     redis = jobs[0]._redis  # noqa: SLF001 - ours
     values = await redis.mget(
@@ -192,9 +237,17 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
     return result["r"]
 
 
-async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[tuple[Envelope, Entry]]:
+class _Ready(NamedTuple):
+    """A request that can be sent."""
+
+    payload: type[Payload[Any]]
+    envelope: Envelope
+    entry: Entry
+
+
+async def _ready(asked: Iterator[Request | Payload[Any]], queue: str) -> list[_Ready]:
     """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
-    batch: list[tuple[Envelope, Entry]] = []
+    batch: list[_Ready] = []
     while True:
         some = [_entry(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
         batch += some
@@ -203,7 +256,7 @@ async def _ready(asked: Iterator[Request | Payload], queue: str) -> list[tuple[E
         await asyncio.sleep(0)
 
 
-def _entry(request: Request, queue: str) -> tuple[Envelope, Entry]:
+def _entry(request: Request, queue: str) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
     job_id, envelope = request.checked_id(), request.envelope
@@ -213,7 +266,8 @@ def _entry(request: Request, queue: str) -> tuple[Envelope, Entry]:
         unique = unique_key(queue, request.payload.kind, request.unique.key)
         window = max(1, _milliseconds(request.unique.window))
     body = encode(envelope, queue=queue)
-    return envelope, Entry(job_id, body, _milliseconds(request.delay), unique, window)
+    entry = Entry(job_id, body, _milliseconds(request.delay), unique, window)
+    return _Ready(type(request.payload), envelope, entry)
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

@@ -25,7 +25,7 @@ class CommandSettings(Settings):
 
 
 class WorkerConfig(BrokerConfig):
-    """Read from the environment; every field's variable is in the README's table."""
+    """Read from the environment; every field's variable is in docs/reference/settings.md."""
 
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"

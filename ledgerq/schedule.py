@@ -1,6 +1,7 @@
 """Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ledgerq.wire.payload import Payload
 
@@ -9,7 +10,7 @@ from ledgerq.wire.payload import Payload
 class Recurring:
     """A kind and the ticks at which it runs, UTC; None means every one. Each tick runs once."""
 
-    payload: type[Payload]
+    payload: type[Payload[Any]]
     hour: frozenset[int] | None = None
     minute: frozenset[int] | None = frozenset({0})
     second: frozenset[int] | None = frozenset({0})

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import PayloadMismatch
-from ledgerq.job import JobContext
 from ledgerq.store import inbox, outbox, unique_keys
 from ledgerq.store.outbox import Message
 from ledgerq.store.tables import OutboxMessage
@@ -63,6 +63,7 @@ async def stage_many(
     """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
     wanted = as_requests(requests)
     with translated():
+        await reach_our_tables(session)
         ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
         messages = {job_id: _message(job_id, request) for job_id, request in reversed(asked)}
@@ -116,27 +117,3 @@ def _message(job_id: str, request: Request) -> Message:
         ordering_key=request.ordering_key,
         delay=request.delay,
     )
-
-
-_ONE_AT_A_TIME = timedelta(hours=1)  # a part that was lost does not keep the others for longer
-
-
-async def go_on(context: JobContext, payload: Payload, *, more: bool) -> str | None:
-    """For work that comes in parts, one transaction each: if there is more, stage the same job again.
-
-    So how much is done does not depend on how often the schedule asks for it. The id of the job that goes on.
-
-    However many jobs begin, one at a time goes on: it may be another one's next.
-    """
-    if context.origin.job_id is not None:
-        await unique_keys.release(context.session, [context.origin.job_id])  # this one has come
-    if not more:
-        return None
-    following = await stage(
-        context.session,
-        payload,
-        actor=context.origin.actor,
-        trace_id=context.origin.trace_id or None,
-        unique=Unique("next", _ONE_AT_A_TIME),
-    )
-    return following.job_id

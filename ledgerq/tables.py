@@ -1,6 +1,5 @@
 """The tables of ledgerq, to be read in queries of your own. Only ledgerq writes them."""
 
-from ledgerq.store import triggers as _triggers  # noqa: F401 - it adds them to the tables
 from ledgerq.store.dead_letters import find as find_dead_letter
 from ledgerq.store.inbox import find as find_receipt
 from ledgerq.store.tables import (

@@ -34,7 +34,8 @@ from ledgerq.errors import RedisRefuses, Unreachable
 from ledgerq.runtime.process_name import process_name
 from ledgerq.text import first_line
 from ledgerq.wire.arq_json import from_wire, to_wire
-from ledgerq.wire.envelope import CRON_PREFIX, MAX_JOB_ID
+from ledgerq.wire.envelope import MAX_JOB_ID
+from ledgerq.wire.names import CRON_PREFIX
 
 _ARQ_TLS = {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"}
 _PASSING = ("MASTERDOWN", "LOADING", "CLUSTERDOWN")  # what a server says that is of no use for now

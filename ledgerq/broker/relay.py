@@ -22,7 +22,7 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import LedgerqError, Undecodable
 from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.store import outbox
-from ledgerq.store.outbox import STAGED, listen
+from ledgerq.store.outbox import listen
 from ledgerq.store.tables import OutboxMessage
 from ledgerq.text import one_line
 from ledgerq.wire.envelope import (
@@ -76,7 +76,7 @@ class Relay:
         """Look at once when the database tells that something was staged, until cancelled."""
 
         async def listen_once() -> float:
-            await listen(database, STAGED, self.wake)
+            await listen(database, self.wake)
             return _AGAIN
 
         failed = partial(log.debug, "relay.listener_disconnected")

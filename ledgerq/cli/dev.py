@@ -18,7 +18,7 @@ from ledgerq.embedded.own_folder import check_owner, make_private, open_private,
 from ledgerq.embedded.postgresql import data_owners
 from ledgerq.errors import LedgerqError
 from ledgerq.settings import load
-from ledgerq.store.schema import migrate
+from ledgerq.store.migration import migrate
 
 EXAMPLE = """enqueue create_project --payload '{"name": "Launch"}' --wait 10"""
 _MARK = "ledgerq-dev"  # the lock of a running `dev`, and the sign that the folder is its own

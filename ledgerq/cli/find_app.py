@@ -74,6 +74,30 @@ def tables_of_app() -> Tables:
     return app.tables if app else NO_TABLES
 
 
+def alembic_ini() -> Path | None:
+    """The alembic.ini that `[tool.ledgerq] alembic` names in the nearest pyproject.toml that has that table.
+
+    Raises:
+        UsageError: the file named is not there, or somebody else may write what names it: its code would run as ours.
+    """
+    folder = _current_folder()
+    for each in (folder, *folder.parents) if folder else ():
+        path = each / "pyproject.toml"
+        try:
+            named = _our_table(tomllib.loads(path.read_text())).get("alembic", "")
+        except (OSError, ValueError):
+            continue  # who looks for an app says so
+        if named:
+            for trusted in (path, each):
+                _require_trusted(trusted)
+            ini = each / str(named)
+            if not ini.is_file():
+                source = f"{path}: [tool.ledgerq] alembic"
+                raise UsageError(source, f"there is no file {ini}", "name your alembic.ini")
+            return ini
+    return None
+
+
 def _current_folder() -> Path | None:
     try:
         return Path.cwd()
@@ -103,9 +127,13 @@ def _in_pyproject(start: Path) -> tuple[str, Path, str]:
 
 
 def _app_of(read: dict[str, Any]) -> str:
+    return str(_our_table(read).get("app", ""))
+
+
+def _our_table(read: dict[str, Any]) -> dict[str, Any]:
     table = read.get("tool", {})
     ours = table.get("ledgerq", {}) if isinstance(table, dict) else {}
-    return str(ours.get("app", "")) if isinstance(ours, dict) else ""
+    return ours if isinstance(ours, dict) else {}
 
 
 def _require_trusted(path: Path) -> None:

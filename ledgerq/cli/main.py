@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.admin import health as health_checks
 from ledgerq.cli import dead_letters, jobs
+from ledgerq.cli import migrate as migrate_command
 from ledgerq.cli.dev import run_dev
 from ledgerq.cli.find_app import AppName, require_app, tables_of_app
 from ledgerq.cli.limits import HEALTH, LIMIT, run_within
@@ -22,13 +23,11 @@ from ledgerq.cli.output import complain, err, out, plain, print_json, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
-from ledgerq.database.engine import Tables, open_database
+from ledgerq.database.engine import Tables
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import InvalidPayload, InvalidRequest, LedgerqError, UnknownKind, UsageError
 from ledgerq.logs import configure_logging
 from ledgerq.settings import PREFIX, load, refuse_unknown
-from ledgerq.store.schema import current_revision
-from ledgerq.store.schema import migrate as migrate_schema
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.build import build_worker, run_to_the_end
 
@@ -39,6 +38,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+migrate_command.add_to(commands)
 jobs.add_to(commands)
 dead_letters.add_to(commands)
 
@@ -90,17 +90,6 @@ def worker(
 
 
 @commands.command()
-def migrate(
-    revision: Annotated[str, typer.Argument(help="Where to, by Alembic's names.")] = "head",
-    app: AppName = None,
-) -> None:
-    """Bring the database's schema up to date."""
-    config = load(DatabaseConfig)
-    migrate_schema(config, require_app().tables, revision)
-    say(f"The schema is at {asyncio.run(_revision(config))}.")
-
-
-@commands.command()
 def enqueue(
     kind: Annotated[str, typer.Argument(help="What to do: see `ledgerq kinds`.")],
     payload: Annotated[str, typer.Option(help="The job's fields, a JSON object.")] = "{}",
@@ -123,11 +112,6 @@ def enqueue(
     run_within(LIMIT + (wait or 0), work)
 
 
-async def _revision(config: DatabaseConfig) -> str | None:
-    async with open_database(config) as database:
-        return await current_revision(database)
-
-
 async def _enqueue(
     payload: Payload,
     job_id: str | None,
@@ -142,7 +126,8 @@ async def _enqueue(
         job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor)
         answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
         if wait is not None:
-            answer["result"] = await _result(job, wait)
+            # as it was answered, whatever the payload says of it
+            answer["result"] = await _result(client.job(job.job_id), wait)
     if as_json:
         print_json(answer)
         return

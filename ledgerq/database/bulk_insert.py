@@ -13,6 +13,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
+from ledgerq.database.own_schema import quoted, translated_schema
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -46,12 +48,15 @@ async def _insert(
         column: [_json(row[column]) if column in as_json else row[column] for row in rows]
         for column in columns
     }
-    added = await session.execute(_statement(table, columns, returning), arrays)
+    schema = translated_schema(session, table.__table__.schema)  # type: ignore[attr-defined]
+    added = await session.execute(_statement(table, schema, columns, returning), arrays)
     return sorted(added.scalars()) if returning else []  # drawn in the order of the rows
 
 
 @lru_cache(maxsize=64)
-def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool) -> TextClause:
+def _statement(
+    table: type[SQLModel], schema: str | None, columns: tuple[str, ...], returning: bool
+) -> TextClause:
     types = table.__table__.columns  # type: ignore[attr-defined]
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     arrays = ", ".join(
@@ -60,8 +65,9 @@ def _statement(table: type[SQLModel], columns: tuple[str, ...], returning: bool)
     )
     values = ", ".join(f"v.{c}::jsonb" if _is_json(table, c) else f"v.{c}" for c in columns)
     names = ", ".join(columns)
+    target = f"{quoted(schema)}.{table.__tablename__}" if schema else table.__tablename__
     return text(
-        f"INSERT INTO {table.__tablename__} ({names}) SELECT {values} "  # noqa: S608 - names of ours
+        f"INSERT INTO {target} ({names}) SELECT {values} "  # noqa: S608 - names of ours
         f"FROM unnest({arrays}) WITH ORDINALITY AS v({names}, row_number) ORDER BY row_number"
         + (" RETURNING id" if returning else "")
     )

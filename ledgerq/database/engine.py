@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.pool import NullPool
 
 from ledgerq.database.fenced_connection import FencedConnection, put_up_fences
+from ledgerq.database.own_schema import SCHEMA, checked_schema, schema_options
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
@@ -27,10 +28,23 @@ Sessions = async_sessionmaker[LedgerqSession]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """An application's own tables: their metadata, and the folder of Alembic migrations that makes them."""
+    """An application's own tables, and where those of ledgerq stand.
+
+    Args:
+        metadata: of the application's tables.
+        migrations: the folder of Alembic migrations that makes them.
+        schema: the PostgreSQL schema in which ledgerq's tables stand. On SQLite there is one schema for all.
+
+    Raises:
+        SettingError: the schema is no plain identifier.
+    """
 
     metadata: tuple[MetaData, ...] = ()
     migrations: Path | None = None
+    schema: str = SCHEMA
+
+    def __post_init__(self) -> None:
+        checked_schema(self.schema)
 
 
 NO_TABLES = Tables()
@@ -68,7 +82,8 @@ class Database:
 def build_database(config: DatabaseConfig, tables: Tables = NO_TABLES) -> Database:
     """Make the engine; no connection is opened yet."""
     know(tables.metadata)
-    engine = build_engine(config, **(_pool(config) if not config.is_sqlite else {}))
+    pool = _pool(config) if not config.is_sqlite else {}
+    engine = build_engine(config, tables.schema, **pool)
     sessions = async_sessionmaker(
         engine,
         class_=LedgerqSession,
@@ -90,11 +105,17 @@ async def open_database(
         await database.dispose()
 
 
-def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
+def build_engine(config: DatabaseConfig, schema: str = SCHEMA, **pool: Any) -> AsyncEngine:
     """The engine alone, with a pool of the caller's choice: migrations want none."""
+    options = schema_options(on_sqlite=config.is_sqlite, schema=schema)
     if config.is_sqlite:
         engine = create_async_engine(
-            config.url, echo=config.echo, hide_parameters=True, connect_args={"timeout": 30}, **pool
+            config.url,
+            echo=config.echo,
+            hide_parameters=True,
+            connect_args={"timeout": 30},
+            execution_options=options,
+            **pool,
         )
         teach_sqlite(engine)
         put_up_fences(engine)
@@ -105,6 +126,7 @@ def build_engine(config: DatabaseConfig, **pool: Any) -> AsyncEngine:
         hide_parameters=True,
         json_deserializer=_from_json,
         connect_args=_connect_args(config),
+        execution_options=options,
         **pool,
     )
     put_up_fences(engine)

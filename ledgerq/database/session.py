@@ -3,13 +3,18 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import event
+from sqlalchemy import CursorResult, ScalarResult, UpdateBase, event
+from sqlalchemy.engine import TupleResult
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from ledgerq.errors import JobEnded, NotAllowedInJob, SessionShared
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class _SyncSession(Session):
@@ -61,6 +66,25 @@ class LedgerqSession(AsyncSession):
     def __init__(self, *args: Any, idle_limit: float = 0, **more: Any) -> None:
         super().__init__(*args, **more)
         self.idle_limit = idle_limit
+
+    @overload
+    async def exec(self, statement: SelectOfScalar[T], **options: Any) -> ScalarResult[T]: ...
+
+    @overload
+    async def exec(self, statement: Select[*Ts], **options: Any) -> TupleResult[tuple[*Ts]]: ...
+
+    @overload
+    async def exec(self, statement: UpdateBase, **options: Any) -> CursorResult[Any]: ...
+
+    async def exec(self, statement: Any, **options: Any) -> Any:
+        """SQLModel's way to execute: of a select of one thing its values, of any other statement its rows.
+
+        Args:
+            statement: made by `sqlmodel.select`, or an insert, update or delete.
+            **options: those of `execute`: `params`, `execution_options`, `bind_arguments`.
+        """
+        found = await self.execute(statement, **options)
+        return found.scalars() if isinstance(statement, SelectOfScalar) else found
 
     async def hand_over(self) -> None:
         """Leave nothing of the job that was handled for the next one in the same transaction.

@@ -23,7 +23,7 @@ def _application_name(name: str) -> str:
 
 
 class DatabaseConfig(Settings):
-    """Read from the environment; every field's variable is in the README's table."""
+    """Read from the environment; every field's variable is in docs/reference/settings.md."""
 
     model_config = SettingsConfigDict(env_prefix="LEDGERQ_DB_", arbitrary_types_allowed=True)
 

@@ -3,6 +3,7 @@
 LedgerqError                    everything that is ours; its text is one line for a person
 ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
 │   └── UsageError              … or an option of a command: the command exits with 2
+├── DefinitionError             a job, a payload or an App cannot work as it is written: names it, the problem and the cure
 ├── Unreachable                 a server does not answer
 ├── RedisRefuses                Redis is too old, lacks something, or does not let us in
 ├── SchemaBehind                the database's schema is older than this code
@@ -30,6 +31,7 @@ LedgerqError                    everything that is ours; its text is one line fo
 ├── IdHeld                      another queue on the same Redis has the id
 ├── JobFailed                   a client waited for a job that was buried
 ├── ResultExpired               a client waited for a job of which nothing is known any more
+├── UnexpectedResult            a client waited for a job whose answer has another type than its payload names
 ├── StillRuns                   a job did not let itself be cancelled in the time given
 └── JobError                    a job cannot be done: `reason` is what its dead letter says
     ├── Undecodable             the bytes on the queue are not our JSON
@@ -54,6 +56,7 @@ RetryLater, Snooze              not errors: a handler asks to be called again
 """
 
 from ledgerq.errors.base import (
+    DefinitionError,
     LedgerqError,
     MigrationFailed,
     RedisRefuses,
@@ -62,6 +65,13 @@ from ledgerq.errors.base import (
     SettingError,
     Unreachable,
     UsageError,
+)
+from ledgerq.errors.clients import (
+    IdHeld,
+    JobFailed,
+    ResultExpired,
+    StillRuns,
+    UnexpectedResult,
 )
 from ledgerq.errors.data import (
     AlreadyExists,
@@ -86,22 +96,18 @@ from ledgerq.errors.jobs import (
     DeadLetterReason,
     Expired,
     HeldUp,
-    IdHeld,
     InvalidPayload,
     InvalidRequest,
     InvalidResult,
     JobError,
-    JobFailed,
     NotBuried,
     NotReplayable,
     PayloadMismatch,
     Permanent,
     Problem,
-    ResultExpired,
     ResultTooLarge,
     RetryLater,
     Snooze,
-    StillRuns,
     TimedOut,
     Undecodable,
     UnknownFields,
@@ -124,6 +130,7 @@ __all__ = [
     "ConstraintError",
     "DeadLetterReason",
     "Deadlock",
+    "DefinitionError",
     "Disconnected",
     "ErrorSwallowed",
     "Expired",
@@ -166,6 +173,7 @@ __all__ = [
     "Transient",
     "Unavailable",
     "Undecodable",
+    "UnexpectedResult",
     "UnknownFields",
     "UnknownKind",
     "Unreachable",

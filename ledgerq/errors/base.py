@@ -17,6 +17,14 @@ class UsageError(SettingError):
     """A command was called in a way that it can't be; its exit status is 2."""
 
 
+class DefinitionError(LedgerqError, ValueError):
+    """A job, a payload or an App is written in a way that cannot work; raised when its module is imported."""
+
+    def __init__(self, what: str, problem: str, cure: str) -> None:
+        self.what, self.problem, self.cure = what, problem, cure
+        super().__init__(f"{what}: {problem}; {cure}")
+
+
 class Unreachable(LedgerqError):
     """A server does not answer. `address` must carry no password."""
 

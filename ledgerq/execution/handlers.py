@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import JobSession, LedgerqSession
 from ledgerq.errors import JobError, Refused, RetryLater, Snooze
@@ -87,7 +85,9 @@ def told_to_stop(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
-def _context(session: AsyncSession, job: Job[Any], now: datetime | None = None) -> JobContext:
+def _context(
+    session: LedgerqSession, job: Job[Any], now: datetime | None = None
+) -> JobContext[Any]:
     """What the handler is given."""
     origin = Origin(
         actor=job.envelope.actor,
@@ -96,7 +96,7 @@ def _context(session: AsyncSession, job: Job[Any], now: datetime | None = None) 
         attempt=job.delivery.attempt,
         trace_id=job.envelope.trace_id,
     )
-    return JobContext(session, origin, now or datetime.now(UTC))
+    return JobContext(session, origin, now or datetime.now(UTC), job.resources)
 
 
 def _bound(job: Job[Any]) -> dict[str, Any]:

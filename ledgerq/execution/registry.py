@@ -7,7 +7,7 @@ from typing import Any, Generic
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from ledgerq.errors import InvalidPayload, UnknownKind
+from ledgerq.errors import DefinitionError, InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.job import JobContext, Kind, P
 from ledgerq.wire.envelope import Envelope
@@ -17,27 +17,33 @@ from ledgerq.wire.envelope import Envelope
 class Job(Generic[P]):
     """A delivery whose kind is known and whose payload holds."""
 
-    kind: Kind[P]
+    kind: Kind[P, Any]
     payload: P
     delivery: Delivery
     envelope: Envelope
     id: str
+    resources: Any
 
-    async def handle(self, context: JobContext) -> Any:
+    async def handle(self, context: JobContext[Any]) -> Any:
         """Do the work inside the context's transaction; returns what JSON can carry."""
         return await self.kind.handle(context, self.payload)
 
 
 class Registry:
-    """The kinds by name. Refuses two of one name."""
+    """The kinds by name. Refuses two of one name. `resources` is what handlers are given beside the session."""
 
-    def __init__(self, kinds: Iterable[Kind[Any]]) -> None:
+    def __init__(self, kinds: Iterable[Kind[Any]], resources: Any = None) -> None:
+        self.resources = resources
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
         self.batchable_kinds: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
         for kind in kinds:
             if kind.name in self._kinds:
-                raise ValueError(f"two job kinds are named {kind.name!r}")
+                raise DefinitionError(
+                    "App(jobs=)",
+                    f"two job kinds are named {kind.name!r}",
+                    "give one of them another name",
+                )
             self._kinds[kind.name] = kind
         self._look_who_shares()
 
@@ -85,4 +91,4 @@ class Registry:
             payload = kind.payload.model_validate_json(to_json(envelope.payload))
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
-        return Job(kind, payload, delivery, envelope, delivery.job_id)
+        return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)

@@ -13,6 +13,7 @@ from sqlmodel import SQLModel, col
 
 from ledgerq.bounds import MAX_IN_A_LIST, cursor, is_storable, require_limit
 from ledgerq.database.bulk_insert import insert_rows
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.errors import Refused
 from ledgerq.store.tables import Action, AuditLog
 
@@ -95,6 +96,7 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
     if gathered is not None:
         gathered.extend(entries)
     elif entries:
+        await reach_our_tables(session)
         await insert_rows(session, AuditLog, entries)
 
 
@@ -128,6 +130,7 @@ async def history(
     key = key_text(entity_id)
     if not is_storable(entity_type) or not is_storable(key):
         return []
+    await reach_our_tables(session)
     entries = (
         select(AuditLog)
         .where(
@@ -150,6 +153,7 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
     require_limit(limit, MAX_IN_A_LIST)
     if not is_storable(job_id):
         return []
+    await reach_our_tables(session)
     entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 

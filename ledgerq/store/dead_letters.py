@@ -10,6 +10,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, chunks, cursor, is_storable, require_limit, storable
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.store.tables import DeadLetter
 
 
@@ -54,6 +55,7 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     """The letter of a job if it is buried."""
     if not is_storable(job_id):
         return None
+    await reach_our_tables(session)
     letter = select(DeadLetter).where(col(DeadLetter.job_id) == job_id)
     return (await session.scalars(letter)).one_or_none()
 

@@ -7,32 +7,46 @@ from typing import Any
 from sqlalchemy import text
 
 from ledgerq.database.engine import Database, unreachable
+from ledgerq.database.own_schema import quoted
 from ledgerq.errors import SettingError
 from ledgerq.store.tables import METADATA
 
 LASTING = 5.0  # seconds after which a lock on a whole table is worth a word
 _DELETED_FROM = ("processed_job", "outbox_message", "dead_letter", "unique_key")
 _ONLY_ADDED_TO = ("audit_log",)
+_ONLY_READ = ("schema_version",)
 _STRONG = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
+# by the catalogue, which everybody may read: a name that is looked up needs a right to its schema
+_TABLES = (
+    "WITH t AS (SELECT c.oid, wanted.* FROM unnest(CAST(:schemas AS text[]), CAST(:tables AS text[])) "
+    "AS wanted(schema, name) JOIN pg_class AS c ON c.relname = wanted.name AND c.relkind IN ('r', 'p') "
+    "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+    "WHERE CASE wanted.schema WHEN '' THEN pg_table_is_visible(c.oid) ELSE n.nspname = wanted.schema END) "
+)
+_NO_SCHEMA = text(
+    "SELECT DISTINCT current_user, quote_ident(n.nspname) FROM pg_namespace AS n "
+    "WHERE n.nspname = ANY(CAST(:schemas AS text[])) AND NOT has_schema_privilege(n.oid, 'USAGE')"
+)
 _LACKING = text(
-    "SELECT current_user, t, p FROM unnest(CAST(:tables AS text[]), CAST(:privileges AS text[])) AS v(t, p) "
-    "WHERE NOT has_table_privilege(to_regclass(quote_ident(t)), p)"  # of a table that is not there, NULL
+    f"{_TABLES} SELECT current_user, t.schema, t.name, p FROM t JOIN unnest(CAST(:names AS text[]), "  # noqa: S608 - our own words
+    "CAST(:privileges AS text[])) WITH ORDINALITY AS v(name, p, place) ON v.name = t.name "
+    "WHERE NOT has_table_privilege(t.oid, p) ORDER BY t.schema, place"
 )
 _UNUSABLE = text(
-    "SELECT current_user, s.relname FROM pg_class AS s JOIN pg_depend AS d ON d.objid = s.oid AND d.deptype = 'a' "
-    "JOIN pg_class AS t ON t.oid = d.refobjid WHERE t.relname = ANY(CAST(:tables AS text[])) "
-    "AND t.oid = to_regclass(quote_ident(t.relname)) "  # in a CASE: else it may be asked of an index
-    "AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"
+    f"{_TABLES} SELECT current_user, t.schema, s.relname FROM t JOIN pg_depend AS d "  # noqa: S608 - as above
+    "ON d.refobjid = t.oid AND d.deptype = 'a' JOIN pg_class AS s ON s.oid = d.objid "
+    # in a CASE: else it may be asked of an index
+    "WHERE CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"
 )
 _LOCKS = text(
-    "SELECT l.pid, a.application_name, c.relname, l.mode, extract(epoch FROM coalesce("
+    f"{_TABLES} SELECT l.pid, a.application_name, t.name, l.mode, extract(epoch FROM coalesce("  # noqa: S608 - as above
     "clock_timestamp() - a.xact_start, (SELECT max(clock_timestamp() - w.waitstart) FROM pg_locks AS w "
     "WHERE w.relation = l.relation AND w.database = l.database AND NOT w.granted))) AS seconds "
-    "FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a ON a.pid = l.pid "
+    "FROM pg_locks AS l JOIN t ON t.oid = l.relation JOIN pg_stat_activity AS a ON a.pid = l.pid "
     "WHERE l.granted AND l.locktype = 'relation' AND l.mode = ANY(CAST(:modes AS text[])) "
     "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-    "AND c.relname = ANY(CAST(:tables AS text[])) AND l.pid <> pg_backend_pid()"
+    "AND l.pid <> pg_backend_pid()"
 )
 
 
@@ -77,18 +91,18 @@ async def missing_grants(database: Database) -> list[MissingGrant]:
     """What the role lacks on our tables, of what workers and producers do with them."""
     if database.config.is_sqlite:
         return []
-    wanted = [(table, each) for table in _tables(database) for each in _privileges(table)]
-    rows = await _all(
-        database,
-        _LACKING,
-        tables=[table for table, _ in wanted],
-        privileges=[privilege for _, privilege in wanted],
-    )
+    tables = _tables(database)
+    wanted = [(name, each) for name in sorted(set(tables["tables"])) for each in _privileges(name)]
     lacking = defaultdict(list)
-    for role, table, privilege in rows:
-        lacking[role, table].append(privilege)
-    for role, sequence in await _all(database, _UNUSABLE, tables=_tables(database)):
-        lacking[role, f"SEQUENCE {sequence}"].append("USAGE")
+    for role, schema in await _all(database, _NO_SCHEMA, schemas=tables["schemas"]):
+        lacking[role, f"SCHEMA {schema}"].append("USAGE")
+    names, privileges = map(list, zip(*wanted, strict=True))
+    for role, schema, table, privilege in await _all(
+        database, _LACKING, **tables, names=names, privileges=privileges
+    ):
+        lacking[role, _place(schema, table)].append(privilege)
+    for role, schema, sequence in await _all(database, _UNUSABLE, **tables):
+        lacking[role, f"SEQUENCE {_place(schema, sequence)}"].append("USAGE")
     return [MissingGrant(role, table, tuple(some)) for (role, table), some in lacking.items()]
 
 
@@ -112,7 +126,7 @@ async def lasting_locks(database: Database) -> list[LastingLock]:
     """The locks on whole tables of ours that others have had for more than `LASTING` seconds."""
     if database.config.is_sqlite:
         return []
-    rows = await _all(database, _LOCKS, modes=list(_STRONG), tables=_tables(database))
+    rows = await _all(database, _LOCKS, modes=list(_STRONG), **_tables(database))
     found = [
         LastingLock(pid, name, table, mode, float(age or 0)) for pid, name, table, mode, age in rows
     ]
@@ -127,12 +141,22 @@ async def read_only(database: Database) -> bool:
     return bool((await _all(database, asked))[0][0])
 
 
-def _tables(database: Database) -> list[str]:
-    each = (METADATA, *database.tables.metadata)
-    return sorted(table.name for metadata in each for table in metadata.tables.values())
+def _tables(database: Database) -> dict[str, list[str]]:
+    """Our tables and the application's, each with its schema; without one, it is the search_path that says where."""
+    theirs = [table for metadata in database.tables.metadata for table in metadata.tables.values()]
+    both = [(database.tables.schema, table.name) for table in METADATA.tables.values()]
+    both += [(table.schema or "", table.name) for table in theirs]
+    schemas, names = map(list, zip(*sorted(both), strict=True))
+    return {"schemas": schemas, "tables": names}
+
+
+def _place(schema: str, name: str) -> str:
+    return f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
 
 
 def _privileges(table: str) -> tuple[str, ...]:
+    if table in _ONLY_READ:
+        return ("SELECT",)
     if table in _ONLY_ADDED_TO:
         return ("SELECT", "INSERT")
     more = ("DELETE",) if table in _DELETED_FROM else ()

@@ -5,23 +5,24 @@ from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import bindparam, delete, func, select, text, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_PRUNED, chunks, is_storable, require_limit, require_moment, storable
 from ledgerq.columns import UtcDateTime
+from ledgerq.database.own_schema import OurSql, reach_our_tables
 from ledgerq.errors import NotAllowedInJob
 from ledgerq.store.tables import JobState, ProcessedJob
 
 # made once: each job runs them, and an expression would be built and keyed anew each time
-_INSERT_RECEIPT = text(
-    "INSERT INTO processed_job (job_id, kind, payload_hash, state, attempt) "
+_INSERT_RECEIPT = OurSql(
+    "INSERT INTO ledgerq.processed_job (job_id, kind, payload_hash, state, attempt) "
     "VALUES (:job_id, :kind, :payload_hash, :state, :attempt) "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
-_INSERT_RECEIPTS = text(
-    "INSERT INTO processed_job (job_id, kind, payload_hash, attempt) "
+_INSERT_RECEIPTS = OurSql(
+    "INSERT INTO ledgerq.processed_job (job_id, kind, payload_hash, attempt) "
     "SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:kinds AS text[]), "
     "CAST(:hashes AS bytea[]), CAST(:attempts AS int[])) "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
@@ -32,24 +33,26 @@ _KEEP_RESULT = (
     .where(_ROWS.c.job_id == bindparam("id"))
     .values(result=bindparam("value", type_=_ROWS.c.result.type))
 )
-_KEEP_RESULTS = text(
-    "UPDATE processed_job SET result = v.result::jsonb "
+_KEEP_RESULTS = OurSql(
+    "UPDATE ledgerq.processed_job AS kept SET result = v.result::jsonb "
     "FROM unnest(CAST(:ids AS text[]), CAST(:results AS text[])) AS v(job_id, result) "
-    "WHERE processed_job.job_id = v.job_id"
+    "WHERE kept.job_id = v.job_id"
 )
 _OLD = (
-    "FROM processed_job AS old WHERE old.processed_at < :ended_before "
-    "AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.job_id = old.job_id) LIMIT :limit"
+    "FROM ledgerq.processed_job AS old WHERE old.processed_at < :ended_before "
+    "AND NOT EXISTS (SELECT 1 FROM ledgerq.dead_letter AS letter WHERE letter.job_id = old.job_id) LIMIT :limit"
 )
 _BEFORE = bindparam("ended_before", type_=UtcDateTime)
 # by their place in the table: by their ids, PostgreSQL would read all of it to find them again
-_PRUNE = text(
-    "DELETE FROM processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
-    f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED))"
-).bindparams(_BEFORE)
-_PRUNE_ON_SQLITE = text(
-    f"DELETE FROM processed_job WHERE rowid IN (SELECT old.rowid {_OLD})"  # noqa: S608 - as above
-).bindparams(_BEFORE)
+_PRUNE = OurSql(
+    "DELETE FROM ledgerq.processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
+    f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED))",
+    _BEFORE,
+)
+_PRUNE_ON_SQLITE = OurSql(
+    f"DELETE FROM ledgerq.processed_job WHERE rowid IN (SELECT old.rowid {_OLD})",  # noqa: S608 - as above
+    _BEFORE,
+)
 
 
 async def insert_receipt(
@@ -73,7 +76,7 @@ async def insert_receipt(
         "state": state.value,
         "attempt": attempt,
     }
-    return (await session.execute(_INSERT_RECEIPT, note)).first() is not None
+    return (await session.execute(_INSERT_RECEIPT.on(session), note)).first() is not None
 
 
 async def insert_receipts(
@@ -88,7 +91,7 @@ async def insert_receipts(
         return {row[0] for row in rows if await insert_receipt(session, *row[:3], attempt=row[3])}
     ids, kinds, payload_hashes, attempts = map(list, zip(*rows, strict=True))
     added = await session.scalars(
-        _INSERT_RECEIPTS,
+        _INSERT_RECEIPTS.on(session),
         {"ids": ids, "kinds": kinds, "hashes": payload_hashes, "attempts": attempts},
     )
     return set(added)
@@ -105,7 +108,7 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
         return
     ids = sorted(results)
     values = [to_json(results[i]).decode() for i in ids]
-    kept: Any = await session.execute(_KEEP_RESULTS, {"ids": ids, "results": values})
+    kept: Any = await session.execute(_KEEP_RESULTS.on(session), {"ids": ids, "results": values})
     _require_marks(kept.rowcount, len(ids))
 
 
@@ -130,7 +133,10 @@ async def get_receipt(session: AsyncSession, job_id: str) -> ProcessedJob:
 
 async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
     """The row of a job if it has ended."""
-    return await session.get(ProcessedJob, job_id) if is_storable(job_id) else None
+    if not is_storable(job_id):
+        return None
+    await reach_our_tables(session)
+    return await session.get(ProcessedJob, job_id)
 
 
 async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
@@ -166,7 +172,7 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
     require_limit(limit, MAX_PRUNED)
     require_moment("ended_before", ended_before)
     prune = _PRUNE if session.get_bind().dialect.name == "postgresql" else _PRUNE_ON_SQLITE
-    gone = await session.execute(prune, {"ended_before": ended_before, "limit": limit})
+    gone = await session.execute(prune.on(session), {"ended_before": ended_before, "limit": limit})
     return int(gone.rowcount)  # type: ignore[attr-defined]
 
 

@@ -22,12 +22,13 @@ from sqlmodel import col
 from ledgerq.bounds import MAX_IN_A_LIST, chunks, is_storable, require_limit, storable
 from ledgerq.columns import UtcDateTime, clock, utc_now
 from ledgerq.database.engine import Database
+from ledgerq.database.own_schema import OurSql, channel_of
 from ledgerq.database.sqlstate import connecting
 from ledgerq.store.tables import OutboxMessage
 
 _COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "delay")
-_ADD = text(  # as in ledgerq.database.bulk_insert; rows draw their numbers in the order given
-    "INSERT INTO outbox_message (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at) "
+_ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows draw their numbers in the order given
+    "INSERT INTO ledgerq.outbox_message (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at) "
     "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, "
     "CASE WHEN delay > 0 THEN clock_timestamp() + make_interval(secs => delay) ELSE now() END "
     "FROM unnest(CAST(:job_id AS text[]), CAST(:kind AS text[]), CAST(:payload AS text[]), "
@@ -107,7 +108,7 @@ async def _add(session: AsyncSession, messages: Sequence[Message]) -> Iterable[s
     columns = {name: [getattr(each, name) for each in messages] for name in _COLUMNS}
     columns["payload"] = [to_json(payload).decode() for payload in columns["payload"]]
     columns["delay"] = [delay.total_seconds() for delay in columns["delay"]]
-    return await session.scalars(_ADD, columns)
+    return await session.scalars(_ADD.on(session), columns)
 
 
 async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
@@ -216,11 +217,8 @@ async def oldest(session: AsyncSession) -> datetime | None:
     return await session.scalar(first)
 
 
-STAGED = "ledgerq_outbox"  # the channel on which a trigger tells that jobs were staged
-
-
-async def listen(database: Database, channel: str, on_notice: Callable[[], None]) -> None:
-    """Call `on_notice` at once and at each notice, until the connection is lost.
+async def listen(database: Database, on_notice: Callable[[], None]) -> None:
+    """Call `on_notice` at once and each time that jobs are staged, until the connection is lost.
 
     On SQLite, and through pgbouncer, there are no notices: then this only waits.
 
@@ -235,7 +233,7 @@ async def listen(database: Database, channel: str, on_notice: Callable[[], None]
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver  # noqa: S101 - it is connected
             driver.add_termination_listener(lambda _: lost.set())
-            await driver.add_listener(channel, lambda *_: on_notice())
+            await driver.add_listener(channel_of(database.tables.schema), lambda *_: on_notice())
             on_notice()
             try:
                 await lost.wait()

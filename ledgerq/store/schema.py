@@ -1,46 +1,94 @@
-"""The schema's version: bring it forward, and refuse to work on one that is behind."""
+"""The schema's version, and what may work on it. Each command that works on a database asks here first."""
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from ledgerq.database.engine import Database, Tables, unreachable
+from ledgerq.database.own_schema import SCHEMA, quoted
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.database.sqlstate import translated
-from ledgerq.errors import LockTimeout, MigrationFailed, SchemaAhead, SchemaBehind
-from ledgerq.store import triggers as _triggers  # noqa: F401 - it adds them to the tables
-from ledgerq.store.tables import METADATA
+from ledgerq.errors import MigrationFailed, SchemaAhead, SchemaBehind, SettingError
+from ledgerq.store.versions import NEEDED, NEWEST, upgrading
+
+_LOOK = text(
+    "SELECT has_schema_privilege(n.oid, 'USAGE'), c.oid IS NOT NULL, current_user FROM pg_namespace AS n "
+    "LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'schema_version' WHERE n.nspname = :schema"
+)
+_UNADOPTED = text(
+    "SELECT outbox.relnamespace::regnamespace::text FROM pg_class AS outbox "
+    "JOIN pg_trigger AS notifies ON notifies.tgrelid = outbox.oid AND notifies.tgname = 'outbox_message_notify' "
+    "WHERE outbox.oid = to_regclass('outbox_message') AND NOT EXISTS (SELECT FROM pg_class AS newer "
+    "WHERE newer.relnamespace = outbox.relnamespace AND newer.relname = 'schema_version')"
+)
 
 
-def migrate(config: DatabaseConfig, tables: Tables, revision: str = "head") -> None:
-    """Bring the schema to a revision. Blocks; must not be called on a running event loop.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The version of ledgerq's tables in a database; 0 if there are none. `code_from`: see `SchemaVersion`."""
 
-    A migration waits 3 s at most for a lock, so that it never keeps a queue of readers waiting
-    behind it; then it lets them pass and tries again.
+    version: int = 0
+    code_from: int = 0
+
+
+def reached(connection: Connection, schema: str = SCHEMA) -> Reached:
+    """The version that a database is at.
 
     Raises:
-        LockTimeout: the lock was not to be had in any of the tries.
-        MigrationFailed: there is no such revision, or no way to it; or the application has no migrations.
-        Unreachable: the database does not answer.
+        SettingError: the role may not use the schema.
     """
-    for pause in (1, 2, 4, 8, None):
-        try:
-            with translated():
-                command.upgrade(alembic_config(tables, config), revision)
-        except LockTimeout:
-            if pause is None:
-                raise
-            time.sleep(pause)
-        except CommandError as error:
-            raise MigrationFailed(f"alembic: {error}") from error
-        else:
-            return
+    if connection.dialect.name == "sqlite":
+        there, place = inspect(connection).has_table("schema_version"), ""
+    else:
+        place = f"{quoted(schema)}."
+        look = connection.execute(_LOOK, {"schema": schema}).one_or_none()
+        if look is not None and not look[0]:
+            role = str(look[2]).replace('"', '""')
+            raise SettingError(
+                "DATABASE_URL",
+                f"role {look[2]} may not use schema {schema}",
+                f'run: GRANT USAGE ON SCHEMA {quoted(schema)} TO "{role}"',
+            )
+        there = look is not None and bool(look[1])
+    if not there:
+        return Reached()
+    stored = text(f"SELECT max(version), max(code_from) FROM {place}schema_version")  # noqa: S608 - a checked name
+    version, code_from = connection.execute(stored).one()
+    return Reached(version or 0, code_from or 0)
+
+
+def bring_up(connection: Connection, schema: str = SCHEMA, to: int = NEWEST) -> None:
+    """Run the versions that a database lacks, in the caller's transaction.
+
+    Raises:
+        MigrationFailed: the tables of ledgerq 0.1 stand there, and must be adopted first.
+    """
+    found = reached(connection, schema).version
+    if found == 0:
+        refuse_unadopted(connection, schema)
+    for statement in upgrading(connection.dialect.name, found, to, schema):
+        connection.exec_driver_sql(statement)
+
+
+def refuse_unadopted(connection: Connection, schema: str) -> None:
+    """New tables beside those of 0.1 would hide what waits in the old ones.
+
+    Raises:
+        MigrationFailed: the search_path finds tables of 0.1.
+    """
+    if connection.dialect.name == "sqlite":
+        place = "this file" if inspect(connection).has_table("outbox_message") else None
+    else:
+        there = connection.execute(_UNADOPTED).scalar() if schema == SCHEMA else None
+        place = f"schema {there}" if there else None
+    if place:
+        raise MigrationFailed(
+            f"the tables of ledgerq 0.1 stand in {place}; "
+            "call ledgerq.alembic.adopt(op) in a migration of yours, and run that"
+        )
 
 
 async def create_tables(database: Database) -> None:
@@ -65,7 +113,7 @@ def alembic_config(tables: Tables, config: DatabaseConfig | None = None) -> Conf
 
 
 def head_revision(tables: Tables) -> str:
-    """The revision that this code was written for."""
+    """The revision of the application's own tables that its code was written for."""
     head = ScriptDirectory.from_config(alembic_config(tables)).get_current_head()
     if head is None:
         raise MigrationFailed(
@@ -74,40 +122,57 @@ def head_revision(tables: Tables) -> str:
     return head
 
 
+async def current_version(database: Database) -> int:
+    """The version of ledgerq's tables; 0 if there are none.
+
+    Raises:
+        SettingError: the role may not use the schema.
+    """
+    async with database.engine.connect() as connection:
+        return (await connection.run_sync(reached, database.tables.schema)).version
+
+
 async def current_revision(database: Database) -> str | None:
-    """The revision that the database is at; None if it is empty."""
+    """The revision of the application's own tables; None if it has made none."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_stored_revision)
 
 
 async def require_current(database: Database) -> None:
-    """Refuse a schema that this code was not written for; without migrations, one that lacks our tables.
+    """Refuse a schema that this code can't work on.
+
+    Of ledgerq's tables a newer version is fine, unless it says that older code can't work on it. Of the application's
+    own tables, where `App(migrations=)` names their history, the revision must be the newest of that history.
 
     Raises:
         SchemaBehind, SchemaAhead: the text says what mends it.
         SettingError: the role may not read it.
     """
-    tables = database.tables
-    if tables.migrations is None:
-        await _require_tables(database)
-        return
+    with unreachable(database.config):
+        async with database.engine.connect() as connection:
+            found = await connection.run_sync(reached, database.tables.schema)
+    if found.version < NEEDED:
+        raise SchemaBehind(_named(found.version) if found.version else None, _named(NEEDED))
+    if found.code_from > NEWEST:
+        raise SchemaAhead(_named(found.version), f"at most {_named(NEWEST)}")
+    if database.tables.migrations is not None:
+        await _require_own_revision(database)
+
+
+def _named(version: int) -> str:
+    return f"version {version} of ledgerq's tables"
+
+
+async def _require_own_revision(database: Database) -> None:
     with unreachable(database.config):
         found = await current_revision(database)
-    expected = head_revision(tables)
+    expected = head_revision(database.tables)
     if found != expected:
         raise (
             SchemaAhead(found, expected)
-            if found and not _known(tables, found)
+            if found and not _known(database.tables, found)
             else SchemaBehind(found, expected)
         )
-
-
-async def _require_tables(database: Database) -> None:
-    with unreachable(database.config):
-        async with database.engine.connect() as connection:
-            there = await connection.run_sync(lambda sync: set(inspect(sync).get_table_names()))
-    if missing := sorted(METADATA.tables.keys() - there):
-        raise SchemaBehind(None, f"the tables {', '.join(missing)}")
 
 
 def _folder(tables: Tables) -> Path:
@@ -125,7 +190,8 @@ def _known(tables: Tables, revision: str) -> bool:
 
 def _create_all(connection: Connection, tables: Tables) -> None:
     with connection.begin():
-        for metadata in (METADATA, *tables.metadata):
+        bring_up(connection, tables.schema)
+        for metadata in tables.metadata:
             metadata.create_all(connection)
         if tables.migrations is not None:
             script = ScriptDirectory.from_config(alembic_config(tables))

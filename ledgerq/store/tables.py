@@ -1,4 +1,7 @@
-"""The tables of ledgerq: outbox, inbox, dead letters, unique keys, and the audit log."""
+"""The tables of ledgerq: outbox, inbox, dead letters, unique keys, the audit log, and the schema's versions.
+
+Databases get them from `ledgerq.store.versions`: what is changed here is changed there, in a new version.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -17,9 +20,10 @@ from ledgerq.columns import (
     created_at,
     primary_key,
 )
+from ledgerq.database.own_schema import SCHEMA
 from ledgerq.database.sqlstate import know
 
-METADATA = MetaData(naming_convention=NAMING_CONVENTION)
+METADATA = MetaData(schema=SCHEMA, naming_convention=NAMING_CONVENTION)
 know([METADATA])
 
 
@@ -29,6 +33,19 @@ class Base(SQLModel, registry=registry(metadata=METADATA)):
     metadata: ClassVar[MetaData] = METADATA
     # what the database fills in comes back with the write: it can be read without asking again
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
+
+
+class SchemaVersion(Base, table=True):
+    """A version of ledgerq's schema that this database has reached.
+
+    Code that knows no version as new as `code_from` cannot work on it.
+    """
+
+    __tablename__ = "schema_version"
+
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    code_from: int
+    applied_at: datetime = created_at()
 
 
 class JobState(StrEnum):

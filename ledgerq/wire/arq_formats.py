@@ -17,8 +17,9 @@ from pydantic_core import from_json, to_json
 from ledgerq.errors import Undecodable
 from ledgerq.text import one_line
 from ledgerq.wire.arq_json import UNROUTABLE, from_wire, to_wire
-from ledgerq.wire.envelope import CRON_PREFIX, MAX_BODY_BYTES, Envelope, decode
+from ledgerq.wire.envelope import MAX_BODY_BYTES, Envelope, decode
 from ledgerq.wire.foreign import foreign_format
+from ledgerq.wire.names import CRON_PREFIX
 
 Serializer = Callable[[dict[str, Any]], bytes]
 Deserializer = Callable[[bytes], dict[str, Any]]

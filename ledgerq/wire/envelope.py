@@ -23,15 +23,14 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from ledgerq.errors import Undecodable
+from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 MAX_BODY_BYTES = 1_000_000
 MAX_JOB_ID = 200
-MAX_KIND = 100
 MAX_ACTOR = 200  # as the audit log keeps it
 MAX_TRACE_ID = 64  # as above
 UNKNOWN_ACTOR = "unknown"
 SCHEDULE_ACTOR = "schedule"
-CRON_PREFIX = "cron:"
 
 _MAY_BE_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
 _HUGE_DIGITS = 300  # a number of as many digits is

@@ -6,7 +6,7 @@ the function, which arq writes second.
 
 import re
 
-from ledgerq.wire.envelope import MAX_KIND
+from ledgerq.wire.names import MAX_KIND
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")  # a protocol of today; JSON never begins so
 _MSGPACK = re.compile(rb"\x85\xa1")  # a map of five, the first key of one letter: arq's job

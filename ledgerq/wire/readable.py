@@ -10,15 +10,14 @@ from typing import Any
 
 from ledgerq.errors import Undecodable
 from ledgerq.wire.envelope import (
-    CRON_PREFIX,
     MAX_ACTOR,
     MAX_BODY_BYTES,
-    MAX_KIND,
     MAX_TRACE_ID,
     SCHEDULE_ACTOR,
     Envelope,
     decode,
 )
+from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from ledgerq.broker.connection import connect, settings_for_arq_check
 from ledgerq.config import Config, WorkerConfig
 from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
-from ledgerq.wire.arq_json import UNROUTABLE, to_wire, unpacker
-from ledgerq.wire.envelope import CRON_PREFIX
+from ledgerq.wire.arq_formats import ArqFormats
+from ledgerq.wire.arq_json import UNROUTABLE
+from ledgerq.wire.names import CRON_PREFIX
+from ledgerq.worker.arq_jobs import arq_cron_jobs, arq_functions
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
-from ledgerq.worker.resources import dispatcher
+from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
@@ -69,18 +71,25 @@ def worker_settings(app: App, config: Config) -> Any:
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
     functions = [*(_function(kind.name) for kind in app.jobs), _function(UNROUTABLE)]
-    names = {function.name for function in functions} | {job.name for job in scheduled}
-    worker = config.worker
+    arqs, arqs_by_the_clock = arq_functions(app), arq_cron_jobs(app)
+    formats = ArqFormats(
+        {each.name for each in functions} | {each.name for each in scheduled},
+        {each.name for each in arqs} | {each.name for each in arqs_by_the_clock},
+        app.arq_serializer,
+        app.arq_deserializer,
+    )
+    worker, redis = config.worker, connect(config.worker)
+    redis.job_serializer, redis.job_deserializer = formats.write, formats.read
 
     return type(
         "WorkerSettings",
         (),
         {
-            "functions": functions,
-            "cron_jobs": scheduled,
+            "functions": [*functions, *arqs],
+            "cron_jobs": [*scheduled, *arqs_by_the_clock],
             "timezone": UTC,
             "queue_name": worker.queue,
-            "redis_pool": connect(worker),
+            "redis_pool": redis,
             "redis_settings": settings_for_arq_check(worker),
             "ctx": {LIFE: Lifecycle(app, config)},
             "on_startup": app.on_startup or startup,
@@ -91,8 +100,8 @@ def worker_settings(app: App, config: Config) -> Any:
             "job_completion_wait": worker.drain_timeout,
             "keep_result": worker.keep_result,
             "poll_delay": worker.poll_delay,
-            "job_serializer": to_wire,
-            "job_deserializer": unpacker(names),
+            "job_serializer": formats.write,
+            "job_deserializer": formats.read_job,
             "log_results": False,
             "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
@@ -109,9 +118,10 @@ def _function(name: str) -> Function:
 
 
 def _longest_timeout(worker: WorkerConfig, app: App) -> float:
-    return max(
-        (kind.timeout or worker.job_timeout for kind in app.jobs), default=worker.job_timeout
-    )
+    ours = [kind.timeout or worker.job_timeout for kind in app.jobs]
+    functions = [each.timeout_s or 0 for each in arq_functions(app)]
+    by_the_clock = [each.timeout_s or 0 for each in arq_cron_jobs(app)]
+    return max([*ours, *functions, *by_the_clock], default=worker.job_timeout)
 
 
 def cron_jobs(schedule: Iterable[Recurring], *, max_tries: int) -> list[CronJob]:

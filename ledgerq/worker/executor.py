@@ -29,7 +29,7 @@ from ledgerq.wire.envelope import check_job_id
 from ledgerq.wire.foreign import foreign_format
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
 from ledgerq.worker.left_jobs import LeftJobs
-from ledgerq.worker.resources import OURS, Resources, is_ours
+from ledgerq.worker.processor import OURS, Processor, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
 
@@ -54,7 +54,7 @@ class Executor:
     name: str
     ctx: Mapping[Any, Any]
     options: Options
-    resources: Resources | None
+    resources: Processor | None
     counters: Counters
     on_interrupted: Callable[[], None]
     on_wait: Callable[[str, str], None]
@@ -103,14 +103,14 @@ class Executor:
         kind = getattr(function.coroutine, OURS, None)
         if kind:
             if self.resources is None:  # it is tried again: nothing was done
-                raise NoResources
+                raise NotBegun
             ack = self._ack(call, await self._process(self.resources, _as_read(claim, call), call))
         else:
             ack = await run_function(call, function, context, self.options, self.counters)
         await call_hook(self.options.on_job_end, context, self.options)
         return ack
 
-    async def _process(self, resources: Resources, claim: Claim, call: Call) -> Outcome:
+    async def _process(self, resources: Processor, claim: Claim, call: Call) -> Outcome:
         """A job of ours; or one with positional arguments, so of an arq function, that is not here, or not yet."""
         if name := call.kwargs.get(FUNCTION) if call.function == UNROUTABLE else None:
             unknown = UnknownKind(name, self.options.functions)
@@ -186,7 +186,7 @@ class Executor:
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _cancel(self, resources: Resources, delivery: Delivery) -> None:
+    async def _cancel(self, resources: Processor, delivery: Delivery) -> None:
         """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
         with suppress(Undecodable):  # then it can't have run, and never will
             check_job_id(delivery.job_id)
@@ -250,7 +250,7 @@ class Executor:
         return self._ack(call, outcome)
 
 
-class NoResources(LedgerqError):
+class NotBegun(LedgerqError):
     """One of our kinds is to run, and the startup hook has not called `Lifecycle.begin`."""
 
     def __init__(self) -> None:

@@ -12,10 +12,11 @@ from ledgerq.config import Config
 from ledgerq.database.engine import Database, build_database
 from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.forks import end_in_children
+from ledgerq.runtime.held import Held
 from ledgerq.runtime.process_name import process_name
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
-from ledgerq.worker.resources import RESOURCES, Resources
+from ledgerq.worker.processor import PROCESSOR, Processor
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -30,10 +31,11 @@ class Lifecycle:
         self.database: Database | None = None
         self.app = app
         self._beside = BackgroundTasks()
+        self._resources: Held | None = None
         self._started = False
 
     async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
-        """Make sure that the engine reaches a current schema, and begin to relay staged jobs.
+        """Make sure that the engine reaches a current schema, open the resources, and begin to relay staged jobs.
 
         Under arq's own worker, beat too; ours has a heartbeat of its own.
 
@@ -41,15 +43,17 @@ class Lifecycle:
             Unreachable: the database does not answer.
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
             SettingError: the role lacks a grant.
+            Exception: whatever `App(resources=)` raises.
         """
         end_in_children(asyncio.get_running_loop())
         self.database = database
         worker, redis = self.config.worker, ctx["redis"]
         relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
-        ctx[RESOURCES] = Resources(database, self.app.registry(), worker.policy, relay)
         await database.ping()
         await require_current(database)
         await require_grants(database)
+        registry = self.app.registry(await self._open_resources())
+        ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
         if ALIVE not in ctx:  # our worker beats by itself, beside its loop
             self._beside.start(keep_beating(redis, process_name(), lambda: True))
         self._beside.start(relay.run())
@@ -57,12 +61,22 @@ class Lifecycle:
         self._started = True
         log.info("worker.started", worker=process_name(), database=self.config.database.address)
 
+    async def _open_resources(self) -> Any:
+        if self.app.resources is None:
+            return None
+        self._resources = Held(self.app.resources())
+        return await self._resources.enter()
+
     async def end(self, ctx: dict[Any, Any]) -> None:
-        """Relay nothing more. The engine is to be disposed after it, also if the startup failed half-way."""
+        """Relay nothing more, and close the resources. The engine is to be disposed after it, whatever failed."""
         await self._beside.end(again_after=2)  # the sign of life is being taken off
-        ctx.pop(RESOURCES, None)
-        if self._started:
-            log.info("worker.stopped", worker=process_name())
+        ctx.pop(PROCESSOR, None)
+        try:
+            if self._resources:
+                await self._resources.leave()
+        finally:
+            if self._started:
+                log.info("worker.stopped", worker=process_name())
 
 
 def lifecycle_of(ctx: dict[Any, Any]) -> Lifecycle:

@@ -32,13 +32,13 @@ from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.arq_functions import Counters, Options
 from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
 from ledgerq.worker.arq_worker import ArqWorker
-from ledgerq.worker.executor import Executor, NoResources
+from ledgerq.worker.executor import Executor, NotBegun
 from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import BatchSize, Poller
-from ledgerq.worker.resources import RESOURCES, Resources, is_ours
+from ledgerq.worker.processor import PROCESSOR, Processor, is_ours
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # what arq's users look at
@@ -77,7 +77,7 @@ class JobWorker(ArqWorker):
         self._background_tasks = BackgroundTasks()
         self._broker: Broker | None = None
         self._active: ActiveJobs | None = None
-        self._resources: Resources | None = None  # what our own kinds are processed with
+        self._resources: Processor | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
         self._poller = Poller(self.poll_delay_s)
         self._outage = Outage(self._poller)
@@ -98,9 +98,9 @@ class JobWorker(ArqWorker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self._resources = self.ctx.get(RESOURCES)
+        self._resources = self.ctx.get(PROCESSOR)
         if not self._resources and any(map(is_ours, self.functions.values())):
-            raise NoResources
+            raise NotBegun
         broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
         leases = Leases(broker, lambda: self.tasks)
         acker = Acker(broker, leases.expect_orphans)

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from db import projects
 from db.inputs import NewProject
@@ -22,10 +22,9 @@ from ledgerq.worker.build import build_worker, run_to_the_end
 from worker.app import app
 
 
-class Guest(Payload):
+class Guest(Payload, kind="guest"):
     """What to do, and for how many seconds. `mark` is a file that tells what happened."""
 
-    kind: ClassVar[str] = "guest"
     what: str
     seconds: float = 0
     mark: str = ""

@@ -58,10 +58,11 @@ class Process:
         environment: dict[str, str],
         *,
         start_new_session: bool = False,
+        cwd: Path = ROOT,
     ) -> None:
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

@@ -62,7 +62,7 @@ def answer(*arguments: str, env: dict[str, str]) -> Any:
 
 
 AS_STARTED = {
-    "migrate": ([], "The schema is at "),
+    "migrate": ([], "the app's own at 0007"),
     "enqueue": (["create_project", "--payload", '{"name": "x"}'], "create_project is job "),
     "health": ([], "ok   database"),
     "kinds": ([], "bulk_create_tasks"),

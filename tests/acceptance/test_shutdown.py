@@ -44,7 +44,7 @@ async def ended(worker: Process, command: Sequence[str]) -> int:
 async def audit_log_locked(sessions: Sessions) -> AsyncIterator[None]:
     """While this lasts, a job has added its rows and waits to write its audit entry."""
     async with sessions() as holder:
-        await holder.execute(text("LOCK TABLE audit_log IN EXCLUSIVE MODE"))
+        await holder.execute(text("LOCK TABLE ledgerq.audit_log IN EXCLUSIVE MODE"))
         yield
         await holder.rollback()
 
@@ -83,7 +83,7 @@ async def test_a_running_job_may_end_and_nothing_new_is_claimed(
     with worker_process(config, command) as worker:
         async with audit_log_locked(sessions):
             first = await client.enqueue(CreateTask(title="first", project_id=project_id))
-            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO ledgerq.audit_log"))
             worker.signal(signal.SIGTERM)
             if command is STOCK:
                 await asyncio.sleep(0.5)  # it does not say that it has heard
@@ -107,7 +107,7 @@ async def test_a_job_that_does_not_end_in_time_is_rolled_back_and_runs_again(
     with worker_process(config, command, LEDGERQ_DRAIN_TIMEOUT="1") as worker:
         async with audit_log_locked(sessions):
             job = await client.enqueue(CreateTask(title="cut off", project_id=project_id))
-            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO ledgerq.audit_log"))
             worker.signal(signal.SIGTERM)
             assert await ended(worker, command) == 0
             assert await count(sessions, Task) == 0
@@ -126,7 +126,7 @@ async def test_a_second_sigterm_does_not_cut_a_job_short(
     with worker_process(config) as worker:
         async with audit_log_locked(sessions):
             job = await client.enqueue(CreateTask(title="x", project_id=project_id))
-            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO audit_log"))
+            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO ledgerq.audit_log"))
             worker.signal(signal.SIGTERM)
             worker.signal(signal.SIGTERM)
             await asyncio.sleep(0.2)

@@ -20,7 +20,7 @@ PYTHON = sorted(path for each in FOLDERS for path in (ROOT / each).rglob("*.py")
 LUA = sorted((ROOT / "ledgerq" / "broker" / "lua").glob("*.lua"))
 PAGES = [
     ROOT / "README.md",
-    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "glossary.md"),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "glossary.md"),
 ]
 
 

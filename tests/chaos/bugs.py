@@ -18,7 +18,7 @@ import ledgerq.audit
 import ledgerq.database.transaction
 import ledgerq.execution.handlers
 import ledgerq.execution.process
-import ledgerq.worker.resources
+import ledgerq.worker.processor
 from ledgerq.broker.claims import Broker
 from ledgerq.broker.relay import Relay
 from ledgerq.broker.scripts import script_of
@@ -119,7 +119,7 @@ def cancellation_swallowed() -> None:
             return [Completed(None) for _ in deliveries]
 
     replace(ledgerq.execution.process, process=swallow)
-    replace(ledgerq.worker.resources, process=swallow)
+    replace(ledgerq.worker.processor, process=swallow)
 
 
 def acknowledged_before_commit() -> None:

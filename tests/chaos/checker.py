@@ -24,16 +24,16 @@ SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
 _JOBS = """
 SELECT inbox.job_id, inbox.state, inbox.attempt,
        extract(epoch FROM pg_xact_commit_timestamp(inbox.xmin))::float8 AS at
-FROM processed_job AS inbox
+FROM ledgerq.processed_job AS inbox
 """
 _EFFECTS = """
 SELECT audit.job_id, audit.entity_id, task.id AS task_id,
        extract(epoch FROM pg_xact_commit_timestamp(audit.xmin))::float8 AS audit_at,
        extract(epoch FROM pg_xact_commit_timestamp(task.xmin))::float8 AS task_at
-FROM audit_log AS audit FULL JOIN task ON task.id::text = audit.entity_id
+FROM ledgerq.audit_log AS audit FULL JOIN task ON task.id::text = audit.entity_id
 WHERE audit.id IS NULL OR (audit.entity_type = 'task' AND audit.action = 'create')
 """
-_LETTERS = "SELECT job_id, reason, error, traceback, attempts::text FROM dead_letter"
+_LETTERS = "SELECT job_id, reason, error, traceback, attempts::text FROM ledgerq.dead_letter"
 _PRODUCERS = """
 SELECT job_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at FROM producer_row
 """
@@ -100,7 +100,7 @@ def look(postgresql: PostgreSQL, database: str = PostgreSQL.DATABASE) -> Found:
         if len(row["error"]) > MAX_ERROR or len(row["traceback"] or "") > MAX_TRACEBACK:
             found.too_long.append(job_id)
     found.producers = {row["job_id"]: row["at"] for row in fetch(_PRODUCERS)}
-    found.outbox = fetch("SELECT count(*) AS n FROM outbox_message")[0]["n"]
+    found.outbox = fetch("SELECT count(*) AS n FROM ledgerq.outbox_message")[0]["n"]
     return found
 
 
@@ -245,7 +245,7 @@ def explain(redis: redis_sync.Redis, postgresql: PostgreSQL, job_id: str) -> str
         known = pipe.execute(raise_on_error=False)
     names = ("score", "body", "claim", "claim_ms", "running", "tries", "trouble", "result", "now")
     message = postgresql.fetch(
-        "SELECT next_dispatch_at::text, dispatches, now()::text AS now FROM outbox_message "
+        "SELECT next_dispatch_at::text, dispatches, now()::text AS now FROM ledgerq.outbox_message "
         "WHERE job_id = $1",
         job_id,
     )

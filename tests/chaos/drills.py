@@ -69,7 +69,7 @@ def _stage(made: World, jobs: int, pause: float = 0.2) -> None:
     made.postgresql.fetch(
         "WITH job AS (SELECT 'f-' || n AS id FROM generate_series(1, $1::int) AS n), "
         "own AS (INSERT INTO producer_row SELECT id FROM job) "
-        "SELECT enqueue_job('chaos_effects', "
+        "SELECT ledgerq.enqueue_job('chaos_effects', "
         "jsonb_build_object('project_id', $2::int, 'pause', $3::float8), job_id => id) FROM job",
         jobs,
         made.project,
@@ -87,7 +87,7 @@ def _stage(made: World, jobs: int, pause: float = 0.2) -> None:
 def _until_all_are_back(made: World) -> float:
     started = time.monotonic()
     while time.monotonic() - started < 60:
-        rows = made.postgresql.fetch("SELECT job_id FROM outbox_message")
+        rows = made.postgresql.fetch("SELECT job_id FROM ledgerq.outbox_message")
         with made.redis.client() as client:
             queued: Any = client.zrange("arq:queue", 0, -1)
         there = {job_id.decode() for job_id in queued}
@@ -95,7 +95,7 @@ def _until_all_are_back(made: World) -> float:
             break
         if all(
             row["job_id"] in there
-            for row in made.postgresql.fetch("SELECT job_id FROM outbox_message")
+            for row in made.postgresql.fetch("SELECT job_id FROM ledgerq.outbox_message")
         ):
             break  # those missing had ended between the two looks
     return time.monotonic() - started
@@ -163,7 +163,9 @@ def _wait_until_ended(made: World, job_id: str, seconds: float) -> None:
 
 
 def _ended(made: World, job_id: str) -> bool:
-    return bool(made.postgresql.fetch("SELECT FROM processed_job WHERE job_id = $1", job_id))
+    return bool(
+        made.postgresql.fetch("SELECT FROM ledgerq.processed_job WHERE job_id = $1", job_id)
+    )
 
 
 def _claim_as_sent(made: World, job_id: str) -> None:
@@ -242,12 +244,12 @@ def _poison(made: World) -> int:
 
 
 def _letters(made: World) -> int:
-    rows = made.postgresql.fetch("SELECT count(*) AS n FROM dead_letter")
+    rows = made.postgresql.fetch("SELECT count(*) AS n FROM ledgerq.dead_letter")
     return int(rows[0]["n"])
 
 
 def _reasons(made: World) -> dict[str, str]:
-    rows = made.postgresql.fetch("SELECT job_id, reason FROM dead_letter ORDER BY id")
+    rows = made.postgresql.fetch("SELECT job_id, reason FROM ledgerq.dead_letter ORDER BY id")
     return {row["job_id"]: row["reason"] for row in rows}
 
 
@@ -272,13 +274,18 @@ def _killers(made: World, deaths: Path, report: Report) -> None:
 
 def _enqueue(made: World, kind: str, job_id: str, fields: dict[str, Any]) -> None:
     made.postgresql.fetch(
-        "SELECT enqueue_job($1, $2::text::jsonb, job_id => $3)", kind, json.dumps(fields), job_id
+        "SELECT ledgerq.enqueue_job($1, $2::text::jsonb, job_id => $3)",
+        kind,
+        json.dumps(fields),
+        job_id,
     )
 
 
 def _until_outbox_is_empty(made: World, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and made.postgresql.fetch("SELECT FROM outbox_message"):
+    while time.monotonic() < deadline and made.postgresql.fetch(
+        "SELECT FROM ledgerq.outbox_message"
+    ):
         time.sleep(0.2)
 
 

@@ -130,7 +130,7 @@ def stage(postgresql: PostgreSQL, database: str, job: Sent, fields: dict[str, An
     """By the SQL function, with the producer's own row."""
     own = "INSERT INTO producer_row VALUES ($1)"
     postgresql.fetch(own, job.job_id, database=database)
-    call = "SELECT enqueue_job($1, $2::text::jsonb, job_id => $3)"
+    call = "SELECT ledgerq.enqueue_job($1, $2::text::jsonb, job_id => $3)"
     postgresql.fetch(call, job.kind, json.dumps(fields), job.job_id, database=database)
 
 

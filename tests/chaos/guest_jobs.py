@@ -19,7 +19,7 @@ def stage_every_guest(made: World, name: str = "guest") -> dict[str, Guest]:
         "WITH job AS (SELECT each->>'id' AS id, each->>'kind' AS kind, each->'fields' AS fields "
         "FROM jsonb_array_elements($1::text::jsonb) AS each), "
         "own AS (INSERT INTO producer_row SELECT id FROM job) "
-        "SELECT enqueue_job(kind, fields, job_id => id) FROM job",
+        "SELECT ledgerq.enqueue_job(kind, fields, job_id => id) FROM job",
         json.dumps(sent),
     )
     _say(made, jobs, "ok")

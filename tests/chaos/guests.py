@@ -1,7 +1,7 @@
 """Guests: kinds of jobs that misbehave. Each leaves all its tasks or none, and how it must end is known before."""
 
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
 import structlog
 from sqlalchemy import text
@@ -11,23 +11,18 @@ from tests.chaos.effects import Effects, leave
 from tests.chaos.habits import HABITS, SETTINGS, TENANT, WORK_MEM, Habit, Visit, tell_leak
 
 
-class Guest(Effects):
+class Guest(Effects, kind="chaos_guest"):
     """A job of a transaction of its own that misbehaves between its two tasks."""
 
-    kind: ClassVar[str] = "chaos_guest"
     what: str
 
 
-class QuickGuest(Guest):
+class QuickGuest(Guest, kind="chaos_guest_quick"):
     """The same for jobs that share a transaction."""
 
-    kind: ClassVar[str] = "chaos_guest_quick"
 
-
-class SettingGuest(Guest):
+class SettingGuest(Guest, kind="chaos_guest_setting"):
     """… and leave settings in it: from the first of them on, each worker gives such jobs transactions of their own."""
-
-    kind: ClassVar[str] = "chaos_guest_setting"
 
 
 KINDS: tuple[type[Guest], ...] = (Guest, QuickGuest, SettingGuest)
@@ -107,6 +102,6 @@ async def _look_around(context: JobContext) -> None:
 
 GUEST_KINDS = (
     Kind(Guest, _handle),
-    Kind(QuickGuest, _handle, batchable=True),
-    Kind(SettingGuest, _handle, batchable=True),
+    Kind(QuickGuest, _handle, shares_commit=True),
+    Kind(SettingGuest, _handle, shares_commit=True),
 )

@@ -5,7 +5,6 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from sqlalchemy import text
 
@@ -21,39 +20,34 @@ from worker.app import app
 _raised: dict[str, int] = {}  # job → how often this process has failed it
 
 
-class ChaosEffects(Effects):
+class ChaosEffects(Effects, kind="chaos_effects"):
     """Leaves its tasks, flushed one by one, with a pause between them."""
 
-    kind: ClassVar[str] = "chaos_effects"
     pause: float = 0.0
 
 
-class ChaosBlock(Effects):
+class ChaosBlock(Effects, kind="chaos_block"):
     """Blocks the event loop half-way."""
 
-    kind: ClassVar[str] = "chaos_block"
     seconds: float
 
 
-class ChaosKill(Effects):
+class ChaosKill(Effects, kind="chaos_kill"):
     """Kills its own worker half-way: `times` times, counted by files in a folder, or for ever."""
 
-    kind: ClassVar[str] = "chaos_kill"
     folder: str
     times: int | None = None
 
 
-class ChaosFlaky(Effects):
+class ChaosFlaky(Effects, kind="chaos_flaky"):
     """Fails in its first attempts, after its effects."""
 
-    kind: ClassVar[str] = "chaos_flaky"
     failures: int
 
 
-class ChaosConflict(Effects):
+class ChaosConflict(Effects, kind="chaos_conflict"):
     """Is told by the database, after its effects or halfway, that another transaction came first."""
 
-    kind: ClassVar[str] = "chaos_conflict"
     sqlstate: str
     times: int
 

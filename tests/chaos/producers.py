@@ -174,7 +174,9 @@ class Producer:
                     await stage(session, payload, job_id=job_id, actor="chaos")
                 else:
                     await session.execute(
-                        text("SELECT enqueue_job(:kind, CAST(:fields AS jsonb), job_id => :id)"),
+                        text(
+                            "SELECT ledgerq.enqueue_job(:kind, CAST(:fields AS jsonb), job_id => :id)"
+                        ),
                         {"kind": payload.kind, "fields": json.dumps(given), "id": job_id},
                     )
                 if rolled_back:

@@ -116,7 +116,7 @@ def _one(spec: dict[str, Any], bug: str, *, crash: bool = False) -> str:
 def _stage(postgresql: PostgreSQL, database: str, spec: dict[str, Any]) -> None:
     postgresql.fetch("INSERT INTO producer_row VALUES ('the-job')", database=database)
     postgresql.fetch(
-        "SELECT enqueue_job($1, $2::text::jsonb, job_id => 'the-job')",
+        "SELECT ledgerq.enqueue_job($1, $2::text::jsonb, job_id => 'the-job')",
         spec["kind"],
         json.dumps(spec["fields"]),
         database=database,
@@ -124,7 +124,7 @@ def _stage(postgresql: PostgreSQL, database: str, spec: dict[str, Any]) -> None:
 
 
 def _is_staged(postgresql: PostgreSQL, database: str) -> bool:
-    return bool(postgresql.fetch("SELECT FROM outbox_message", database=database))
+    return bool(postgresql.fetch("SELECT FROM ledgerq.outbox_message", database=database))
 
 
 def zombie_finishes(bug: str, folder: Path) -> list[str]:
@@ -183,7 +183,7 @@ def neighbours(bug: str, folder: Path) -> list[str]:
         fields = json.dumps({"project_id": made.project, "effects": 2, "what": "nothing"})
         made.postgresql.fetch("INSERT INTO producer_row SELECT unnest($1::text[])", ids)
         made.postgresql.fetch(
-            "SELECT enqueue_job('chaos_guest_quick', $1::text::jsonb, job_id => id) "
+            "SELECT ledgerq.enqueue_job('chaos_guest_quick', $1::text::jsonb, job_id => id) "
             "FROM unnest($2::text[]) AS id",
             fields,
             ids,

@@ -140,7 +140,7 @@ def lock_table(world: World) -> None:
         connection = await world.postgresql.connect()
         try:
             async with connection.transaction():
-                table = world.random.choice(("task", "audit_log", "processed_job"))
+                table = world.random.choice(("task", "ledgerq.audit_log", "ledgerq.processed_job"))
                 await connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
                 await asyncio.sleep(world.random.uniform(0.5, 6))
         finally:

@@ -157,9 +157,12 @@ class World:
         self.history.update()
         rows = self.postgresql.fetch(
             "SELECT job_id FROM producer_row WHERE NOT EXISTS "
-            "(SELECT FROM processed_job AS done WHERE done.job_id = producer_row.job_id)"
+            "(SELECT FROM ledgerq.processed_job AS done WHERE done.job_id = producer_row.job_id)"
         )
-        ended = {row["job_id"] for row in self.postgresql.fetch("SELECT job_id FROM processed_job")}
+        ended = {
+            row["job_id"]
+            for row in self.postgresql.fetch("SELECT job_id FROM ledgerq.processed_job")
+        }
         last = max(self.destroyed, default=0)
         waiting = [
             job.job_id

@@ -1,7 +1,5 @@
 """A batch is read one delivery at a time: what can't be read is its own job's trouble."""
 
-from typing import ClassVar
-
 from pydantic import field_validator
 
 from ledgerq.client import JobClient
@@ -14,10 +12,9 @@ from ledgerq.wire.payload import Payload
 from tests.support import drain, our_worker, rows
 
 
-class Checked(Payload):
+class Checked(Payload, kind="checked"):
     """Its validator has a bug, which shows at the worker only: what it looks up is not there."""
 
-    kind: ClassVar[str] = "checked"
     name: str
 
     @field_validator("name")
@@ -40,7 +37,7 @@ async def test_a_validator_that_raises_costs_no_neighbour_an_attempt(
     KNOWN.update({f"n{n}": f"n{n}" for n in range(41)})
     jobs = await client.enqueue_many([Checked(name=f"n{n}") for n in range(41)])
     del KNOWN["n17"]
-    registry = Registry([Kind(Checked, handle, batchable=True)])
+    registry = Registry([Kind(Checked, handle, shares_commit=True)])
     config = Config(config.worker.model_copy(update={"max_attempts": 2}), config.database)
     options = {"burst": True, "handle_signals": False, "schedule": []}
     await drain(our_worker(config, registry, **options))

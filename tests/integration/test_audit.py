@@ -19,12 +19,12 @@ from ledgerq.store.tables import Action, AuditLog
 from tests.support import count, history, new_project, new_task
 
 TAMPERING = {
-    "UPDATE": "UPDATE audit_log SET actor = 'somebody else'",
-    "UPDATE of nothing": "UPDATE audit_log SET actor = 'x' WHERE id = -1",
-    "DELETE": "DELETE FROM audit_log",
-    "TRUNCATE": "TRUNCATE audit_log",
-    "TRUNCATE CASCADE": "TRUNCATE audit_log, task CASCADE",
-    "REPLACE": "INSERT OR REPLACE INTO audit_log SELECT * FROM audit_log",
+    "UPDATE": "UPDATE ledgerq.audit_log SET actor = 'somebody else'",
+    "UPDATE of nothing": "UPDATE ledgerq.audit_log SET actor = 'x' WHERE id = -1",
+    "DELETE": "DELETE FROM ledgerq.audit_log",
+    "TRUNCATE": "TRUNCATE ledgerq.audit_log",
+    "TRUNCATE CASCADE": "TRUNCATE ledgerq.audit_log, task CASCADE",
+    "REPLACE": "INSERT OR REPLACE INTO ledgerq.audit_log SELECT * FROM ledgerq.audit_log",
 }
 ON = {
     "postgresql": ["UPDATE", "UPDATE of nothing", "DELETE", "TRUNCATE", "TRUNCATE CASCADE"],
@@ -33,6 +33,8 @@ ON = {
 
 
 async def tamper(database: Database, statement: str) -> None:
+    if database.config.is_sqlite:
+        statement = statement.replace("ledgerq.", "")
     async with transaction(database.sessions) as session:
         await session.execute(text(statement))
 

@@ -254,7 +254,7 @@ async def test_jobs_that_failed_before_run_each_for_itself(
         await asyncio.sleep(0.001)
         at_once -= 1
 
-    registry = Registry([Kind(CreateTask, handle, batchable=True)])
+    registry = Registry([Kind(CreateTask, handle, shares_commit=True)])
     await client.enqueue_many([CreateTask(title=f"t{n}", project_id=1) for n in range(50)])
     options = {"burst": True, "handle_signals": False, "schedule": []}
     await drain(our_worker(config, registry, **options))
@@ -308,7 +308,7 @@ async def by_stock_arq(
 async def by_sql(
     _config: Config, _client: JobClient, sessions: Sessions, payloads: list[CreateTask]
 ) -> None:
-    enqueue = text("SELECT enqueue_job('create_task', CAST(:payload AS jsonb))")
+    enqueue = text("SELECT ledgerq.enqueue_job('create_task', CAST(:payload AS jsonb))")
     async with transaction(sessions) as session:
         for payload in payloads:
             await session.execute(enqueue, {"payload": payload.model_dump_json()})
@@ -386,7 +386,7 @@ async def test_sql_of_a_handler_sees_what_it_changed_before_in_a_batch(
         row = text("SELECT status FROM task WHERE id = :id")
         seen.append(await context.session.scalar(row, {"id": change.task_id}))
 
-    registry = Registry([Kind(ChangeTaskStatus, handle, batchable=True)])
+    registry = Registry([Kind(ChangeTaskStatus, handle, shares_commit=True)])
     moves = [
         delivery(
             ChangeTaskStatus(task_id=task.id, status=TaskStatus.IN_PROGRESS), f"move-{task.id}"

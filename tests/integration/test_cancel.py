@@ -187,7 +187,9 @@ async def test_a_running_job_that_is_rolled_back_is_cancelled(
         async with transaction(sessions) as running:
             await inbox.insert_receipt(running, "job", "create_project", b"")
             asked = asyncio.create_task(ask(redis, sessions))
-            await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO processed_job"))
+            await eventually(
+                lambda: waiting_for_a_lock(sessions, "INSERT INTO ledgerq.processed_job")
+            )
             ((job_id, score),) = await redis.zrange(keys.cancel_key(QUEUE), 0, -1, withscores=True)
             assert (job_id, asked.done()) == (b"job", False)
             assert before - 2000 <= score <= time.time() * 1000 + 2000
@@ -202,7 +204,7 @@ async def test_a_running_job_that_commits_is_done(sessions: Sessions, redis: Arq
     async with transaction(sessions) as running:
         await inbox.insert_receipt(running, "job", "create_project", b"")
         asked = asyncio.create_task(ask(redis, sessions))
-        await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO processed_job"))
+        await eventually(lambda: waiting_for_a_lock(sessions, "INSERT INTO ledgerq.processed_job"))
     assert (await asked).state is JobState.DONE
     assert await redis.keys("*") == []
     assert await count(sessions, AuditLog) == 0
@@ -233,7 +235,7 @@ async def test_a_wait_ends_in_its_time_and_leaves_nothing(
         await inbox.insert_receipt(running, "job", "create_project", b"")
         with pytest.raises(StillRuns):
             await ask(redis, sessions, timeout=0.3)
-        assert not await waiting_for_a_lock(sessions, "INSERT INTO processed_job")
+        assert not await waiting_for_a_lock(sessions, "INSERT INTO ledgerq.processed_job")
     assert await redis.keys("*") == []
     assert (await ask(redis, sessions)).state is JobState.DONE
 

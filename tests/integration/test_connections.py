@@ -273,7 +273,7 @@ async def test_a_missing_right_is_named_with_the_rule_that_mends_it(
 async def test_a_user_with_all_that_is_needed_passes_without_info(
     admin: redis_sync.Redis, server: str
 ) -> None:
-    """The README's rights suffice; INFO may be forbidden."""
+    """The rights that the docs name suffice; INFO may be forbidden."""
     rules = ("~arq:*", "~ledgerq:*", "&__redis__:invalidate", "+@all", "-@dangerous")
     _limit(admin, "hunter2", *rules)
     redis = connect(settings(server.replace("://", "://limited:hunter2@")))

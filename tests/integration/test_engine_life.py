@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from arq import Retry, func
@@ -110,10 +110,8 @@ async def test_functions_that_are_not_ours_run_as_in_arq(config: Config, redis: 
     assert (worker.jobs_complete, worker.jobs_retried, worker.jobs_failed) == (1, 2, 3)
 
 
-class Told(Payload):
+class Told(Payload, kind="told"):
     """A job that ends as it is told."""
-
-    kind: ClassVar[str] = "told"
 
     how: str
 

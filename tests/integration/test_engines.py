@@ -5,7 +5,6 @@ import json
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
-from typing import ClassVar
 
 import arq
 import pytest
@@ -236,10 +235,8 @@ async def test_a_delayed_job_waits(
     assert await later.as_arq_job.status() is JobStatus.deferred
 
 
-class Tick(Payload):
+class Tick(Payload, kind="tick"):
     """A scheduled job that notes each of its runs."""
-
-    kind: ClassVar[str] = "tick"
 
 
 @both_engines

@@ -16,14 +16,16 @@ from ledgerq.store.grants import lasting_locks, missing_grants, read_only, requi
 from tests.support import own
 
 LIMITED = own("limited")
-TABLES = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {LIMITED}"
+BOTH = "SCHEMA public, ledgerq"
+TABLES = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN {BOTH} TO {LIMITED}"
 
 
 @pytest.fixture
 async def limited(database: Database, postgresql_url: URL) -> AsyncIterator[Database]:
     """The same database, as a role that may do all but a few things."""
     await _run(database, f"CREATE ROLE {LIMITED} LOGIN PASSWORD 'x'", TABLES,
-               f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {LIMITED}")  # fmt: skip
+               f"GRANT USAGE ON ALL SEQUENCES IN {BOTH} TO {LIMITED}",
+               f"GRANT USAGE ON SCHEMA ledgerq TO {LIMITED}")  # fmt: skip
     built = build_database(DatabaseConfig(url=postgresql_url.set(username=LIMITED, password="x")))
     yield built
     await built.dispose()
@@ -41,18 +43,22 @@ async def test_a_missing_grant_is_named_with_its_cure(
 ) -> None:
     """Table, privilege and GRANT; once it is run, all is well. The audit log needs no UPDATE."""
     await require_grants(limited)
-    await _run(database, f"REVOKE UPDATE ON audit_log FROM {LIMITED}")
+    await _run(database, f"REVOKE UPDATE ON ledgerq.audit_log FROM {LIMITED}")
     await require_grants(limited)
     await _run(
         database,
-        f"REVOKE INSERT, DELETE ON processed_job FROM {LIMITED}",
-        f"REVOKE USAGE ON ALL SEQUENCES IN SCHEMA public FROM {LIMITED}",
+        f"REVOKE INSERT, DELETE ON ledgerq.processed_job FROM {LIMITED}",
+        f"REVOKE USAGE ON ALL SEQUENCES IN {BOTH} FROM {LIMITED}",
     )
-    with pytest.raises(SettingError, match=f"role {LIMITED} lacks INSERT, DELETE on processed_job"):
+    with pytest.raises(
+        SettingError, match=f"role {LIMITED} lacks INSERT, DELETE on ledgerq.processed_job"
+    ):
         await require_grants(limited)
     checks = {c.name: c for c in await health.check(Config(config.worker, limited.config))}
     assert not checks["grants"].ok
-    assert f'GRANT INSERT, DELETE ON processed_job TO "{LIMITED}"' in checks["grants"].detail
+    assert (
+        f'GRANT INSERT, DELETE ON ledgerq.processed_job TO "{LIMITED}"' in checks["grants"].detail
+    )
     await _run(database, *(each.cure for each in await missing_grants(limited)))
     await require_grants(limited)
 
@@ -63,7 +69,7 @@ async def test_who_keeps_a_table_to_himself_is_named(
     """As a note; a lock that has just been taken is none."""
     async with database.engine.connect() as other:
         await other.execute(text("SET application_name = 'nightly report'"))
-        await other.execute(text("LOCK TABLE processed_job IN ACCESS EXCLUSIVE MODE"))
+        await other.execute(text("LOCK TABLE ledgerq.processed_job IN ACCESS EXCLUSIVE MODE"))
         assert await lasting_locks(limited) == []
         monkeypatch.setattr("ledgerq.store.grants.LASTING", 0.0)
         (lock,) = await lasting_locks(database)

@@ -4,11 +4,11 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -31,8 +31,7 @@ POLICY = Policy()
 Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 
 
-class Odd(Payload):
-    kind: ClassVar[str] = "odd"
+class Odd(Payload, kind="odd"):
     n: int = 0
 
 
@@ -49,7 +48,7 @@ async def one(sessions: Sessions, handle: Handler, *, attempt: int = 1, n: int =
 
 async def batch(sessions: Sessions, handle: Handler, jobs: int = 4) -> list[Outcome]:
     """Deliver jobs that share a transaction."""
-    known = registry(handle, batchable=True)
+    known = registry(handle, shares_commit=True)
     arrived = [delivery(Odd(n=n), f"j{n}") for n in range(jobs)]
     return await process(arrived, known, sessions, POLICY)
 
@@ -232,7 +231,7 @@ async def test_one_job_of_a_batch_cannot_undo_the_others(any_sessions: Sessions)
         assert await count(any_sessions, Project) == 3 * (n + 1)
         async with any_sessions() as session:
             for table in (ProcessedJob, DeadLetter):
-                await session.execute(text(f"DELETE FROM {table.__tablename__}"))  # noqa: S608
+                await session.execute(delete(table))
             await session.commit()
 
 
@@ -406,7 +405,7 @@ async def test_what_a_kind_leaves_costs_it_the_shared_commit_only_once(sessions:
         calls += 1
         await context.session.execute(text("SET LOCAL app.tenant = 'a'"))
 
-    known = registry(handle, batchable=True)
+    known = registry(handle, shares_commit=True)
     for start in (0, 10):
         arrived = [delivery(Odd(n=n), f"j{n}") for n in range(start, start + 5)]
         await process(arrived, known, sessions, POLICY)

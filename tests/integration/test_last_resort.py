@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -34,8 +34,7 @@ Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 LAST = Policy().max_attempts
 
 
-class Odd(Payload):
-    kind: ClassVar[str] = "odd"
+class Odd(Payload, kind="odd"):
     n: int = 0
 
 
@@ -139,7 +138,7 @@ async def test_whatever_is_raised_costs_its_batch_neighbours_nothing(
             raise make()
         await projects.create(context.session, context.origin, NewProject(name="x"))
 
-    known = registry(handle, batchable=True)
+    known = registry(handle, shares_commit=True)
     arrived = [delivery(Odd(n=n), f"j{n}") for n in range(4)]
     outcomes = await process(arrived, known, any_sessions, Policy())
     assert [isinstance(o, Completed) for o in outcomes] == [True, False, True, True]
@@ -450,7 +449,7 @@ async def test_a_result_that_can_not_be_kept_is_the_results_own_error(
         await projects.create(context.session, context.origin, NewProject(name="x"))
         return result if odd.n == 1 else None
 
-    known = registry(handle, batchable=True)
+    known = registry(handle, shares_commit=True)
     arrived = [delivery(Odd(n=n), f"j{n}") for n in range(3)]
     outcomes = await process(arrived, known, any_sessions, Policy())
     assert [type(o) for o in outcomes] == [Completed, Buried, Completed]

@@ -44,22 +44,27 @@ def empty_postgresql(empty_postgresql_url: URL) -> DatabaseConfig:
 def tables(config: DatabaseConfig) -> set[str]:
     async def names() -> set[str]:
         async with open_database(config) as database, database.engine.connect() as connection:
-            return set(await connection.run_sync(lambda c: inspect(c).get_table_names()))
+            found = await connection.run_sync(lambda c: inspect(c).get_table_names())
+            schema = None if config.is_sqlite else "ledgerq"
+            ours = await connection.run_sync(lambda c: inspect(c).get_table_names(schema))
+            return {*found, *ours}
 
     return asyncio.run(names())
 
 
 def test_up_down_and_up_again(empty: DatabaseConfig) -> None:
-    """From empty to head, back to empty, and forward once more."""
+    """From empty to head; and from where ledgerq's tables move to their own schema, back to empty and forward."""
     alembic = alembic_config(empty)
     expected = {table.name for table in (*Base.metadata.sorted_tables, *METADATA.sorted_tables)} | {
         "alembic_version"
     }
-    command.upgrade(alembic, "head")
-    assert tables(empty) == expected
+    command.upgrade(alembic, "0006")
     command.downgrade(alembic, "base")
     assert tables(empty) == {"alembic_version"}
     command.upgrade(alembic, "head")
+    assert tables(empty) == expected
+    with pytest.raises(NotImplementedError, match="restore a backup"):
+        command.downgrade(alembic, "0006")
     assert tables(empty) == expected
 
 
@@ -72,12 +77,13 @@ def test_there_is_no_drift(empty: DatabaseConfig) -> None:
 CATALOGUE = """
     SELECT table_name || '.' || column_name AS name,
            concat_ws(' ', data_type, is_nullable, column_default) AS definition
-      FROM information_schema.columns WHERE table_schema = 'public'
+      FROM information_schema.columns WHERE table_schema IN ('public', 'ledgerq')
     UNION ALL SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
-     WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
-    UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+     WHERE connamespace IN ('public'::regnamespace, 'ledgerq'::regnamespace) AND contype <> 'n'
+    UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname IN ('public', 'ledgerq')
     UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
-    UNION ALL SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT proname, prosrc FROM pg_proc WHERE pronamespace IN ('public'::regnamespace, 'ledgerq'::regnamespace)
+       AND prosrc NOT LIKE '%the way in of version 0.1%'
 """
 
 

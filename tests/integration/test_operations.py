@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar
 
 import pytest
 from arq.connections import ArqRedis
@@ -32,10 +31,8 @@ from tests.support import count, eventually, halt, our_worker, rows
 QUEUE = "arq:queue"
 
 
-class Slow(Payload):
+class Slow(Payload, kind="slow"):
     """A job that adds a project and never ends, if it is told so."""
-
-    kind: ClassVar[str] = "slow"
 
     hang: bool = False
     fail: bool = False

@@ -249,8 +249,8 @@ async def test_what_no_worker_would_take_is_refused_at_once(
 
 
 async def test_any_language_enqueues_by_a_function(sessions: Sessions) -> None:
-    """`SELECT enqueue_job(…)` stages in its transaction, and answers with the job's id."""
-    call = text("SELECT enqueue_job('create_project', '{\"name\": \"Launch\"}'::jsonb)")
+    """`SELECT ledgerq.enqueue_job(…)` stages in its transaction, and answers with the job's id."""
+    call = text("SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"Launch\"}'::jsonb)")
     async with transaction(sessions) as session:
         job_id = await session.scalar(call)
     assert isinstance(await run_staged(sessions, str(job_id)), Completed)
@@ -278,7 +278,9 @@ async def test_the_function_refuses_what_no_worker_would_take(
 ) -> None:
     """With the argument's name and what is wrong with it."""
     async with transaction(sessions) as session:
-        await session.execute(text("SELECT enqueue_job('create_project', '{\"n\": 1}', 'there')"))
+        await session.execute(
+            text("SELECT ledgerq.enqueue_job('create_project', '{\"n\": 1}', 'there')")
+        )
     with pytest.raises(DBAPIError, match=problem):
         async with sessions() as session:
-            await session.execute(text(f"SELECT enqueue_job({arguments})"))
+            await session.execute(text(f"SELECT ledgerq.enqueue_job({arguments})"))

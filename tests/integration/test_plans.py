@@ -31,12 +31,12 @@ FILL = (
     FROM generate_series(1, 100000) n
     """,
     """
-    INSERT INTO audit_log (entity_type, entity_id, action, actor, before, after, job_id)
+    INSERT INTO ledgerq.audit_log (entity_type, entity_id, action, actor, before, after, job_id)
     SELECT 'task', n::text, 'create', 'x', '{}', '{}', 'job' || n FROM generate_series(1, 100000) n
     """,
-    "INSERT INTO processed_job (job_id, kind, payload_hash) SELECT 'job' || n, 'x', '' FROM generate_series(1, 10000) n",
+    "INSERT INTO ledgerq.processed_job (job_id, kind, payload_hash) SELECT 'job' || n, 'x', '' FROM generate_series(1, 10000) n",
     """
-    INSERT INTO dead_letter (job_id, reason, error, attempt)
+    INSERT INTO ledgerq.dead_letter (job_id, reason, error, attempt)
     SELECT 'job' || n, 'x', 'x', 1 FROM generate_series(1, 10000) n
     """,
     # So that ANALYZE reads every row: a sample takes "tag7" for ten times as frequent now and then.

@@ -1,7 +1,6 @@
 """The flow of one delivery: what it leaves, however it ends."""
 
 import asyncio
-from typing import ClassVar
 
 import pytest
 
@@ -51,10 +50,8 @@ async def run(sessions: Sessions, arrived: Delivery, registry: Registry | None =
     return await process_one(arrived, registry or app.registry(), sessions, POLICY)
 
 
-class Fail(Payload):
+class Fail(Payload, kind="fail"):
     """A job that adds a project, flushes it, writes its audit entry, and then does as told."""
-
-    kind: ClassVar[str] = "fail"
 
     how: str = "raise"
 

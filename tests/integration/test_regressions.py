@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from alembic import command
@@ -50,15 +50,13 @@ from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 PAST_THE_DOOR = text(  # enqueue_job refuses such; somebody's own SQL, or an older version, may not
-    "INSERT INTO outbox_message (kind, payload, job_id, ordering_key, actor) "
+    "INSERT INTO ledgerq.outbox_message (kind, payload, job_id, ordering_key, actor) "
     "VALUES (:kind, CAST(:payload AS jsonb), :job_id, :key, 'sql')"
 )
 
 
-class Odd(Payload):
+class Odd(Payload, kind="odd"):
     """A job with a number, which fails in an odd way."""
-
-    kind: ClassVar[str] = "odd"
 
     x: float = 0
 
@@ -183,7 +181,7 @@ async def test_a_unique_window_outlives_the_inbox(sessions: Sessions) -> None:
     year = Request(LAUNCH, unique=Unique("k", timedelta(days=365)))
     async with transaction(sessions) as session:
         (first,) = await stage_many(session, [year])
-        await session.execute(text("DELETE FROM outbox_message"))
+        await session.execute(text("DELETE FROM ledgerq.outbox_message"))
     async with transaction(sessions) as session:
         (again,) = await stage_many(session, [year])
     assert (again.job_id, again.is_new) == (first.job_id, False)
@@ -271,7 +269,7 @@ async def test_cancelling_one_of_a_batch_does_not_start_the_others_at_once(
         finally:
             at_once -= 1
 
-    registry = Registry([Kind(Odd, handle, batchable=True)])
+    registry = Registry([Kind(Odd, handle, shares_commit=True)])
     jobs = await client.enqueue_many([Odd() for _ in range(100)])
     worker = our_worker(config, registry, handle_signals=False, schedule=[])
     running = asyncio.create_task(worker.main())

@@ -63,7 +63,9 @@ async def test_a_job_by_sql_runs_too(config: Config, sessions: Sessions) -> None
     """Any language with a PostgreSQL driver is a producer."""
     async with transaction(sessions) as session:
         await session.execute(
-            text("SELECT enqueue_job('create_project', '{\"name\": \"From SQL\"}', actor => 'go')")
+            text(
+                "SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"From SQL\"}', actor => 'go')"
+            )
         )
     await burst(config)
     assert [project.name for project in await rows(sessions, Project)] == ["From SQL"]
@@ -147,7 +149,7 @@ async def test_a_row_out_of_shape_ends_among_the_dead_letters(
     config: Config, sessions: Sessions
 ) -> None:
     """By whose INSERT ever: it does not stop the relay, and it is seen."""
-    insert = "INSERT INTO outbox_message (job_id, kind, payload, actor) VALUES"
+    insert = "INSERT INTO ledgerq.outbox_message (job_id, kind, payload, actor) VALUES"
     async with transaction(sessions) as session:
         await session.execute(text(f"{insert} ('list', 'create_project', '[1]', 'sql')"))
         await session.execute(text(f"{insert} ('kind', E'a\\nb', '{{}}', 'sql')"))
@@ -206,12 +208,14 @@ async def test_an_author_that_can_not_travel_is_spelt_out_not_lost(
     async with transaction(sessions) as session:
         odd, long = "me\x1b[2J", "x" * 1_100_000
         await session.execute(
-            text("UPDATE outbox_message SET actor = :odd, trace_id = :odd WHERE job_id = 'odd'"),
+            text(
+                "UPDATE ledgerq.outbox_message SET actor = :odd, trace_id = :odd WHERE job_id = 'odd'"
+            ),
             {"odd": odd},
         )
         await session.execute(
             text(
-                "UPDATE outbox_message SET actor = 'me', payload = jsonb_build_object('name', CAST(:long AS text)) "
+                "UPDATE ledgerq.outbox_message SET actor = 'me', payload = jsonb_build_object('name', CAST(:long AS text)) "
                 "WHERE job_id = 'long'"
             ),
             {"long": long},

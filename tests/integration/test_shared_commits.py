@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -39,13 +39,12 @@ Handler = Callable[[JobContext, "Odd"], Awaitable[Any]]
 After = Callable[[JobContext, Project], Awaitable[Any]]
 
 
-class Odd(Payload):
-    kind: ClassVar[str] = "odd"
+class Odd(Payload, kind="odd"):
     n: int = 0
 
 
 async def run(sessions: Sessions, handle: Handler, jobs: int, *, shared: bool) -> list[Outcome]:
-    known = Registry([Kind(Odd, handle, batchable=shared)])
+    known = Registry([Kind(Odd, handle, shares_commit=shared)])
     name = "shared" if shared else "own"
     arrived = [delivery(Odd(n=n), f"{name}-{n}") for n in range(jobs)]
     if not shared:
@@ -156,7 +155,7 @@ async def test_what_is_kept_of_a_connection_is_of_no_use_to_a_task_left_behind(
         assert len({name for name in names if name.startswith(kept)}) == done_jobs >= 3
         assert "late" not in names
         async with database.engine.begin() as connection:
-            await connection.execute(text("DELETE FROM processed_job"))
+            await connection.execute(text("DELETE FROM ledgerq.processed_job"))
         assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
@@ -247,11 +246,11 @@ async def test_a_job_that_cancels_its_task_from_outside_is_buried_and_its_neighb
     hurried = config.worker.model_copy(update={"max_attempts": 1})
     await client.enqueue_many([Odd(n=n) for n in range(10)])
     options: dict[str, Any] = {"burst": True, "handle_signals": False, "schedule": []}
-    registry = Registry([Kind(Odd, handle, batchable=True)])
+    registry = Registry([Kind(Odd, handle, shares_commit=True)])
     await drain(our_worker(Config(hurried, config.database), registry, **options))
     assert await done(sessions) == 9
     async with sessions() as session:
-        dead = (await session.execute(text("SELECT reason, error FROM dead_letter"))).all()
+        dead = (await session.execute(text("SELECT reason, error FROM ledgerq.dead_letter"))).all()
     assert len(dead) == 1
     assert "cancelled the task that it runs in" in dead[0].error
 

@@ -19,13 +19,13 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import JobError
 from ledgerq.staging import stage
 from ledgerq.store import inbox, outbox
-from ledgerq.store.enqueue_function import UNPRINTABLE
 from ledgerq.store.tables import JobState, OutboxMessage
+from ledgerq.store.unprintable import UNPRINTABLE
 from ledgerq.wire.envelope import Envelope, decode, encode
 from ledgerq.wire.request import Request
 from tests.support import count, own, rows, waiting_for_a_lock
 
-CALL = "SELECT public.enqueue_job('create_project', '{\"name\": \"Launch\"}')"
+CALL = "SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"Launch\"}')"
 DEFINITION = """
     SELECT prosrc, prosecdef, proconfig, has_function_privilege('public', oid, 'EXECUTE') AS anybody
     FROM pg_proc WHERE proname = 'enqueue_job'
@@ -52,7 +52,7 @@ async def run(sessions: Sessions, *statements: str) -> object:
 async def refusal(sessions: Sessions, arguments: str) -> tuple[str | None, str]:
     """SQLSTATE and text of the error."""
     with pytest.raises(Exception, match=r".") as caught:
-        await run(sessions, f"SELECT enqueue_job({arguments})")
+        await run(sessions, f"SELECT ledgerq.enqueue_job({arguments})")
     cause: BaseException | None = caught.value
     while cause is not None and not isinstance(cause, asyncpg.PostgresError):
         cause = cause.__cause__
@@ -69,8 +69,8 @@ async def test_a_callers_own_names_are_never_taken_for_ours(sessions: Sessions, 
     await run(
         sessions,
         "CREATE SCHEMA mine",
-        "CREATE TABLE mine.outbox_message (LIKE public.outbox_message INCLUDING ALL)",
-        "CREATE TABLE mine.processed_job (LIKE public.processed_job)",
+        "CREATE TABLE mine.outbox_message (LIKE ledgerq.outbox_message INCLUDING ALL)",
+        "CREATE TABLE mine.processed_job (LIKE ledgerq.processed_job)",
         *(
             f"CREATE FUNCTION mine.{name} LANGUAGE plpgsql AS "
             "$$ BEGIN RAISE EXCEPTION 'the caller''s own'; END $$"
@@ -92,10 +92,10 @@ async def test_a_callers_own_names_are_never_taken_for_ours(sessions: Sessions, 
     )
     await run(
         sessions,
-        "CREATE TEMP TABLE outbox_message (LIKE public.outbox_message) ON COMMIT DROP",
+        "CREATE TEMP TABLE outbox_message (LIKE ledgerq.outbox_message) ON COMMIT DROP",
         f"SET LOCAL search_path = {path}",
         "SET LOCAL standard_conforming_strings = on",
-        "SELECT public.enqueue_job('create_project', '{\"name\": \"x\"}', 'the-job', "
+        "SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"x\"}', 'the-job', "
         "ordering_key => 'k')",
     )
     assert [m.job_id for m in await rows(sessions, OutboxMessage)] == ["the-job"]
@@ -116,22 +116,22 @@ async def test_updated_at_is_kept_from_any_search_path(sessions: Sessions) -> No
 
 
 async def test_a_role_that_may_only_call_it_can_enqueue(postgresql_url: URL) -> None:
-    """EXECUTE is the one right that it needs; without it, it is refused."""
+    """EXECUTE, and USAGE of the schema, are the rights that it needs; without EXECUTE, it is refused."""
     admin = await connected(postgresql_url)
     try:
         await admin.execute(f"DROP ROLE IF EXISTS {LONELY}")
-        await admin.execute(f"CREATE ROLE {LONELY}; GRANT USAGE ON SCHEMA public TO {LONELY}")
+        await admin.execute(f"CREATE ROLE {LONELY}; GRANT USAGE ON SCHEMA ledgerq TO {LONELY}")
         await admin.execute(f"SET ROLE {LONELY}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="enqueue_job"):
             await admin.execute(CALL)
         await admin.execute("RESET ROLE")
-        await admin.execute(f"GRANT EXECUTE ON FUNCTION enqueue_job TO {LONELY}")
+        await admin.execute(f"GRANT EXECUTE ON FUNCTION ledgerq.enqueue_job TO {LONELY}")
         await admin.execute(f"SET ROLE {LONELY}")
         await admin.execute(CALL)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await admin.execute("SELECT * FROM outbox_message")
+            await admin.execute("SELECT * FROM ledgerq.outbox_message")
         await admin.execute("RESET ROLE")
-        assert await admin.fetchval("SELECT count(*) FROM outbox_message") == 1
+        assert await admin.fetchval("SELECT count(*) FROM ledgerq.outbox_message") == 1
     finally:
         await admin.execute(f"RESET ROLE; DROP OWNED BY {LONELY}; DROP ROLE {LONELY}")
         await admin.close()
@@ -149,23 +149,28 @@ async def test_a_migration_by_an_ordinary_role_keeps_callers_and_finds_its_schem
             f"CREATE ROLE {owner} LOGIN; CREATE ROLE {writer}; CREATE ROLE {reader}"
         )
         await admin.execute(f'CREATE SCHEMA "My App" AUTHORIZATION {owner}')
+        name = empty_postgresql_url.database
+        await admin.execute(f'GRANT CREATE ON DATABASE "{name}" TO {owner}')
         await admin.execute(f'ALTER ROLE {owner} SET search_path = "My App"')
         config = DatabaseConfig(url=empty_postgresql_url.set(username=owner))
         await asyncio.to_thread(migrate, config, "0004")
-        await admin.execute(f'GRANT INSERT, SELECT ON "My App".outbox_message TO {writer}')
-        await admin.execute(f'GRANT SELECT ON "My App".outbox_message TO {reader}')
+        await admin.execute(
+            f'GRANT INSERT, SELECT ON "My App".outbox_message TO {writer}; '
+            f'GRANT SELECT ON "My App".outbox_message TO {reader}'
+        )
         await asyncio.to_thread(migrate, config)
         await admin.execute(f'GRANT USAGE ON SCHEMA "My App" TO {writer}, {reader}')
         for role, may in ((writer, True), (reader, False)):
             await admin.execute(f"SET ROLE {role}")
-            call = CALL.replace("public", '"My App"')
+            call = CALL.replace("ledgerq", '"My App"')  # as before, and as it is now
             if may:
                 await admin.execute(call)
+                await admin.execute(CALL)
             else:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await admin.execute(call)
             await admin.execute("RESET ROLE")
-        assert await admin.fetchval('SELECT count(*) FROM "My App".outbox_message') == 1
+        assert await admin.fetchval("SELECT count(*) FROM ledgerq.outbox_message") == 2
     finally:
         await admin.execute("RESET ROLE")
         for role in roles:
@@ -182,6 +187,7 @@ REFUSED = [
         for field, most in (
             ("actor", 200),
             ("ordering_key", 200),
+            ("queue", 200),
             ("trace_id", 64),
             ("job_id", 200),
         )
@@ -245,8 +251,9 @@ async def test_what_sql_takes_a_worker_can_read(sessions: Sessions) -> None:
         f"'create_project', jsonb_build_object('n', '{deepest}'::jsonb)",
         "'create_project', '{\"n\": [1e307, 1e-400, -0.1, \"1e400\"]}'",
         "'create_project', jsonb_build_object('n', repeat('1', 400))",
+        "'create_project', '{}', queue => repeat('ü', 200)",
     ):
-        await run(sessions, f"SELECT enqueue_job({arguments})")
+        await run(sessions, f"SELECT ledgerq.enqueue_job({arguments})")
     for message in await rows(sessions, OutboxMessage):
         envelope = Envelope(
             message.kind, message.payload, message.actor, message.trace_id, staged=True
@@ -278,6 +285,7 @@ async def test_an_id_that_a_worker_would_bury_under_another_one_is_refused(
         ("job_id", f"'create_project', '{{}}', '{unknown}'"),
         ("actor", f"'create_project', '{{}}', actor => '{unknown}'"),
         ("ordering_key", f"'create_project', '{{}}', ordering_key => '{unknown}'"),
+        ("queue", f"'create_project', '{{}}', queue => '{unknown}'"),
         ("trace_id", f"'create_project', '{{}}', trace_id => '{unknown}'"),
     ):
         state, problem = await refusal(sessions, arguments)
@@ -293,7 +301,7 @@ async def test_an_ended_jobs_id_stages_nothing_new(sessions: Sessions) -> None:
             await inbox.insert_receipt(session, state.value, "create_project", hashed, state=state)
         await inbox.insert_receipt(session, "unknown", "unknown", b"", state=JobState.CANCELLED)
     for job_id in (*JobState, "unknown"):
-        call = f"SELECT enqueue_job('create_project', '{{\"name\": \"x\"}}', '{job_id}')"
+        call = f"SELECT ledgerq.enqueue_job('create_project', '{{\"name\": \"x\"}}', '{job_id}')"
         assert await run(sessions, call) == job_id
     assert await count(sessions, OutboxMessage) == 0
     for other in ("'create_task', '{\"name\": \"x\"}'", "'create_project', '{\"name\": \"y\"}'"):
@@ -315,24 +323,26 @@ async def test_sql_tells_a_payload_that_has_ended_from_another(sessions: Session
         await inbox.insert_receipt(session, "small", "k", small)
     turned = dict(reversed(payload.items()))
     spelt = json.dumps(turned).replace("1.5", "1.500").replace("'", "''")
-    assert await run(sessions, f"SELECT enqueue_job('k', '{spelt}', 'ended')") == "ended"
+    assert await run(sessions, f"SELECT ledgerq.enqueue_job('k', '{spelt}', 'ended')") == "ended"
     other = spelt.replace("0.1", "0.10000001")
     assert (await refusal(sessions, f"'k', '{other}', 'ended'"))[0] == "23505"
     # a number that Python may write in another way: not to be told apart
-    assert await run(sessions, "SELECT enqueue_job('k', '{\"n\": 1e-7}', 'small')") == "small"
+    assert (
+        await run(sessions, "SELECT ledgerq.enqueue_job('k', '{\"n\": 1e-7}', 'small')") == "small"
+    )
     assert await count(sessions, OutboxMessage) == 0
 
 
 async def test_a_caller_that_meets_the_jobs_end_stages_nothing_new(sessions: Sessions) -> None:
     """It waits for the worker's commit, and then finds the job ended."""
-    call = "SELECT enqueue_job('create_project', '{\"name\": \"x\"}', 'once')"
+    call = "SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"x\"}', 'once')"
     await run(sessions, call)
     async with transaction(sessions) as worker:
         hashed = Request(CreateProject(name="x")).envelope.payload_hash
         await inbox.insert_receipt(worker, "once", "create_project", hashed)
         await outbox.remove(worker, ["once"])
         caller = asyncio.create_task(run(sessions, call))
-        while not await waiting_for_a_lock(sessions, "SELECT enqueue_job"):
+        while not await waiting_for_a_lock(sessions, "SELECT ledgerq.enqueue_job"):
             await asyncio.sleep(0.01)
     assert await caller == "once"
     assert await count(sessions, OutboxMessage) == 0
@@ -341,13 +351,13 @@ async def test_a_caller_that_meets_the_jobs_end_stages_nothing_new(sessions: Ses
 async def test_two_callers_of_one_id_stage_one_job(sessions: Sessions) -> None:
     """The second waits for the first one's commit: the same job, or another payload."""
     first, second, other = (
-        f"SELECT enqueue_job('create_project', '{{\"name\": \"{name}\"}}', 'once')"
+        f"SELECT ledgerq.enqueue_job('create_project', '{{\"name\": \"{name}\"}}', 'once')"
         for name in ("x", "x", "other")
     )
     async with transaction(sessions) as session:
         await session.execute(text(first))
         waiting = [asyncio.create_task(run(sessions, call)) for call in (second, other)]
-        while not await waiting_for_a_lock(sessions, "SELECT enqueue_job"):
+        while not await waiting_for_a_lock(sessions, "SELECT ledgerq.enqueue_job"):
             await asyncio.sleep(0.01)
     same, another = await asyncio.gather(*waiting, return_exceptions=True)
     assert same == "once"
@@ -361,10 +371,10 @@ async def test_a_refusal_in_plpgsql_is_caught_and_leaves_the_rest(sessions: Sess
         sessions,
         """
         DO $$ BEGIN
-            PERFORM enqueue_job('create_project', '{"name": "x"}', 'kept');
+            PERFORM ledgerq.enqueue_job('create_project', '{"name": "x"}', 'kept');
             BEGIN
-                PERFORM enqueue_job('create_project', '{"name": "x"}', 'lost');
-                PERFORM enqueue_job('create_project', '[]');
+                PERFORM ledgerq.enqueue_job('create_project', '{"name": "x"}', 'lost');
+                PERFORM ledgerq.enqueue_job('create_project', '[]');
             EXCEPTION WHEN invalid_parameter_value THEN NULL;
             END;
         END $$
@@ -393,14 +403,14 @@ async def test_python_refuses_what_sql_refuses(any_sessions: Sessions) -> None:
 
 
 async def test_down_again_the_old_function_is_back(empty_postgresql_url: URL) -> None:
-    """Step by step from the first tables to the head, and one step down: as it was, for everybody."""
+    """Step by step from the first tables to the last 0.1, and one step down: as it was, for everybody."""
     config = DatabaseConfig(url=empty_postgresql_url)
     for revision in ("0001", "0002", "0003", "0004"):
         await asyncio.to_thread(migrate, config, revision)
     admin = await connected(empty_postgresql_url)
     try:
         (as_it_was,) = await admin.fetch(DEFINITION)
-        await asyncio.to_thread(migrate, config)
+        await asyncio.to_thread(migrate, config, "0006")
         (head,) = await admin.fetch(DEFINITION)
         assert head["prosecdef"]
         await asyncio.to_thread(command.downgrade, alembic_config(config), "0004")

@@ -177,7 +177,7 @@ async def test_the_database_has_the_last_word(
     assert (over.state, over.audit[0].action, over.audit[0].entity) == (
         "cancelled",
         "cancel",
-        "job 0",
+        "job cancelled",
     )
     assert over.ended_at
     assert JobState(over.state) is JobState.CANCELLED

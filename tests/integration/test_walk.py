@@ -14,7 +14,7 @@ from tests.support import halt, new_project, our_worker
 from worker.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
-WALK = [  # README, "Architecture"
+WALK = [  # docs/how-it-works.md
     "ledgerq/worker/worker.py",
     "ledgerq/worker/executor.py",
     "ledgerq/execution/process.py",
@@ -26,7 +26,7 @@ BESIDE = {  # what runs beside the job
 MOST = 48  # files that a job of ours enters; 42, and what chance adds of the parts beside it
 
 
-async def test_a_job_is_followed_in_the_four_files_that_the_readme_names(
+async def test_a_job_is_followed_in_the_four_files_that_the_docs_name(
     config: Config, client: JobClient, sessions: Sessions
 ) -> None:
     """They are entered in that order; the others serve them, and do not become more unnoticed."""

@@ -4,13 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from ledgerq import App
 from ledgerq.config import Config
 from ledgerq.retention import PruneProcessedJobs
-from ledgerq.tables import METADATA
-from ledgerq.worker.executor import NoResources
+from ledgerq.worker.executor import NotBegun
 from ledgerq.workers import build_worker
 from tests.support import drain
 from worker.app import app
@@ -46,7 +44,7 @@ async def test_a_worker_whose_hook_does_not_begin_refuses_to_start(config: Confi
         """Builds nothing."""
 
     careless = replace(app, on_startup=hook, on_shutdown=None)
-    with pytest.raises(NoResources, match="did not begin the worker's life"):
+    with pytest.raises(NotBegun, match="did not begin the worker's life"):
         await drain(build_worker(careless, config, burst=True, handle_signals=False))
 
 
@@ -55,13 +53,3 @@ async def test_what_a_service_puts_into_ctx_stays_there(config: Config) -> None:
     worker = build_worker(app, config, ctx={"mine": 1}, burst=True, handle_signals=False)
     await drain(worker)
     assert worker.ctx["mine"] == 1
-
-
-def test_our_tables_come_with_their_triggers() -> None:
-    """Whoever makes them."""
-    engine = create_engine("sqlite://")
-    METADATA.create_all(engine)
-    with engine.connect() as connection:
-        made = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
-        assert "audit_log_no_update" in {name for (name,) in made}
-    engine.dispose()

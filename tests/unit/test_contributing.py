@@ -90,8 +90,9 @@ def test_the_commands_that_contributors_are_told_exist(page: Path) -> None:
 
 @each_page
 def test_the_variables_that_contributors_are_told_are_read(page: Path) -> None:
-    """Each name in capitals stands in the README, the Makefile or the code of the tests."""
-    sources = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "tests").rglob("*.py")]
+    """Each name in capitals stands in the docs, the Makefile or the code of the tests."""
+    settings = ROOT / "docs" / "reference" / "settings.md"
+    sources = [settings, ROOT / "Makefile", *(ROOT / "tests").rglob("*.py")]
     known = {
         name
         for source in sources
@@ -101,8 +102,8 @@ def test_the_variables_that_contributors_are_told_are_read(page: Path) -> None:
     assert set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", code_in(page))) <= known
 
 
-def test_the_tests_and_chapters_that_contributors_are_told_exist() -> None:
-    """A test that is named, a word to pick tests by, a chapter of the README."""
+def test_the_tests_that_contributors_are_told_exist() -> None:
+    """A test that is named, a word to pick tests by."""
     existing = {
         path.relative_to(ROOT).as_posix(): re.findall(r"def (test_\w+)\(", path.read_text())
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -112,9 +113,6 @@ def test_the_tests_and_chapters_that_contributors_are_told_exist() -> None:
     assert set(re.findall(r"^(test_\w+)$", code, re.MULTILINE)) <= names
     for file, word in re.findall(r"pytest (\S+) -k (\w+)", code):
         assert any(word in name for name in existing[file]), word
-    chapters = re.findall(r"^#+ (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    for page in ("CONTRIBUTING.md", "SECURITY.md"):
-        assert set(re.findall(r'chapter "(\w+)"', (ROOT / page).read_text())) <= set(chapters)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)

@@ -77,7 +77,7 @@ def test_the_urls_name_the_services_their_ports_and_their_users() -> None:
 
 
 def test_the_stop_grace_period_is_longer_than_all_that_a_worker_may_take_to_stop() -> None:
-    """Docker must not kill what is still rolling back, or lets go; the README says so to others."""
+    """Docker must not kill what is still rolling back, or lets go; the docs say so to others."""
     grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
     environment = SERVICES["worker"]["environment"]
     drain = int(environment["LEDGERQ_DRAIN_TIMEOUT"])
@@ -86,10 +86,10 @@ def test_the_stop_grace_period_is_longer_than_all_that_a_worker_may_take_to_stop
         environment.get("LEDGERQ_STOP_GRACE", WorkerConfig.model_fields["stop_grace"].default)
     )
     assert grace >= drain + 3 * rest + 5
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "howto" / "deploy.md").read_text().split())
     assert (
         "grace period that is some seconds longer than `LEDGERQ_DRAIN_TIMEOUT` and three times `LEDGERQ_STOP_GRACE`"
-        in readme
+        in page
     )
 
 
@@ -130,7 +130,7 @@ def test_the_image_is_built_from_the_lock_and_runs_without_root() -> None:
                 assert any(f"!{part}" in ignored for part in (source, source.split("/")[0]))
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev", "build"])
+@pytest.mark.parametrize("name", ["runtime", "dev", "build", "docs"])
 def test_the_lock_pins_with_hashes_and_names_no_host(name: str) -> None:
     """Whoever installs chooses the registry; what is installed is chosen here."""
     lock = (ROOT / "requirements" / f"{name}.txt").read_text()

@@ -24,7 +24,7 @@ def resolve(kind: str, **payload: Any) -> Any:
 def test_two_kinds_of_one_name_are_refused_at_start() -> None:
     """The name on the wire means one thing."""
     with pytest.raises(ValueError, match="create_task"):
-        Registry([create_task.KIND, create_task.KIND])
+        Registry([create_task, create_task])
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:

@@ -1,0 +1,142 @@
+"""Jobs on tasks. Those that change one task answer with its id."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from db import task_bulk, tasks
+from db.inputs import Id, NewTask, Status, TaskChanges
+from ledgerq import JobContext, Payload, job
+
+
+class CreateTask(NewTask, Payload[int], kind="create_task"):
+    """A task to create; with `parent_task_id`, a subtask."""
+
+
+@job
+async def create_task(context: JobContext, new: CreateTask) -> int:
+    """Create a task or a subtask."""
+    task = await tasks.create(context.session, context.origin, new)
+    return task.id
+
+
+@create_task.many
+async def create_tasks(contexts: Sequence[JobContext], news: Sequence[CreateTask]) -> list[int]:
+    """The same for many jobs, in few statements."""
+    origins = [context.origin for context in contexts]
+    return await task_bulk.create_of_many(
+        contexts[0].session, list(zip(origins, news, strict=True))
+    )
+
+
+class BulkCreateTasks(Payload[list[int]], kind="bulk_create_tasks"):
+    """Many tasks to create in one job, all or none."""
+
+    tasks: Annotated[list[NewTask], Field(min_length=1, max_length=1_000)]
+
+
+@job
+async def bulk_create_tasks(context: JobContext, bulk: BulkCreateTasks) -> list[int]:
+    """Create many tasks. Answers with their ids, in the order given."""
+    return await task_bulk.create_many(context.session, context.origin, bulk.tasks)
+
+
+class UpdateTask(Payload[int], kind="update_task"):
+    """The task, what to change, and the version at which the producer saw it, if that matters."""
+
+    task_id: Id
+    changes: TaskChanges
+    expected_version: PositiveInt | None = None
+
+
+@job(shares_commit=True)
+async def update_task(context: JobContext, update: UpdateTask) -> int:
+    """Change the fields that are named, and no others."""
+    task = await tasks.update(
+        context.session,
+        context.origin,
+        update.task_id,
+        update.changes,
+        expected_version=update.expected_version,
+    )
+    return task.id
+
+
+class AssignTask(Payload[int], kind="assign_task"):
+    """The task and who is to do it; null takes it back."""
+
+    task_id: Id
+    assignee_id: Id | None
+
+
+@job(shares_commit=True)
+async def assign_task(context: JobContext, assignment: AssignTask) -> int:
+    """Give a task to a worker, or to nobody."""
+    changes = TaskChanges(assignee_id=assignment.assignee_id)
+    task = await tasks.update(context.session, context.origin, assignment.task_id, changes)
+    return task.id
+
+
+class ChangeTaskStatus(Payload[int], kind="change_task_status"):
+    """The task and the status it should have."""
+
+    task_id: Id
+    status: Status
+
+
+@job(shares_commit=True)
+async def change_task_status(context: JobContext, change: ChangeTaskStatus) -> int:
+    """Move a task along `LEGAL_MOVES`."""
+    task = await tasks.change_status(context.session, context.origin, change.task_id, change.status)
+    return task.id
+
+
+class DeleteTask(Payload[list[int]], kind="delete_task"):
+    """The task to delete."""
+
+    task_id: Id
+
+
+@job(shares_commit=True)
+async def delete_task(context: JobContext, deletion: DeleteTask) -> list[int]:
+    """Mark a task and all its subtasks as deleted. Answers with the ids of the marked tasks."""
+    deleted = await tasks.delete(context.session, context.origin, deletion.task_id, now=context.now)
+    return [task.id for task in deleted]
+
+
+class RestoreTask(Payload[list[int]], kind="restore_task"):
+    """The task to bring back."""
+
+    task_id: Id
+
+
+@job(shares_commit=True)
+async def restore_task(context: JobContext, restoration: RestoreTask) -> list[int]:
+    """Bring back a deleted task and what was deleted with it. Answers with the ids of them all."""
+    restored = await tasks.restore(context.session, context.origin, restoration.task_id)
+    return [task.id for task in restored]
+
+
+class PurgeDeletedTasks(Payload[int], kind="purge_deleted_tasks"):
+    """How long a deleted task is kept, and how many go in one run at most."""
+
+    older_than_days: Annotated[float, Field(ge=0, le=36_500)] = 30
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+
+
+@job
+async def purge_deleted_tasks(context: JobContext, purge: PurgeDeletedTasks) -> int:
+    """Remove for good what was deleted long ago. Answers with how many tasks went.
+
+    If there are more, another job goes on at once.
+    """
+    gone = await tasks.purge(
+        context.session,
+        context.origin,
+        deleted_before=context.now - timedelta(days=purge.older_than_days),
+        limit=purge.limit,
+    )
+    await context.go_on(purge, more=gone == purge.limit)
+    return gone

@@ -1,0 +1,110 @@
+"""Where the tables of ledgerq stand: a PostgreSQL schema of their own; on SQLite the only schema there is.
+
+Our statements name the schema `ledgerq`. Where the tables stand elsewhere, the engine carries a
+`schema_translate_map`: `{"ledgerq": None}` on SQLite, `{"ledgerq": "other"}` for another schema. On PostgreSQL
+with the schema `ledgerq` there is no map, and nothing is translated.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import BindParameter, TextClause, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledgerq.errors import SettingError
+
+SCHEMA = "ledgerq"
+_MAP = "schema_translate_map"
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_WORD = re.compile(rf"\b{SCHEMA}\b")
+_CHANNEL = "ledgerq_outbox"
+_MAX_NAME = 63  # bytes of a name in PostgreSQL
+_PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+
+
+def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
+    """The name, if it may be a schema's.
+
+    Raises:
+        SettingError: it is no plain identifier, or one that PostgreSQL keeps for itself.
+    """
+    if not _IDENTIFIER.fullmatch(schema):
+        problem = f"{schema!r} is no plain identifier"
+    elif schema.startswith("pg_"):
+        problem = f"{schema!r} begins with pg_, as PostgreSQL's own schemas do"
+    else:
+        return schema
+    cure = "use 1 to 63 of the characters a-z, 0-9 and _, not a digit first"
+    raise SettingError(setting, problem, cure)
+
+
+def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
+    """Execution options of an engine on which our tables are to be found; none where there is nothing to translate.
+
+    An engine that a service builds itself needs them as its `execution_options`, if the service reads our tables on
+    SQLite or in another schema than `ledgerq`.
+    """
+    if on_sqlite:
+        return {_MAP: {SCHEMA: None}}
+    return {} if schema == SCHEMA else {_MAP: {SCHEMA: schema}}
+
+
+def translated_schema(session: AsyncSession, schema: str | None = SCHEMA) -> str | None:
+    """The schema that the session's engine means by this one."""
+    bind = session.get_bind()
+    translation: Mapping[str | None, str | None] = bind.get_execution_options().get(_MAP) or {}
+    if schema in translation:
+        return translation[schema]
+    return None if schema == SCHEMA and bind.dialect.name == "sqlite" else schema
+
+
+async def reach_our_tables(session: AsyncSession) -> None:
+    """Let the statements of a session's transaction find our tables, on SQLite, in an engine that we did not build.
+
+    There the map is set on the transaction's connection. Elsewhere this does nothing.
+    """
+    bind = session.get_bind()
+    if bind.dialect.name != "sqlite" or SCHEMA in (bind.get_execution_options().get(_MAP) or {}):
+        return
+    connection = (await session.connection()).sync_connection
+    assert connection is not None  # noqa: S101 - it has begun
+    theirs = connection.get_execution_options().get(_MAP) or {}
+    if SCHEMA not in theirs:
+        connection.execution_options(schema_translate_map={**theirs, SCHEMA: None})
+
+
+class OurSql:
+    """A statement of ours as text, made once for each schema and then kept. It names its tables `ledgerq.…`."""
+
+    def __init__(self, sql: str, *types: BindParameter[Any]) -> None:
+        self._sql, self._types = sql, types
+        self._made: dict[str | None, TextClause] = {}
+
+    def on(self, session: AsyncSession) -> TextClause:
+        """The statement for the session's engine."""
+        schema = translated_schema(session)
+        made = self._made.get(schema)
+        if made is None:
+            sql = self._sql.replace(f"{SCHEMA}.", f"{quoted(schema)}." if schema else "")
+            made = self._made[schema] = text(sql).bindparams(*self._types)
+        return made
+
+
+def in_schema(sql: str, schema: str) -> str:
+    """SQL for PostgreSQL, written for the schema `ledgerq`, for another one."""
+    if schema == SCHEMA:
+        return sql
+    renamed = _WORD.sub(lambda _: quoted(schema), sql)
+    return renamed.replace(f"'{_CHANNEL}'", f"'{channel_of(schema)}'")
+
+
+def channel_of(schema: str) -> str:
+    """The channel on which a trigger tells that jobs were staged in the schema."""
+    return _CHANNEL if schema == SCHEMA else f"{_CHANNEL}_{schema}"[:_MAX_NAME]
+
+
+def quoted(name: str) -> str:
+    """As PostgreSQL reads the name, in quotes where it needs them."""
+    return str(_PREPARER.quote(name))

@@ -1,0 +1,53 @@
+"""What producers and operators are told of a job that they ask for."""
+
+from ledgerq.errors.base import LedgerqError
+
+
+class JobFailed(LedgerqError):
+    """The job ended among the dead letters."""
+
+    def __init__(self, job_id: str, message: str) -> None:
+        self.job_id, self.message = job_id, message
+        super().__init__(f"job {job_id} failed: {message}")
+
+
+class ResultExpired(LedgerqError):
+    """The job is neither queued nor is its result kept any more: see LEDGERQ_KEEP_RESULT."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id}: neither queued nor is its result kept")
+
+
+class IdHeld(LedgerqError):
+    """Another queue on the same Redis has a job, or still keeps a result, of this id."""
+
+    def __init__(self, job_id: str, queue: str) -> None:
+        self.job_id, self.queue = job_id, queue
+        holder = f"queue {queue!r}" if queue else "another queue, or a program that is not ours,"
+        super().__init__(
+            f"job_id: {holder} on the same Redis holds {job_id}, and all queues there share the ids; "
+            "use an id of your own, such as one that begins with the service's name"
+        )
+
+
+class UnexpectedResult(LedgerqError):
+    """A client waited for a job, and its answer has not the type that the payload names."""
+
+    def __init__(self, job_id: str, kind: str, problem: str) -> None:
+        self.job_id, self.kind, self.problem = job_id, kind, problem
+        super().__init__(
+            f"job {job_id}: what {kind} answered is not of the type that its payload names ({problem}); "
+            "the worker and this producer run different code: deploy them together"
+        )
+
+
+class StillRuns(LedgerqError):
+    """The job did not let itself be cancelled in the time given."""
+
+    def __init__(self, job_id: str, seconds: float) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"--timeout: job {job_id} still runs after {seconds:g} s and is not cancelled; "
+            "give it longer, or let it end"
+        )
