@@ -138,6 +138,11 @@ def _show_status(found: Status) -> None:
     print_rows(("jobs", "count"), counts.items())
     if ledger.oldest_staged:
         print_fields({"oldest staged": ledger.oldest_staged})
+    if queue and queue.waits:
+        print_rows(
+            ("jobs wait for", "", "seconds ago"),
+            [(each.reason, each.text, round(each.seconds)) for each in queue.waits],
+        )
     if queue and queue.running:
         print_rows(
             ("running", "worker", "since", "attempt", ""),

@@ -55,4 +55,3 @@ def signature_like_arqs(own: Callable[..., None]) -> inspect.Signature:
     named = [arqs[name].replace(annotation=types[name]) for name in types if name in arqs]
     last = [each for each in ours if each.kind is each.KEYWORD_ONLY]
     return inspect.Signature([*first[1:], *named, *last])
-

@@ -17,12 +17,20 @@ from ledgerq.wire.foreign import foreign_format, foreign_function
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_FIRST, _APART, _LONGEST = 10.0, 0.02, 1800.0  # seconds until a job comes back: how soon, how dense, how late
+_FIRST, _APART, _LONGEST = (
+    10.0,
+    0.02,
+    1800.0,
+)  # seconds until a job comes back: how soon, how dense, how late
 _TOLD_EVERY = 60.0  # seconds between two log lines about one function
 _MAX_TOLD = 1000
 _AT_ONCE = 1000  # ids that Redis is asked for in one command
-DESERIALIZER = "give App(arq_deserializer=) what its client writes with, or run a stock arq worker too"
-MENDED_DESERIALIZER = "mend App(arq_deserializer=) or the job's client, or run a stock arq worker too"
+DESERIALIZER = (
+    "give App(arq_deserializer=) what its client writes with, or run a stock arq worker too"
+)
+MENDED_DESERIALIZER = (
+    "mend App(arq_deserializer=) or the job's client, or run a stock arq worker too"
+)
 
 
 @dataclass(slots=True)
