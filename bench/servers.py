@@ -82,6 +82,8 @@ class Servers:
         async with self.database("postgres") as postgres:
             await postgres.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
             await postgres.execute(f"CREATE DATABASE {_DATABASE} TEMPLATE {_of(template, root)}")
+            # peers, and what counts their work, name the audit log as if it were their own
+            await postgres.execute(f"ALTER DATABASE {_DATABASE} SET search_path = public, ledgerq")
             await postgres.execute("CHECKPOINT")
 
     def _url(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """Background jobs whose database effects happen exactly once, with the audit trail to prove it."""
 
 from ledgerq.app import App
-from ledgerq.audit import Action, Change, Origin
+from ledgerq.audit import Action, Audited, Change, Origin, acting_as
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.errors import DefinitionError, LedgerqError, Permanent, Refused, RetryLater, Snooze
@@ -23,6 +23,7 @@ from ledgerq.wire.request import Request, Unique
 __all__ = [
     "Action",
     "App",
+    "Audited",
     "BrokerConfig",
     "Change",
     "Database",
@@ -44,6 +45,7 @@ __all__ = [
     "Snooze",
     "StagedJob",
     "Unique",
+    "acting_as",
     "in_transaction",
     "job",
     "open_database",

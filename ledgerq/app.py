@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import MetaData
 
+from ledgerq.audit import Audited
 from ledgerq.database.engine import Tables
 from ledgerq.database.own_schema import SCHEMA
 from ledgerq.errors import DefinitionError
@@ -15,6 +16,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.retention import EVERY_HOUR, prune_processed_jobs
 from ledgerq.schedule import Recurring
+from ledgerq.store.audited import FlushRecorder
 from ledgerq.wire.arq_formats import Deserializer, Serializer
 from ledgerq.wire.names import CRON_PREFIX
 
@@ -40,6 +42,8 @@ class App:
         jobs: every kind of job there is, as `@job` made them; two of one name are refused.
         schedule: what runs by the clock.
         metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
+        audited: the classes whose changes leave audit entries by themselves: `Order`, or
+            `Audited(Card, mask={"number"})` to leave out or mask columns.
         migrations: the folder of Alembic migrations that make them; a worker refuses to start on an older revision.
         schema: the PostgreSQL schema in which ledgerq's own tables stand. On SQLite there is one schema for all.
         resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
@@ -56,12 +60,15 @@ class App:
 
     Raises:
         DefinitionError: two kinds or functions have one name, or one of `jobs` was not made by `@job`.
+        DefinitionError: two kinds or functions have one name, one of `jobs` was not made by `@job`, or a class can't be
+            audited as it is asked for.
         SettingError: the schema is no plain identifier.
     """
 
     jobs: Iterable[Kind[Any]]
     schedule: Iterable[Recurring] = ()
     metadata: Iterable[MetaData] = ()
+    audited: Iterable[type[Any] | Audited] = ()
     migrations: Path | None = None
     schema: str = SCHEMA
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -87,14 +94,16 @@ class App:
                     "is no kind of job",
                     "put @job above the function, and name it here",
                 )
-        metadata = tuple(self.metadata)
+        metadata, audited = tuple(self.metadata), tuple(self.audited)
+        recorder = FlushRecorder(audited) if audited else None
         for name, value in {
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
             "arq_functions": tuple(self.arq_functions),
             "arq_cron_jobs": tuple(self.arq_cron_jobs),
-            "tables": Tables(metadata, self.migrations, self.schema),
+            "audited": audited,
+            "tables": Tables(metadata, self.migrations, self.schema, recorder),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()

@@ -13,6 +13,7 @@ from ledgerq.errors import Refused
 MAX_ID = 2**63 - 1
 MAX_ROWS = 500  # in a page
 MAX_PRUNED = 1_000_000  # in one statement that removes what is old
+DEFAULT_QUEUE = "default"  # the word for the default queue, whatever its key on Redis is
 MAX_IN_A_LIST = 10_000  # a statement has 32,767 parameters at most
 
 T = TypeVar("T")

@@ -5,18 +5,17 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
 from itertools import islice
 from typing import Any, Generic, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import job_key, result_key, unique_key
 from ledgerq.broker.own_job import OwnJob
-from ledgerq.broker.queue import Entry, enqueue
+from ledgerq.broker.queue import Entry, Place, enqueue
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import (
     IdHeld,
@@ -30,7 +29,8 @@ from ledgerq.errors import (
 from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
-from ledgerq.wire.payload import Payload, R, result_type
+from ledgerq.wire.payload import Payload, R, answer_of
+from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
@@ -44,6 +44,7 @@ class EnqueuedJob(Generic[R]):
     job_id: str
     is_new: bool
     _redis: ArqRedis
+    queue: str  # its key on Redis
     _payload: type[Payload[R]] | None = None  # which says of what type the answer is
 
     async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
@@ -62,17 +63,15 @@ class EnqueuedJob(Generic[R]):
     @property
     def as_arq_job(self) -> Job:
         """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
-        return OwnJob(self.job_id, self._redis, self._redis.default_queue_name, from_wire)
+        return OwnJob(self.job_id, self._redis, self.queue, from_wire)
 
 
 class JobClient:
-    """Puts jobs on a queue.
+    """Puts each job on its queue. Make one per process and share it.
 
-        async with JobClient.open("redis://localhost:6379/0") as client:
-            enqueued = await client.enqueue(CloseOrder(order_id=order.id))
-            number = await enqueued.result(timeout=30)
-
-    Make one per process and share it.
+    async with JobClient.open("redis://localhost:6379/0") as client:
+        enqueued = await client.enqueue(CloseOrder(order_id=order.id))
+        number = await enqueued.result(timeout=30)
     """
 
     def __init__(self, redis: ArqRedis) -> None:
@@ -107,6 +106,7 @@ class JobClient:
         actor: str = UNKNOWN_ACTOR,
         trace_id: str | None = None,
         unique: Unique | None = None,
+        queue: str | None = None,
     ) -> EnqueuedJob[R]:
         """Enqueue one job; when this returns, Redis has it.
 
@@ -117,18 +117,23 @@ class JobClient:
             actor: who asks, for the audit log.
             trace_id: kept in the audit log beside it.
             unique: while its window lasts, the same kind and key is the same job. Redis keeps
-                these keys; those of staged jobs are kept by the database.
+                these keys, each queue its own; those of staged jobs are kept by the database.
+            queue: where to put it; None is the queue of the payload's class, or else the default queue.
 
         Raises:
+            InvalidRequest: an argument is such as no worker would take; says which.
             PayloadMismatch: a job of this id is queued, or just ended, with another payload.
             IdHeld: another queue on the same Redis has this id.
         """
-        request = Request(payload, job_id, delay, actor, trace_id, unique=unique)
+        request = Request(payload, job_id, delay, actor, trace_id, unique=unique, queue=queue)
         return (await self.enqueue_many([request]))[0]
 
-    def job(self, job_id: str, payload: type[Payload[R]] | None = None) -> EnqueuedJob[R]:
-        """A handle on a job that was enqueued before, by whomever. With its payload's class the answer has a type."""
-        return EnqueuedJob(job_id, is_new=False, _redis=self._redis, _payload=payload)
+    def job(
+        self, job_id: str, payload: type[Payload[R]] | None = None, *, queue: str | None = None
+    ) -> EnqueuedJob[R]:
+        """A handle on a job that is on `queue`, else on its payload's; with that class the answer has a type."""
+        named = queue if queue is not None or payload is None else payload.queue
+        return EnqueuedJob(job_id, False, self._redis, queue_key(named, self._queue), payload)
 
     async def enqueue_many(
         self, requests: Iterable[Request | Payload[Any]]
@@ -149,15 +154,22 @@ class JobClient:
         return jobs + await self._send(batch) if batch else jobs
 
     async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
-        places = await enqueue(self._redis, self._queue, [each.entry for each in batch])
-        jobs = []
-        for (payload, envelope, entry), place in zip(batch, places, strict=True):
-            if place.holder is not None:
-                raise IdHeld(entry.job_id, place.holder)
-            if place.job_id == entry.job_id and not place.is_new:
-                _check_same(place.job_id, envelope, place.content)
-            jobs.append(EnqueuedJob(place.job_id, place.is_new, self._redis, payload))
-        return jobs
+        """Those of each queue in one round trip."""
+        jobs: dict[int, EnqueuedJob[Any]] = {}
+        for queue in dict.fromkeys(each.queue for each in batch):
+            asked = [n for n, each in enumerate(batch) if each.queue == queue]
+            places = await enqueue(self._redis, queue, [batch[n].entry for n in asked])
+            jobs |= {
+                n: self._placed(batch[n], place) for n, place in zip(asked, places, strict=True)
+            }
+        return [jobs[n] for n in range(len(batch))]
+
+    def _placed(self, asked: "_Ready", place: Place) -> EnqueuedJob[Any]:
+        if place.holder is not None:
+            raise IdHeld(asked.entry.job_id, place.holder)
+        if place.job_id == asked.entry.job_id and not place.is_new:
+            _check_same(place.job_id, asked.envelope, place.content)
+        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue, asked.payload)
 
 
 def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
@@ -187,20 +199,13 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
 
 def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
     payload = job._payload  # noqa: SLF001 - ours
-    if payload is None or (adapter := _adapter(payload)) is None:
+    if payload is None:
         return answer
     try:
-        return adapter.validate_python(answer)
+        return answer_of(payload, answer)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise UnexpectedResult(job.job_id, payload.kind, told) from None
-
-
-@cache
-def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
-    """What makes an answer of the payload's type out of JSON; None if any answer will do."""
-    named = result_type(payload)
-    return None if named is Any else TypeAdapter(named)
 
 
 async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:
@@ -211,8 +216,8 @@ async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:
     )
     ended = {}
     for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
-        result = _own_result(kept, redis.default_queue_name) if kept else None
-        if result or not body or queue_of(body) not in {None, redis.default_queue_name}:
+        result = _own_result(kept, job.queue) if kept else None
+        if result or not body or queue_of(body) not in {None, job.queue}:
             ended[job.job_id] = _answer(job.job_id, result)
     return ended
 
@@ -241,6 +246,7 @@ class _Ready(NamedTuple):
     """A request that can be sent."""
 
     payload: type[Payload[Any]]
+    queue: str
     envelope: Envelope
     entry: Entry
 
@@ -256,10 +262,11 @@ async def _ready(asked: Iterator[Request | Payload[Any]], queue: str) -> list[_R
         await asyncio.sleep(0)
 
 
-def _entry(request: Request, queue: str) -> _Ready:
+def _entry(request: Request, default: str) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
     job_id, envelope = request.checked_id(), request.envelope
+    queue = queue_key(request.queue_name, default)
     unique, window = "", 0
     if request.unique is not None:
         envelope = replace(envelope, unique=request.unique.key)
@@ -267,7 +274,7 @@ def _entry(request: Request, queue: str) -> _Ready:
         window = max(1, _milliseconds(request.unique.window))
     body = encode(envelope, queue=queue)
     entry = Entry(job_id, body, _milliseconds(request.delay), unique, window)
-    return _Ready(type(request.payload), envelope, entry)
+    return _Ready(type(request.payload), queue, envelope, entry)
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

@@ -1,17 +1,19 @@
 """The settings of a process: how a worker runs, where Redis and the database are. All times are seconds."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from ledgerq.bounds import DEFAULT_QUEUE
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
 from ledgerq.execution.retry import Policy
 from ledgerq.runtime.process_name import process_name
 from ledgerq.settings import PREFIX, Settings, load, refuse_unknown
+from ledgerq.wire.queue_name import checked_queue, queue_key
 
 DAY = 86_400
 
@@ -24,9 +26,30 @@ class CommandSettings(Settings):
     app: str = Field(default="", description="the application, as module:attribute")
 
 
+def _names(given: object) -> tuple[str, ...]:
+    """The queues that LEDGERQ_QUEUES names."""
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple):
+        raise ValueError("must be names of queues")  # noqa: TRY004 - pydantic wants this one
+    for n, name in enumerate(names):
+        if name == "":
+            raise ValueError("holds an empty name")
+        if name in names[:n]:
+            raise ValueError(f"names {name} twice")
+        try:
+            checked_queue(name)
+        except ValueError as error:
+            raise ValueError(f"names a queue that {error}") from None
+    return tuple(names)
+
+
 class WorkerConfig(BrokerConfig):
     """Read from the environment; every field's variable is in docs/reference/settings.md."""
 
+    queues: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(DEFAULT_QUEUE,),
+        description="the queues that a worker serves, with commas between them; `default` is LEDGERQ_QUEUE",
+    )
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
@@ -105,6 +128,11 @@ class WorkerConfig(BrokerConfig):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The keys of the queues that a worker serves: LEDGERQ_QUEUES, else LEDGERQ_QUEUE."""
+        return tuple(dict.fromkeys(queue_key(name, self.queue) for name in self.queues or (None,)))
 
     @property
     def policy(self) -> Policy:

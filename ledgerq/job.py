@@ -53,6 +53,7 @@ class JobContext(Generic[S]):
         delay: timedelta = timedelta(0),
         ordering_key: str | None = None,
         unique: Unique | None = None,
+        queue: str | None = None,
     ) -> StagedJob:
         """Stage a job that exists if, and only if, this one commits. Actor and trace go on with it.
 
@@ -67,6 +68,7 @@ class JobContext(Generic[S]):
             trace_id=self.origin.trace_id or None,
             ordering_key=ordering_key,
             unique=unique,
+            queue=queue,
         )
 
     async def record(self, *changes: Change) -> None:

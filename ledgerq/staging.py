@@ -14,6 +14,7 @@ from ledgerq.store.outbox import Message
 from ledgerq.store.tables import OutboxMessage
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.queue_name import queue_of_process
 from ledgerq.wire.request import Request, Unique, as_requests, require_storable
 
 
@@ -35,6 +36,7 @@ async def stage(
     trace_id: str | None = None,
     ordering_key: str | None = None,
     unique: Unique | None = None,
+    queue: str | None = None,
 ) -> StagedJob:
     """Stage one job: it is enqueued when the session's transaction commits, and not if it rolls back.
 
@@ -48,12 +50,14 @@ async def stage(
         ordering_key: jobs of one key run one after another, in the order staged. A job of the key
             that is retried holds up those behind it; one that is buried lets them go on.
         unique: while its window lasts, the same kind and key is the same job.
+        queue: where the relay puts it. None is the queue of the payload's class, else LEDGERQ_QUEUE of this process,
+            else the queue that the workers' application gives to the kind, or their default queue.
 
     Raises:
         PayloadMismatch: this job id is staged or has ended with another payload.
         JobError: an argument is such as no worker would take; says which.
     """
-    request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique)
+    request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique, queue)
     return (await stage_many(session, [request]))[0]
 
 
@@ -66,7 +70,8 @@ async def stage_many(
         await reach_our_tables(session)
         ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
-        messages = {job_id: _message(job_id, request) for job_id, request in reversed(asked)}
+        default = queue_of_process()
+        messages = {i: _message(i, request, default) for i, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
         fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
@@ -105,7 +110,7 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
     return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
 
 
-def _message(job_id: str, request: Request) -> Message:
+def _message(job_id: str, request: Request, default: str | None) -> Message:
     envelope = request.envelope
     require_storable(encode(replace(envelope, staged=True)))
     return Message(
@@ -116,4 +121,5 @@ def _message(job_id: str, request: Request) -> Message:
         trace_id=envelope.trace_id,
         ordering_key=request.ordering_key,
         delay=request.delay,
+        queue=default if request.queue_name is None else request.queue_name,
     )

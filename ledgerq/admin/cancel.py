@@ -10,7 +10,7 @@ without it, both steps are done again. Redis may be unreachable: then a running 
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from arq.jobs import serialize_result
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ledgerq.admin.queues import queue_of_job
 from ledgerq.broker.keys import cancel_key, job_key, unique_key
 from ledgerq.broker.queue import remove_from_queue
 from ledgerq.database.engine import Sessions
@@ -29,6 +30,7 @@ from ledgerq.store import outbox
 from ledgerq.store.tables import JobState
 from ledgerq.wire.arq_json import to_wire
 from ledgerq.wire.envelope import Envelope, check_job_id, decode
+from ledgerq.wire.queue_name import queue_key
 
 T = TypeVar("T")
 
@@ -58,19 +60,21 @@ async def cancel(
     reason: str,
     timeout: float = 30,  # noqa: ASYNC109 - says what became of the job
     keep_result: int = 3600,
+    others: Sequence[str] = (),
 ) -> CancelAnswer:
     """See to it that this job never runs; if it has ended already, say how.
 
     Args:
         redis: where the queue is; need not answer.
         sessions: of the database, which must.
-        queue: the queue's key.
+        queue: the default queue's key.
         job_id: the job.
         actor: who cancels, for the audit log.
         reason: why, for the audit log.
         timeout: seconds to wait for a worker that runs it to roll it back. On SQLite a wait for
             another writer is not cut short, so it may take 30 s longer.
         keep_result: seconds for which Redis answers to who waits for the job.
+        others: the keys of more queues, on which the job may be.
 
     Raises:
         StillRuns: it still runs after that time; nothing has changed.
@@ -79,6 +83,7 @@ async def cancel(
     check_job_id(job_id)
     try:
         async with asyncio.timeout(timeout):
+            queue = await _queue_of(redis, sessions, (queue, *others), job_id)
             state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
         if state is JobState.CANCELLED:
             redis_reached, _ = await _reach_redis(
@@ -91,6 +96,15 @@ async def cancel(
     finally:
         await _reach_redis(redis.zrem(cancel_key(queue), job_id))
     return CancelAnswer(job_id, state, envelope is not None, redis_reached)
+
+
+async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str) -> str:
+    """The key of the queue that has the job, or where it is to go; the first if nobody knows."""
+    async with sessions() as session:
+        message = await outbox.find(session, job_id)
+    named = queue_key(message.queue if message else None, queues[0])
+    _, found = await _reach_redis(queue_of_job(redis, list({*queues, named}), job_id))
+    return found or named
 
 
 async def _end(

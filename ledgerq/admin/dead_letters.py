@@ -16,6 +16,7 @@ from ledgerq.execution import interventions
 from ledgerq.execution.interventions import Replayed
 from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import DeadLetterFilter
+from ledgerq.wire.queue_name import queue_key
 
 MAX_OBSTACLES = 20  # so many are told of, all are counted
 
@@ -65,8 +66,9 @@ async def replay(
         return replayed
 
     async with sessions() as session:
-        _require(job_ids, await dead_letters.buried(session, job_ids))
-    redis_reached = new_job_id is not None or await _forget(redis, queue, job_ids)
+        queues = await dead_letters.buried(session, job_ids)
+    _require(job_ids, set(queues))
+    redis_reached = new_job_id is not None or await _forget(redis, queue, queues)
     return ReplayResult(await in_transaction(sessions, once), redis_reached)
 
 
@@ -84,7 +86,7 @@ async def replay_all(
     async for page in interventions.pages(sessions, which):
         obstacles = [each for each in map(interventions.obstacle, page) if each]
         in_the_way = {each.job_id for each in obstacles}
-        ids = [letter.job_id for letter in page if letter.job_id not in in_the_way]
+        ids = {each.job_id: each.queue for each in page if each.job_id not in in_the_way}
         result.redis_reached = result.redis_reached and await _forget(redis, queue, ids)
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
@@ -134,14 +136,17 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
         raise NotBuried(missing)
 
 
-async def _forget(redis: ArqRedis, queue: str, job_ids: Collection[str]) -> bool:
+async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None]) -> bool:
     """What Redis may still have of the dead jobs, their old payload and count of crashes, must not come first.
 
     It has nothing if the worker that buried them lived on to say so: it need not answer.
     """
+    by_queue: dict[str, dict[str, bytes]] = {}
+    for job_id, name in queues.items():
+        by_queue.setdefault(queue_key(name, default), {})[job_id] = b""
     try:
-        if job_ids:
-            await remove_from_queue(redis, queue, dict.fromkeys(job_ids, b""))
+        for queue, job_ids in by_queue.items():
+            await remove_from_queue(redis, queue, job_ids)
     except (RedisError, OSError, TimeoutError):
         return False
     return True

@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ledgerq.admin.queues import NO_QUEUES, Queues, known_queues
 from ledgerq.broker.connection import address_of, connect, require_redis
 from ledgerq.broker.presence import SILENCE, living_workers, waits
 from ledgerq.broker.requirements import Missing, missing
@@ -36,12 +37,19 @@ class Check:
 
 
 async def check(
-    config: Config, tables: Tables = NO_TABLES, *, seconds: float = LIMIT
+    config: Config,
+    tables: Tables = NO_TABLES,
+    *,
+    seconds: float = LIMIT,
+    kinds: Queues = NO_QUEUES,
 ) -> list[Check]:
-    """Look at Redis, the database, its schema, and which workers live; side by side, each for so long at most."""
+    """Look at Redis, the database, its schema, and which workers live; side by side, each for so long at most.
+
+    `kinds` are the queues of the application's kinds.
+    """
     found = {"redis": dict[str, Check](), "database": dict[str, Check]()}
     looks = {
-        "redis": asyncio.create_task(_gather(_check_redis(config), found["redis"])),
+        "redis": asyncio.create_task(_gather(_check_redis(config, kinds), found["redis"])),
         "database": asyncio.create_task(
             _gather(_check_database(config, tables), found["database"])
         ),
@@ -65,24 +73,26 @@ async def _gather(checks: AsyncIterator[Check], found: dict[str, Check]) -> None
         found[each.name] = each
 
 
-async def _check_redis(config: Config) -> AsyncIterator[Check]:
+async def _check_redis(config: Config, kinds: Queues) -> AsyncIterator[Check]:
     redis, failed = connect(config.worker), False
+    served, known = config.worker.served, known_queues(config.worker, kinds)
     try:
         await require_redis(redis, for_worker=False)
-        lacks = await missing(redis)
+        lacks = await missing(redis, served)
         graver = [each for each in lacks if not each.slows]
         if graver:
             text = f"REDIS_URL: Redis at {address_of(redis)}: {_said(graver)}"
             yield Check("redis", ok=False, detail=text)
             failed = True
         else:
-            queued = await redis.zcard(config.worker.queue)
+            queued = sum([await redis.zcard(queue) for queue in served])
             yield Check("redis", ok=True, detail=f"{address_of(redis)}, {queued} queued")
         if slows := [each for each in lacks if each.slows]:
             text = f"workers ask for jobs every now and then: {_said(slows)}"
             yield Check("wake", ok=True, warn=True, detail=text)
-        yield _workers_check(await living_workers(redis))
-        async for note in _notes_on_redis(redis, config.worker.queue):
+        workers = [name for queue in served for name in await living_workers(redis, queue)]
+        yield _workers_check(list(dict.fromkeys(workers)))
+        async for note in _notes_on_redis(redis, known):
             yield note
     except (LedgerqError, RedisError, OSError) as error:
         if not (failed and isinstance(error, NoPermissionError)):  # what is missing has been named
@@ -95,7 +105,7 @@ def _said(lacks: Sequence[Missing]) -> str:
     return "; ".join(f"{each.problem}; {each.cure}" for each in lacks[:3])
 
 
-async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:
+async def _notes_on_redis(redis: ArqRedis, queues: Sequence[str]) -> AsyncIterator[Check]:
     """What does not keep jobs from running, and should be known."""
     try:
         policy = (await redis.info("memory")).get("maxmemory_policy", "noeviction")
@@ -104,12 +114,20 @@ async def _notes_on_redis(redis: ArqRedis, queue: str) -> AsyncIterator[Check]:
     if policy != "noeviction":
         text = f"maxmemory-policy is {policy}: Redis may throw jobs away; set it to noeviction"
         yield Check("memory", ok=True, warn=True, detail=text)
-    waiting = await waits(redis, queue)
+    alone = [queue for queue in queues[1:] if await _is_left_alone(redis, queue)]
+    if alone:
+        text = f"{', '.join(alone)}: jobs wait, and no worker serves it; start one with --queue"
+        yield Check("queues", ok=True, warn=True, detail=text)
+    waiting = [each for queue in queues for each in await waits(redis, queue)]
     if waiting:
         text = "; ".join(
             f"{each.reason}: {each.text} ({each.seconds:.0f} s ago)" for each in waiting
         )
         yield Check("waits", ok=True, warn=True, detail=f"jobs wait for {text}")
+
+
+async def _is_left_alone(redis: ArqRedis, queue: str) -> bool:
+    return bool(await redis.zcard(queue)) and not await living_workers(redis, queue)
 
 
 def _workers_check(workers: list[str]) -> Check:

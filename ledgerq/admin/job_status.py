@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from pydantic_core import from_json
 from redis.exceptions import RedisError
 
+from ledgerq.admin.queues import NO_QUEUES, Queues, known_queues, queue_of_job
 from ledgerq.admin.status import RunningJob, moment, now_ms, number, read_running, text
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import (
@@ -26,6 +27,7 @@ from ledgerq.store import audit, dead_letters, inbox, outbox
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, decode, queue_of
 from ledgerq.wire.foreign import foreign_format, foreign_function
+from ledgerq.wire.queue_name import queue_key
 
 Where: TypeAlias = Literal[
     "queued", "deferred", "running", "retrying", "staged", "done", "dead", "cancelled", "unknown"
@@ -54,6 +56,7 @@ class JobStatus:
     job_id: str
     state: Where = "unknown"
     kind: str | None = None
+    queue: str | None = None
     attempt: int | None = None
     enqueued_at: datetime | None = None
     staged_at: datetime | None = None
@@ -98,8 +101,13 @@ class _Seen:
     holder: str | None = None  # who else has this id: Redis has another queue's job under it
 
 
-async def job_status(config: Config, job_id: str) -> JobStatus:
+async def job_status(config: Config, job_id: str, kinds: Queues = NO_QUEUES) -> JobStatus:
     """Look for the job in the database and on Redis; the former must answer.
+
+    Args:
+        config: where they are.
+        job_id: the job.
+        kinds: the queues of the application's kinds: the job is looked for on each.
 
     Raises:
         Unreachable: the database does not.
@@ -109,14 +117,26 @@ async def job_status(config: Config, job_id: str) -> JobStatus:
         kept = await _look_in_database(database.sessions, job_id)
     redis = connect(config.worker)
     seen, problem = _Seen(), None
+    named = _queue_named(kept, kinds)
+    queue = queue_key(named, config.worker.queue)
     try:
         await require_redis(redis, for_worker=False)
-        seen = await _look_on_redis(redis, config.worker.queue, job_id)
+        queues = known_queues(config.worker, kinds, named)
+        queue = await queue_of_job(redis, queues, job_id) or queue
+        seen = await _look_on_redis(redis, queue, job_id)
     except (LedgerqError, RedisError, OSError) as error:
         problem = str(error)
     finally:
         await redis.aclose(close_connection_pool=True)
-    return replace(_combined(job_id, kept, seen), problem=problem, note=_note(seen))
+    found = _combined(job_id, kept, seen)
+    known = queue if kept.letter or kept.message or seen.score is not None else None
+    return replace(found, queue=known, problem=problem, note=_note(seen))
+
+
+def _queue_named(kept: _Kept, kinds: Queues) -> str | None:
+    if kept.message:
+        return kinds.get(kept.message.kind) if kept.message.queue is None else kept.message.queue
+    return kept.letter.queue if kept.letter else None
 
 
 async def _look_in_database(sessions: Sessions, job_id: str) -> _Kept:

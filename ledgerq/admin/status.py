@@ -1,12 +1,14 @@
 """Where the jobs are: on the queue, running, staged, ended. Counts cost the same however long the queue is."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
+from ledgerq.admin.queues import NO_QUEUES, Queues, carried_to, known_queues
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
 from ledgerq.broker.presence import Wait, living_workers, waits
@@ -50,7 +52,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What is in the database: staged and not ended, ended, and buried."""
+    """What is in the database: staged and not ended, ended, and buried. `staged_by_queue` has the queues' keys."""
 
     staged: int
     oldest_staged: datetime | None
@@ -58,42 +60,57 @@ class Ledger:
     cancelled: int
     dead: int
     letters: int
+    staged_by_queue: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. `queue` is None if Redis does not answer; `problem` then says why."""
+    """All of it. `queue` is the default queue; `queues` has each by its key.
+
+    If Redis does not answer, they are None and empty; `problem` then says why.
+    """
 
     queue: Queue | None
     ledger: Ledger
     problem: str | None = None
+    queues: Mapping[str, Queue] = field(default_factory=dict, compare=False)
 
 
-async def status(config: Config) -> Status:
+async def status(config: Config, kinds: Queues = NO_QUEUES) -> Status:
     """Look at Redis and the database; the latter must answer.
+
+    Args:
+        config: where they are.
+        kinds: the queues of the application's kinds.
 
     Raises:
         Unreachable: the database does not.
     """
     async with open_database(config.database) as database:
         await database.ping()
-        ledger = await look_at_ledger(database.sessions)
+        ledger = await look_at_ledger(database.sessions, config.worker.queue, kinds)
     redis = connect(config.worker)
     try:
         await require_redis(redis, for_worker=False)
-        return Status(await look_at_queue(redis, config.worker.queue), ledger)
+        names = known_queues(config.worker, kinds, *ledger.staged_by_queue)
+        queues = {queue: await look_at_queue(redis, queue) for queue in names}
+        return Status(queues[config.worker.queue], ledger, None, queues)
     except (LedgerqError, RedisError, OSError) as error:
         return Status(None, ledger, str(error))
     finally:
         await redis.aclose(close_connection_pool=True)
 
 
-async def look_at_ledger(sessions: Sessions) -> Ledger:
-    """Count what the database knows of jobs."""
+async def look_at_ledger(sessions: Sessions, default: str, kinds: Queues = NO_QUEUES) -> Ledger:
+    """Count what the database knows of jobs. `default` is the default queue's key."""
+    staged: Counter[str] = Counter()
     async with sessions() as session:
+        for name, kind, number in await outbox.count_by_queue(session):
+            staged[carried_to(name, kind, kinds, default)] += number
         ended = await inbox.count(session)
         return Ledger(
-            staged=await outbox.count(session),
+            staged=staged.total(),
+            staged_by_queue=dict(staged),
             oldest_staged=await outbox.oldest(session),
             done=ended.get(JobState.DONE, 0),
             cancelled=ended.get(JobState.CANCELLED, 0),
@@ -119,7 +136,7 @@ async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
         deferred=max(0, held_back - len(claimed)),
         retrying=sum(await _tried(redis, queue, later)),
         running=running,
-        workers=await living_workers(redis),
+        workers=await living_workers(redis, queue),
         waits=tuple(await waits(redis, queue)),
     )
 

@@ -122,16 +122,19 @@ class Broker:
         """A broker on connections of its own to where `redis` goes, which never send a command twice.
 
         With the `token` of another one it holds on to the same claims.
-
-        A claim whose answer is lost must not be sent again unseen: it would claim other jobs.
         """
-        pool = redis.connection_pool
-        options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
-        options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
-        alike = ConnectionPool(connection_class=pool.connection_class, **options)
-        broker = cls(Redis(connection_pool=alike), queue, worker, lease_settings)
+        broker = cls(own_connections(redis), queue, worker, lease_settings)
         broker.token = token or broker.token
         return broker
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The key of its queue."""
+        return (self.queue,)
+
+    def twin(self, redis: ArqRedis) -> "Broker":
+        """Another one that holds on to the same claims, on connections of its own, for another event loop."""
+        return Broker.connect(redis, self.queue, self.worker, self.lease_settings, self.token)
 
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
@@ -153,7 +156,7 @@ class Broker:
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
         return FetchResult(
-            [_claim(each, self.worker, lease_settings) for each in jobs],
+            [_claim(each, self.queue, self.worker, lease_settings) for each in jobs],
             bool(drain_first),
             _texts(aborted),
             _texts(cancelled),
@@ -190,6 +193,17 @@ class Broker:
         await self.redis.aclose(close_connection_pool=True)
 
 
+def own_connections(redis: ArqRedis) -> Redis:
+    """Connections to where `redis` goes, which never send a command twice.
+
+    A claim whose answer is lost must not be sent again unseen: it would claim other jobs.
+    """
+    pool = redis.connection_pool
+    options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
+    options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+    return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **options))
+
+
 def _note(ack: Ack) -> bytes:
     """As JSON; one that can't be so is left out: it must not keep other jobs from ending."""
     try:
@@ -212,7 +226,7 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
     return frozenset(map(text, job_ids))
 
 
-def _claim(answer: Sequence[Any], worker: str, lease_settings: LeaseSettings) -> Claim:
+def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: LeaseSettings) -> Claim:
     job_id, body, attempt, score, crashes, interruptions, log, is_batchable = answer
     return Claim(
         text(job_id),
@@ -222,6 +236,7 @@ def _claim(answer: Sequence[Any], worker: str, lease_settings: LeaseSettings) ->
         interruptions,
         _history(log) if log else (),
         worker,
+        queue,
         score=float(score),
         is_batchable=bool(is_batchable),
         runs_isolated=lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,

@@ -6,7 +6,9 @@ read-only, is loading, or lost its master; one that is half-closed. What Redis r
 
 import asyncio
 import re
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 from arq.connections import ArqRedis, RedisSettings
@@ -42,7 +44,12 @@ _PASSING = ("MASTERDOWN", "LOADING", "CLUSTERDOWN")  # what a server says that i
 
 
 class _Redis(ArqRedis):
-    """arq's client. A tick of one schedule gets an id of its own on each queue: ids are shared by all of them."""
+    """arq's client. A tick of one schedule gets an id of its own on each queue: ids are shared by all of them.
+
+    `queues` are those of scheduled functions by name, where they are not the worker's own.
+    """
+
+    queues: Mapping[str, str] = MappingProxyType({})
 
     async def enqueue_job(
         self,
@@ -54,9 +61,10 @@ class _Redis(ArqRedis):
     ) -> Job | None:
         queue = _queue_name or self.default_queue_name
         if _job_id and function.startswith(CRON_PREFIX) and _job_id.startswith(f"{function}:"):
+            queue = self.queues.get(function, queue)
             _job_id = tick_id(_job_id, queue)
         return await super().enqueue_job(
-            function, *args, _job_id=_job_id, _queue_name=_queue_name, **options
+            function, *args, _job_id=_job_id, _queue_name=queue, **options
         )
 
 
@@ -70,8 +78,13 @@ def tick_id(job_id: str, queue: str) -> str:
     return named
 
 
-def connect(config: BrokerConfig) -> ArqRedis:
-    """A client with a pool of its own; no connection is opened yet. Bodies and results are JSON."""
+def connect(config: BrokerConfig, queues: Mapping[str, str] | None = None) -> ArqRedis:
+    """A client with a pool of its own; no connection is opened yet. Bodies and results are JSON.
+
+    Args:
+        config: where Redis is, and the default queue.
+        queues: of scheduled functions by name, where it is not the default queue.
+    """
     url = config.redis_url.get_secret_value()
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool: ConnectionPool = ConnectionPool.from_url(
@@ -85,12 +98,14 @@ def connect(config: BrokerConfig) -> ArqRedis:
         client_name=process_name(),
     )
     pool.connection_class = _lean(pool.connection_class)
-    return _Redis(
+    redis = _Redis(
         pool,
         job_serializer=to_wire,
         job_deserializer=from_wire,
         default_queue_name=config.queue,
     )
+    redis.queues = queues or {}
+    return redis
 
 
 def _lean(connection: type[AbstractConnection]) -> type[AbstractConnection]:
@@ -185,12 +200,15 @@ def _rule(refusal: str, user: str) -> str:
     return f"ACL SETUSER {user} ~arq:* ~ledgerq:*, and the key of the queue"
 
 
-async def require_redis(redis: ArqRedis, *, for_worker: bool = True) -> None:
+async def require_redis(
+    redis: ArqRedis, *, for_worker: bool = True, queues: Iterable[str] = ()
+) -> None:
     """Ask Redis for a sign of life, and for what we need.
 
     Args:
         redis: a client of it.
         for_worker: ask for each command and key that a worker uses; a producer needs few of them.
+        queues: that the worker serves, where it is not the default queue.
 
     Raises:
         Unreachable: it gives none; the text names the setting and the address, not the password.
@@ -200,7 +218,7 @@ async def require_redis(redis: ArqRedis, *, for_worker: bool = True) -> None:
         await redis.ping()
         lacks = unfit(await server(redis))
         if lacks is None and for_worker:
-            lacks = next((each for each in await missing(redis) if not each.passing), None)
+            lacks = next((each for each in await missing(redis, queues) if not each.passing), None)
     except (AuthenticationError, NoPermissionError, ReadOnlyError) as error:
         raise RedisRefuses(str(error)) from error
     except (RedisError, OSError) as error:

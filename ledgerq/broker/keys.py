@@ -5,6 +5,8 @@ their queue (`ledgerq.wire.envelope.queue_of`), and the scripts ask. Keys of our
 it where something follows: else queue `a` with the id `b:c` would meet queue `a:b` with the id `c`.
 """
 
+from collections.abc import Sequence
+
 from arq.constants import (
     abort_jobs_ss,
     in_progress_key_prefix,
@@ -53,6 +55,11 @@ def running_key(queue: str) -> str:
 def cancel_key(queue: str) -> str:
     """Sorted set: the jobs that `cancel` waits for, and since when, in milliseconds."""
     return f"ledgerq:cancel:{queue}"
+
+
+def watched_keys(queues: Sequence[str]) -> list[str]:
+    """The keys whose changes make it worth while for a worker of these queues to look again."""
+    return [*queues, ABORTED, *map(cancel_key, queues)]
 
 
 def failures_key(queue: str, job_id: str) -> str:

@@ -7,7 +7,7 @@ hint: what is missed is found by the next look at the queue.
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -86,7 +86,7 @@ class QueueNotifier:
         await connection.connect()  # type: ignore[no-untyped-call]
         await connection.send_command("CLIENT", "ID")
         own = await connection.read_response()
-        prefixes = [word for prefix in self._prefixes for word in ("PREFIX", prefix)]
+        prefixes = [word for prefix in _apart(self._prefixes) for word in ("PREFIX", prefix)]
         await connection.send_command(
             "CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes
         )
@@ -117,6 +117,15 @@ class QueueNotifier:
         with suppress(TimeoutError):
             async with asyncio.timeout(_APART_AT_WORK):
                 await self._interested.wait()
+
+
+def _apart(prefixes: Iterable[str]) -> list[str]:
+    """Without those that begin with another one: Redis refuses two that cover one key."""
+    kept: list[str] = []
+    for prefix in sorted(set(prefixes)):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes | None:

@@ -99,7 +99,7 @@ async def keep_beating(
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:
-    """One sign of life, by Redis' clock."""
+    """One sign of life on the client's queue, by Redis' clock."""
     key, now = workers_key(redis.default_queue_name), await _now(redis)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zadd(key, {worker: now})
@@ -107,10 +107,11 @@ async def beat(redis: ArqRedis, worker: str) -> None:
         await pipe.execute()
 
 
-async def living_workers(redis: ArqRedis) -> list[str]:
-    """The workers of this queue that showed a sign of life in the last `SILENCE` seconds."""
+async def living_workers(redis: ArqRedis, queue: str | None = None) -> list[str]:
+    """The workers of this queue, else of the default queue, that showed a sign of life in the last `SILENCE` seconds."""
     since = await _now(redis) - SILENCE
-    found = await redis.zrangebyscore(workers_key(redis.default_queue_name), since, "+inf")
+    key = workers_key(queue or redis.default_queue_name)
+    found = await redis.zrangebyscore(key, since, "+inf")
     return [name.decode(errors="replace") for name in found]
 
 

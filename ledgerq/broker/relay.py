@@ -5,14 +5,14 @@ keeps twice, the inbox settles.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from uuid import uuid4
 
 import structlog
 from arq.connections import ArqRedis
 from pydantic_core import to_json
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.broker.keys import epoch_key
@@ -34,6 +34,7 @@ from ledgerq.wire.envelope import (
     presentable,
     queue_mark,
 )
+from ledgerq.wire.queue_name import checked_queue, queue_key
 
 BATCH = 500  # messages in one round trip
 _MAX_LOGGED = 10_000
@@ -44,15 +45,30 @@ log = structlog.stdlib.get_logger("ledgerq.relay")
 
 
 class Relay:
-    """From the outbox to one queue. `interval` is the seconds between two looks, unless a full batch was due."""
+    """From the outbox to the queues, whoever serves them.
 
-    def __init__(self, redis: ArqRedis, sessions: Sessions, queue: str, interval: float) -> None:
+    Args:
+        redis: where the queues are.
+        sessions: of the database with the outbox.
+        queue: the default queue's key.
+        interval: seconds between two looks, unless a full batch was due.
+        kinds: the queue of each kind that the workers know, None for the default queue. A message that names no queue
+            is theirs to carry if they know its kind. None takes all.
+    """
+
+    def __init__(
+        self,
+        redis: ArqRedis,
+        sessions: Sessions,
+        queue: str,
+        interval: float,
+        kinds: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.redis, self.sessions, self.queue, self.interval = redis, sessions, queue, interval
+        self._kinds = kinds
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._held_up: set[str] = (
-            set()
-        )  # told of already: ids that another queue on this Redis holds
+        self._told: set[tuple[str, str]] = set()  # what was wrong with which message
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -90,7 +106,7 @@ class Relay:
     async def _dispatch(self) -> int:
         await self._notice_loss()
         async with transaction(self.sessions) as session:
-            due = await outbox.take_due(session, BATCH)
+            due = await outbox.take_due(session, BATCH, self._kinds)
         if due:
             try:
                 await self._push(due)
@@ -120,28 +136,62 @@ class Relay:
         return found, str(server.get("run_id") or found or uuid4().hex)
 
     async def _push(self, messages: Sequence[OutboxMessage]) -> None:
-        entries = [Entry(message.job_id, _body(message, self.queue)) for message in messages]
-        places = await enqueue(self.redis, self.queue, entries, again=True)
+        by_queue: dict[str, list[OutboxMessage]] = {}
+        for message in messages:
+            by_queue.setdefault(self._queue_of(message), []).append(message)
+        for queue, some in by_queue.items():
+            try:
+                await self._push_to(queue, some)
+            except ResponseError as error:
+                if queue == self.queue or type(error) not in {ResponseError, NoPermissionError}:
+                    raise
+                # a key that is no queue, or one that is forbidden here: the others are not held up by it
+                said = one_line(error)
+                log.warning("relay.queue_refused", queue=queue, jobs=len(some), error=said)
+
+    def _queue_of(self, message: OutboxMessage) -> str:
+        """The key of the queue that the message names, or else its kind; one that can't be a queue names none."""
+        named = message.queue
+        try:
+            if named is not None:
+                checked_queue(named)
+            elif self._kinds:
+                named = self._kinds.get(message.kind)
+        except ValueError as error:
+            if self._is_news("queue", message.job_id):
+                log.warning("relay.queue_unusable", job_id=message.job_id, problem=str(error))
+            named = None
+        return queue_key(named, self.queue)
+
+    async def _push_to(self, queue: str, messages: Sequence[OutboxMessage]) -> None:
+        entries = [Entry(message.job_id, _body(message, queue)) for message in messages]
+        places = await enqueue(self.redis, queue, entries, again=True)
         log.debug("relay.dispatched", jobs=len(messages))
         for message, place in zip(messages, places, strict=True):
             if place.holder is not None:
-                self._tell(message.job_id, place.holder)
+                self._tell_held(message.job_id, place.holder)
             else:
-                self._held_up.discard(message.job_id)
+                self._told.discard(("id", message.job_id))
 
-    def _tell(self, job_id: str, holder: str) -> None:
-        """Once for each message: it stays in the outbox, and is tried again later and later."""
-        if job_id in self._held_up:
+    def _tell_held(self, job_id: str, holder: str) -> None:
+        """The message stays in the outbox, and is tried again later and later."""
+        if not self._is_news("id", job_id):
             return
-        if len(self._held_up) >= _MAX_LOGGED:
-            self._held_up.clear()
-        self._held_up.add(job_id)
         log.warning(
             "relay.id_held",
             job_id=job_id,
             holder=holder or "another queue, or a program that is not ours",
             cure="the job waits until the id is free; ids are shared by all queues of a Redis: use ids of your own",
         )
+
+    def _is_news(self, what: str, job_id: str) -> bool:
+        """True once for each message."""
+        if (what, job_id) in self._told:
+            return False
+        if len(self._told) >= _MAX_LOGGED:
+            self._told.clear()
+        self._told.add((what, job_id))
+        return True
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
         """They did not get there: due now, not after the pause."""

@@ -1,7 +1,7 @@
 """What Redis must be and allow: its version, the commands and the keys. Asked at the start of a worker, and by health."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,22 +77,29 @@ def unfit(about: Mapping[str, Any]) -> Missing | None:
     return None
 
 
-async def missing(redis: ArqRedis) -> list[Missing]:
-    """What it refuses of the commands that a worker needs, without changing anything."""
+async def missing(redis: ArqRedis, queues: Iterable[str] = ()) -> list[Missing]:
+    """What it refuses of the commands that a worker of these queues needs, without changing anything."""
     user = user_of(redis)
     outside = await _missing_outside_scripts(redis, user)
     if any(not each.slows for each in outside):
         return outside
-    queue = redis.default_queue_name
-    keys = [
-        key(queue)
-        for key in (running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, waits_key)
+    inside = [
+        _refused(user, *(each.decode(errors="replace") for each in refused))
+        for queue in dict.fromkeys((redis.default_queue_name, *queues))
+        for refused in await _refused_inside_scripts(redis, queue)
     ]
+    return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same
+
+
+async def _refused_inside_scripts(
+    redis: ArqRedis, queue: str
+) -> Sequence[tuple[bytes, bytes, bytes]]:
+    of_queue = running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, waits_key
+    keys = [key(queue) for key in of_queue]
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
         args=[queue, _PROBE, *keys, failures_key(queue, _PROBE)]
     )
-    inside = (_refused(user, *(each.decode(errors="replace") for each in one)) for one in refused)
-    return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same
+    return refused
 
 
 async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:

@@ -59,7 +59,7 @@ OfFingerprint = Annotated[
 
 
 _SHOWN = (
-    "job_id", "kind", "reason", "error", "actor", "trace_id", "worker", "attempt", "buried_at",
+    "job_id", "kind", "queue", "reason", "error", "actor", "trace_id", "worker", "attempt", "buried_at",
     "fingerprint", "payload",
 )  # fmt: skip
 

@@ -20,7 +20,6 @@ from ledgerq.errors import LedgerqError
 from ledgerq.settings import load
 from ledgerq.store.migration import migrate
 
-EXAMPLE = """enqueue create_project --payload '{"name": "Launch"}' --wait 10"""
 _MARK = "ledgerq-dev"  # the lock of a running `dev`, and the sign that the folder is its own
 
 
@@ -47,8 +46,10 @@ class WorkerEnded(LedgerqError):
         super().__init__(f"the worker ended by itself with status {status}")
 
 
-def run_dev(folder: Path, tables: Tables, *, reset: bool, console: Console) -> None:
-    """Run until interrupted; the data in the folder stays.
+def run_dev(
+    folder: Path, tables: Tables, *, reset: bool, console: Console, ini: Path | None = None
+) -> None:
+    """Run until interrupted; the data in the folder stays. `ini` is the application's alembic.ini, where it has one.
 
     Raises:
         NotOurFolder: the folder holds something that we did not make.
@@ -62,7 +63,7 @@ def run_dev(folder: Path, tables: Tables, *, reset: bool, console: Console) -> N
             remove_tree(folder / "redis")
         console.print("Starting PostgreSQL and Redis …", highlight=False)
         with servers(folder) as running:
-            migrate(load(DatabaseConfig, url=running.database_url), tables)
+            migrate(load(DatabaseConfig, url=running.database_url), tables, ini=ini)
             _explain(running, folder, console)
             _run_worker(running)
 
@@ -93,7 +94,7 @@ def _explain(running: Servers, folder: Path, console: Console) -> None:
     )
     console.print(
         f"\nRunning, with data in {folder}. In another terminal:\n\n{exports}\n"
-        f"  {shlex.quote(sys.argv[0])} {EXAMPLE}\n\nStop with Ctrl-C.\n",
+        f"  ledgerq kinds    # what `ledgerq enqueue KIND --payload …` takes\n\nStop with Ctrl-C.\n",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -74,6 +74,12 @@ def tables_of_app() -> Tables:
     return app.tables if app else NO_TABLES
 
 
+def queues_of_app() -> dict[str, str | None]:
+    """The queue of each of the application's kinds, None for the default one; nothing where no application is named."""
+    app = find_app()
+    return app.registry().queues if app else {}
+
+
 def alembic_ini() -> Path | None:
     """The alembic.ini that `[tool.ledgerq] alembic` names in the nearest pyproject.toml that has that table.
 

@@ -9,11 +9,20 @@ from ledgerq.admin.cancel import CancelAnswer
 from ledgerq.admin.cancel import cancel as cancel_job
 from ledgerq.admin.connections import open_redis_and_database
 from ledgerq.admin.job_status import JobStatus, job_status
+from ledgerq.admin.queues import known_queues
 from ledgerq.admin.status import Status
 from ledgerq.admin.status import status as status_of_all
-from ledgerq.cli.find_app import AppName, tables_of_app
+from ledgerq.cli.find_app import AppName, queues_of_app, tables_of_app
 from ledgerq.cli.limits import LIMIT, run_within
-from ledgerq.cli.options import NO_REASON, Actor, AsJson, Because, checked_ids, for_the_log
+from ledgerq.cli.options import (
+    NO_REASON,
+    Actor,
+    AsJson,
+    Because,
+    OnQueue,
+    checked_ids,
+    for_the_log,
+)
 from ledgerq.cli.output import complain, print_attempts, print_fields, print_json, print_rows, say
 from ledgerq.config import Config, load_config
 from ledgerq.database.engine import Tables
@@ -45,9 +54,9 @@ def add_to(root: typer.Typer) -> None:
     root.command()(cancel)
 
 
-def status(as_json: AsJson = False) -> None:
+def status(app: AppName = None, as_json: AsJson = False) -> None:
     """How many jobs are queued, held back, running, staged, done, cancelled and dead."""
-    found = run_within(LIMIT, status_of_all(load_config()))
+    found = run_within(LIMIT, status_of_all(load_config(), queues_of_app()))
     if as_json:
         print_json(asdict(found))
     else:
@@ -57,10 +66,10 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def job(job_id: JobId, as_json: AsJson = False) -> None:
+def job(job_id: JobId, queue: OnQueue = None, app: AppName = None, as_json: AsJson = False) -> None:
     """Where a job is, how it ended, what went wrong on the way, and what it changed."""
     checked_ids([job_id])
-    found = run_within(LIMIT, job_status(load_config(), job_id))
+    found = run_within(LIMIT, job_status(load_config(), job_id, _queues(queue)))
     if found.state == "unknown":
         raise UnknownJob(job_id, found.problem, found.note)
     if as_json:
@@ -73,6 +82,7 @@ def cancel(
     job_id: JobId,
     because: Because = NO_REASON,
     actor: Actor = None,
+    queue: OnQueue = None,
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for a worker that runs it to roll it back.")
     ] = 30,
@@ -82,7 +92,9 @@ def cancel(
     """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
     if not 0 < timeout <= _DAY:
         raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
-    work = _cancel(load_config(), tables_of_app(), job_id, for_the_log(actor, because), timeout)
+    config, said = load_config(), for_the_log(actor, because)
+    others = known_queues(config.worker, _queues(queue))
+    work = _cancel(config, tables_of_app(), job_id, said, timeout, others)
     answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
     if as_json:
         print_json(asdict(answer))
@@ -101,12 +113,18 @@ async def _cancel(
     job_id: str,
     said: dict[str, str],
     timeout: float,  # noqa: ASYNC109
+    others: list[str],
 ) -> CancelAnswer:
     async with open_redis_and_database(config, tables) as (redis, sessions):
         return await cancel_job(
             redis, sessions, config.worker.queue, job_id, **said,
-            timeout=timeout, keep_result=config.worker.keep_result,
+            timeout=timeout, keep_result=config.worker.keep_result, others=others,
         )  # fmt: skip
+
+
+def _queues(named: str | None) -> dict[str, str | None]:
+    """Those of the application's kinds, and the one that is named."""
+    return {**queues_of_app(), "": named}
 
 
 def _sentence(answer: CancelAnswer) -> str:
@@ -118,7 +136,7 @@ def _sentence(answer: CancelAnswer) -> str:
 
 
 def _show_status(found: Status) -> None:
-    ledger, queue = found.ledger, found.queue
+    ledger = found.ledger
     counts: dict[str, Any] = {
         "staged": ledger.staged,
         "done": ledger.done,
@@ -126,31 +144,46 @@ def _show_status(found: Status) -> None:
         "dead": ledger.dead,
         "dead letters": ledger.letters,
     }
-    if queue:
+    queues, running = found.queues.values(), [r for q in found.queues.values() for r in q.running]
+    if queues:
         counts = {
-            "queued": queue.queued,
-            "held back": queue.deferred,
-            "tried before": queue.retrying,
-            "running": len(queue.running),
+            "queued": sum(each.queued for each in queues),
+            "held back": sum(each.deferred for each in queues),
+            "tried before": sum(each.retrying for each in queues),
+            "running": len(running),
             **counts,
-            "workers": len(queue.workers),
+            "workers": len({worker for each in queues for worker in each.workers}),
         }
     print_rows(("jobs", "count"), counts.items())
+    if len(queues) > 1:
+        _show_queues(found)
     if ledger.oldest_staged:
         print_fields({"oldest staged": ledger.oldest_staged})
-    if queue and queue.waits:
+    waiting = [wait for each in queues for wait in each.waits]
+    if waiting:
         print_rows(
             ("jobs wait for", "", "seconds ago"),
-            [(each.reason, each.text, round(each.seconds)) for each in queue.waits],
+            [(each.reason, each.text, round(each.seconds)) for each in waiting],
         )
-    if queue and queue.running:
+    if running:
         print_rows(
             ("running", "worker", "since", "attempt", ""),
             [
                 (r.job_id, r.worker, r.since, r.attempt, "" if r.held else "its worker is gone")
-                for r in queue.running[:_MAX_RUNNING]
+                for r in running[:_MAX_RUNNING]
             ],
         )
+
+
+def _show_queues(found: Status) -> None:
+    staged = found.ledger.staged_by_queue
+    print_rows(
+        ("queue", "staged", "queued", "held back", "running", "workers"),
+        [
+            (name, staged.get(name, 0), q.queued, q.deferred, len(q.running), len(q.workers))
+            for name, q in found.queues.items()
+        ],
+    )
 
 
 def _show_job(found: JobStatus) -> None:

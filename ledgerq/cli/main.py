@@ -13,12 +13,18 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.admin import health as health_checks
-from ledgerq.cli import dead_letters, jobs
+from ledgerq.cli import audit, dead_letters, init, jobs
 from ledgerq.cli import migrate as migrate_command
 from ledgerq.cli.dev import run_dev
-from ledgerq.cli.find_app import AppName, require_app, tables_of_app
+from ledgerq.cli.find_app import (
+    AppName,
+    alembic_ini,
+    queues_of_app,
+    require_app,
+    tables_of_app,
+)
 from ledgerq.cli.limits import HEALTH, LIMIT, run_within
-from ledgerq.cli.options import AsJson, checked_ids, checked_payload
+from ledgerq.cli.options import AsJson, OnQueue, Queues, checked_ids, checked_payload
 from ledgerq.cli.output import complain, err, out, plain, print_json, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
@@ -38,9 +44,11 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+init.add_to(commands)
 migrate_command.add_to(commands)
 jobs.add_to(commands)
 dead_letters.add_to(commands)
+audit.add_to(commands)
 
 # of commands: the options of `enqueue` and `dead` make jobs and name them
 _WRONG_USE = (UsageError, InvalidPayload, InvalidRequest, UnknownKind)
@@ -75,10 +83,11 @@ def worker(
     processes: Annotated[
         int, typer.Option(min=1, max=256, help="So many, started again if one ends.")
     ] = 1,
+    queue: Queues = None,
     app: AppName = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
-    """Run jobs from the queue until SIGTERM or SIGINT."""
+    """Run jobs from the queues until SIGTERM or SIGINT."""
     found, config = require_app(), load_config()
     configure_logging(config.worker.log_format, config.worker.log_level)
     if processes > 1:
@@ -96,19 +105,21 @@ def enqueue(
     job_id: Annotated[str | None, typer.Option(help="The idempotency key.")] = None,
     delay: Annotated[float, typer.Option(help="Seconds before it may run.")] = 0,
     actor: Annotated[str, typer.Option(help="Who asks, for the audit log.")] = "cli",
+    queue: OnQueue = None,
     wait: Annotated[
         float | None, typer.Option(help="Wait for the result, at most so many seconds.")
     ] = None,
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put one job on the queue."""
+    """Put one job on its kind's queue."""
     checked = checked_payload(kind, payload)
     checked_ids([] if job_id is None else [job_id])
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= MAX_WAIT:
             raise UsageError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
-    work = _enqueue(checked, job_id, delay, actor, wait, as_json=as_json)
+    named = require_app().registry().queues.get(kind) if queue is None else queue
+    work = _enqueue(checked, job_id, delay, actor, wait, named, as_json=as_json)
     run_within(LIMIT + (wait or 0), work)
 
 
@@ -118,12 +129,13 @@ async def _enqueue(
     delay: float,
     actor: str,
     wait: float | None,
+    queue: str | None,
     *,
     as_json: bool,
 ) -> None:
     async with JobClient.open(load(WorkerConfig)) as client:
         later = timedelta(seconds=delay)
-        job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor)
+        job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor, queue=queue)
         answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
         if wait is not None:
             # as it was answered, whatever the payload says of it
@@ -162,14 +174,21 @@ def health(
 ) -> None:
     """Ask Redis, the database and the workers; exit status 0 if all is well."""
     config, tables = load_config(), tables_of_app()
-    work = _health(config, tables, require_worker=require_worker, as_json=as_json)
+    work = _health(config, tables, queues_of_app(), require_worker=require_worker, as_json=as_json)
     ok = run_within(HEALTH, work)
     raise typer.Exit(0 if ok else 1)
 
 
-async def _health(config: Config, tables: Tables, *, require_worker: bool, as_json: bool) -> bool:
+async def _health(
+    config: Config,
+    tables: Tables,
+    kinds: dict[str, str | None],
+    *,
+    require_worker: bool,
+    as_json: bool,
+) -> bool:
     """Says what it found before anything is closed: that may take longer than there is time."""
-    checks = await health_checks.check(config, tables)
+    checks = await health_checks.check(config, tables, kinds=kinds)
     ok = all(check.ok for check in checks if require_worker or check.name != "workers")
     if as_json:
         print_json({"ok": ok, **{check.name: _plain(check) for check in checks}})
@@ -224,7 +243,8 @@ def dev(
         ".ledgerq"
     ),
     reset: Annotated[bool, typer.Option("--reset", help="Wipe that data first.")] = False,
+    queue: Queues = None,
     app: AppName = None,
 ) -> None:
     """Keep a PostgreSQL, a Redis and a worker running for development; data stays between runs."""
-    run_dev(folder, require_app().tables, reset=reset, console=err)
+    run_dev(folder, require_app().tables, reset=reset, console=err, ini=alembic_ini())

@@ -10,14 +10,49 @@ from pydantic import ValidationError
 
 from ledgerq.cli.find_app import require_app
 from ledgerq.errors import InvalidPayload, Undecodable, UsageError
+from ledgerq.settings import FILE
 from ledgerq.wire.envelope import check_job_id
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.queue_name import checked_queue
+
+QUEUES = "LEDGERQ_QUEUES"
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 Actor = Annotated[
     str | None, typer.Option(show_default="cli:<you>", help="Who asks, for the audit log.")
 ]
 Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
+
+OnQueue = Annotated[
+    str | None,
+    typer.Option("--queue", metavar="NAME", help="The queue, where it is not the kind's own."),
+]
+
+
+def _serve(names: list[str] | None) -> None:
+    """Processes that this one starts serve the same queues."""
+    if not names:
+        return
+    for n, name in enumerate(names):
+        try:
+            checked_queue(name)
+        except ValueError as error:
+            raise UsageError("--queue", f"{name!r} {error}", "name a queue") from None
+        if name in names[:n]:
+            raise UsageError("--queue", f"{name!r} is given twice", "give each queue once")
+    os.environ[QUEUES] = ",".join(names)
+    os.environ.pop(f"{QUEUES}{FILE}", None)
+
+
+Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        callback=_serve,
+        metavar="NAME",
+        help="Serve this queue, and others named so; `default` is LEDGERQ_QUEUE. Else LEDGERQ_QUEUES.",
+    ),
+]
 
 NO_REASON = "none given"
 _MAX_USER = 100

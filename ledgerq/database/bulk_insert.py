@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import JSON, TextClause, insert, text
+from sqlalchemy import JSON, Executable, TextClause, insert, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from ledgerq.database.own_schema import quoted, translated_schema
@@ -30,27 +31,46 @@ async def insert_returning_ids(
     return await _insert(session, table, rows, returning=True)
 
 
+def insert_rows_now(session: Session, table: type[SQLModel], rows: Rows) -> None:
+    """As `insert_rows`, from inside a flush."""
+    if rows:
+        session.connection().execute(*_prepared(session, table, rows, returning=False))
+
+
 async def _insert(
     session: AsyncSession, table: type[SQLModel], rows: Rows, *, returning: bool
 ) -> list[int]:
     if not rows:
         return []
+    if recorder := getattr(session.sync_session, "recorder", None):
+        statement = f"insert_rows({table.__name__})"
+        recorder.require_seen(session.sync_session, table.__table__, statement)  # type: ignore[attr-defined]
+    added: Any = await session.execute(
+        *_prepared(session.sync_session, table, rows, returning=returning)
+    )
+    if not returning:
+        return []
+    ids = list(added.scalars())
+    return ids if session.get_bind().dialect.name != "postgresql" else sorted(ids)
+
+
+def _prepared(
+    session: Session, table: type[SQLModel], rows: Rows, *, returning: bool
+) -> tuple[Executable, Any]:
+    """A statement and its parameters. On PostgreSQL ids are drawn in the order of the rows."""
     columns = tuple(rows[0])
     as_json = {column for column in columns if _is_json(table, column)}
     if session.get_bind().dialect.name != "postgresql":
-        plain = insert(table)
+        plain: Any = insert(table)
         if returning:
             plain = plain.returning(table.id, sort_by_parameter_order=True)  # type: ignore[attr-defined]
-        jsonable = [{**row, **{c: to_jsonable_python(row[c]) for c in as_json}} for row in rows]
-        added = await session.execute(plain, jsonable)
-        return list(added.scalars()) if returning else []
+        return plain, [{**row, **{c: to_jsonable_python(row[c]) for c in as_json}} for row in rows]
     arrays = {
         column: [_json(row[column]) if column in as_json else row[column] for row in rows]
         for column in columns
     }
     schema = translated_schema(session, table.__table__.schema)  # type: ignore[attr-defined]
-    added = await session.execute(_statement(table, schema, columns, returning), arrays)
-    return sorted(added.scalars()) if returning else []  # drawn in the order of the rows
+    return _statement(table, schema, columns, returning), arrays
 
 
 @lru_cache(maxsize=64)

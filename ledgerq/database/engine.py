@@ -1,10 +1,10 @@
 """The only place that builds an engine. One `Database` lives as long as the process that uses it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from asyncpg import PostgresError
@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from ledgerq.database.fenced_connection import FencedConnection, put_up_fences
 from ledgerq.database.own_schema import SCHEMA, checked_schema, schema_options
-from ledgerq.database.session import LedgerqSession
+from ledgerq.database.session import LedgerqSession, SyncSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
 from ledgerq.database.sqlstate import know, sqlstate
@@ -24,6 +24,16 @@ from ledgerq.errors import SettingError, Unreachable
 from ledgerq.text import first_line
 
 Sessions = async_sessionmaker[LedgerqSession]
+
+
+class Recorder(Protocol):
+    """Writes the audit entries of a flush: see ledgerq.store.audited."""
+
+    session_class: type[SyncSession]
+
+    @property
+    def rules(self) -> Mapping[type[Any], Any]:
+        """By class: see ledgerq.store.audit_rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ class Tables:
         metadata: of the application's tables.
         migrations: the folder of Alembic migrations that makes them.
         schema: the PostgreSQL schema in which ledgerq's tables stand. On SQLite there is one schema for all.
+        recorder: writes the entries of the classes that are audited.
 
     Raises:
         SettingError: the schema is no plain identifier.
@@ -42,6 +53,7 @@ class Tables:
     metadata: tuple[MetaData, ...] = ()
     migrations: Path | None = None
     schema: str = SCHEMA
+    recorder: Recorder | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         checked_schema(self.schema)
@@ -79,14 +91,19 @@ class Database:
         await self.engine.dispose()
 
 
-def build_database(config: DatabaseConfig, tables: Tables = NO_TABLES) -> Database:
-    """Make the engine; no connection is opened yet."""
+def build_database(
+    config: DatabaseConfig, tables: Tables = NO_TABLES, *, pooled: bool = True
+) -> Database:
+    """Make the engine; no connection is opened yet. If it is not `pooled`, none stays open after its use."""
     know(tables.metadata)
-    pool = _pool(config) if not config.is_sqlite else {}
+    pool: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
+    if pooled and not config.is_sqlite:
+        pool = _pool(config)
     engine = build_engine(config, tables.schema, **pool)
     sessions = async_sessionmaker(
         engine,
         class_=LedgerqSession,
+        sync_session_class=tables.recorder.session_class if tables.recorder else SyncSession,
         expire_on_commit=False,
         idle_limit=0 if config.is_sqlite else config.idle_in_transaction_timeout,
     )

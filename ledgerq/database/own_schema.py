@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import BindParameter, TextClause, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from ledgerq.errors import SettingError
 
@@ -51,7 +52,7 @@ def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
     return {} if schema == SCHEMA else {_MAP: {SCHEMA: schema}}
 
 
-def translated_schema(session: AsyncSession, schema: str | None = SCHEMA) -> str | None:
+def translated_schema(session: AsyncSession | Session, schema: str | None = SCHEMA) -> str | None:
     """The schema that the session's engine means by this one."""
     bind = session.get_bind()
     translation: Mapping[str | None, str | None] = bind.get_execution_options().get(_MAP) or {}

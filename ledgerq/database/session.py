@@ -17,11 +17,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class _SyncSession(Session):
+class SyncSession(Session):
     """Ours, so that the events below are for our sessions alone.
 
     While jobs share a transaction, `waiting` holds rows, locked and changed, that are written together at its end (see
     ledgerq.store.writes), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
+    `origin` is who changes rows now, for the entries that a flush writes (see ledgerq.store.audited).
     """
 
     fence: "Guard | None" = None  # while a handler runs
@@ -31,6 +32,8 @@ class _SyncSession(Session):
         SessionTransaction, int
     ]  # savepoint → how many entries had been gathered when it began
     met: list[Any] | None = None
+    origin: object = None
+    recorder: Any = None  # of the application's audited classes
     locking = False  # a row is read that nothing waits for: see ledgerq.store.writes
 
     def begin(self, nested: bool = False) -> SessionTransaction:
@@ -59,7 +62,7 @@ class LedgerqSession(AsyncSession):
     `idle_limit` is after how many seconds of silence the database ends its transaction; 0 is never.
     """
 
-    sync_session_class = _SyncSession
+    sync_session_class = SyncSession
     opened: AsyncConnection | None = None  # by ledgerq.database.transaction
     _user: "asyncio.Task[Any] | None" = None
 
@@ -195,7 +198,7 @@ def _refused_to_handlers(name: str) -> Callable[..., Any]:
     method = getattr(Session, name)
 
     @functools.wraps(method)
-    def refuse(self: _SyncSession, *args: Any, **more: Any) -> Any:
+    def refuse(self: SyncSession, *args: Any, **more: Any) -> Any:
         if self.fence:
             raise NotAllowedInJob(f"session.{name}()")
         return method(self, *args, **more)
@@ -205,44 +208,44 @@ def _refused_to_handlers(name: str) -> Callable[..., Any]:
 
 _ENDINGS = ("close", "commit", "invalidate", "prepare", "reset", "rollback")
 for _name in _ENDINGS:
-    setattr(_SyncSession, _name, _refused_to_handlers(_name))
+    setattr(SyncSession, _name, _refused_to_handlers(_name))
 for _name in (*_ENDINGS, "aclose", "begin"):
     setattr(JobSession, _name, _refused(_name))
 
 
-@event.listens_for(_SyncSession, "before_commit")
+@event.listens_for(SyncSession, "before_commit")
 def _refuse_commit(session: Session) -> None:
     """By the transaction's own method."""
     if getattr(session, "fence", None) and not session.in_nested_transaction():
         raise NotAllowedInJob("transaction.commit()")
 
 
-@event.listens_for(_SyncSession, "do_orm_execute")
+@event.listens_for(SyncSession, "do_orm_execute")
 def _write_what_waits(state: ORMExecuteState) -> None:
     """SQL of the caller's own sees what was changed before it, as it does where nothing waits."""
     if not state.is_orm_statement and getattr(state.session, "waiting", None):
         state.session.flush()
 
 
-@event.listens_for(_SyncSession, "loaded_as_persistent")
-@event.listens_for(_SyncSession, "pending_to_persistent")
-@event.listens_for(_SyncSession, "detached_to_persistent")
+@event.listens_for(SyncSession, "loaded_as_persistent")
+@event.listens_for(SyncSession, "pending_to_persistent")
+@event.listens_for(SyncSession, "detached_to_persistent")
 def _meet(session: Session, entity: object) -> None:
     met = getattr(session, "met", None)
     if met is not None:
         met.append(entity)
 
 
-@event.listens_for(_SyncSession, "after_transaction_create")
+@event.listens_for(SyncSession, "after_transaction_create")
 def _mark(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested and isinstance(session, _SyncSession) and session.gathered is not None:
+    if transaction.nested and isinstance(session, SyncSession) and session.gathered is not None:
         session.marks[transaction] = len(session.gathered)
 
 
-@event.listens_for(_SyncSession, "after_soft_rollback")
+@event.listens_for(SyncSession, "after_soft_rollback")
 def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
     """What a savepoint undoes leaves no audit entry."""
-    if isinstance(session, _SyncSession) and session.gathered is not None:
+    if isinstance(session, SyncSession) and session.gathered is not None:
         mark = session.marks.pop(transaction, None)
         del session.gathered[mark if mark is not None else len(session.gathered) :]
         # what waited was written before the savepoint began; its rows may not be locked any more

@@ -15,6 +15,7 @@ LedgerqError                    everything that is ours; its text is one line fo
 ├── JobEnded                    a job has ended, and something that it left behind uses its session
 ├── HandlerSilent               a handler did not use its transaction for so long that PostgreSQL ended it
 ├── Refused                     the data does not allow it; trying again cannot help
+│   ├── NotAudited              a row of an audited class would change without an entry, or without an author
 │   └── ConstraintError         a constraint of the database
 │       ├── MissingReference    a row points at one that does not exist
 │       ├── StillReferenced     other rows point at one that is to go
@@ -81,6 +82,7 @@ from ledgerq.errors.data import (
     LockTimeout,
     MissingReference,
     MissingValue,
+    NotAudited,
     Refused,
     RuleBroken,
     SerializationFailure,
@@ -149,6 +151,7 @@ __all__ = [
     "MissingReference",
     "MissingValue",
     "NotAllowedInJob",
+    "NotAudited",
     "NotBuried",
     "NotReplayable",
     "PayloadMismatch",

@@ -11,6 +11,29 @@ class Refused(LedgerqError):
         super().__init__(f"{field}: {problem}")
 
 
+class NotAudited(Refused):
+    """A row of an audited class would change without an audit entry, or without an author in it."""
+
+    @classmethod
+    def without_origin(cls, entity_type: str) -> "NotAudited":
+        """Nobody has said who changes it."""
+        return cls(
+            entity_type,
+            "is audited, and nobody has said who changes it; change it in a job, or inside of "
+            "`async with audit.acting_as(session, Origin(…)):`, in a handler of many jobs with each one's origin",
+        )
+
+    @classmethod
+    def past_the_session(cls, entity: str, statement: str) -> "NotAudited":
+        """A statement would change rows that the session does not see."""
+        return cls(
+            entity,
+            f"is audited, and {statement} changes rows that the session does not see; change objects of the session, or "
+            f"let a trigger write the entries: Audited({entity}, by_trigger=True) and `ledgerq audit attach`, or record "
+            "them yourself and say so: execution_options={audit.BY_HAND: True}",
+        )
+
+
 class ConstraintError(Refused):
     """A constraint of the database refused a write. SQLite does not name all of them."""
 

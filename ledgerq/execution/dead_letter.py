@@ -19,7 +19,8 @@ from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import DeadLetter, JobState
 from ledgerq.text import cut, described, leaves, storable, traceback_of
-from ledgerq.wire.envelope import check_job_id
+from ledgerq.wire.envelope import Envelope, check_job_id
+from ledgerq.wire.names import MAX_QUEUE
 from ledgerq.wire.readable import readable_parts
 from ledgerq.wire.result import holds_nul
 
@@ -124,7 +125,14 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
         attempts=[*map(dict, delivery.history[-MAX_ATTEMPTS:]), last],
         worker=delivery.worker,
         fingerprint=fingerprint(read.kind, outcome),
+        queue=_queue_of(delivery, read.envelope),
     )
+
+
+def _queue_of(delivery: Delivery, envelope: Envelope | None) -> str | None:
+    """The key of the queue that the job came from, where it is known and can be kept."""
+    queue = delivery.queue or (envelope.queue if envelope else None)
+    return queue if queue and len(queue) <= MAX_QUEUE and queue.isprintable() else None
 
 
 def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:

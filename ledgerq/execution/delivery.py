@@ -22,6 +22,7 @@ class Delivery:
     interruptions: int = 0
     history: tuple[Mapping[str, Any], ...] = ()
     worker: str = ""
+    queue: str = ""  # the key of the queue that it came from; '' if that is not known
     _envelope: Envelope | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -17,12 +17,14 @@ from ledgerq.execution.registry import Job
 from ledgerq.job import JobContext
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store.audit import Origin
+from ledgerq.store.audited import set_origin
 from ledgerq.store.writes import deferred_writes
 from ledgerq.text import leaves
 
 
 async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
     """What the handler answers for a job that has the transaction to itself."""
+    await set_origin(session, _origin(job))  # it stays: what is not flushed yet is so at the commit
     fence = Fence(session, stalled=stalled_by_others(job.id))
     return await _handled(fence, lambda given: job.handle(_context(given, job)), _bound(job))
 
@@ -34,12 +36,14 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
     answers, now = [], datetime.now(UTC)
     async with deferred_writes(session):
         for job in jobs:
+            await set_origin(session, _origin(job))
             fence = Fence(session, shared=True, stalled=stalled_by_others(job.id))
 
             async def handle(given: JobSession, job: Job[Any] = job) -> Any:
                 return await job.handle(_context(given, job, now))
 
             answers.append(await _handled(fence, handle, _bound(job)))
+        await set_origin(session, None)
     return answers
 
 
@@ -89,14 +93,18 @@ def _context(
     session: LedgerqSession, job: Job[Any], now: datetime | None = None
 ) -> JobContext[Any]:
     """What the handler is given."""
-    origin = Origin(
+    return JobContext(session, _origin(job), now or datetime.now(UTC), job.resources)
+
+
+def _origin(job: Job[Any]) -> Origin:
+    """Whose doing it is what the job changes."""
+    return Origin(
         actor=job.envelope.actor,
         job_id=job.id,
         kind=job.kind.name,
         attempt=job.delivery.attempt,
         trace_id=job.envelope.trace_id,
     )
-    return JobContext(session, origin, now or datetime.now(UTC), job.resources)
 
 
 def _bound(job: Job[Any]) -> dict[str, Any]:

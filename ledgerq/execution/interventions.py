@@ -218,6 +218,8 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
         payload=dict(envelope.payload),
         actor=envelope.actor,
         trace_id=envelope.trace_id,
+        # another kind has a queue of its own
+        queue=letter.queue if envelope.kind == letter.kind else None,
     )
 
 

@@ -11,6 +11,7 @@ from ledgerq.errors import DefinitionError, InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.job import JobContext, Kind, P
 from ledgerq.wire.envelope import Envelope
+from ledgerq.wire.queue_name import checked_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,17 @@ class Job(Generic[P]):
 
 
 class Registry:
-    """The kinds by name. Refuses two of one name. `resources` is what handlers are given beside the session."""
+    """The kinds by name. Refuses two of one name, and a queue that can't be one.
+
+    `resources` is what handlers are given beside the session.
+    """
 
     def __init__(self, kinds: Iterable[Kind[Any]], resources: Any = None) -> None:
         self.resources = resources
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
         self.batchable_kinds: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
+        self.queues: dict[str, str | None] = {}  # by kind; None is the default queue
         for kind in kinds:
             if kind.name in self._kinds:
                 raise DefinitionError(
@@ -45,6 +50,7 @@ class Registry:
                     "give one of them another name",
                 )
             self._kinds[kind.name] = kind
+            self.queues[kind.name] = _queue_of(kind)
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:
@@ -92,3 +98,13 @@ class Registry:
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
         return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)
+
+
+def _queue_of(kind: Kind[Any]) -> str | None:
+    if kind.queue is not None:
+        try:
+            checked_queue(kind.queue)
+        except ValueError as error:
+            where = f"the queue of job kind {kind.name!r}"
+            raise DefinitionError(where, str(error), "choose another one") from None
+    return kind.queue

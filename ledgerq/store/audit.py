@@ -3,21 +3,26 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeAlias
-from uuid import UUID
+from typing import Any
 
-from sqlalchemy import inspect, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import SQLModel, col
+from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, cursor, is_storable, require_limit
 from ledgerq.database.bulk_insert import insert_rows
 from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.errors import Refused
+from ledgerq.store.entities import (
+    Key,
+    entity_type_of,
+    filled,
+    key_of,
+    key_text,
+    key_text_in,
+    says_something,
+)
 from ledgerq.store.tables import Action, AuditLog
-
-EntityId: TypeAlias = str | int | UUID  # a key; the log keeps its text
 
 _MAX_ACTOR = 200
 _MAX_ATTEMPTS = 2**31 - 1
@@ -39,40 +44,53 @@ class Origin:
 class Change:
     """What happened to one entity. `before` and `after` hold the changed fields only.
 
-    `action` is a word of `Action`, or one of the application's own.
+    `entity_id` is the row's key: a number, a UUID, a text, or a tuple of them (see `key_text`). `action` is a word of
+    `Action`, or any other of 1 to 50 printable characters.
     """
 
     entity_type: str
-    entity_id: EntityId
+    entity_id: Key
     action: str
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
     @classmethod
-    def created(cls, entity: SQLModel) -> "Change":
+    def created(cls, entity: object) -> "Change":
         """The entity is new, and flushed: all that it holds is what changed."""
-        return cls(_table_of(entity), _id_of(entity), Action.CREATE, {}, _filled(entity))
+        return cls(
+            entity_type_of(type(entity)),
+            key_of(entity),
+            Action.CREATE,
+            {},
+            filled(entity, _KEPT_BY_THE_DATABASE),
+        )
 
     @classmethod
-    def inserted(cls, entity_type: str, entity_id: EntityId, values: Mapping[str, Any]) -> "Change":
+    def inserted(cls, entity_type: str, entity_id: Key, values: Mapping[str, Any]) -> "Change":
         """A row was inserted by a statement, not by the session: what `created` says of an object."""
-        return cls(entity_type, entity_id, Action.CREATE, {}, _with_values(values))
+        return cls(entity_type, entity_id, Action.CREATE, {}, says_something(values))
 
     @classmethod
     def of(
         cls,
-        entity: SQLModel,
+        entity: object,
         before: Mapping[str, Any],
         after: Mapping[str, Any],
         action: str = Action.UPDATE,
     ) -> "Change":
         """Some fields of the entity changed."""
-        return cls(_table_of(entity), _id_of(entity), action, before, after)
+        return cls(entity_type_of(type(entity)), key_of(entity), action, before, after)
 
     @classmethod
-    def gone(cls, entity: SQLModel, action: str) -> "Change":
+    def gone(cls, entity: object, action: str) -> "Change":
         """The row is gone for good: the log keeps what it held."""
-        return cls(_table_of(entity), _id_of(entity), action, _filled(entity), {})
+        return cls(
+            entity_type_of(type(entity)),
+            key_of(entity),
+            action,
+            filled(entity, _KEPT_BY_THE_DATABASE),
+            {},
+        )
 
 
 async def record(session: AsyncSession, origin: Origin, *changes: Change) -> None:
@@ -89,9 +107,9 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
     entries, checked = list[dict[str, Any]](), None
     for origin, change in changes:
         if origin is not checked:  # mostly, all are of one
-            _check(origin)
+            check_origin(origin)
             checked = origin
-        entries.append(_entry(origin, change))
+        entries.append(entry_of(origin, change))
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
         gathered.extend(entries)
@@ -115,19 +133,27 @@ async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
 
 async def history(
     session: AsyncSession,
-    entity_type: str,
-    entity_id: EntityId,
+    entity: str | type[Any],
+    entity_id: Key,
     *,
     after_id: int = 0,
     limit: int = 100,
 ) -> Sequence[AuditLog]:
     """What happened to an entity, oldest first; the next page begins after this one's last id.
 
+        entries = await audit.history(session, Order, order_id)
+
+    `entity` is the class, or the name of its table as the log has it; `entity_id` the key: a number, a UUID, a text, or
+    a tuple of the parts of a composite key.
+
     Raises:
         Refused: the limit is out of range.
     """
     require_limit(limit, MAX_IN_A_LIST)
-    key = key_text(entity_id)
+    if isinstance(entity, str):
+        entity_type, key = entity, key_text(entity_id)
+    else:
+        entity_type, key = entity_type_of(entity), key_text_in(entity, entity_id)
     if not is_storable(entity_type) or not is_storable(key):
         return []
     await reach_our_tables(session)
@@ -144,8 +170,10 @@ async def history(
     return (await session.scalars(entries)).all()
 
 
-async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Sequence[AuditLog]:
-    """What a job did, and what was done to it, oldest first.
+async def of_job(
+    session: AsyncSession, job_id: str, *, after_id: int = 0, limit: int = 100
+) -> Sequence[AuditLog]:
+    """What a job did, and what was done to it, oldest first; pages as those of `history`.
 
     Raises:
         Refused: the limit is out of range.
@@ -154,11 +182,18 @@ async def of_job(session: AsyncSession, job_id: str, *, limit: int = 100) -> Seq
     if not is_storable(job_id):
         return []
     await reach_our_tables(session)
-    entries = select(AuditLog).where(col(AuditLog.job_id) == job_id)
+    entries = select(AuditLog).where(
+        col(AuditLog.job_id) == job_id, col(AuditLog.id) > cursor(after_id)
+    )
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 
 
-def _entry(origin: Origin, change: Change) -> dict[str, Any]:
+def entry_of(origin: Origin, change: Change) -> dict[str, Any]:
+    """The row of a change whose origin was checked.
+
+    Raises:
+        Refused: the log can't keep it.
+    """
     key = key_text(change.entity_id)
     if not _fits(change.entity_type, 128):
         raise Refused("entity_type", "must have at most 128 characters, no NUL")
@@ -180,8 +215,12 @@ def _entry(origin: Origin, change: Change) -> dict[str, Any]:
     }
 
 
-def _check(origin: Origin) -> None:
-    """An author who can't be kept is refused: nothing else is put in the place of one."""
+def check_origin(origin: Origin) -> None:
+    """An author who can't be kept is refused: nothing else is put in the place of one.
+
+    Raises:
+        Refused: with the field.
+    """
     actor = origin.actor
     if not _fits(actor, _MAX_ACTOR) or not actor or not actor.isprintable():
         raise Refused("actor", "must have 1 to 200 printable characters")
@@ -200,33 +239,3 @@ def _fits(value: object, longest: int) -> bool:
     if not isinstance(value, str) or len(value) > longest:
         return False
     return value.isprintable() or is_storable(value)  # the former is quick, and says more
-
-
-def key_text(entity_id: EntityId) -> str:
-    """The key as the log keeps it: a number in digits, a UUID in its usual form."""
-    return entity_id if type(entity_id) is str else str(entity_id)
-
-
-def _table_of(entity: SQLModel) -> str:
-    return str(entity.__tablename__)
-
-
-def _id_of(entity: SQLModel) -> EntityId:
-    return getattr(entity, _key_of(type(entity)))  # type: ignore[no-any-return]
-
-
-@cache
-def _key_of(table: type[SQLModel]) -> str:
-    """The attribute that is its primary key."""
-    mapper = inspect(table)
-    [column] = mapper.primary_key
-    return str(mapper.get_property_by_column(column).key)
-
-
-def _filled(entity: SQLModel) -> dict[str, Any]:
-    return _with_values(entity.model_dump(exclude=_KEPT_BY_THE_DATABASE))
-
-
-def _with_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a new row holds: the values that say something."""
-    return {field: value for field, value in values.items() if value is not None and value != []}

@@ -60,12 +60,13 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     return (await session.scalars(letter)).one_or_none()
 
 
-async def buried(session: AsyncSession, job_ids: Collection[str]) -> set[str]:
-    """Of these jobs, those that have a letter."""
-    found: set[str] = set()
+async def buried(session: AsyncSession, job_ids: Collection[str]) -> dict[str, str | None]:
+    """Of these jobs, those that have a letter, and the queue that each came from."""
+    found: dict[str, str | None] = {}
     for some in chunks(storable(job_ids)):
-        letters = select(col(DeadLetter.job_id)).where(col(DeadLetter.job_id).in_(some))
-        found |= set(await session.scalars(letters))
+        letters = select(col(DeadLetter.job_id), col(DeadLetter.queue))
+        rows = await session.execute(letters.where(col(DeadLetter.job_id).in_(some)))
+        found |= {row.job_id: row.queue for row in rows}
     return found
 
 

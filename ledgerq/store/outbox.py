@@ -5,13 +5,13 @@ job has ended. So nothing has to notice that Redis lost it; a second put under t
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, text, true, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
@@ -19,32 +19,44 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import col
 
-from ledgerq.bounds import MAX_IN_A_LIST, chunks, is_storable, require_limit, storable
+from ledgerq.bounds import (
+    DEFAULT_QUEUE,
+    MAX_IN_A_LIST,
+    chunks,
+    is_storable,
+    require_limit,
+    storable,
+)
 from ledgerq.columns import UtcDateTime, clock, utc_now
 from ledgerq.database.engine import Database
 from ledgerq.database.own_schema import OurSql, channel_of
 from ledgerq.database.sqlstate import connecting
 from ledgerq.store.tables import OutboxMessage
 
-_COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "delay")
+_COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "queue", "delay")
 _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows draw their numbers in the order given
-    "INSERT INTO ledgerq.outbox_message (job_id, kind, payload, actor, trace_id, ordering_key, next_dispatch_at) "
-    "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, "
+    "INSERT INTO ledgerq.outbox_message "
+    "(job_id, kind, payload, actor, trace_id, ordering_key, queue, next_dispatch_at) "
+    "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, queue, "
     "CASE WHEN delay > 0 THEN clock_timestamp() + make_interval(secs => delay) ELSE now() END "
     "FROM unnest(CAST(:job_id AS text[]), CAST(:kind AS text[]), CAST(:payload AS text[]), "
     "CAST(:actor AS text[]), CAST(:trace_id AS text[]), CAST(:ordering_key AS text[]), "
-    "CAST(:delay AS double precision[])) WITH ORDINALITY "
-    "AS v(job_id, kind, payload, actor, trace_id, ordering_key, delay, place) ORDER BY place "
+    "CAST(:queue AS text[]), CAST(:delay AS double precision[])) WITH ORDINALITY "
+    "AS v(job_id, kind, payload, actor, trace_id, ordering_key, queue, delay, place) ORDER BY place "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
 FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
 MAX_PAUSE = 1800  # … up to here
-_AT_ONCE = MAX_IN_A_LIST // 4  # messages of seven columns each
+LEFT_TO_OTHERS = timedelta(minutes=10)
+_AT_ONCE = MAX_IN_A_LIST // 4  # messages of eight columns each
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A job to be staged. `delay` holds it back; those of one `ordering_key` run one after another."""
+    """A job to be staged. `delay` holds it back; those of one `ordering_key` run one after another.
+
+    A `queue` of None is for the workers' application to say.
+    """
 
     job_id: str
     kind: str
@@ -53,6 +65,7 @@ class Message:
     trace_id: str | None = None
     ordering_key: str | None = None
     delay: timedelta = timedelta(0)
+    queue: str | None = None
 
 
 class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
@@ -120,10 +133,14 @@ async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> 
     return await session.scalars(fresh.values(rows).returning(col(OutboxMessage.job_id)))
 
 
-async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]:
+async def take_due(
+    session: AsyncSession, limit: int, kinds: Collection[str] | None = None
+) -> Sequence[OutboxMessage]:
     """The messages to be put on Redis now, oldest first; each falls due again later.
 
-    Those that another relay holds are skipped. Of one ordering key only the oldest is ever due.
+    Those that another relay holds are skipped. Of one ordering key only the oldest is ever due. A message that names
+    no queue is left, if `kinds` are given and its own is not among them, to the workers of an application that knows
+    it: until nobody has taken it for ten minutes.
     """
     require_limit(limit, MAX_IN_A_LIST)
     earlier = aliased(OutboxMessage)
@@ -136,6 +153,7 @@ async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]
         .where(
             col(OutboxMessage.next_dispatch_at) <= utc_now(),
             col(OutboxMessage.ordering_key).is_(None) | ~must_wait,
+            true() if kinds is None else _is_for(kinds),
         )
         .order_by(col(OutboxMessage.next_dispatch_at), col(OutboxMessage.seq))
         .limit(limit)
@@ -150,6 +168,12 @@ async def take_due(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]
         execution_options={"synchronize_session": False},
     )
     return sorted(dispatched, key=lambda message: message.seq)
+
+
+def _is_for(kinds: Collection[str]) -> ColumnElement[bool]:
+    queue, due_at = col(OutboxMessage.queue), col(OutboxMessage.next_dispatch_at)
+    names_one = queue.is_not(None) & (queue != DEFAULT_QUEUE)
+    return names_one | col(OutboxMessage.kind).in_(kinds) | (due_at <= clock(-LEFT_TO_OTHERS))
 
 
 async def all_due(session: AsyncSession) -> int:
@@ -209,6 +233,13 @@ async def find_many(session: AsyncSession, job_ids: Iterable[str]) -> Sequence[O
 async def count(session: AsyncSession) -> int:
     """How many staged jobs have not ended."""
     return await session.scalar(select(func.count()).select_from(OutboxMessage)) or 0
+
+
+async def count_by_queue(session: AsyncSession) -> list[tuple[str | None, str, int]]:
+    """How many staged jobs have not ended, for each name of a queue that they were staged with, and each kind."""
+    parts = col(OutboxMessage.queue), col(OutboxMessage.kind)
+    counted = await session.execute(select(*parts, func.count()).group_by(*parts))
+    return [(queue, kind, number) for queue, kind, number in counted]
 
 
 async def oldest(session: AsyncSession) -> datetime | None:

@@ -35,8 +35,9 @@ async def write(session: AsyncSession, entity: SQLModel) -> None:
     Raises:
         ConstraintError: the database refuses the row.
     """
-    waiting = getattr(session.sync_session, "waiting", None)
-    if waiting is None:
+    sync: Any = session.sync_session
+    waiting, recorder = getattr(sync, "waiting", None), getattr(sync, "recorder", None)
+    if waiting is None or (recorder and recorder.rules_of(type(entity))):  # its entry is its job's
         await flush(session, [entity])
     else:
         waiting[id(entity)] = entity

@@ -4,11 +4,12 @@ from functools import cache
 from inspect import get_annotations
 from typing import Any, ClassVar, Generic, Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from typing_extensions import TypeVar
 
 from ledgerq.errors import DefinitionError
-from ledgerq.wire.names import CRON_PREFIX, MAX_KIND, MAX_QUEUE
+from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
+from ledgerq.wire.queue_name import checked_queue
 
 _OWN = ("kind", "queue")
 
@@ -51,7 +52,12 @@ class Payload(BaseModel, Generic[R]):
                     "give the field another name",
                 )
         _check(cls.__qualname__, "kind", vars(cls).get("kind"), MAX_KIND)
-        _check(cls.__qualname__, "queue", vars(cls).get("queue"), MAX_QUEUE)
+        if (named := vars(cls).get("queue")) is not None:
+            try:
+                checked_queue(named)
+            except ValueError as error:
+                where = f"{cls.__qualname__}(queue=)"
+                raise DefinitionError(where, str(error), "choose another one") from None
 
 
 def _check(owner: str, name: str, value: object, longest: int) -> None:
@@ -65,6 +71,23 @@ def _check(owner: str, name: str, value: object, longest: int) -> None:
         problem = f"begins with {CRON_PREFIX}, which stands for jobs of the schedule"
     if problem:
         raise DefinitionError(f"{owner}({name}=)", problem, "choose another one")
+
+
+def answer_of(payload: type[Payload[Any]], result: Any) -> Any:
+    """What JSON carried, as the type that the payload names.
+
+    Raises:
+        ValidationError: it is not of that type.
+    """
+    adapter = _adapter(payload)
+    return result if adapter is None else adapter.validate_python(result)
+
+
+@cache
+def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
+    """None if any answer will do."""
+    named = result_type(payload)
+    return None if named is Any else TypeAdapter(named)
 
 
 @cache

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from ledgerq.errors import MAX_DELAY, InvalidRequest
 from ledgerq.wire.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.queue_name import checked_queue
 
 MAX_ACTOR = 200
 MAX_TRACE_ID = 64
@@ -41,7 +42,8 @@ class Unique:
 class Request:
     """A job to enqueue or to stage. The same `job_id` again is the same job: it runs once.
 
-    `ordering_key` is for staged jobs: those of one key run one after another, in the order staged.
+    `ordering_key` is for staged jobs: those of one key run one after another, in the order staged. `queue` comes
+    before the queue of the payload's class; `default` is the default queue.
 
     Raises:
         InvalidRequest: a field is such as no worker would take; the job id is looked at when it is used.
@@ -54,6 +56,7 @@ class Request:
     trace_id: str | None = None
     ordering_key: str | None = None
     unique: Unique | None = None
+    queue: str | None = None
 
     def __post_init__(self) -> None:
         require_printable("actor", self.actor, MAX_ACTOR)
@@ -63,6 +66,19 @@ class Request:
             require_printable("ordering_key", self.ordering_key, MAX_JOB_ID)
         if not timedelta(0) <= self.delay <= _MAX_DELAY:
             raise InvalidRequest("delay", f"must not be negative, and at most {_DAYS} days")
+        if self.queue_name is not None:
+            try:
+                checked_queue(self.queue_name)
+            except ValueError as error:
+                raise InvalidRequest("queue", str(error)) from None
+
+    @property
+    def queue_name(self) -> str | None:
+        """The queue that the job is for: the request's own, else that of the payload's class."""
+        if self.queue is not None:
+            return self.queue
+        named: str | None = getattr(type(self.payload), "queue", None)
+        return named
 
     @property
     def envelope(self) -> Envelope:

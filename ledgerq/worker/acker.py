@@ -7,7 +7,8 @@ from functools import partial
 
 import structlog
 
-from ledgerq.broker.claims import Ack, Broker
+from ledgerq.broker.claims import Ack
+from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -19,7 +20,7 @@ MAX_AT_ONCE = 50
 class Acker:
     """Takes acknowledgements from jobs that run at the same time, and sends those that came together as one."""
 
-    broker: Broker
+    broker: ServedQueues
     on_trouble: Callable[[], None]
     _waiting: list[tuple[Sequence[Ack], "asyncio.Future[list[bool]]"]] = field(default_factory=list)
     _queued: asyncio.Event = field(default_factory=asyncio.Event)

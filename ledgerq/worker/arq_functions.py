@@ -237,7 +237,7 @@ def _told(call: Call, result: Any, options: Options, success: bool) -> bytes:
     told = serialize_result(
         call.function, args, kwargs, call.attempt, call.enqueued_ms, success,
         result, call.started_ms, timestamp_ms(), call.name,
-        options.queue_name, storable(call.claim.job_id), serializer=options.job_serializer,
+        call.claim.queue or options.queue_name, storable(call.claim.job_id), serializer=options.job_serializer,
     )  # fmt: skip
     return told or b""
 

@@ -22,6 +22,7 @@ from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_formats import ArqFormats
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.names import CRON_PREFIX
+from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.arq_jobs import arq_cron_jobs, arq_functions
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
@@ -35,6 +36,7 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
     settings = worker_settings(app, config)
     ours = {
         "lease_settings": _lease_settings(config.worker),
+        "queues": config.worker.served,
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
@@ -78,7 +80,8 @@ def worker_settings(app: App, config: Config) -> Any:
         app.arq_serializer,
         app.arq_deserializer,
     )
-    worker, redis = config.worker, connect(config.worker)
+    worker = config.worker
+    redis = connect(worker, _queues_of_schedule(app, worker))
     redis.job_serializer, redis.job_deserializer = formats.write, formats.read
 
     return type(
@@ -106,6 +109,14 @@ def worker_settings(app: App, config: Config) -> Any:
             "allow_abort_jobs": True,  # for arq.jobs.Job.abort()
         },
     )
+
+
+def _queues_of_schedule(app: App, worker: WorkerConfig) -> dict[str, str]:
+    """By the names of arq's cron jobs."""
+    of_kinds = app.registry().queues
+    payloads = [entry.payload for entry in app.schedule]
+    queues = {each.kind: of_kinds.get(each.kind, each.queue) for each in payloads}
+    return {f"{CRON_PREFIX}{kind}": queue_key(name, worker.queue) for kind, name in queues.items()}
 
 
 def _lease_settings(worker: WorkerConfig) -> LeaseSettings:

@@ -46,9 +46,9 @@ class Executor:
         options: arq's, as the worker was given them.
         resources: what our own kinds are processed with; None in a worker that has only arq's functions.
         counters: of jobs that have ended.
+        left: those whose bodies this worker can't read, for whoever can.
         on_interrupted: is called when a job lost its connection to the database.
-        on_wait: is told what a job waits for that others have to mend: the reason, and a text.
-        left: the jobs that are left on the queue, since nothing here can read them.
+        on_wait: is told what a job waits for that others have to mend: its queue and the reason, and a text.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Executor:
     options: Options
     resources: Processor | None
     counters: Counters
-    on_interrupted: Callable[[], None]
-    on_wait: Callable[[str, str], None]
     left: LeftJobs
+    on_interrupted: Callable[[], None]
+    on_wait: Callable[[tuple[str, str], str], None]
     _just_left: set[str] = field(default_factory=set)
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
@@ -201,7 +201,8 @@ class Executor:
             case Retry():
                 self.counters.retried += 1
                 if outcome.waits_for:
-                    self.on_wait(outcome.waits_for, one_line(outcome.error))
+                    reason = (call.claim.queue, outcome.waits_for)
+                    self.on_wait(reason, one_line(outcome.error))
                 return self._again(call, outcome)
             case Completed(result) | Duplicate(JobState.DONE, result):
                 self.counters.complete += 1

@@ -16,13 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
+from ledgerq.broker.claims import Ack, RenewalStatus
+from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.broker.presence import BEAT, keep_beating, looks_alive, note_wait
 from ledgerq.execution.isolation import JOB
 from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
@@ -38,6 +39,8 @@ _MAX_STACK = 4_000  # characters of a stack in the log
 _TOLD_EVERY = 1.0  # seconds between two notes of what jobs wait for
 _JOIN = 2.0  # seconds for the thread to end
 
+Wait: TypeAlias = tuple[str, str]  # the queue of a job that waits, and the reason
+
 
 @dataclass(slots=True)
 class Heartbeat:
@@ -51,18 +54,18 @@ class Heartbeat:
         blocked_after: seconds of standing still that are worth a line in the log.
         on_handed_back: is told, in the heartbeat's thread, when the jobs were handed back.
         most: seconds of standing still after which jobs are handed back.
-        waits: what jobs wait for that others have to mend, by its reason: health is to name it.
+        waits: what jobs wait for that others have to mend, by queue and reason: health is to name it.
         is_burst: the worker ends when nothing is left to do; one that ends at once leaves no sign of life.
     """
 
-    broker: Callable[[], Broker]
+    broker: Callable[[], ServedQueues]
     active: Callable[[], Collection[str]]
     on_taken: Callable[[str], None]
     alive: Callable[[float], bool]
     on_handed_back: Callable[[], None]
     blocked_after: float
     most: float
-    waits: dict[str, str]
+    waits: dict[Wait, str]
     is_burst: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _thread: threading.Thread | None = None
@@ -108,7 +111,7 @@ class Heartbeat:
                 longest=broker.lease_settings.lease / 3,
             ),
             keep_going(partial(self._tell_waits, broker), RedisError, OSError, failed=not_reported),
-            self._show_life(broker),
+            *(self._show_life(broker, queue) for queue in broker.queues),
             self._watch(broker),
         ):
             beside.start(work)
@@ -120,17 +123,17 @@ class Heartbeat:
             )  # the sign of life is being taken off
             await broker.close()
 
-    async def _show_life(self, broker: Broker) -> None:
-        redis = ArqRedis(broker.redis.connection_pool, default_queue_name=broker.queue)
+    async def _show_life(self, broker: ServedQueues, queue: str) -> None:
+        redis = ArqRedis(broker.redis.connection_pool, default_queue_name=queue)
         interval = min(BEAT, broker.lease_settings.lease / 3)
         if self.is_burst:
             await asyncio.sleep(interval)
         await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
 
-    async def _tell_waits(self, broker: Broker) -> float:
+    async def _tell_waits(self, broker: ServedQueues) -> float:
         while self.waits:
-            reason, text = self.waits.popitem()
-            await note_wait(broker.redis, broker.queue, reason, text)
+            (queue, reason), text = self.waits.popitem()
+            await note_wait(broker.redis, queue, reason, text)
         return _TOLD_EVERY
 
     def _is_alive(self) -> bool:
@@ -140,7 +143,7 @@ class Heartbeat:
     def _stood_still(self) -> float:
         return time.monotonic() - self._answered
 
-    async def _renew(self, broker: Broker) -> float:
+    async def _renew(self, broker: ServedQueues) -> float:
         held = sorted(self.active())
         for job_id, lease in (await broker.renew(held)).items():
             if lease is RenewalStatus.TAKEN and job_id in self.active():
@@ -148,7 +151,7 @@ class Heartbeat:
                 self._loop.call_soon_threadsafe(self.on_taken, job_id)
         return broker.lease_settings.lease / 3
 
-    async def _watch(self, broker: Broker) -> None:
+    async def _watch(self, broker: ServedQueues) -> None:
         """Ask the other loop for an answer, again and again, until cancelled."""
         pause = min(0.5, self.blocked_after / 4)
         lag, stall, step = watched(self._loop), None, _Step()
@@ -208,7 +211,7 @@ class Heartbeat:
             with suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(self._handing_back(stall), self._own).result(_JOIN)
 
-    async def _hand_back(self, broker: Broker, stall: Stall) -> None:
+    async def _hand_back(self, broker: ServedQueues, stall: Stall) -> None:
         """Whoever blocks has spent an attempt, the others none; if nobody knows who, it is counted for all.
 
         A worker that stays is of no use: its jobs keep rows locked. Where it owns its process, it ends it.
@@ -253,15 +256,12 @@ class _Step:
 class Owner(Protocol):
     """What the heartbeat knows of its worker."""
 
-    queue_name: str
-    name: str
-    lease_settings: LeaseSettings
     tasks: dict[str, asyncio.Task[Any]]
     ctx: dict[Any, Any]
     owns_process: bool
     blocked_after: float
     hand_back_after: float
-    waits: dict[str, str]
+    waits: dict[Wait, str]
     burst: bool
 
     @property
@@ -269,13 +269,11 @@ class Owner(Protocol):
         """The worker's own connections; the heartbeat makes some like them."""
 
 
-def heartbeat_of(worker: Owner, broker: Broker, active: ActiveJobs) -> Heartbeat:
+def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Heartbeat:
     """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
     pool = worker.pool
     return Heartbeat(
-        lambda: Broker.connect(
-            pool, worker.queue_name, worker.name, worker.lease_settings, broker.token
-        ),
+        lambda: broker.twin(pool),
         lambda: list(worker.tasks),
         lambda job_id: active.cancel(job_id, CancelReason.TAKEN),
         lambda still: looks_alive(worker.ctx, still),

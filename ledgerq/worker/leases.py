@@ -8,7 +8,8 @@ from functools import partial
 
 import structlog
 
-from ledgerq.broker.claims import Ack, Broker, FetchResult
+from ledgerq.broker.claims import Ack, FetchResult
+from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -18,7 +19,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 class Leases:
     """The claims of one worker. `running` says which jobs it has."""
 
-    broker: Broker
+    broker: ServedQueues
     running: Callable[[], Collection[str]]
     _orphans_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)

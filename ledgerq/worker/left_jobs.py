@@ -6,7 +6,7 @@ evenly, at most 50 a second, so any number of them costs a worker next to nothin
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -39,11 +39,11 @@ class LeftJobs:
 
     Args:
         is_burst: the worker ends when nothing else is on the queue, so it has to know which they are.
-        on_wait: is told what they wait for: the format, and a text.
+        on_wait: is told what they wait for: the queue and the format, and a text.
     """
 
     is_burst: bool
-    on_wait: Callable[[str, str], None]
+    on_wait: Callable[[tuple[str, str], str], None]
     ids: set[str] = field(default_factory=set)  # in burst mode
     _next: float = 0.0
     _told: dict[str, float] = field(default_factory=dict)
@@ -57,22 +57,26 @@ class LeftJobs:
         self._next = min(max(now + _FIRST, self._next + _APART), now + _LONGEST)
         return Ack(claim.job_id, "release", int((self._next - now) * 1000))
 
-    async def are_all(self, redis: ArqRedis, queue: str, queued: int) -> bool:
-        """True if nothing else is among so many jobs on the queue."""
+    async def are_all(self, redis: ArqRedis, queues: Iterable[str]) -> bool:
+        """True if nothing else is on the queues."""
+        return all([await self._are_all_on(redis, queue) for queue in queues])
+
+    async def _are_all_on(self, redis: ArqRedis, queue: str) -> bool:
+        queued = await redis.zcard(queue)
         if len(self.ids) < queued:
             return False
         ids, found = list(self.ids), 0
-        for start in range(0, len(ids), _AT_ONCE):
+        for start in range(0, len(ids) if queued else 0, _AT_ONCE):
             scores = await redis.zmscore(queue, ids[start : start + _AT_ONCE])
             found += sum(score is not None for score in scores)
-        return found >= queued
+        return bool(found >= queued)
 
     def _tell(self, claim: Claim, problem: str) -> None:
         written = foreign_format(claim.body) or "foreign"
         function, now = foreign_function(claim.body) or "unknown", time.monotonic()
         cure = MENDED_DESERIALIZER if problem else DESERIALIZER
         problem = problem or f"the body is {written}, and this worker has no deserializer for it"
-        self.on_wait(written, f"function {function}: {problem}; {cure}")
+        self.on_wait((claim.queue, written), f"function {function}: {problem}; {cure}")
         if now - self._told.get(function, -_TOLD_EVERY) < _TOLD_EVERY:
             return
         if len(self._told) >= _MAX_TOLD:

@@ -14,6 +14,7 @@ from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.held import Held
 from ledgerq.runtime.process_name import process_name
+from ledgerq.store.audit_trigger import require_attached
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
 from ledgerq.worker.processor import PROCESSOR, Processor
@@ -42,16 +43,18 @@ class Lifecycle:
         Raises:
             Unreachable: the database does not answer.
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
-            SettingError: the role lacks a grant.
+            SettingError: the role lacks a grant, or a trigger that audits a table is missing or one too many.
             Exception: whatever `App(resources=)` raises.
         """
         end_in_children(asyncio.get_running_loop())
         self.database = database
         worker, redis = self.config.worker, ctx["redis"]
-        relay = Relay(redis, database.sessions, worker.queue, worker.relay_interval)
+        kinds, pause = self.app.registry().queues, worker.relay_interval
+        relay = Relay(redis, database.sessions, worker.queue, pause, kinds)
         await database.ping()
         await require_current(database)
         await require_grants(database)
+        await require_attached(database)
         registry = self.app.registry(await self._open_resources())
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
         if ALIVE not in ctx:  # our worker beats by itself, beside its loop

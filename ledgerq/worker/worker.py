@@ -18,9 +18,10 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Function
 from redis.exceptions import RedisError
 
-from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
+from ledgerq.broker.claims import FetchResult, LeaseSettings
 from ledgerq.broker.connection import require_redis
-from ledgerq.broker.keys import ABORTED, cancel_key
+from ledgerq.broker.keys import watched_keys
+from ledgerq.broker.many_queues import ServedQueues, served
 from ledgerq.broker.notifier import QueueNotifier
 from ledgerq.broker.presence import ALIVE
 from ledgerq.runtime.background_tasks import BackgroundTasks
@@ -33,7 +34,7 @@ from ledgerq.worker.arq_functions import Counters, Options
 from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
 from ledgerq.worker.arq_worker import ArqWorker
 from ledgerq.worker.executor import Executor, NotBegun
-from ledgerq.worker.heartbeat import Heartbeat, heartbeat_of
+from ledgerq.worker.heartbeat import Heartbeat, Wait, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
@@ -48,6 +49,7 @@ class JobWorker(ArqWorker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
+        queues: to serve, by their keys; else the one of `queue_name`, on which jobs of the schedule are put.
         lease_settings: for how long a claim holds; after that, another worker takes the job of a dead one.
         batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
         grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
@@ -59,6 +61,7 @@ class JobWorker(ArqWorker):
         self,
         functions: Sequence[Function | WorkerCoroutine] = (),
         *,
+        queues: Sequence[str] = (),
         lease_settings: LeaseSettings | None = None,
         batch: int = 1,
         grace: float = 10,
@@ -68,17 +71,18 @@ class JobWorker(ArqWorker):
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
         super().__init__(functions, **arqs)
+        self.queues = tuple(dict.fromkeys(queues)) or (self.queue_name,)
         self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
-        self._batches, self.waits = BatchSize(batch), dict[str, str]()
-        self._left = LeftJobs(self.burst, self.waits.__setitem__)
+        self._batches, self.waits = BatchSize(batch), dict[Wait, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks = BackgroundTasks()
-        self._broker: Broker | None = None
+        self._broker: ServedQueues | None = None
         self._active: ActiveJobs | None = None
         self._resources: Processor | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
+        self._left = LeftJobs(self.burst, self.waits.__setitem__)
         self._poller = Poller(self.poll_delay_s)
         self._outage = Outage(self._poller)
 
@@ -92,7 +96,7 @@ class JobWorker(ArqWorker):
             SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
         await self.open_pool()
-        await require_redis(self.pool)
+        await require_redis(self.pool, queues=self.queues)
         self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
         names = ", ".join(self.functions)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
@@ -101,7 +105,7 @@ class JobWorker(ArqWorker):
         self._resources = self.ctx.get(PROCESSOR)
         if not self._resources and any(map(is_ours, self.functions.values())):
             raise NotBegun
-        broker = Broker.connect(self.pool, self.queue_name, self.name, self.lease_settings)
+        broker = served(self.pool, self.queues, self.name, self.lease_settings)
         leases = Leases(broker, lambda: self.tasks)
         acker = Acker(broker, leases.expect_orphans)
         active = self._active_jobs(acker)
@@ -129,17 +133,15 @@ class JobWorker(ArqWorker):
 
     def _active_jobs(self, acker: Acker) -> ActiveJobs:
         executor = Executor(
-            self.name, self.ctx, Options.of(self), self._resources, self.counters,
+            self.name, self.ctx, Options.of(self), self._resources, self.counters, self._left,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
-            left=self._left,
         )  # fmt: skip
         return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
 
-    def _notifier(self, broker: Broker) -> QueueNotifier:
-        relay = self._resources.relay if self._resources else None
-        poller, keys = self._poller, (self.queue_name, ABORTED, cancel_key(self.queue_name))
+    def _notifier(self, broker: ServedQueues) -> QueueNotifier:
+        relay, poller = self._resources.relay if self._resources else None, self._poller
         return QueueNotifier(
-            broker.redis.connection_pool, keys, on_listening=poller.listening,
+            broker.redis.connection_pool, watched_keys(self.queues), on_listening=poller.listening,
             on_change=poller.queue_changed, interested=poller.waiting,
             on_emptied=relay.wake if relay else poller.queue_changed,
         )  # fmt: skip
@@ -185,11 +187,9 @@ class JobWorker(ArqWorker):
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
         wanted, batch_limit = self._wanted(active), self._batch_limit(active)
+        kinds = self._batchable_kinds()
         claimed = await leases.claim(
-            wanted,
-            busy=len(self.tasks),
-            batch_limit=batch_limit,
-            batchable_kinds=self._batchable_kinds(),
+            wanted, busy=len(self.tasks), batch_limit=batch_limit, batchable_kinds=kinds
         )
         self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
@@ -218,15 +218,12 @@ class JobWorker(ArqWorker):
         if 0 <= self.max_burst_jobs <= self._jobs_started():
             await asyncio.gather(*self.tasks.values())
             return True
-        if self.tasks or await self._is_work_queued():
+        if self.tasks or not await self._left.are_all(self.pool, self.queues):
             return False
         if self._resources and await self._resources.relay.dispatch():
             return False
-        return not await self._is_work_queued()  # or else the relay beside put it there
-
-    async def _is_work_queued(self) -> bool:
-        queued = await self.pool.zcard(self.queue_name)
-        return bool(queued) and not await self._left.are_all(self.pool, self.queue_name, queued)
+        # the relay beside may have put more there
+        return await self._left.are_all(self.pool, self.queues)
 
     @property
     def longest_stop(self) -> float:

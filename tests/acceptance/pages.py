@@ -78,7 +78,7 @@ class Shell:
 
     folder: Path
     environment: dict[str, str]
-    pending: Sequence[str] = ()  # commands that the product does not have yet
+    elsewhere: Sequence[str] = ()  # commands that another test runs
     _stack: ExitStack = field(default_factory=ExitStack)
 
     async def run(self, blocks: Sequence[Block]) -> None:
@@ -109,7 +109,7 @@ class Shell:
 
     def _command(self, command: str, printed: str, block: Block) -> None:
         first = command.split(maxsplit=1)[0]
-        if first in OF_PEOPLE or command.startswith((*self.pending, "python -m venv")):
+        if first in OF_PEOPLE or command.startswith((*self.elsewhere, "python -m venv")):
             return
         if first == "export":
             name, _, value = command.removeprefix("export ").partition("=")

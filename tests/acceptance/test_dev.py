@@ -25,7 +25,7 @@ def dev_process(folder: Path, *flags: str) -> Iterator[tuple[Process, dict[str, 
         told = "\n".join(dev.lines)
         env = dict(re.findall(r"export (\w+)='?([^'\n]+)'?", told))
         assert env.keys() == {"DATABASE_URL", "REDIS_URL"}
-        assert "enqueue create_project" in told
+        assert "ledgerq kinds" in told
         yield dev, env
     finally:
         dev.close()

@@ -103,7 +103,7 @@ USUAL: dict[str, Any] = {
     "wanted": {},
 }
 HARMLESS = {"session", "origin", "include_deleted", "with_total", "brief", "order", "new", "news"}
-HARMLESS |= {"changes", "status", "table"}  # inputs check themselves
+HARMLESS |= {"changes", "status", "table", "kinds"}  # inputs check themselves
 
 
 def functions(module: ModuleType) -> list[Callable[..., Any]]:

@@ -179,7 +179,7 @@ async def test_bad_input_ends_among_the_dead_letters_and_the_worker_lives_on(
         assert buried.reason == reason, job_id
         assert field in {problem["field"] for problem in buried.problems}, job_id
         with pytest.raises(JobFailed, match=field):
-            await EnqueuedJob(job_id, is_new=False, _redis=redis).result(timeout=5)
+            await EnqueuedJob(job_id, False, redis, "arq:queue").result(timeout=5)
     assert await count(sessions, DeadLetter) == len(bad)
     assert await count(sessions, Task) == 0
     assert await count(sessions, AuditLog) == 1

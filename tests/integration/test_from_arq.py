@@ -217,7 +217,7 @@ async def test_what_a_function_enqueues_is_written_as_its_service_does(
     await asked(redis, "parent")
     await drain(ours(app(func(parent, name="parent"), **PICKLE), config, max_burst_jobs=1))
     child, kind = await redis.mget("arq:job:child", "arq:job:kind")
-    assert pickle.loads(child)["a"] == (datetime(2026, 1, 2, tzinfo=UTC),)
+    assert pickle.loads(child)["a"] == (datetime(2026, 1, 2, tzinfo=UTC),)  # noqa: S301 - our own
     assert json.loads(kind)["f"] == "create_project"
 
 
@@ -274,8 +274,7 @@ async def test_arqs_own_worker_on_our_settings_leaves_it_too(
 async def test_many_pickled_jobs_keep_nobody_waiting(
     config: Config, client: JobClient, redis: ArqRedis
 ) -> None:
-    """Three thousand at the head of the queue: each is looked at once, the good job behind them is done, and they come
-    back one after another."""
+    """Three thousand at the head of the queue: the good job behind them is done, and they come back one by one."""
     pipe = redis.pipeline(transaction=False)
     body = pickle.dumps({"t": None, "f": "add", "a": (1,), "k": {}, "et": 1})
     for n in range(3000):

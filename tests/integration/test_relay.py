@@ -153,6 +153,12 @@ async def test_a_row_out_of_shape_ends_among_the_dead_letters(
     async with transaction(sessions) as session:
         await session.execute(text(f"{insert} ('list', 'create_project', '[1]', 'sql')"))
         await session.execute(text(f"{insert} ('kind', E'a\\nb', '{{}}', 'sql')"))
+        # nobody knows the kind, so it was left to others for a while
+        await session.execute(
+            text(
+                "UPDATE ledgerq.outbox_message SET next_dispatch_at = now() - interval '11 minutes' WHERE job_id = 'kind'"
+            )
+        )
         await session.execute(text(f"{insert} ('actor', 'create_project', '{{}}', E'a\\nb')"))
     await staged(sessions, Request(LAUNCH, job_id="good"))
     await burst(config)

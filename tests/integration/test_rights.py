@@ -82,7 +82,7 @@ async def test_a_refusal_that_nobody_named_fails_the_check(
 ) -> None:
     """Nothing is missing by name, and Redis refuses all the same."""
 
-    async def refused(redis: object) -> list[str]:
+    async def refused(*_: object) -> list[str]:
         raise NoPermissionError("no permissions to run the 'zrangebyscore' command")
 
     monkeypatch.setattr(health, "living_workers", refused)

@@ -244,6 +244,7 @@ def test_every_setting_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
         "DATABASE_URL": "postgresql://me:p@files/app",
         "REDIS_URL": "redis://:p@files:6379/3",
         "LEDGERQ_DB_POOL_SIZE": "7",
+        "LEDGERQ_QUEUES": "billing,default",
     }
     defaults = {**vars(load(WorkerConfig)), **vars(load(DatabaseConfig))}
     for kind in (WorkerConfig, DatabaseConfig):

@@ -1,0 +1,111 @@
+"""Lets PostgreSQL itself audit a table, or no longer: what `ledgerq audit attach` and `detach` do."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledgerq.database.engine import Database
+from ledgerq.errors import UsageError
+from ledgerq.store.audit_rules import Rules
+from ledgerq.store.audit_trigger import AuditedTable, name_of
+
+_FIND = text(
+    "SELECT n.nspname AS schema, c.relname AS name, c.relkind IN ('r', 'p') AS is_table, "
+    "n.nspname = current_schema() AS is_default, "
+    "ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+    "ORDER BY a.attnum)::text[] AS columns, "
+    "ARRAY(SELECT a.attname FROM pg_index AS i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) "
+    "JOIN pg_attribute AS a ON a.attnum = k.attnum WHERE i.indrelid = c.oid AND i.indisprimary "
+    "AND a.attrelid = c.oid ORDER BY k.place)::text[] AS keys "
+    "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:table)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A table in the database, and the class of the application that stands for it, if one is audited."""
+
+    row: Any
+    rules: Rules | None
+
+
+async def attach(
+    database: Database, table: str, mask: Collection[str] = (), exclude: Collection[str] = ()
+) -> Sequence[str]:
+    """The statements that let PostgreSQL audit the table. `mask` and `exclude` are columns beside those of the class.
+
+    Raises:
+        UsageError: it is no table with a primary key, it lacks a column, or the session audits it already.
+    """
+    async with database.engine.connect() as connection:
+        found = await _find(connection, database, table)
+    row, rules = found.row, found.rules
+    if not row.keys:
+        raise UsageError("TABLE", f"{table} has no primary key", "give it one")
+    for option, names in (("--mask", mask), ("--exclude", exclude)):
+        if unknown := sorted(set(names) - set(row.columns)):
+            cure = f"it has {', '.join(row.columns)}"
+            raise UsageError(option, f"{table} has no column {unknown[0]!r}", cure)
+    if in_key := sorted(set(mask) & set(row.keys)):
+        problem = f"{in_key[0]!r} is part of the primary key, which each entry shows"
+        raise UsageError("--mask", problem, "leave it out")
+    if rules and not rules.by_trigger:
+        raise UsageError(
+            "TABLE",
+            f"App(audited=) lets the session audit {rules.name}: each change would leave two entries",
+            f"say Audited({rules.name}, by_trigger=True), deploy that, and attach the table then",
+        )
+    own_name = row.name if row.is_default else f"{row.schema}.{row.name}"
+    audited = AuditedTable(
+        row.schema,
+        row.name,
+        rules.entity_type if rules else own_name,
+        row.keys,
+        {*mask, *(rules.columns(rules.audited.mask) if rules else ())},
+        {*exclude, *(rules.columns(rules.audited.exclude) if rules else ())},
+    )
+    return audited.attach(database.tables.schema)
+
+
+async def detach(database: Database, table: str) -> Sequence[str]:
+    """The statements that end it. What was written stays.
+
+    Raises:
+        UsageError: there is no such table.
+    """
+    async with database.engine.connect() as connection:
+        row = (await _find(connection, database, table)).row
+    return AuditedTable(row.schema, row.name, "", ()).detach()
+
+
+async def run(database: Database, statements: Sequence[str]) -> None:
+    """All of them in one transaction."""
+    async with database.engine.begin() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
+async def _find(connection: AsyncConnection, database: Database, table: str) -> Found:
+    if connection.dialect.name != "postgresql":
+        raise UsageError(
+            "DATABASE_URL",
+            "SQLite has no triggers for statements",
+            "let the session audit the class: App(audited=[…])",
+        )
+    row = (await connection.execute(_FIND, {"table": table})).one_or_none()
+    if row is None or not row.is_table:
+        problem = f"there is no table {table}" if row is None else f"{table} is no table"
+        raise UsageError("TABLE", problem, "name one, with its schema if the search_path lacks it")
+    recorder = database.tables.recorder
+    for rules in recorder.rules.values() if recorder else ():
+        for each in rules.tables:
+            same = await connection.scalar(
+                text("SELECT to_regclass(:one) = to_regclass(:other)"),
+                {"one": name_of(each), "other": table},
+            )
+            if same:
+                return Found(row, rules)
+    return Found(row, None)

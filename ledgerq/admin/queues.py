@@ -1,0 +1,43 @@
+"""The queues that an operator's command is about: the default one, those served here, those of the application's kinds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from arq.connections import ArqRedis
+
+from ledgerq.broker.keys import job_key
+from ledgerq.config import WorkerConfig
+from ledgerq.wire.envelope import queue_of
+from ledgerq.wire.queue_name import checked_queue, queue_key
+
+Queues = Mapping[str, str | None]  # of the application's kinds, by name; None is the default queue
+NO_QUEUES: Queues = MappingProxyType({})
+
+
+def known_queues(worker: WorkerConfig, kinds: Queues, *named: str | None) -> list[str]:
+    """Their keys on Redis, the default queue's first. `named` are more of them."""
+    names: Iterable[str | None] = (None, *worker.served, *kinds.values(), *named)
+    return list(dict.fromkeys(queue_key(name, worker.queue) for name in names))
+
+
+def carried_to(name: str | None, kind: str, kinds: Queues, default: str) -> str:
+    """The key of the queue on which the relay puts a staged job, as `ledgerq.broker.relay` decides."""
+    try:
+        return queue_key(kinds.get(kind) if name is None else checked_queue(name), default)
+    except ValueError:
+        return default
+
+
+async def queue_of_job(redis: ArqRedis, queues: Sequence[str], job_id: str) -> str | None:
+    """Which of these queues has the job on Redis; None if none has."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.get(job_key(job_id))
+        for queue in queues:
+            pipe.zscore(queue, job_id)
+        body, *scores = await pipe.execute(raise_on_error=False)
+    if isinstance(body, Exception):
+        raise body
+    if body and (named := queue_of(body)) in queues:
+        return named
+    known = zip(queues, scores, strict=True)  # a key that is no queue answers with an error
+    return next((queue for queue, score in known if isinstance(score, float)), None)

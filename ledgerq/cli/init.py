@@ -1,0 +1,55 @@
+"""`ledgerq init NAME`: a small service that runs. The files are in `template`, beside this one."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ledgerq.cli.output import say
+from ledgerq.errors import UsageError
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+_FILES = {  # where each goes: the template's name without `.txt`, unless it says otherwise
+    "service.py": "{module}.py",
+    "test_service.py": "test_{module}.py",
+    "gitignore": ".gitignore",
+    "pyproject.toml": "",
+    "alembic.ini": "",
+    "docker-compose.yml": "",
+    "migrations/env.py": "",
+    "migrations/script.py.mako": "",
+    "migrations/versions/0001_greetings.py": "",
+}
+
+
+def add_to(commands: typer.Typer) -> None:
+    """The command."""
+    commands.command()(init)
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Of the service, and of the folder that is made.")],
+) -> None:
+    """Make a small service that runs: an app, one model, one job, one test, migrations, a compose file."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            "NAME",
+            f"{name!r} is no name for a service",
+            "use small letters and digits, with - or _ between",
+        )
+    folder, module = Path(name), name.replace("-", "_")
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise UsageError("NAME", f"{folder} is there already", "choose another name") from None
+    for source, target in _FILES.items():
+        text = (files("ledgerq.cli") / "template" / f"{source}.txt").read_text()
+        path = folder / (target or source).format(module=module)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.format(name=name, module=module))
+    say(
+        f"{name} is made. To run it:\n\n  cd {name}\n  ledgerq dev\n\nand in another terminal, with "
+        'what that prints:\n\n  ledgerq enqueue greet --payload \'{"name": "Ada"}\' --wait 20'
+    )

@@ -1,0 +1,140 @@
+"""What one row held before a flush and holds after it, by the session's own knowledge: nothing is read for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import InstanceState, PassiveFlag
+from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.sql import ClauseElement
+
+from ledgerq.store.audit import Change
+from ledgerq.store.audit_rules import Rules
+from ledgerq.store.entities import as_json, fitted, key_text
+from ledgerq.store.tables import Action
+
+MASK = "***"
+_DOCUMENTS = "ledgerq_documents"  # in a state's `info`
+_UNKNOWN: Any = object()  # the value is not loaded
+Expressions = Mapping[str, tuple[Any, str]]  # by field: its value before, and the SQL
+
+
+def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:
+    """The fields that SQL is assigned to: after the flush their values, and that they changed, may be unknown."""
+    return {
+        field: (_before(state, field), str(value))
+        for field in rules.fields
+        if _is_expression(value := state.dict.get(field))
+    }
+
+
+def _is_expression(value: object) -> bool:
+    return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
+
+
+def keep_documents(state: InstanceState[Any], rules: Rules) -> None:
+    """Copy what may be changed in place, with the value that it is a copy of."""
+    held = state.dict
+    state.info[_DOCUMENTS] = {
+        field: (held[field], as_json(held[field])) for field in rules.documents if field in held
+    }
+
+
+class RowValues:
+    """One row of an audited class, in the middle of a flush: it is written, its history is still there."""
+
+    def __init__(self, state: InstanceState[Any], rules: Rules, expressions: Expressions) -> None:
+        self._state, self._rules, self._expressions = state, rules, expressions
+        self._held = state.dict
+        self.new_key = tuple(self._held.get(field) for field in rules.keys)
+        self.old_key = tuple(state.key[1]) if state.key else self.new_key
+
+    def written(self) -> Change | None:
+        """The entry of a row that is there after the flush; one with a new key is another row than before."""
+        if self._state.key is None or self.old_key != self.new_key:
+            return self.created()
+        return self.updated()
+
+    def keep_documents(self) -> None:
+        """For the next flush."""
+        if self._rules.documents:
+            keep_documents(self._state, self._rules)
+
+    def created(self) -> Change:
+        """All that it holds, empty values left out."""
+        after = {field: self._after(field) for field in self._rules.fields}
+        return self._change(self.new_key, Action.CREATE, {}, _without_empty(after))
+
+    def deleted(self) -> Change:
+        """What the row held, as far as it was loaded."""
+        before = {field: self._before(field) for field in self._rules.fields}
+        return self._change(self.old_key, Action.DELETE, _without_empty(before), {})
+
+    def updated(self) -> Change | None:
+        """The fields that changed; a former value that was not loaded is left out. None if nothing did."""
+        touched = self._state.committed_state.keys() | self._expressions.keys()
+        before, after = dict[str, Any](), dict[str, Any]()
+        for field in self._rules.fields:
+            if field in touched and self._has_changed(field):
+                old, new = self._before(field), self._after(field)
+                if field in self._rules.documents and old == new:
+                    continue
+                before |= {} if old is _UNKNOWN else {field: old}
+                after |= {} if new is _UNKNOWN else {field: new}
+        if not before and not after:
+            return None
+        return self._change(self.old_key, Action.UPDATE, before, after)
+
+    def _change(
+        self, key: Any, action: Action, before: dict[str, Any], after: dict[str, Any]
+    ) -> Change:
+        told = self._told(before), self._told(after)
+        return Change(self._rules.entity_type, key_text(key), action, *told)
+
+    def _told(self, values: dict[str, Any]) -> dict[str, Any]:
+        """As the entry has them: masked where they must be, cut where they are too long."""
+        masked = self._rules.masked
+        return {
+            field: MASK if field in masked and value is not None else fitted(value)
+            for field, value in values.items()
+        }
+
+    def _has_changed(self, field: str) -> bool:
+        if field in self._expressions:
+            return True
+        return get_history(
+            self._state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE
+        ).has_changes()
+
+    def _after(self, field: str) -> Any:
+        value = self._held.get(field, _UNKNOWN)
+        if field in self._expressions and (value is _UNKNOWN or _is_expression(value)):
+            return {"sql": self._expressions[field][1]}
+        if value is _UNKNOWN and field in self._state.committed_state:
+            return None  # the attribute was deleted
+        return value if value is _UNKNOWN else as_json(value)
+
+    def _before(self, field: str) -> Any:
+        value = (
+            self._expressions[field][0]
+            if field in self._expressions
+            else _before(self._state, field)
+        )
+        copied = self._state.info.get(_DOCUMENTS, {}).get(field)
+        if copied is not None:
+            of, copy = copied
+            if value is of or (value is _UNKNOWN and self._held.get(field) is of):
+                return copy
+        return value if value is _UNKNOWN else as_json(value)
+
+
+def _before(state: InstanceState[Any], field: str) -> Any:
+    """What the row holds until the flush; unknown if it was not loaded."""
+    if field not in state.committed_state:
+        return state.dict.get(field, _UNKNOWN)
+    history = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE)
+    former = history.deleted or history.unchanged  # the latter: the same value was assigned
+    return former[0] if former else _UNKNOWN
+
+
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {f: value for f, value in values.items() if value is not _UNKNOWN and value is not None}

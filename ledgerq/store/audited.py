@@ -1,0 +1,183 @@
+"""Audit entries from the session's flush: what `App(audited=[…])` asks for.
+
+1. before a flush   an assigned SQL expression is noted: after the flush nobody knows of it any more
+2. after a flush    the rows are written, ids are known: one entry for each changed row, all in one statement
+3. at a load        JSON that can be changed in place is copied, so that an entry can say what it was
+4. at a statement   `update(Order)` and the like pass the session by: refused where no trigger writes the entries
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from sqlalchemy import event, inspect
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstanceState, ORMExecuteState, Session
+from sqlalchemy.orm.util import identity_key
+
+from ledgerq.database.bulk_insert import insert_rows_now
+from ledgerq.database.session import SyncSession
+from ledgerq.errors import NotAudited
+from ledgerq.store.audit import Change, Origin, check_origin, entry_of
+from ledgerq.store.audit_rules import Audited, Rules, rules_for
+from ledgerq.store.audit_trigger import SET_ORIGIN, origin_as_json
+from ledgerq.store.audit_values import RowValues, expressions_of, keep_documents
+from ledgerq.store.tables import AuditLog
+
+BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
+
+
+class FlushRecorder:
+    """The classes that one application has audited, and the sessions that write their entries.
+
+    Raises:
+        DefinitionError: a class can't be audited as it is asked for; the text says why and what helps.
+    """
+
+    def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
+        self.rules = rules_for(audited)
+        self._known: dict[type[Any], Rules | None] = dict(self.rules)
+        # whether a trigger writes entries, which must be told whose they are
+        self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
+        self.session_class: type[SyncSession] = type(
+            "AuditingSession", (SyncSession,), {"recorder": self}
+        )
+        event.listen(self.session_class, "before_flush", self._before_flush)
+        event.listen(self.session_class, "after_flush", self._after_flush)
+        event.listen(self.session_class, "do_orm_execute", self._before_statement)
+        event.listen(self.session_class, "loaded_as_persistent", self._loaded)
+
+    def rules_of(self, entity: type[Any]) -> Rules | None:
+        """Those of a class, or of the nearest one that it inherits from; None if it is not audited."""
+        try:
+            return self._known[entity]
+        except KeyError:
+            named = next((self.rules[each] for each in entity.__mro__ if each in self.rules), None)
+            found = self._known[entity] = named.of_subclass(entity) if named else None
+            return found
+
+    def require_seen(self, session: Session, table: object, statement: str) -> None:
+        """Refuse a statement that changes an audited table past the session.
+
+        Raises:
+            NotAudited: no trigger writes its entries.
+        """
+        for rules in self.rules.values():
+            if not _by_trigger(session, rules) and table in rules.tables:
+                raise NotAudited.past_the_session(rules.name, statement)
+
+    def _before_flush(self, session: Any, *_: object) -> None:
+        session.expressions = {}
+        for entity in (*session.new, *session.dirty):
+            rules = self.rules_of(type(entity))
+            if rules and (found := expressions_of(inspect(entity), rules)):
+                session.expressions[inspect(entity)] = found
+
+    def _after_flush(self, session: Any, context: Any) -> None:
+        """`context.states` has the rows too that cascades, orphans and foreign keys touch."""
+        touched = [
+            (state, rules, deleted, listed)  # the latter: only for the order, it is not written
+            for state, (deleted, listed) in context.states.items()
+            if (rules := self.rules_of(state.class_)) and not _by_trigger(session, rules)
+        ]
+        if not touched:
+            return
+        if session.origin is not None:
+            check_origin(session.origin)
+        entries = [_entry(session, change) for change in _changes(touched, session.expressions)]
+        if session.gathered is not None:
+            session.gathered.extend(entries)
+        else:
+            insert_rows_now(session, AuditLog, entries)
+
+    def _loaded(self, _session: Session, entity: object) -> None:
+        rules = self.rules_of(type(entity))
+        if rules and rules.documents:
+            keep_documents(inspect(entity), rules)
+
+    def _before_statement(self, state: ORMExecuteState) -> None:
+        if not (state.is_insert or state.is_update or state.is_delete):
+            return
+        statement: Any = state.statement
+        described = statement.entity_description
+        if not state.execution_options.get(BY_HAND):
+            verb = type(statement).__name__.lower()
+            self.require_seen(state.session, described["table"], f"{verb}({described['name']})")
+
+
+def _by_trigger(session: Session, rules: Rules) -> bool:
+    """SQLite has no such triggers: there the flush writes all entries."""
+    return rules.by_trigger and session.get_bind().dialect.name == "postgresql"
+
+
+_Touched = tuple[InstanceState[Any], Rules, bool, bool]
+
+
+def _changes(touched: list[_Touched], expressions: dict[Any, Any]) -> Iterator[Change]:
+    """Deletes first: where a row takes the key of another one, entries stand in the order of what happened."""
+    fresh = {
+        identity_key(instance=state.obj())
+        for state, _, deleted, listed in touched
+        if state.key is None and not deleted and not listed
+    }
+    written = list[tuple[int, RowValues]]()
+    for state, rules, deleted, listed in touched:
+        row = RowValues(state, rules, expressions.get(state, {}))
+        if deleted:
+            if not listed or state.key in fresh:  # the latter: a new object took over its row
+                yield row.deleted()
+        elif state.key is not None or not listed:
+            written.append((state.insert_order or 0, row))
+            if state.key is not None and row.old_key != row.new_key:
+                yield row.deleted()
+    for _, row in sorted(written, key=lambda each: each[0]):
+        if change := row.written():
+            yield change
+        row.keep_documents()
+
+
+def _entry(session: Any, change: Change) -> dict[str, Any]:
+    if session.origin is None:
+        raise NotAudited.without_origin(change.entity_type)
+    return entry_of(session.origin, change)
+
+
+async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
+    """From now on, what changes in this transaction is the doing of `origin`; None: it is not known whose."""
+    sync: Any = session.sync_session
+    sync.origin = origin
+    recorder: FlushRecorder | None = getattr(sync, "recorder", None)
+    if recorder and recorder.uses_triggers and session.get_bind().dialect.name == "postgresql":
+        await session.execute(SET_ORIGIN, {"origin": origin_as_json(origin)})
+
+
+@asynccontextmanager
+async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None]:
+    """What is changed inside the block is the doing of `origin`, in the entries of audited classes.
+
+        async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
+            session.add(order)
+
+    A job's handler needs none: its origin is the job. What was changed before the block is flushed as it begins, and
+    what was changed in it as it ends, also by an error that is caught outside.
+
+    Raises:
+        Refused: the origin is such as the log can't keep.
+    """
+    check_origin(origin)
+    await session.flush()
+    sync: Any = session.sync_session
+    before = sync.origin
+    await set_origin(session, origin)
+    try:
+        yield
+        await session.flush()
+    except Exception:
+        with suppress(Exception):  # what failed has a transaction that can only be rolled back
+            await session.flush()
+            await set_origin(session, before)
+        raise
+    else:
+        await set_origin(session, before)
+    finally:
+        sync.origin = before
