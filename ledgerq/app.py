@@ -4,11 +4,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from arq.cron import CronJob
-from arq.typing import WorkerCoroutine
-from arq.worker import Function, func
 from sqlalchemy import MetaData
 
 from ledgerq.audit import Audited
@@ -20,8 +17,19 @@ from ledgerq.job import Kind
 from ledgerq.retention import EVERY_HOUR, prune_processed_jobs
 from ledgerq.schedule import Recurring
 from ledgerq.store.audited import FlushRecorder
+from ledgerq.wire.arq_formats import Deserializer, Serializer
+from ledgerq.wire.names import CRON_PREFIX
 
 Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # of arq: it is given the `ctx`
+
+
+class Named(Protocol):
+    """What `arq.func(…)` and `arq.cron(…)` make."""
+
+    name: str
+
+
+ArqFunction = Callable[..., Awaitable[Any]] | Named | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +49,19 @@ class App:
         resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
             startup, when the engine is built, and leaves it at its shutdown, before the engine is disposed.
         forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
-        arq_functions: a service's own arq functions, which the worker runs beside the jobs, by arq's rules.
-        arq_cron_jobs: the service's arq cron jobs; their times are UTC.
-        arq_serializer: what the service's arq clients write jobs with, if it is not JSON; such a job's result is written with it.
-        arq_deserializer: the other way. Without it a pickled job is left on the queue, and never unpickled.
         on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
         on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
+        arq_functions: the service's own arq functions, as arq takes them: coroutine functions, `arq.func(…)`, dotted
+            names. They run by arq's rules and with arq's defaults, beside the jobs; `ctx` is what `on_startup` made of it.
+        arq_cron_jobs: the service's own `arq.cron(…)` jobs; their clock is UTC.
+        arq_serializer: with what arq clients of the service write jobs, if not JSON, such as `pickle.dumps`.
+        arq_deserializer: the other way round, such as `pickle.loads`, which runs code that it finds in a job. Without it
+            no body but JSON is ever decoded: a pickled job stays on the queue, and the log says why.
 
     Raises:
         DefinitionError: two kinds or functions have one name, or one of `jobs` was not made by `@job`.
-        DefinitionError: two kinds have one name, one of `jobs` was not made by `@job`, or a class can't be audited as it
-            is asked for.
+        DefinitionError: two kinds or functions have one name, one of `jobs` was not made by `@job`, or a class can't be
+            audited as it is asked for.
         SettingError: the schema is no plain identifier.
     """
 
@@ -63,12 +73,12 @@ class App:
     schema: str = SCHEMA
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     forget_ended_jobs: bool = True
-    arq_functions: Iterable[Function | WorkerCoroutine] = ()
-    arq_cron_jobs: Iterable[CronJob] = ()
-    arq_serializer: Callable[[dict[str, Any]], bytes] | None = None
-    arq_deserializer: Callable[[bytes], dict[str, Any]] | None = None
     on_startup: Hook | None = None
     on_shutdown: Hook | None = None
+    arq_functions: Iterable[ArqFunction] = ()
+    arq_cron_jobs: Iterable[Named] = ()
+    arq_serializer: Serializer | None = None
+    arq_deserializer: Deserializer | None = None
     tables: Tables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,24 +100,39 @@ class App:
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
-            "arq_functions": self._functions(jobs),
+            "arq_functions": tuple(self.arq_functions),
             "arq_cron_jobs": tuple(self.arq_cron_jobs),
             "audited": audited,
             "tables": Tables(metadata, self.migrations, self.schema, recorder),
         }.items():
             object.__setattr__(self, name, value)
         self.registry()
-
-    def _functions(self, jobs: Iterable[Kind[Any]]) -> tuple[Function, ...]:
-        functions, names = [func(each) for each in self.arq_functions], {kind.name for kind in jobs}
-        for each in functions:
-            if each.name in names:
-                raise DefinitionError(
-                    f"App(arq_functions=): {each.name}", "is the name of two", "rename one of them"
-                )
-            names.add(each.name)
-        return tuple(functions)
+        self._check_arq()
 
     def registry(self, resources: Any = None) -> Registry:
         """The kinds by name, and what their handlers are given, for one process."""
         return Registry(self.jobs, resources)
+
+    def _check_arq(self) -> None:
+        """arq itself would let the last function of a name take the jobs of all."""
+        kinds = {name for kind in self.jobs for name in (kind.name, f"{CRON_PREFIX}{kind.name}")}
+        seen = set[str]()
+        for each in (*self.arq_functions, *self.arq_cron_jobs):
+            name = arq_name(each)
+            if name in kinds or name in seen:
+                problem = "has the name of a kind of job" if name in kinds else "is there twice"
+                raise DefinitionError(
+                    f"arq function {name!r}", problem, "give it another one: arq.func(…, name=…)"
+                )
+            seen.add(name)
+        if self.arq_serializer and not self.arq_deserializer:
+            raise DefinitionError(
+                "App(arq_serializer=)", "is of no use alone", "give arq_deserializer= too"
+            )
+
+
+def arq_name(function: ArqFunction) -> str:
+    """The name by which arq's clients enqueue it."""
+    if isinstance(function, str):
+        return function
+    return getattr(function, "name", None) or str(getattr(function, "__qualname__", function))

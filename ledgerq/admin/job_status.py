@@ -26,6 +26,7 @@ from ledgerq.execution.dead_letter import UNKNOWN_KIND
 from ledgerq.store import audit, dead_letters, inbox, outbox
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, decode, queue_of
+from ledgerq.wire.foreign import foreign_format, foreign_function
 from ledgerq.wire.queue_name import queue_key
 
 Where: TypeAlias = Literal[
@@ -48,8 +49,8 @@ class JobStatus:
     """One job. What is not known, or does not apply, is None or empty.
 
     `staged` is in the outbox and not on Redis; `queued` is due now, `deferred` not yet; `retrying` is
-    queued or deferred and was tried before. `attempts` tells of each attempt that failed, `note` of another
-    queue that has the id on Redis, for whose job this one waits.
+    queued or deferred and was tried before. `attempts` tells of each attempt that failed. `note` tells of another
+    queue that has the id on Redis, for whose job this one waits; or of a body that only some workers can read.
     """
 
     job_id: str
@@ -95,6 +96,8 @@ class _Seen:
     held: bool = False
     tries: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
+    written: str | None = None  # the format of a body that is not our JSON …
+    function: str | None = None  # … and whom it asks for
     holder: str | None = None  # who else has this id: Redis has another queue's job under it
 
 
@@ -163,6 +166,8 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         now=await now_ms(redis),
         score=score,
         envelope=_legible(body),
+        written=foreign_format(body or b""),
+        function=foreign_function(body or b""),
         running=read_running(job_id, entry, held=bool(held)) if entry else None,
         held=bool(held),
         tries=number(text(tries or b"")),
@@ -172,6 +177,11 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
 
 
 def _note(seen: _Seen) -> str | None:
+    if seen.written is not None:
+        return (
+            f"its body is {seen.written}: it waits for a worker with App(arq_deserializer=), or for a "
+            "stock arq worker"
+        )
     if seen.holder is None:
         return None
     return f"on Redis a job of queue {seen.holder} has this id; all queues there share the ids"
@@ -240,7 +250,7 @@ def _kind(kept: _Kept, seen: _Seen) -> str | None:
         kept.letter and kept.letter.kind,
         kept.ended and kept.ended.kind,
         kept.message and kept.message.kind,
-        seen.envelope and seen.envelope.kind,
+        seen.envelope.kind if seen.envelope else seen.function,
     )
     return next((kind for kind in named if kind and kind != UNKNOWN_KIND), None)
 

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from ledgerq.admin.queues import NO_QUEUES, Queues, carried_to, known_queues
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
-from ledgerq.broker.presence import living_workers
+from ledgerq.broker.presence import Wait, living_workers, waits
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions, open_database
 from ledgerq.errors import LedgerqError
@@ -38,7 +38,8 @@ class Queue:
 
     `queued` is due now. Jobs that a stock arq worker runs are still among them: arq marks each by a
     key of its own, and finding those would mean to look through all keys. `deferred` waits for its
-    time; `retrying` says how many of the first thousand of these have been tried before.
+    time; `retrying` says how many of the first thousand of these have been tried before. `waits` is what jobs waited for
+    in the last minute that somebody has to mend.
     """
 
     queued: int
@@ -46,6 +47,7 @@ class Queue:
     retrying: int
     running: Sequence[RunningJob]
     workers: Sequence[str]
+    waits: Sequence[Wait] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
         retrying=sum(await _tried(redis, queue, later)),
         running=running,
         workers=await living_workers(redis, queue),
+        waits=tuple(await waits(redis, queue)),
     )
 
 

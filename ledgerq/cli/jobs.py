@@ -159,6 +159,12 @@ def _show_status(found: Status) -> None:
         _show_queues(found)
     if ledger.oldest_staged:
         print_fields({"oldest staged": ledger.oldest_staged})
+    waiting = [wait for each in queues for wait in each.waits]
+    if waiting:
+        print_rows(
+            ("jobs wait for", "", "seconds ago"),
+            [(each.reason, each.text, round(each.seconds)) for each in waiting],
+        )
     if running:
         print_rows(
             ("running", "worker", "since", "attempt", ""),

@@ -24,13 +24,11 @@ from ledgerq.wire.names import CRON_PREFIX
 Serializer = Callable[[dict[str, Any]], bytes]
 Deserializer = Callable[[bytes], dict[str, Any]]
 
-PROBLEM = "problem"  # what `UNROUTABLE` is told of a foreign body
+FUNCTION, PROBLEM = "function", "problem"  # what `UNROUTABLE` is told beside the body
 
 
-class Foreign(tuple[Any, ...]):
+class Foreign(list[Any]):
     """Positional arguments of a job that the service's deserializer read: its result is written to match."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class ArqFormats:
         job = _arq_job(_json(body))
         if job and job["f"] in self.functions:
             return job
-        return _unroutable(body, envelope, problem)
+        return self._unroutable(body, envelope, job, problem)
 
     def write(self, content: dict[str, Any]) -> bytes:
         """A result in the format of its job. A new job in JSON if it is one of ours, else as arq's clients write it."""
@@ -104,12 +102,24 @@ class ArqFormats:
         try:
             translated = to_json(job)
         except ValueError as error:
-            return _unroutable(body, None, f"JSON can't carry its arguments: {error}")
+            return self._unroutable(body, None, None, f"JSON can't carry its arguments: {error}")
         envelope = _envelope(translated)
         if envelope and envelope.wire_name in self.kinds:
             routed = _routed(translated, envelope)
-            return {**routed, "a": Foreign(routed["a"])}
-        return _unroutable(body, None, f"this worker has no function {one_line(job['f'], 200)}")
+        else:
+            routed = self._unroutable(translated, envelope, job, "")
+        return {**routed, "a": Foreign(routed["a"])}
+
+    def _unroutable(
+        self, body: bytes, envelope: Envelope | None, job: dict[str, Any] | None, problem: str
+    ) -> dict[str, Any]:
+        """`job` is told of where it has positional arguments and is no kind's: its function is not here."""
+        told = {PROBLEM: problem} if problem and foreign_format(body) else {}
+        if job and job["a"] and job["f"] not in self.kinds:
+            told[FUNCTION] = job["f"]
+        attempt = envelope.attempt if envelope else None
+        enqueued = envelope.enqueued_ms if envelope else int(time.time() * 1000)
+        return {"f": UNROUTABLE, "a": [body], "k": told, "t": attempt, "et": enqueued}
 
     def _as_sent(self, content: dict[str, Any], arguments: Foreign) -> dict[str, Any]:
         """A result as arq's client expects it, which may not have ledgerq installed."""
@@ -154,10 +164,3 @@ def _arq_job(content: Any) -> dict[str, Any] | None:
 def _routed(body: bytes, envelope: Envelope) -> dict[str, Any]:
     name, attempt, enqueued = envelope.wire_name, envelope.attempt, envelope.enqueued_ms
     return {"f": name, "a": [body], "k": {}, "t": attempt, "et": enqueued}
-
-
-def _unroutable(body: bytes, envelope: Envelope | None, problem: str) -> dict[str, Any]:
-    told = {PROBLEM: problem} if problem and foreign_format(body) else {}
-    attempt = envelope.attempt if envelope else None
-    enqueued = envelope.enqueued_ms if envelope else int(time.time() * 1000)
-    return {"f": UNROUTABLE, "a": [body], "k": told, "t": attempt, "et": enqueued}

@@ -24,12 +24,15 @@ def foreign_format(body: bytes) -> str | None:
 
 def foreign_function(body: bytes) -> str | None:
     """The function that a foreign body asks for, if its first bytes tell."""
-    expression = _PICKLED_NAME if _PICKLE.match(body) else _PACKED_NAME
-    found = expression.search(body, 0, _HEAD)
+    written = foreign_format(body)
+    if written is None:
+        return None
+    is_pickle = written == "pickle"
+    found = (_PICKLED_NAME if is_pickle else _PACKED_NAME).search(body, 0, _HEAD)
     if not found:
         return None
-    length = ord(found[found.lastindex or 1]) & (
-        0x1F if found.re is _PACKED_NAME and found[1] else 0xFF
-    )
+    length = ord(found[found.lastindex or 1])
+    if not is_pickle and found[1]:
+        length &= 0x1F  # msgpack's short text has its length in the mark
     name = body[found.end() : found.end() + length].decode(errors="replace")
     return name if 1 <= len(name) <= MAX_KIND and name.isprintable() else None

@@ -7,7 +7,6 @@ Redis keeps one of them, and the inbox settles what a slow worker puts there aga
 import gc
 import signal
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
@@ -24,11 +23,11 @@ from ledgerq.wire.arq_formats import ArqFormats
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.names import CRON_PREFIX
 from ledgerq.wire.queue_name import queue_key
+from ledgerq.worker.arq_jobs import arq_cron_jobs, arq_functions
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
-_ARQ_TRIES, _ARQ_TIMEOUT = 5, 300  # what arq gives a function that does not say
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
 
 
@@ -74,26 +73,26 @@ def worker_settings(app: App, config: Config) -> Any:
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
     functions = [*(_function(kind.name) for kind in app.jobs), _function(UNROUTABLE)]
-    guests = [_guest(function) for function in app.arq_functions]
+    arqs, arqs_by_the_clock = arq_functions(app), arq_cron_jobs(app)
     formats = ArqFormats(
         {each.name for each in functions} | {each.name for each in scheduled},
-        {each.name for each in guests} | {each.name for each in app.arq_cron_jobs},
+        {each.name for each in arqs} | {each.name for each in arqs_by_the_clock},
         app.arq_serializer,
         app.arq_deserializer,
     )
     worker = config.worker
-    pool = connect(worker, _queues_of_schedule(app, worker))
-    pool.job_serializer, pool.job_deserializer = formats.write, formats.read
+    redis = connect(worker, _queues_of_schedule(app, worker))
+    redis.job_serializer, redis.job_deserializer = formats.write, formats.read
 
     return type(
         "WorkerSettings",
         (),
         {
-            "functions": [*functions, *guests],
-            "cron_jobs": [*scheduled, *app.arq_cron_jobs],
+            "functions": [*functions, *arqs],
+            "cron_jobs": [*scheduled, *arqs_by_the_clock],
             "timezone": UTC,
             "queue_name": worker.queue,
-            "redis_pool": pool,
+            "redis_pool": redis,
             "redis_settings": settings_for_arq_check(worker),
             "ctx": {LIFE: Lifecycle(app, config)},
             "on_startup": app.on_startup or startup,
@@ -129,18 +128,11 @@ def _function(name: str) -> Function:
     return func(dispatcher(name), name=name)
 
 
-def _guest(function: Any) -> Function:
-    """A service's own function, with arq's limits where it has none: the worker's are those of kinds."""
-    given = func(function)
-    tries = _ARQ_TRIES if given.max_tries is None else given.max_tries
-    timeout = _ARQ_TIMEOUT if given.timeout_s is None else given.timeout_s
-    return replace(given, max_tries=tries, timeout_s=timeout)
-
-
 def _longest_timeout(worker: WorkerConfig, app: App) -> float:
-    return max(
-        (kind.timeout or worker.job_timeout for kind in app.jobs), default=worker.job_timeout
-    )
+    ours = [kind.timeout or worker.job_timeout for kind in app.jobs]
+    functions = [each.timeout_s or 0 for each in arq_functions(app)]
+    by_the_clock = [each.timeout_s or 0 for each in arq_cron_jobs(app)]
+    return max([*ours, *functions, *by_the_clock], default=worker.job_timeout)
 
 
 def cron_jobs(schedule: Iterable[Recurring], *, max_tries: int) -> list[CronJob]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from arq.jobs import SerializationError
@@ -13,7 +13,7 @@ from arq.worker import JobExecutionFailed
 
 from ledgerq.broker.claims import Ack, AckAction, Claim
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Expired, LedgerqError, Undecodable
+from ledgerq.errors import Expired, LedgerqError, Undecodable, UnknownKind
 from ledgerq.execution import interventions
 from ledgerq.execution.dead_letter import MAX_NOTE, bury
 from ledgerq.execution.delivery import Delivery
@@ -23,11 +23,12 @@ from ledgerq.execution.report import failure_of, report
 from ledgerq.store import outbox
 from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
-from ledgerq.wire.arq_formats import PROBLEM, Foreign
+from ledgerq.wire.arq_formats import FUNCTION, PROBLEM
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import check_job_id
+from ledgerq.wire.foreign import foreign_format
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
-from ledgerq.worker.left_jobs import LeftJobs, is_foreign
+from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.processor import OURS, Processor, is_ours
 
 log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
@@ -58,6 +59,7 @@ class Executor:
     left: LeftJobs
     on_interrupted: Callable[[], None]
     on_wait: Callable[[tuple[str, str], str], None]
+    _just_left: set[str] = field(default_factory=set)
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
         """Run jobs, those of one kind together if they may share a transaction. Raises nothing but a cancellation."""
@@ -89,8 +91,8 @@ class Executor:
             call = self._read(claim)
         except SerializationError as error:
             return self.failed(Call.unread(claim), error)
-        if call.function == UNROUTABLE and is_foreign(claim):
-            return self.left.leave(claim, call.kwargs.get(PROBLEM, ""))
+        if call.function == UNROUTABLE and call.args and foreign_format(call.args[0]):
+            return self._leave(claim, call)
         function = self.options.functions.get(call.function)
         if function is None:
             log.warning("job %s, function %r not found", claim.job_id, call.function)
@@ -102,12 +104,26 @@ class Executor:
         if kind:
             if self.resources is None:  # it is tried again: nothing was done
                 raise NotBegun
-            [outcome] = await self.resources.process([_as_counted(claim, call)], kind)
-            ack = self._ack(call, outcome)
+            ack = self._ack(call, await self._process(self.resources, _as_read(claim, call), call))
         else:
             ack = await run_function(call, function, context, self.options, self.counters)
         await call_hook(self.options.on_job_end, context, self.options)
         return ack
+
+    async def _process(self, resources: Processor, claim: Claim, call: Call) -> Outcome:
+        """A job of ours; or one with positional arguments, so of an arq function, that is not here, or not yet."""
+        if name := call.kwargs.get(FUNCTION) if call.function == UNROUTABLE else None:
+            unknown = UnknownKind(name, self.options.functions)
+            outcome = await conclude(unknown, claim, resources.database.sessions, resources.policy)
+            report(claim, UNROUTABLE, outcome, 0)
+            return outcome
+        [outcome] = await resources.process([claim], call.function)
+        return outcome
+
+    def _leave(self, claim: Claim, call: Call) -> Ack:
+        if self.options.after_job_end:
+            self._just_left.add(claim.job_id)
+        return self.left.leave(claim, call.kwargs.get(PROBLEM, ""))
 
     def _read(self, claim: Claim) -> Call:
         """One of our kinds, whose body is decoded once; or what arq reads in it."""
@@ -127,6 +143,9 @@ class Executor:
     async def after(self, claims: Sequence[Claim]) -> None:
         """Call the hook that wants to know of ended jobs."""
         for claim in claims if self.options.after_job_end else ():
+            if claim.job_id in self._just_left:
+                self._just_left.discard(claim.job_id)
+                continue
             context = {**self.ctx, "job_id": claim.job_id, "job_try": claim.attempt}
             await call_hook(self.options.after_job_end, context, self.options)
 
@@ -250,8 +269,9 @@ def _kind_of(claim: Claim) -> str:
     return ""
 
 
-def _as_counted(claim: Claim, call: Call) -> Claim:
-    """With the attempts that its body counts too, and its body in our JSON, as arq's clients may want it."""
-    if isinstance(call.args, Foreign):
-        return replace(claim, body=call.args[0], attempt=call.attempt)
-    return claim if call.attempt == claim.attempt else replace(claim, attempt=call.attempt)
+def _as_read(claim: Claim, call: Call) -> Claim:
+    """With the attempts that its body counts too, as arq's clients may want it; and with our JSON for a foreign body."""
+    body = call.args[0] if call.args else claim.body
+    if call.attempt == claim.attempt and body is claim.body:
+        return claim
+    return replace(claim, attempt=call.attempt, body=body, _envelope=None)

@@ -17,13 +17,20 @@ from ledgerq.wire.foreign import foreign_format, foreign_function
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_FIRST = 10.0  # seconds until a job comes back, at the earliest …
-_LONGEST = 1800.0  # … and at the latest
-_APART = 0.02  # seconds between two that come back
+_FIRST, _APART, _LONGEST = (
+    10.0,
+    0.02,
+    1800.0,
+)  # seconds until a job comes back: how soon, how dense, how late
 _TOLD_EVERY = 60.0  # seconds between two log lines about one function
 _MAX_TOLD = 1000
 _AT_ONCE = 1000  # ids that Redis is asked for in one command
-NO_DESERIALIZER = "give App(arq_serializer=, arq_deserializer=) what its client uses, or let a stock arq worker run it"
+DESERIALIZER = (
+    "give App(arq_deserializer=) what its client writes with, or run a stock arq worker too"
+)
+MENDED_DESERIALIZER = (
+    "mend App(arq_deserializer=) or the job's client, or run a stock arq worker too"
+)
 
 
 @dataclass(slots=True)
@@ -59,30 +66,20 @@ class LeftJobs:
         if len(self.ids) < queued:
             return False
         ids, found = list(self.ids), 0
-        for start in range(0, len(ids), _AT_ONCE):
+        for start in range(0, len(ids) if queued else 0, _AT_ONCE):
             scores = await redis.zmscore(queue, ids[start : start + _AT_ONCE])
             found += sum(score is not None for score in scores)
         return bool(found >= queued)
 
     def _tell(self, claim: Claim, problem: str) -> None:
+        written = foreign_format(claim.body) or "foreign"
         function, now = foreign_function(claim.body) or "unknown", time.monotonic()
+        cure = MENDED_DESERIALIZER if problem else DESERIALIZER
+        problem = problem or f"the body is {written}, and this worker has no deserializer for it"
+        self.on_wait((claim.queue, written), f"function {function}: {problem}; {cure}")
         if now - self._told.get(function, -_TOLD_EVERY) < _TOLD_EVERY:
             return
         if len(self._told) >= _MAX_TOLD:
             self._told.clear()
         self._told[function] = now
-        written = foreign_format(claim.body) or "foreign"
-        problem = problem or f"its body is {written}, and this worker has no deserializer"
-        log.warning(
-            "job.left",
-            job_id=claim.job_id,
-            function=function,
-            problem=problem,
-            cure=NO_DESERIALIZER,
-        )
-        self.on_wait((claim.queue, written), f"function {function}: {problem}; {NO_DESERIALIZER}")
-
-
-def is_foreign(claim: Claim) -> bool:
-    """True if the claim's body is of a foreign format."""
-    return foreign_format(claim.body) is not None
+        log.warning("job.left", job_id=claim.job_id, function=function, problem=problem, cure=cure)

@@ -10,6 +10,7 @@ import structlog
 from arq import Retry as ArqRetry
 from arq.typing import WorkerCoroutine
 
+from ledgerq.broker.keys import retry_key_prefix
 from ledgerq.broker.relay import Relay
 from ledgerq.database.engine import Database
 from ledgerq.execution.delivery import Delivery
@@ -19,13 +20,15 @@ from ledgerq.execution.registry import Registry
 from ledgerq.execution.report import failure_of, report
 from ledgerq.execution.retry import Policy
 from ledgerq.runtime.process_name import process_name
+from ledgerq.wire.arq_formats import PROBLEM
+from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import has_ordering_key
 from ledgerq.wire.foreign import foreign_format
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 PROCESSOR = "ledgerq"  # our one entry in arq's ctx
-_LEFT = 60  # seconds
+_LEFT_FOR = 60  # seconds
 OURS = "ledgerq_kind"  # the attribute by which our worker knows our functions among arq's
 
 
@@ -66,9 +69,9 @@ def dispatcher(name: str) -> WorkerCoroutine:
     Our own worker does not call it: it knows it by its mark, and processes the job itself.
     """
 
-    async def dispatch(ctx: dict[str, Any], body: bytes = b"", **_: str) -> Any:
-        if foreign_format(body):  # left to a worker that reads it
-            raise ArqRetry(defer=_LEFT)
+    async def dispatch(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:
+        if name == UNROUTABLE and foreign_format(body):
+            await _leave(ctx, told.get(PROBLEM, ""))
         processor: Processor = ctx[PROCESSOR]
         delivery = Delivery(ctx["job_id"], ctx["job_try"], body, worker=process_name())
         [outcome] = await processor.process([delivery], name)
@@ -87,3 +90,14 @@ def dispatcher(name: str) -> WorkerCoroutine:
     dispatch.__qualname__ = name
     setattr(dispatch, OURS, name)
     return cast("WorkerCoroutine", dispatch)
+
+
+async def _leave(ctx: dict[str, Any], problem: str) -> None:
+    """Under arq's own worker: again later, and arq must not find that attempts were spent.
+
+    Raises:
+        ArqRetry: always.
+    """
+    await ctx["redis"].decr(f"{retry_key_prefix}{ctx['job_id']}")
+    log.warning("job.left", job_id=ctx["job_id"], problem=problem or "no deserializer reads it")
+    raise ArqRetry(defer=_LEFT_FOR)

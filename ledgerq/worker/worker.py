@@ -222,9 +222,8 @@ class JobWorker(ArqWorker):
             return False
         if self._resources and await self._resources.relay.dispatch():
             return False
-        return await self._left.are_all(
-            self.pool, self.queues
-        )  # the relay beside may put more there
+        # the relay beside may have put more there
+        return await self._left.are_all(self.pool, self.queues)
 
     @property
     def longest_stop(self) -> float:

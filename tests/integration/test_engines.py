@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import pickle
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -153,7 +152,6 @@ async def test_bad_input_ends_among_the_dead_letters_and_the_worker_lives_on(
 ) -> None:
     """One dead letter each, with field and problem; the good job behind them is done; no row is left."""
     bad: dict[str, tuple[bytes, str, str]] = {
-        "pickle": (pickle.dumps({"f": "create_task"}), "undecodable", "body"),
         "half": (b'{"f": "create_task", "k"', "undecodable", "body"),
         "list": (b"[1, 2]", "undecodable", "body"),
         "no-kind": (b'{"f": ["x"], "k": {}}', "undecodable", "f"),
