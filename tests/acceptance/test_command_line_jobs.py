@@ -77,7 +77,7 @@ AS_STARTED = {
     "dead replay": (["d1"], "d1 is staged again"),
     "dead discard": (["d1"], "d1 is discarded"),
 }
-WITH_A_WORKER = {"worker", "dev"}  # which other tests start
+WITH_A_WORKER = {"worker", "dev", "init"}  # which other tests start
 
 
 @pytest.mark.parametrize("command", AS_STARTED)

@@ -135,10 +135,11 @@ LITERALS = st.one_of(
 COMMENTS = st.recursive(
     st.just(" x "), lambda inner: inner.map(lambda t: f"/*{t}*/"), max_leaves=4
 ).map(lambda t: f"/*{t}*/") | PLAIN.map(lambda t: "--" + t.replace("\n", "") + "\n")
+# with a comma between: `E'' --` and a text on the next line would be one text
 PIECES = st.lists(
     LITERALS | COMMENTS | st.sampled_from(["x$$", "y$a$b", "1.5", "(a)", ", ", "$1", "::text"]),
     max_size=6,
-).map(lambda pieces: " " + " ".join(pieces) + " ")
+).map(lambda pieces: " " + ", ".join(pieces) + " ")
 
 
 @given(before=PIECES, after=PIECES)
