@@ -59,7 +59,6 @@ class App:
             no body but JSON is ever decoded: a pickled job stays on the queue, and the log says why.
 
     Raises:
-        DefinitionError: two kinds or functions have one name, or one of `jobs` was not made by `@job`.
         DefinitionError: two kinds or functions have one name, one of `jobs` was not made by `@job`, or a class can't be
             audited as it is asked for.
         SettingError: the schema is no plain identifier.

@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from ledgerq.broker.keys import job_key
 from ledgerq.config import WorkerConfig
 from ledgerq.wire.envelope import queue_of
-from ledgerq.wire.queue_name import checked_queue, queue_key
+from ledgerq.wire.queue_name import queue_key
 
 Queues = Mapping[str, str | None]  # of the application's kinds, by name; None is the default queue
 NO_QUEUES: Queues = MappingProxyType({})
@@ -18,14 +18,6 @@ def known_queues(worker: WorkerConfig, kinds: Queues, *named: str | None) -> lis
     """Their keys on Redis, the default queue's first. `named` are more of them."""
     names: Iterable[str | None] = (None, *worker.served, *kinds.values(), *named)
     return list(dict.fromkeys(queue_key(name, worker.queue) for name in names))
-
-
-def carried_to(name: str | None, kind: str, kinds: Queues, default: str) -> str:
-    """The key of the queue on which the relay puts a staged job, as `ledgerq.broker.relay` decides."""
-    try:
-        return queue_key(kinds.get(kind) if name is None else checked_queue(name), default)
-    except ValueError:
-        return default
 
 
 async def queue_of_job(redis: ArqRedis, queues: Sequence[str], job_id: str) -> str | None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from ledgerq.admin.queues import NO_QUEUES, Queues, carried_to, known_queues
+from ledgerq.admin.queues import NO_QUEUES, Queues, known_queues
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import failures_key, in_progress_key_prefix, retry_key_prefix, running_key
 from ledgerq.broker.presence import Wait, living_workers, waits
@@ -17,6 +17,7 @@ from ledgerq.database.engine import Sessions, open_database
 from ledgerq.errors import LedgerqError
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import JobState
+from ledgerq.wire.queue_name import carried_to
 
 SAMPLE = 1000  # held-back jobs that are looked at one by one
 
@@ -106,7 +107,7 @@ async def look_at_ledger(sessions: Sessions, default: str, kinds: Queues = NO_QU
     staged: Counter[str] = Counter()
     async with sessions() as session:
         for name, kind, number in await outbox.count_by_queue(session):
-            staged[carried_to(name, kind, kinds, default)] += number
+            staged[_carried_to(name, kind, kinds, default)] += number
         ended = await inbox.count(session)
         return Ledger(
             staged=staged.total(),
@@ -186,3 +187,11 @@ async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bo
         for job_id in job_ids:
             pipe.exists(f"{retry_key_prefix}{job_id}", failures_key(queue, job_id))
         return [bool(found) for found in await pipe.execute()]
+
+
+def _carried_to(name: str | None, kind: str, kinds: Queues, default: str) -> str:
+    """As the relay: a name that can't be a queue's is none."""
+    try:
+        return carried_to(name, kind, kinds, default)
+    except ValueError:
+        return default

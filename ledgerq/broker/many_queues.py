@@ -72,11 +72,22 @@ def served(
     first, *others = dict.fromkeys(queues)
     if not others:
         return Broker.connect(redis, first, worker, lease_settings)
+    return ManyQueues(_brokers(redis, (first, *others), worker, lease_settings), {})
+
+
+def _brokers(
+    redis: ArqRedis,
+    queues: Iterable[str],
+    worker: str,
+    lease_settings: LeaseSettings,
+    token: str | None = None,
+) -> list[Broker]:
+    """One for each queue, with one pool of connections and one token."""
     own = own_connections(redis)
-    brokers = [Broker(own, queue, worker, lease_settings) for queue in (first, *others)]
+    brokers = [Broker(own, queue, worker, lease_settings) for queue in queues]
     for each in brokers:
-        each.token = brokers[0].token
-    return ManyQueues(brokers, {})
+        each.token = token or brokers[0].token
+    return brokers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,10 +137,8 @@ class ManyQueues:
 
     def twin(self, redis: ArqRedis) -> "ManyQueues":
         """Another one that holds on to the same claims, on connections of its own, for another event loop."""
-        own = own_connections(redis)
-        brokers = [Broker(own, q, self.worker, self.lease_settings) for q in self._brokers]
-        for each in brokers:
-            each.token = self._any.token
+        token = self._any.token
+        brokers = _brokers(redis, self._brokers, self.worker, self.lease_settings, token)
         return ManyQueues(brokers, self._held)
 
     async def claim(

@@ -34,7 +34,7 @@ from ledgerq.wire.envelope import (
     presentable,
     queue_mark,
 )
-from ledgerq.wire.queue_name import checked_queue, queue_key
+from ledgerq.wire.queue_name import carried_to
 
 BATCH = 500  # messages in one round trip
 _MAX_LOGGED = 10_000
@@ -151,17 +151,12 @@ class Relay:
 
     def _queue_of(self, message: OutboxMessage) -> str:
         """The key of the queue that the message names, or else its kind; one that can't be a queue names none."""
-        named = message.queue
         try:
-            if named is not None:
-                checked_queue(named)
-            elif self._kinds:
-                named = self._kinds.get(message.kind)
+            return carried_to(message.queue, message.kind, self._kinds or {}, self.queue)
         except ValueError as error:
             if self._is_news("queue", message.job_id):
                 log.warning("relay.queue_unusable", job_id=message.job_id, problem=str(error))
-            named = None
-        return queue_key(named, self.queue)
+            return self.queue
 
     async def _push_to(self, queue: str, messages: Sequence[OutboxMessage]) -> None:
         entries = [Entry(message.job_id, _body(message, queue)) for message in messages]

@@ -24,9 +24,14 @@ from ledgerq.text import leaves
 
 async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
     """What the handler answers for a job that has the transaction to itself."""
-    await set_origin(session, _origin(job))  # it stays: what is not flushed yet is so at the commit
+    origin, now = _origin(job), datetime.now(UTC)
+    await set_origin(session, origin)  # it stays: what is not flushed yet is so at the commit
     fence = Fence(session, stalled=stalled_by_others(job.id))
-    return await _handled(fence, lambda given: job.handle(_context(given, job)), _bound(job))
+
+    async def handle(given: JobSession) -> Any:
+        return await job.handle(_context(given, job, origin, now))
+
+    return await _handled(fence, handle, _bound(job))
 
 
 async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
@@ -36,11 +41,14 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
     answers, now = [], datetime.now(UTC)
     async with deferred_writes(session):
         for job in jobs:
-            await set_origin(session, _origin(job))
+            origin = _origin(job)
+            await set_origin(session, origin)
             fence = Fence(session, shared=True, stalled=stalled_by_others(job.id))
 
-            async def handle(given: JobSession, job: Job[Any] = job) -> Any:
-                return await job.handle(_context(given, job, now))
+            async def handle(
+                given: JobSession, job: Job[Any] = job, origin: Origin = origin
+            ) -> Any:
+                return await job.handle(_context(given, job, origin, now))
 
             answers.append(await _handled(fence, handle, _bound(job)))
         await set_origin(session, None)
@@ -54,7 +62,7 @@ async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Seq
     handle_many = kind.handle_many
 
     async def handle(given: JobSession) -> Sequence[Any]:
-        contexts = [_context(given, job, now) for job in jobs]
+        contexts = [_context(given, job, _origin(job), now) for job in jobs]
         return await handle_many(contexts, [job.payload for job in jobs])
 
     return await _handled(Fence(session), handle, {"kind": kind.name, "jobs": len(jobs)})  # type: ignore[no-any-return]
@@ -90,10 +98,10 @@ def told_to_stop(error: BaseException) -> bool:
 
 
 def _context(
-    session: LedgerqSession, job: Job[Any], now: datetime | None = None
+    session: LedgerqSession, job: Job[Any], origin: Origin, now: datetime
 ) -> JobContext[Any]:
     """What the handler is given."""
-    return JobContext(session, _origin(job), now or datetime.now(UTC), job.resources)
+    return JobContext(session, origin, now, job.resources)
 
 
 def _origin(job: Job[Any]) -> Origin:

@@ -5,6 +5,7 @@ that puts the job on Redis, LEDGERQ_QUEUE; so does no name at all.
 """
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated
 
@@ -52,6 +53,15 @@ def checked_queue(name: str) -> str:
 def queue_key(name: str | None, default: str) -> str:
     """The key on Redis of the queue of that name, where `default` is the default queue's key."""
     return default if name is None or name == DEFAULT_QUEUE else name
+
+
+def carried_to(name: str | None, kind: str, kinds: Mapping[str, str | None], default: str) -> str:
+    """The key of the queue on which a staged job is put: the one that it names, or else its kind's.
+
+    Raises:
+        ValueError: what it names can't be a queue; the text says why.
+    """
+    return queue_key(kinds.get(kind) if name is None else checked_queue(name), default)
 
 
 class _Default(Settings):

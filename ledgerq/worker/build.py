@@ -28,6 +28,7 @@ from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
+_OURS_FIRST = 10  # seconds that arq's timeout of a job comes after ours
 _OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
 
 
@@ -40,7 +41,7 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
-        "hand_back_after": _longest_timeout(config.worker, app) + config.worker.blocked_after,
+        "hand_back_after": settings.job_timeout - _OURS_FIRST + config.worker.blocked_after,
     }
     # the hooks find the worker's life in it
     overrides["ctx"] = {**(overrides.get("ctx") or {}), **settings.ctx}
@@ -99,7 +100,7 @@ def worker_settings(app: App, config: Config) -> Any:
             "on_shutdown": app.on_shutdown or shutdown,
             "max_jobs": worker.max_jobs,
             "max_tries": _OURS_TO_DECIDE,
-            "job_timeout": _longest_timeout(worker, app) + 10,  # ours comes first
+            "job_timeout": _longest_timeout(worker, app, *arqs, *arqs_by_the_clock) + _OURS_FIRST,
             "job_completion_wait": worker.drain_timeout,
             "keep_result": worker.keep_result,
             "poll_delay": worker.poll_delay,
@@ -128,11 +129,9 @@ def _function(name: str) -> Function:
     return func(dispatcher(name), name=name)
 
 
-def _longest_timeout(worker: WorkerConfig, app: App) -> float:
+def _longest_timeout(worker: WorkerConfig, app: App, *arqs: Function | CronJob) -> float:
     ours = [kind.timeout or worker.job_timeout for kind in app.jobs]
-    functions = [each.timeout_s or 0 for each in arq_functions(app)]
-    by_the_clock = [each.timeout_s or 0 for each in arq_cron_jobs(app)]
-    return max([*ours, *functions, *by_the_clock], default=worker.job_timeout)
+    return max([*ours, *(each.timeout_s or 0 for each in arqs)], default=worker.job_timeout)
 
 
 def cron_jobs(schedule: Iterable[Recurring], *, max_tries: int) -> list[CronJob]:

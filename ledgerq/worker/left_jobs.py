@@ -17,11 +17,9 @@ from ledgerq.wire.foreign import foreign_format, foreign_function
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_FIRST, _APART, _LONGEST = (
-    10.0,
-    0.02,
-    1800.0,
-)  # seconds until a job comes back: how soon, how dense, how late
+_FIRST = 10.0  # seconds until a job comes back, at the earliest …
+_LONGEST = 1800.0  # … and at the latest
+_APART = 0.02  # seconds between two that come back
 _TOLD_EVERY = 60.0  # seconds between two log lines about one function
 _MAX_TOLD = 1000
 _AT_ONCE = 1000  # ids that Redis is asked for in one command

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -27,6 +28,7 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import SerializationFailure
 from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.handlers import _origin
 from ledgerq.execution.outcome import Completed, Outcome
 from ledgerq.execution.process import Outcomes, _Flow
 from ledgerq.execution.registry import Job
@@ -48,7 +50,9 @@ def receipt_after_effects() -> None:
     async def flow(self: _Flow, batch: Sequence[Job[Any]]) -> Outcomes:
         [job] = batch
         async with transaction(self.sessions) as session:
-            result = await job.handle(ledgerq.execution.handlers._context(session, job))
+            result = await job.handle(
+                ledgerq.execution.handlers._context(session, job, _origin(job), datetime.now(UTC))
+            )
         crash()
         async with transaction(self.sessions) as session:
             await inbox.insert_receipt(session, job.id, job.kind.name, job.envelope.payload_hash)
