@@ -49,6 +49,7 @@ class ActiveJobs:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.jobs: dict[str, asyncio.Task[Any]] = {}
         self._reasons: dict[str, CancelReason] = {}
+        self.started = 0  # how many there have been
         self.isolated = False  # the job that runs is one that may take its worker along
         self._batches = batches
 
@@ -73,6 +74,7 @@ class ActiveJobs:
         if claim.job_id in self.tasks:
             return
         self.isolated = self.isolated or claim.runs_isolated
+        self.started += 1
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self.tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._ended(claim.job_id))
@@ -107,6 +109,7 @@ class ActiveJobs:
         claims = [claim for claim in claims if claim.job_id not in self.tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))
+        self.started += len(claims)
         for claim in claims:
             self.tasks[claim.job_id] = task
         task.add_done_callback(lambda _: self._batch_ended(claims))

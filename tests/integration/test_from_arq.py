@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from jobs.kinds import CreateProject, create_project
 from ledgerq import App
 from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
+from ledgerq.broker.claims import Ack
 from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.errors import DefinitionError
 from ledgerq.store.tables import DeadLetter
+from ledgerq.worker.acker import Acker
 from ledgerq.workers import JobWorker, build_worker, shutdown, startup, worker_settings
 from tests.support import count, drain, eventually, letter, rows
 
@@ -185,6 +187,33 @@ async def test_arq_functions_keep_arqs_rules(config: Config, redis: ArqRedis) ->
     assert sorted(tries) == [1, 1, 2, 2, 3, 3, 4, 5]
     assert await gone.status() is JobStatus.not_found
     assert await later.status() is JobStatus.deferred
+
+
+async def test_a_job_whose_end_redis_has_not_heard_of_counts_once(
+    config: Config, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is to start two jobs starts two, though it looks while the first is acknowledged."""
+    looked, acknowledge = asyncio.Event(), Acker.acknowledge
+
+    async def slowly(acker: Acker, acks: Sequence[Ack]) -> list[bool]:
+        if acks[0].job_id == first.job_id:
+            looked.clear()
+            await looked.wait()
+        return await acknowledge(acker, acks)
+
+    is_over = JobWorker._burst_is_over
+
+    async def look(worker: JobWorker) -> bool:
+        looked.set()
+        return await is_over(worker)
+
+    first = await asked(redis, "add", 1, 2)
+    monkeypatch.setattr(Acker, "acknowledge", slowly)
+    monkeypatch.setattr(JobWorker, "_burst_is_over", look)
+    second = await asked(redis, "add", 2, 2, _defer_by=0.5)
+    await drain(ours(app(func(add, name="add"), **PICKLE), config, max_burst_jobs=2))
+    assert await first.result(timeout=5) is not None
+    assert await second.result(timeout=5) is not None
 
 
 async def test_a_function_may_be_a_dotted_name_and_a_cron_job(config: Config) -> None:
