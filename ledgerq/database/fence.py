@@ -192,12 +192,15 @@ class Fence:
             return {}
         return self._connection.info
 
-    async def _check(self) -> None:
+    async def why_lost(self) -> LedgerqError | None:
+        """As `lost`. After a long silence the server may have hung up, and the loop not have read it yet: look."""
         if self._was_silent and not self._let_go:
-            # the server may have hung up, and the loop not have read it yet; whatever else is wrong is told below
-            with suppress(SQLAlchemyError):
+            with suppress(SQLAlchemyError):  # whatever else is wrong is told elsewhere
                 await self._opened.exec_driver_sql("SELECT 1")
-        if lost := self.lost:
+        return self.lost
+
+    async def _check(self) -> None:
+        if lost := await self.why_lost():
             raise lost
         session, connection = self._session.sync_session, self._connection
         roots = session.get_transaction(), connection.get_transaction()

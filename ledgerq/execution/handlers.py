@@ -78,7 +78,7 @@ async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
     try:
         return await fence.run(job_id, lambda given: run_apart(lambda: work(given), bound))
     except BaseException as error:
-        if not told_to_stop(error) and not _asks(error) and (lost := fence.lost):
+        if not told_to_stop(error) and not _asks(error) and (lost := await fence.why_lost()):
             raise lost from error
         raise
 
