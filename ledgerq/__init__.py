@@ -1,4 +1,21 @@
-"""Background jobs whose database effects happen exactly once, with the audit trail to prove it."""
+"""Background jobs whose database effects happen exactly once, with the audit trail to prove it.
+
+```python
+class CloseOrder(Payload[int], kind="close_order"):
+    order_id: UUID
+
+@job
+async def close_order(context: JobContext, close: CloseOrder) -> int:
+    order = await context.session.get_one(Order, close.order_id, with_for_update=True)
+    order.status = "closed"
+    return order.number
+
+app = App(jobs=[close_order], metadata=[SQLModel.metadata], audited=[Order])
+
+async with JobClient.open() as client:
+    number = await (await client.enqueue(CloseOrder(order_id=order.id))).result()
+```
+"""
 
 from ledgerq.app import App
 from ledgerq.audit import Action, Audited, Change, Origin, acting_as

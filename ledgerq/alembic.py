@@ -2,14 +2,16 @@
 
 A service that has an Alembic history of its own may bring ledgerq's tables up in it:
 
-    from alembic import op
-    from ledgerq import alembic as ledgerq_tables
+```python
+from alembic import op
+from ledgerq import alembic as ledgerq_tables
 
-    def upgrade() -> None:
-        ledgerq_tables.upgrade(op, to=1)
+def upgrade() -> None:
+    ledgerq_tables.upgrade(op, to=1)
 
-    def downgrade() -> None:
-        ledgerq_tables.downgrade(op, to=0)
+def downgrade() -> None:
+    ledgerq_tables.downgrade(op, to=0)
+```
 
 and its `env.py` passes `include_name=ledgerq_tables.include_name` to `context.configure`, so that neither
 `--autogenerate` nor `alembic check` looks at them.

@@ -1,4 +1,15 @@
-"""What a service runs: its jobs, its schedule, its tables, and what its worker does at its start and its end."""
+"""What a service runs: its jobs, its schedule, its tables, and what its worker does at its start and its end.
+
+```python
+app = App(
+    jobs=[close_order, send_report],
+    schedule=[Recurring(SendReport, hour=frozenset({6}))],
+    metadata=[SQLModel.metadata],
+    audited=[Order],
+    resources=open_resources,
+)
+```
+"""
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -36,7 +47,9 @@ ArqFunction = Callable[..., Awaitable[Any]] | Named | str
 class App:
     """The table of contents of a service. It has no side effects: a worker, a command or a test makes use of it.
 
-        app = App(jobs=[close_order], metadata=[SQLModel.metadata], resources=open_resources)
+    ```python
+    app = App(jobs=[close_order], metadata=[SQLModel.metadata], resources=open_resources)
+    ```
 
     Args:
         jobs: every kind of job there is, as `@job` made them; two of one name are refused.

@@ -1,9 +1,11 @@
 """The audit log: who changed what, in which job. Written in the transaction of the change, append-only.
 
-app = App(audited=[Order, Audited(Card, mask={"number"})])     # by the session, or
-await audit.record(session, origin, Change.created(order))     # by hand
+```python
+App(jobs=[close_order], audited=[Order, Audited(Card, mask={"number"})])  # by the session, or
+await audit.record(session, origin, Change.created(order))  # by hand
 
-entries = await audit.history(session, Order, order_id)
+entries = await audit.history(session, Order, order.id)
+```
 """
 
 from ledgerq.store.audit import Change, Origin, history, of_job, record, record_many

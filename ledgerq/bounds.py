@@ -2,6 +2,12 @@
 
 A number that no row can have finds no row. What is no number, no text or no time for the database is refused
 by its name.
+
+```python
+def page(after: int | None, limit: int) -> tuple[int, int]:
+    require_limit(limit)  # 1 to MAX_ROWS
+    return cursor(after), limit
+```
 """
 
 from collections.abc import Iterable, Iterator, Sequence

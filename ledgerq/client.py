@@ -1,4 +1,11 @@
-"""For producers: put jobs on the queue, and wait for what they answer."""
+"""For producers: put jobs on the queue, and wait for what they answer.
+
+```python
+async with JobClient.open() as client:  # REDIS_URL says where
+    jobs = await client.enqueue_many(CloseOrder(order_id=each.id) for each in orders)
+    numbers = await results(jobs)
+```
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -13,22 +20,20 @@ from arq.jobs import Job
 from pydantic import ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
-from ledgerq.broker.keys import job_key, result_key, unique_key
-from ledgerq.broker.own_job import OwnJob
+from ledgerq.broker.keys import unique_key
+from ledgerq.broker.own_job import OwnJob, answers
 from ledgerq.broker.queue import Entry, Place, enqueue
 from ledgerq.broker.settings import BrokerConfig
 from ledgerq.errors import (
     IdHeld,
     InvalidRequest,
-    JobFailed,
     PayloadMismatch,
-    ResultExpired,
     Undecodable,
     UnexpectedResult,
 )
 from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
-from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode, queue_of
+from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode
 from ledgerq.wire.payload import Payload, R, answer_of
 from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
@@ -39,7 +44,13 @@ AT_A_TIME = 50  # jobs made ready before the event loop, which sends those befor
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob(Generic[R]):
-    """A job on the queue. `is_new` is False if one with its id was there already, or is just done."""
+    """A job on the queue. `is_new` is False if one with its id was there already, or is just done.
+
+    ```python
+    enqueued = await client.enqueue(CloseOrder(order_id=order.id))
+    number = await enqueued.result(timeout=30)
+    ```
+    """
 
     job_id: str
     is_new: bool
@@ -69,9 +80,10 @@ class EnqueuedJob(Generic[R]):
 class JobClient:
     """Puts each job on its queue. Make one per process and share it.
 
+    ```python
     async with JobClient.open("redis://localhost:6379/0") as client:
-        enqueued = await client.enqueue(CloseOrder(order_id=order.id))
-        number = await enqueued.result(timeout=30)
+        await client.enqueue(CloseOrder(order_id=order.id), job_id=f"close:{order.id}")
+    ```
     """
 
     def __init__(self, redis: ArqRedis) -> None:
@@ -190,7 +202,9 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     pause = 0.01
     while missing := [job for job in jobs if job.job_id not in found]:
         for start in range(0, len(missing), BATCH):
-            found |= await _ended(missing[start : start + BATCH])
+            some = missing[start : start + BATCH]
+            wanted = {job.job_id: job.queue for job in some}
+            found |= await answers(some[0]._redis, wanted)  # noqa: SLF001 - ours
         if len(found) < len(jobs):
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.5)
@@ -206,40 +220,6 @@ def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise UnexpectedResult(job.job_id, payload.kind, told) from None
-
-
-async def _ended(jobs: Sequence[EnqueuedJob[Any]]) -> dict[str, Any]:
-    """The answers of those that have ended, in one round trip."""
-    redis = jobs[0]._redis  # noqa: SLF001 - ours
-    values = await redis.mget(
-        [key for job in jobs for key in (job_key(job.job_id), result_key(job.job_id))]
-    )
-    ended = {}
-    for job, body, kept in zip(jobs, values[::2], values[1::2], strict=True):
-        result = _own_result(kept, job.queue) if kept else None
-        if result or not body or queue_of(body) not in {None, job.queue}:
-            ended[job.job_id] = _answer(job.job_id, result)
-    return ended
-
-
-def _own_result(kept: bytes, queue: str) -> dict[str, Any] | None:
-    """What is kept under the id, if it is of this queue: ids are shared by all queues of one Redis."""
-    try:
-        result = from_wire(kept)
-    except ValueError:
-        return None
-    if not isinstance(result, dict) or result.get("q", queue) != queue:
-        return None
-    return result
-
-
-def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
-    if result is None:
-        raise ResultExpired(job_id)
-    if not result["s"]:
-        reason = result["r"]
-        raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
-    return result["r"]
 
 
 class _Ready(NamedTuple):

@@ -1,4 +1,11 @@
-"""Columns that all tables share: aware UTC times, the database's clock, JSON, 64-bit ids, enums; names for constraints."""
+"""Columns that all tables share: aware UTC times, the database's clock, JSON, 64-bit ids, enums; names for constraints.
+
+```python
+class Parcel(SQLModel, table=True):
+    id: int | None = columns.primary_key()
+    packed_at: datetime | None = columns.created_at()
+```
+"""
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum

@@ -2,9 +2,17 @@
 
 The service's lifespan opens the database and puts it where these find it:
 
-    async with open_database(config) as database:
-        app.state.database = database
+```python
+@asynccontextmanager
+async def lifespan(api: FastAPI) -> AsyncGenerator[None]:
+    async with open_database() as database:
+        api.state.database = database
         yield
+
+@api.get("/orders")
+async def open_orders(session: Annotated[LedgerqSession, Depends(get_session)]) -> Sequence[Order]:
+    return (await session.exec(select(Order))).all()
+```
 """
 
 from collections.abc import AsyncIterator

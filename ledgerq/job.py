@@ -1,11 +1,12 @@
 """A kind of job: its payload, its handler, and what the handler is given.
 
+```python
 @job
-async def close_order(context: JobContext, order: CloseOrder) -> int:
-    row = await context.session.get_one(Order, order.order_id, with_for_update=True)
-    row.status = "closed"
-    await context.stage(SendInvoice(order_id=row.id))
-    return row.number
+async def close_order(context: JobContext, close: CloseOrder) -> int:
+    order = await context.session.get_one(Order, close.order_id, with_for_update=True)
+    order.status = "closed"
+    return order.number
+```
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +39,13 @@ class JobContext(Generic[S]):
     A handler adds and changes rows through `session`, flushes when it needs an id, and never commits: ledgerq does, after
     the handler has returned. If the handler raises, everything is rolled back. `origin` says who asked for the job.
     `now` is the time to use. `resources` is what the application's `resources=` yields.
+
+    ```python
+    async def close_order(context: JobContext, close: CloseOrder) -> int:
+        order = await context.session.get_one(Order, close.order_id, with_for_update=True)
+        await context.stage(SendInvoice(order_id=order.id))  # born if this job commits
+        return order.number
+    ```
     """
 
     session: LedgerqSession
@@ -100,6 +108,10 @@ HandlerOfMany = Callable[[Sequence[JobContext[Any]], Sequence[P]], Awaitable[Seq
 class Kind(Generic[P, R]):
     """A payload and what is done with it. `@job` makes one of a handler; calling it calls the handler.
 
+    ```python
+    number = await close_order(context, CloseOrder(order_id=order.id))
+    ```
+
     Args:
         payload: the class of what the job carries.
         handle: does the work of one job, and answers with what JSON can carry.
@@ -156,9 +168,11 @@ class Kind(Generic[P, R]):
     def many(self, handler: HandlerOfMany[P, R]) -> HandlerOfMany[P, R]:
         """Take a function that does the work of many jobs at once, in one transaction; a decorator.
 
-            @create_task.many
-            async def create_tasks(contexts: Sequence[JobContext], news: Sequence[CreateTask]) -> list[int]:
-                …
+        ```python
+        @close_order.many
+        async def close_orders(contexts: Sequence[JobContext], closes: Sequence[CloseOrder]) -> list[int]:
+            return [await close_order(*each) for each in zip(contexts, closes)]
+        ```
 
         Raises:
             DefinitionError: its annotations don't fit the kind's, or there is one already.
@@ -191,6 +205,14 @@ def job(
     queue: str | None = None,
 ) -> Any:
     """Make a kind of job of its handler. Payload and result are read off the annotations; nothing is registered.
+
+    ```python
+    @job(timeout=30, shares_commit=True)
+    async def close_order(context: JobContext, close: CloseOrder) -> int:
+        order = await context.session.get_one(Order, close.order_id)
+        order.status = "closed"
+        return order.number
+    ```
 
     Args:
         handler: a coroutine function of a `JobContext` and a payload.

@@ -1,4 +1,9 @@
-"""Logs: one structured line per fact, for a person on a terminal or as JSON for a program."""
+"""Logs: one structured line per fact, for a person on a terminal or as JSON for a program.
+
+```python
+configure_logging("auto", "INFO")  # a worker's own process; a library's user keeps their logging
+```
+"""
 
 import json
 import logging

@@ -1,4 +1,9 @@
-"""Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults."""
+"""Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults.
+
+```python
+each_ten_seconds = Recurring(SendReport, minute=None, second=frozenset(range(0, 60, 10)))
+```
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +13,12 @@ from ledgerq.wire.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class Recurring:
-    """A kind and the ticks at which it runs, UTC; None means every one. Each tick runs once."""
+    """A kind and the ticks at which it runs, UTC; None means every one. Each tick runs once.
+
+    ```python
+    App(jobs=[send_report], schedule=[Recurring(SendReport, hour=frozenset({6}))])  # daily at 6:00:00
+    ```
+    """
 
     payload: type[Payload[Any]]
     hour: frozenset[int] | None = None

@@ -1,4 +1,11 @@
-"""What a service's own reads and writes use: the database, sessions, transactions, errors by name."""
+"""What a service's own reads and writes use: the database, sessions, transactions, errors by name.
+
+```python
+async with sessions.build_database(DatabaseConfig()).sessions() as session:
+    with sessions.translated():  # a broken constraint is an error with a name: ledgerq.errors
+        await sessions.insert_rows(session, Order, [{"id": order.id, "number": 7, "customer": "Ada"}])
+```
+"""
 
 from ledgerq.database.bulk_insert import insert_returning_ids, insert_rows
 from ledgerq.database.engine import (

@@ -1,4 +1,12 @@
-"""Settings from the environment, and what is said of a wrong one: its name, the problem, the cure."""
+"""Settings from the environment, and what is said of a wrong one: its name, the problem, the cure.
+
+```python
+class ShopSettings(Settings):
+    payment_url: str = Field(validation_alias="SHOP_PAYMENT_URL")
+
+settings = load(ShopSettings)
+```
+"""
 
 import difflib
 import os

@@ -1,4 +1,9 @@
-"""Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits."""
+"""Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits.
+
+```python
+await stage(session, CloseOrder(order_id=order.id), delay=timedelta(minutes=5), ordering_key=order.customer)
+```
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +25,13 @@ from ledgerq.wire.request import Request, Unique, as_requests, require_storable
 
 @dataclass(frozen=True, slots=True)
 class StagedJob:
-    """A job in the outbox. `is_new` is False if one of its id or unique key is there, or has ended."""
+    """A job in the outbox. `is_new` is False if one of its id or unique key is there, or has ended.
+
+    ```python
+    staged = await stage(session, CloseOrder(order_id=order.id))
+    print(staged.job_id)  # known before the commit
+    ```
+    """
 
     job_id: str
     is_new: bool
@@ -39,6 +50,12 @@ async def stage(
     queue: str | None = None,
 ) -> StagedJob:
     """Stage one job: it is enqueued when the session's transaction commits, and not if it rolls back.
+
+    ```python
+    async with transaction(sessions) as session:  # or any AsyncSession that you commit
+        session.add(order)
+        await stage(session, CloseOrder(order_id=order.id), job_id=f"close:{order.id}")
+    ```
 
     Args:
         session: the caller's; its commit is the job's birth.
@@ -64,7 +81,12 @@ async def stage(
 async def stage_many(
     session: AsyncSession, requests: Iterable[Request | Payload]
 ) -> list[StagedJob]:
-    """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does."""
+    """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does.
+
+    ```python
+    await stage_many(session, [CloseOrder(order_id=each.id) for each in orders])
+    ```
+    """
     wanted = as_requests(requests)
     with translated():
         await reach_our_tables(session)

@@ -1,4 +1,10 @@
-"""The tables of ledgerq, to be read in queries of your own. Only ledgerq writes them."""
+"""The tables of ledgerq, to be read in queries of your own. Only ledgerq writes them.
+
+```python
+newest = select(tables.DeadLetter).order_by(col(tables.DeadLetter.id).desc()).limit(10)
+letters = (await session.exec(newest)).all()
+```
+"""
 
 from ledgerq.store.dead_letters import find as find_dead_letter
 from ledgerq.store.inbox import find as find_receipt

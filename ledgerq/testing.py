@@ -2,12 +2,14 @@
 
 With pytest there is nothing to set up: the fixture `job_tester` is a `JobTester` on a fresh database.
 
-    async def test_an_order_is_closed(job_tester: JobTester) -> None:
-        async with job_tester.transaction() as session:
-            session.add(Order(id=ORDER, status="open"))
-        assert await job_tester.run(CloseOrder(order_id=ORDER)) == 1
-        [invoice] = await job_tester.staged()
-        assert invoice == SendInvoice(order_id=ORDER)
+```python
+async def test_an_order_is_closed(job_tester: JobTester) -> None:
+    async with job_tester.transaction() as session:
+        session.add(Order(id=ORDER, status="open"))
+    assert await job_tester.run(CloseOrder(order_id=ORDER)) == 1
+    [invoice] = await job_tester.staged()
+    assert invoice == SendInvoice(order_id=ORDER)
+```
 
 A job takes the way that it takes in a worker: receipt, handler behind its fence, outbox, commit or rollback, retry or
 dead letter. Nothing is hidden in an outer transaction.

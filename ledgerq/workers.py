@@ -1,4 +1,9 @@
-"""Workers in code of your own: build one, run it, hand its settings to arq's command line, write its hooks."""
+"""Workers in code of your own: build one, run it, hand its settings to arq's command line, write its hooks.
+
+```python
+WorkerSettings = worker_settings(app, load_config())  # for: arq shop.WorkerSettings
+```
+"""
 
 from ledgerq.config import Config, WorkerConfig, load_config
 from ledgerq.settings import PREFIX

@@ -1,6 +1,6 @@
 """Where the queue is."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -11,9 +11,18 @@ from ledgerq.wire.queue_name import checked_key
 
 
 class BrokerConfig(Settings):
-    """What a producer needs: Redis, and the queue for jobs that name none."""
+    """What a producer needs: Redis, and the queue for jobs that name none.
+
+    ```python
+    config = BrokerConfig(redis_url="redis://localhost:6379/0", queue="shop:queue")
+    ```
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    if TYPE_CHECKING:  # else type checkers ask for fields that the environment has
+
+        def __init__(self, **given: Any) -> None: ...
 
     redis_url: Annotated[SecretStr, AfterValidator(understood)] = Field(
         validation_alias="REDIS_URL",

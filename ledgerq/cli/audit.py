@@ -121,7 +121,7 @@ def _change(
     tables = tables_of_app()
 
     async def work() -> Sequence[str]:
-        async with open_database(load(DatabaseConfig), tables) as database:
+        async with open_database(tables=tables) as database:
             await database.ping()
             made = await statements(database)
             if not sql:

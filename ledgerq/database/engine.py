@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from asyncpg import PostgresError
 from pydantic_core import from_json
-from sqlalchemy import MetaData, text
+from sqlalchemy import URL, MetaData, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -21,6 +21,7 @@ from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlite import teach_sqlite
 from ledgerq.database.sqlstate import know, sqlstate
 from ledgerq.errors import SettingError, Unreachable
+from ledgerq.settings import load
 from ledgerq.text import first_line
 
 Sessions = async_sessionmaker[LedgerqSession]
@@ -64,7 +65,15 @@ NO_TABLES = Tables()
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """An engine, the sessions on it, and the tables of the application that uses them."""
+    """An engine, the sessions on it, and the tables of the application that uses them.
+
+    ```python
+    async with open_database() as database:  # from DATABASE_URL
+        await database.ping()
+        async with transaction(database.sessions) as session:
+            session.add(order)
+    ```
+    """
 
     config: DatabaseConfig
     engine: AsyncEngine
@@ -112,10 +121,25 @@ def build_database(
 
 @asynccontextmanager
 async def open_database(
-    config: DatabaseConfig, tables: Tables = NO_TABLES
+    where: DatabaseConfig | URL | str | None = None, tables: Tables = NO_TABLES
 ) -> AsyncIterator[Database]:
-    """A database for the length of the block."""
-    database = build_database(config, tables)
+    """A database for the length of the block.
+
+    Args:
+        where: its URL, or settings; without either, `DATABASE_URL` and `LEDGERQ_DB_…` of the environment.
+        tables: of the application, as `App.tables` has them.
+
+    Raises:
+        SettingError: the URL is no such URL, or there is none.
+
+    ```python
+    async with open_database(tables=app.tables) as database, database.sessions() as session:
+        orders = (await session.exec(select(Order))).all()
+    ```
+    """
+    if not isinstance(where, DatabaseConfig):
+        where = load(DatabaseConfig) if where is None else load(DatabaseConfig, url=where)
+    database = build_database(where, tables)
     try:
         yield database
     finally:

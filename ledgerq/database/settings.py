@@ -1,6 +1,6 @@
 """Where the database is and how we talk to it. All times are seconds."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -23,9 +23,18 @@ def _application_name(name: str) -> str:
 
 
 class DatabaseConfig(Settings):
-    """Read from the environment; every field's variable is in docs/reference/settings.md."""
+    """Read from the environment; every field's variable is in docs/reference/settings.md.
+
+    ```python
+    config = DatabaseConfig(url="postgresql://shop@localhost/shop", pool_size=20)
+    ```
+    """
 
     model_config = SettingsConfigDict(env_prefix="LEDGERQ_DB_", arbitrary_types_allowed=True)
+
+    if TYPE_CHECKING:  # else type checkers ask for fields that the environment has
+
+        def __init__(self, **given: Any) -> None: ...
 
     target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
         validation_alias=AliasChoices("DATABASE_URL", "url"),

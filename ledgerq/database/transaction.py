@@ -24,6 +24,12 @@ async def transaction(
 ) -> AsyncIterator[LedgerqSession]:
     """One transaction: all of the block's writes, or none. At READ COMMITTED unless said otherwise.
 
+    ```python
+    async with transaction(sessions) as session:
+        session.add(order)
+        await stage(session, CloseOrder(order_id=order.id))
+    ```
+
     When the block ends, what it added is flushed and committed. When it raises, anything, a
     cancellation included, everything is rolled back and the exception goes on; an error of the
     database goes on as ours, where we have one (ledgerq.errors).
@@ -62,6 +68,13 @@ async def in_transaction(
 ) -> T:
     """Do the work in a transaction; do all of it again if another transaction came first.
 
+    ```python
+    async def close(session: LedgerqSession) -> None:
+        (await session.get_one(Order, order.id)).status = "closed"
+
+    await in_transaction(sessions, close, isolation="SERIALIZABLE")
+    ```
+
     Serialization failures and deadlocks are tried again, with full jitter, in a new session: so
     `work` must not keep what it read in an earlier try, nor do anything that can't be rolled back.
 
@@ -85,7 +98,15 @@ async def in_transaction(
 
 @asynccontextmanager
 async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
-    """A part that may fail alone: its writes are rolled back, the transaction around it goes on."""
+    """A part that may fail alone: its writes are rolled back, the transaction around it goes on.
+
+    ```python
+    with suppress(AlreadyExists):
+        async with savepoint(session):
+            session.add(order)
+            await session.flush()
+    ```
+    """
     with translated():
         async with session.begin_nested():
             yield

@@ -1,5 +1,9 @@
 """Our errors. An application's own derive from `LedgerqError`, or from `Refused` if trying again cannot help.
 
+```python
+class CardExpired(Refused): ...
+```
+
 LedgerqError                    everything that is ours; its text is one line for a person
 ├── SettingError                a setting is missing or wrong: names it, the problem and the cure
 │   └── UsageError              … or an option of a command: the command exits with 2

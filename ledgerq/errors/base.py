@@ -2,7 +2,15 @@
 
 
 class LedgerqError(Exception):
-    """The root of all our errors."""
+    """The root of all our errors.
+
+    ```python
+    try:
+        await stage(session, CloseOrder(order_id=order.id), job_id="close:7")
+    except LedgerqError as error:
+        print(error)  # one line for a person; no secret in it
+    ```
+    """
 
 
 class SettingError(LedgerqError):
@@ -18,7 +26,12 @@ class UsageError(SettingError):
 
 
 class DefinitionError(LedgerqError, ValueError):
-    """A job, a payload or an App is written in a way that cannot work; raised when its module is imported."""
+    """A job, a payload or an App is written in a way that cannot work; raised when its module is imported.
+
+    ```python
+    class Nameless(Payload[int], kind=""): ...  # Nameless(kind=): must have 1 to 100 printable characters; …
+    ```
+    """
 
     def __init__(self, what: str, problem: str, cure: str) -> None:
         self.what, self.problem, self.cure = what, problem, cure

@@ -4,7 +4,13 @@ from ledgerq.errors.base import LedgerqError
 
 
 class Refused(LedgerqError):
-    """The data does not allow it; trying again cannot help. `field` is the input field at fault."""
+    """The data does not allow it; trying again cannot help. `field` is the input field at fault.
+
+    ```python
+    if order.status == "closed":
+        raise Refused("order_id", "is closed already")
+    ```
+    """
 
     def __init__(self, field: str, problem: str) -> None:
         self.field, self.problem = field, problem

@@ -202,7 +202,12 @@ class BlockedTooOften(JobError):
 
 
 class Permanent(JobError):
-    """Raised by a handler: trying again cannot help. The job is buried at once."""
+    """Raised by a handler: trying again cannot help. The job is buried at once.
+
+    ```python
+    raise Permanent(f"order {order.id} has no address")
+    ```
+    """
 
     def __init__(self, problem: str, *, field: str = "job") -> None:
         super().__init__([Problem(field, problem)])
@@ -232,7 +237,12 @@ class HeldUp(Exception):
 
 
 class RetryLater(Exception):
-    """Raised by a handler to be called again after `delay` seconds: rolled back, one attempt spent."""
+    """Raised by a handler to be called again after `delay` seconds: rolled back, one attempt spent.
+
+    ```python
+    raise RetryLater(30)
+    ```
+    """
 
     def __init__(self, delay: float) -> None:
         self.delay = _in_range(delay)
@@ -240,7 +250,12 @@ class RetryLater(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler to be called again after `delay` seconds: rolled back, no attempt spent."""
+    """Raised by a handler to be called again after `delay` seconds: rolled back, no attempt spent.
+
+    ```python
+    raise Snooze(3600)  # the shop is closed
+    ```
+    """
 
     def __init__(self, delay: float) -> None:
         self.delay = _in_range(delay)

@@ -31,7 +31,13 @@ _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who causes a change, and in which job if it is in one."""
+    """Who causes a change, and in which job if it is in one.
+
+    ```python
+    async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
+        session.add(order)
+    ```
+    """
 
     actor: str
     job_id: str | None = None
@@ -46,6 +52,10 @@ class Change:
 
     `entity_id` is the row's key: a number, a UUID, a text, or a tuple of them (see `key_text`). `action` is a word of
     `Action`, or any other of 1 to 50 printable characters.
+
+    ```python
+    await context.record(Change("shelf", ("hall 3", 17), "emptied", {"boxes": 12}, {"boxes": 0}))
+    ```
     """
 
     entity_type: str

@@ -22,7 +22,9 @@ _IN_PLACE = (ARRAY, HSTORE, JSON, PickleType)  # Python can change their values 
 class Audited:
     """A mapped class whose changes the session's flush writes into the audit log, and how.
 
-        App(audited=[Order, Audited(Card, mask={"number"}, exclude={"embedding"})])
+    ```python
+    App(jobs=[close_order], audited=[Order, Audited(Card, mask={"number"}, exclude={"note"})])
+    ```
 
     Args:
         entity: the class, of SQLModel or SQLAlchemy; what inherits from it is audited too.

@@ -155,8 +155,10 @@ async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
 async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None]:
     """What is changed inside the block is the doing of `origin`, in the entries of audited classes.
 
-        async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
-            session.add(order)
+    ```python
+    async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
+        session.add(order)
+    ```
 
     A job's handler needs none: its origin is the job. What was changed before the block is flushed as it begins, and
     what was changed in it as it ends, also by an error that is caught outside.

@@ -161,7 +161,12 @@ class UniqueKey(Base, table=True):
 
 
 class Action(StrEnum):
-    """What was done to the entity, in ledgerq's own words; an application may use words of its own."""
+    """What was done to the entity, in ledgerq's own words; an application may use words of its own.
+
+    ```python
+    await context.record(Change.gone(order, Action.PURGE), Change.of(card, {}, {"number": "***"}, "blocked"))
+    ```
+    """
 
     CREATE = "create"
     UPDATE = "update"

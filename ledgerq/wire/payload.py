@@ -19,8 +19,10 @@ R = TypeVar("R", default=Any)
 class Payload(BaseModel, Generic[R]):
     """What a job carries. Producers import it, so it says all that they need to know.
 
-        class CloseOrder(Payload[int], kind="close_order"):
-            order_id: UUID
+    ```python
+    class CloseOrder(Payload[int], kind="close_order"):
+        order_id: UUID
+    ```
 
     The type in brackets is that of the answer. `kind` is the name on the wire: it stays when the class is renamed. `queue`
     is where the jobs of the kind wait; without one, on the process's default queue. The model is strict: a number is not a

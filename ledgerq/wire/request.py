@@ -25,7 +25,12 @@ _NUL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """For the length of the window, a job of the same kind and key is the same job, done or not."""
+    """For the length of the window, a job of the same kind and key is the same job, done or not.
+
+    ```python
+    await client.enqueue(SendReport(), unique=Unique("report", timedelta(hours=1)))
+    ```
+    """
 
     key: str
     window: timedelta
@@ -44,6 +49,11 @@ class Request:
 
     `ordering_key` is for staged jobs: those of one key run one after another, in the order staged. `queue` comes
     before the queue of the payload's class; `default` is the default queue.
+
+    ```python
+    closing = [Request(CloseOrder(order_id=each.id), job_id=f"close:{each.id}") for each in orders]
+    await client.enqueue_many(closing)
+    ```
 
     Raises:
         InvalidRequest: a field is such as no worker would take; the job id is looked at when it is used.
