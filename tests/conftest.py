@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -139,6 +139,12 @@ def any_url(request: pytest.FixtureRequest) -> URL:
     """The same test on PostgreSQL and on SQLite, with the schema."""
     url: URL = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+def ledgerq_new_database(any_url: URL) -> Callable[[], str]:
+    """What `job_tester` asks for: either database, with the schema that the migrations make."""
+    return lambda: any_url.render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -5,18 +5,11 @@ import asyncio
 import pytest
 
 from db import projects
-from db.inputs import NewProject, NewTask, TaskChanges
-from db.models import Project, Task, TaskStatus
+from db.inputs import NewProject
+from db.models import Project, Task
 from jobs.kinds import (
-    AssignTask,
-    BulkCreateTasks,
-    ChangeTaskStatus,
     CreateProject,
     CreateTask,
-    CreateWorker,
-    DeleteTask,
-    RestoreTask,
-    UpdateTask,
 )
 from ledgerq.database.engine import Sessions
 from ledgerq.errors import RetryLater
@@ -37,7 +30,6 @@ from tests.support import (
     history,
     letter,
     new_project,
-    new_task,
     process_one,
     rows,
 )
@@ -98,44 +90,6 @@ async def test_a_job_leaves_its_row_its_audit_entry_and_its_mark(any_sessions: S
         2,
     )
     assert await effects(any_sessions, "job-1") == (1, 1, 1)
-
-
-async def test_every_kind_of_change_goes_through_the_flow(any_sessions: Sessions) -> None:
-    """Many at once, an update of what is named, an assignment, a deletion and back; each with its entry."""
-    project_id = await new_project(any_sessions)
-    news = [NewTask(title=title, project_id=project_id, description="kept") for title in "ab"]
-    made = await run(any_sessions, delivery(BulkCreateTasks(tasks=news), "bulk"))
-    assert isinstance(made, Completed)
-    first, second = made.result
-
-    async def done(payload: Payload) -> object:
-        outcome = await run(any_sessions, delivery(payload, payload.kind))
-        assert isinstance(outcome, Completed), outcome
-        return outcome.result
-
-    worker_id = await done(CreateWorker(name="Ada"))
-    assert isinstance(worker_id, int)
-    changes = TaskChanges(title="renamed", due_at=None)
-    assert await done(UpdateTask(task_id=first, changes=changes, expected_version=1)) == first
-    assert await done(AssignTask(task_id=first, assignee_id=worker_id)) == first
-    assert await done(DeleteTask(task_id=second)) == [second]
-    assert await done(RestoreTask(task_id=second)) == [second]
-
-    stored = {task.id: task for task in await rows(any_sessions, Task)}
-    assert (stored[first].title, stored[first].description) == ("renamed", "kept")
-    assert (stored[first].assignee_id, stored[first].version) == (worker_id, 3)
-    assert stored[second].deleted_at is None
-    kinds_of = [entry.kind for entry in await history(any_sessions, "task", first)]
-    assert kinds_of == ["bulk_create_tasks", "update_task", "assign_task"]
-
-
-async def test_a_stale_update_is_buried_with_what_changed_meanwhile(any_sessions: Sessions) -> None:
-    """Trying again would overwrite what somebody else wrote."""
-    task = await new_task(any_sessions)
-    stale = UpdateTask(task_id=task.id, changes=TaskChanges(title="late"), expected_version=7)
-    assert isinstance(await run(any_sessions, delivery(stale)), Buried)
-    (problem,) = (await letter(any_sessions, "job-1")).problems
-    assert problem["field"] == "expected_version"
 
 
 @pytest.mark.parametrize("how", ["raise", "retry", "hang"])
@@ -252,39 +206,6 @@ async def test_an_unknown_kind_is_tried_again_then_buried(any_sessions: Sessions
         "create_invoice",
         {"n": 1},
     )
-
-
-@pytest.mark.parametrize(
-    ("payload", "field"),
-    [
-        (CreateTask(title="x", project_id=99), "project_id"),
-        (ChangeTaskStatus(task_id=99, status=TaskStatus.DONE), "task_id"),
-        (DeleteTask(task_id=99), "task_id"),
-    ],
-)
-async def test_what_the_data_does_not_allow_is_buried_at_once(
-    sessions: Sessions, payload: Payload, field: str
-) -> None:
-    """A missing project or task: the field, the problem and the job id are recorded, no row is left."""
-    outcome = await run(sessions, delivery(payload))
-    assert isinstance(outcome, Buried)
-    assert (await letter(sessions, "job-1")).problems[0]["field"] == field
-    assert await nothing_is_left(sessions)
-
-
-async def test_an_illegal_status_change_says_what_is_legal(any_sessions: Sessions) -> None:
-    """The dead letter is enough to see why."""
-    task = await new_task(any_sessions)
-    await run(any_sessions, delivery(ChangeTaskStatus(task_id=task.id, status=TaskStatus.DONE)))
-    buried = await letter(any_sessions, "job-1")
-    assert buried.problems == [
-        {
-            "field": "status",
-            "problem": f"task {task.id} may not move from todo to done; "
-            "from todo it may move to in_progress, blocked, cancelled",
-        }
-    ]
-    assert len(await history(any_sessions, "task", task.id)) == 1
 
 
 @pytest.mark.parametrize("job_id", ["", "x" * 1000, "a\x00b", "\x1b[2J"])

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,75 +9,53 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy.engine import URL
 
 from db.models import Project, Task
 from jobs.kinds import CreateProject, CreateTask, DeleteTask, PurgeDeletedTasks
 from ledgerq import App, JobContext, Payload, job
 from ledgerq.errors import MissingReference
 from ledgerq.execution.outcome import Buried, Completed, Duplicate
-from ledgerq.pytest_plugin import _postgresql, _sqlite
 from ledgerq.store.tables import DeadLetter, JobState, ProcessedJob
 from ledgerq.testing import JobNotCompleted, JobTester
-from tests.conftest import plain
-from worker.app import app
 
 
-@pytest.fixture(scope="session")
-def new_database(
-    postgresql: URL, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Callable[[], str]]]:
-    """Both sorts of databases that the plugin makes."""
-    with _postgresql(app, plain(postgresql)) as on_postgresql:
-        yield {
-            "postgresql": on_postgresql,
-            "sqlite": _sqlite(app, tmp_path_factory.mktemp("templates")),
-        }
-
-
-@pytest.fixture(params=["postgresql", "sqlite"])
-def tester(request: pytest.FixtureRequest, new_database: dict[str, Callable[[], str]]) -> JobTester:
-    """A tester on either database."""
-    return JobTester(app, new_database[request.param]())
-
-
-async def test_a_job_answers_and_leaves_rows_and_entries(tester: JobTester) -> None:
+async def test_a_job_answers_and_leaves_rows_and_entries(job_tester: JobTester) -> None:
     """As in a worker; a failed one raises what its handler raised, as the cause."""
-    project = await tester.run(CreateProject(name="Launch"), job_id="p")
-    task: int = await tester.run(CreateTask(title="Write", project_id=project), job_id="t")
-    assert [(each.id, each.title) for each in await tester.rows(Task)] == [(task, "Write")]
-    [entry] = await tester.entries("t")
+    project = await job_tester.run(CreateProject(name="Launch"), job_id="p")
+    task: int = await job_tester.run(CreateTask(title="Write", project_id=project), job_id="t")
+    assert [(each.id, each.title) for each in await job_tester.rows(Task)] == [(task, "Write")]
+    [entry] = await job_tester.entries("t")
     assert (entry.actor, entry.action, entry.entity_id) == ("test", "create", str(task))
     with pytest.raises(JobNotCompleted, match=r"job bad: create_task was buried \(refused\)") as no:
-        await tester.run(CreateTask(title="x", project_id=99), job_id="bad")
+        await job_tester.run(CreateTask(title="x", project_id=99), job_id="bad")
     assert isinstance(no.value.outcome, Buried)
     assert isinstance(no.value.__cause__, MissingReference)
-    assert [each.job_id for each in await tester.rows(DeadLetter)] == ["bad"]
-    assert len(await tester.entries()) == 2
+    assert [each.job_id for each in await job_tester.rows(DeadLetter)] == ["bad"]
+    assert len(await job_tester.entries()) == 2
 
 
-async def test_a_job_is_done_once_however_often_it_is_delivered(tester: JobTester) -> None:
+async def test_a_job_is_done_once_however_often_it_is_delivered(job_tester: JobTester) -> None:
     """The second answer is the first one."""
-    first = await tester.run(CreateProject(name="Launch"), job_id="a")
-    assert await tester.deliver_again("a") == Duplicate(JobState.DONE, first)
-    assert await tester.run(CreateProject(name="Launch"), job_id="a") == first
-    assert len(await tester.rows(Project)) == 1
+    first = await job_tester.run(CreateProject(name="Launch"), job_id="a")
+    assert await job_tester.deliver_again("a") == Duplicate(JobState.DONE, first)
+    assert await job_tester.run(CreateProject(name="Launch"), job_id="a") == first
+    assert len(await job_tester.rows(Project)) == 1
 
 
-async def test_a_crash_before_the_commit_leaves_nothing(tester: JobTester) -> None:
+async def test_a_crash_before_the_commit_leaves_nothing(job_tester: JobTester) -> None:
     """So the next delivery does the work."""
-    await tester.crash(CreateProject(name="Launch"), job_id="a", moment="before commit")
-    assert (await tester.rows(Project), await tester.rows(ProcessedJob)) == ([], [])
-    assert isinstance(await tester.deliver_again("a"), Completed)
-    assert len(await tester.rows(Project)) == 1
+    await job_tester.crash(CreateProject(name="Launch"), job_id="a", moment="before commit")
+    assert (await job_tester.rows(Project), await job_tester.rows(ProcessedJob)) == ([], [])
+    assert isinstance(await job_tester.deliver_again("a"), Completed)
+    assert len(await job_tester.rows(Project)) == 1
 
 
-async def test_a_crash_after_the_commit_leaves_all_of_it(tester: JobTester) -> None:
+async def test_a_crash_after_the_commit_leaves_all_of_it(job_tester: JobTester) -> None:
     """So the next delivery is a duplicate."""
-    await tester.crash(CreateProject(name="Launch"), job_id="a", moment="after commit")
-    assert len(await tester.rows(Project)) == 1
-    [project] = await tester.rows(Project)
-    assert await tester.deliver_again("a") == Duplicate(JobState.DONE, project.id)
+    await job_tester.crash(CreateProject(name="Launch"), job_id="a", moment="after commit")
+    assert len(await job_tester.rows(Project)) == 1
+    [project] = await job_tester.rows(Project)
+    assert await job_tester.deliver_again("a") == Duplicate(JobState.DONE, project.id)
 
 
 class Remind(Payload[str], kind="remind"):
@@ -95,14 +72,14 @@ async def remind(context: JobContext[str], reminder: Remind) -> str:
     return f"{context.resources} on {context.now:%Y}"
 
 
-async def test_what_is_staged_runs_when_it_is_due(tester: JobTester) -> None:
+async def test_what_is_staged_runs_when_it_is_due(job_tester: JobTester) -> None:
     """Time passes when the test says so; `context.now` goes with it."""
 
     @asynccontextmanager
     async def resources() -> Any:
         yield "mail"
 
-    own = JobTester(App(jobs=[remind], resources=resources), str(tester.database.config.url.render_as_string(hide_password=False)))  # fmt: skip
+    own = JobTester(App(jobs=[remind], resources=resources), str(job_tester.database.config.url.render_as_string(hide_password=False)))  # fmt: skip
     assert await own.run(Remind()) == f"mail on {datetime.now(UTC):%Y}"
     assert await own.staged() == [Remind(times=0)]
     assert await own.run_staged() == []
@@ -112,15 +89,15 @@ async def test_what_is_staged_runs_when_it_is_due(tester: JobTester) -> None:
     assert await own.staged() == []
 
 
-async def test_parts_go_on_until_all_is_done(tester: JobTester) -> None:
+async def test_parts_go_on_until_all_is_done(job_tester: JobTester) -> None:
     """A job that goes on is staged, and run as staged."""
-    project = await tester.run(CreateProject(name="Launch"))
+    project = await job_tester.run(CreateProject(name="Launch"))
     for n in range(3):
-        task = await tester.run(CreateTask(title=f"t{n}", project_id=project))
-        await tester.run(DeleteTask(task_id=task))
-    assert await tester.run(PurgeDeletedTasks(older_than_days=0, limit=2)) == 2
-    assert await tester.run_staged() == [1]
-    assert await tester.rows(Task) == []
+        task = await job_tester.run(CreateTask(title=f"t{n}", project_id=project))
+        await job_tester.run(DeleteTask(task_id=task))
+    assert await job_tester.run(PurgeDeletedTasks(older_than_days=0, limit=2)) == 2
+    assert await job_tester.run_staged() == [1]
+    assert await job_tester.rows(Task) == []
 
 
 SERVICE_TEST = """
