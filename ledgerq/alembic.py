@@ -82,14 +82,12 @@ def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
         MigrationFailed: there is no such version; or tables of ledgerq 0.1 stand there, and must be adopted first.
         SettingError: the schema is no plain identifier.
     """
-    found = (
-        0
-        if _offline(operations)
-        else reached(operations.get_bind(), checked_schema(schema)).version
-    )
-    if found == 0 and not _offline(operations):
-        refuse_unadopted(operations.get_bind(), schema)
-    _run_each(operations, upgrading(_dialect(operations), found, to, checked_schema(schema)))
+    own, found = checked_schema(schema), 0
+    if not _offline(operations):
+        found = reached(operations.get_bind(), own).version
+        if found == 0:
+            refuse_unadopted(operations.get_bind(), own)
+    _run_each(operations, upgrading(_dialect(operations), found, to, own))
 
 
 def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
@@ -97,12 +95,10 @@ def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
 
     With `--sql` all versions after that one are taken back. Arguments and errors as `upgrade`.
     """
-    found = (
-        NEWEST
-        if _offline(operations)
-        else reached(operations.get_bind(), checked_schema(schema)).version
-    )
-    _run_each(operations, downgrading(_dialect(operations), found, to, checked_schema(schema)))
+    own, found = checked_schema(schema), NEWEST
+    if not _offline(operations):
+        found = reached(operations.get_bind(), own).version
+    _run_each(operations, downgrading(_dialect(operations), found, to, own))
 
 
 def adopt(operations: Any, *, schema: str = SCHEMA) -> None:

@@ -22,7 +22,7 @@ from ledgerq.errors import DefinitionError
 from ledgerq.staging import StagedJob
 from ledgerq.store import audit, unique_keys
 from ledgerq.store.audit import Change, Origin
-from ledgerq.wire.payload import Payload, R
+from ledgerq.wire.payload import Payload, R, require_queue
 from ledgerq.wire.request import Unique
 from ledgerq.wire.signature import read_handler, read_handler_of_many
 
@@ -122,7 +122,7 @@ class Kind(Generic[P, R]):
         queue: where its jobs wait; None is the payload's, or else the process's default queue.
 
     Raises:
-        DefinitionError: the payload names another queue.
+        DefinitionError: the payload names another queue, it can be no queue, or the timeout is no number of seconds.
     """
 
     payload: type[P]
@@ -147,6 +147,7 @@ class Kind(Generic[P, R]):
             raise DefinitionError(
                 f"{self.payload.__qualname__}: timeout", "must be seconds, more than 0", "set it so"
             )
+        require_queue(f"{self.payload.__qualname__}: job(queue=)", self.queue)
         if self.queue is not None:
             self.payload.queue = self.queue
         object.__setattr__(self, "queue", self.payload.queue)

@@ -11,7 +11,6 @@ from ledgerq.errors import DefinitionError, InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.job import JobContext, Kind, P
 from ledgerq.wire.envelope import Envelope
-from ledgerq.wire.queue_name import checked_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Job(Generic[P]):
 
 
 class Registry:
-    """The kinds by name. Refuses two of one name, and a queue that can't be one.
+    """The kinds by name. Refuses two of one name.
 
     `resources` is what handlers are given beside the session.
     """
@@ -50,7 +49,7 @@ class Registry:
                     "give one of them another name",
                 )
             self._kinds[kind.name] = kind
-            self.queues[kind.name] = _queue_of(kind)
+            self.queues[kind.name] = kind.queue
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:
@@ -98,13 +97,3 @@ class Registry:
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
         return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)
-
-
-def _queue_of(kind: Kind[Any]) -> str | None:
-    if kind.queue is not None:
-        try:
-            checked_queue(kind.queue)
-        except ValueError as error:
-            where = f"the queue of job kind {kind.name!r}"
-            raise DefinitionError(where, str(error), "choose another one") from None
-    return kind.queue

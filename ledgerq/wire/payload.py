@@ -53,26 +53,35 @@ class Payload(BaseModel, Generic[R]):
                     f"is a field, and {name} is what every payload says of its class",
                     "give the field another name",
                 )
-        _check(cls.__qualname__, "kind", vars(cls).get("kind"), MAX_KIND)
-        if (named := vars(cls).get("queue")) is not None:
-            try:
-                checked_queue(named)
-            except ValueError as error:
-                where = f"{cls.__qualname__}(queue=)"
-                raise DefinitionError(where, str(error), "choose another one") from None
+        _require_kind(cls.__qualname__, vars(cls).get("kind"))
+        require_queue(f"{cls.__qualname__}(queue=)", vars(cls).get("queue"))
 
 
-def _check(owner: str, name: str, value: object, longest: int) -> None:
-    """Kinds and queues are printed, stored and typed."""
-    if value is None:
+def _require_kind(owner: str, kind: object) -> None:
+    """Kinds are printed, stored and typed."""
+    if kind is None:
         return
     problem = None
-    if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
-        problem = f"must have 1 to {longest} printable characters"
-    elif name == "kind" and value.startswith(CRON_PREFIX):
+    if not isinstance(kind, str) or not 1 <= len(kind) <= MAX_KIND or not kind.isprintable():
+        problem = f"must have 1 to {MAX_KIND} printable characters"
+    elif kind.startswith(CRON_PREFIX):
         problem = f"begins with {CRON_PREFIX}, which stands for jobs of the schedule"
     if problem:
-        raise DefinitionError(f"{owner}({name}=)", problem, "choose another one")
+        raise DefinitionError(f"{owner}(kind=)", problem, "choose another one")
+
+
+def require_queue(where: str, queue: str | None) -> None:
+    """Refuse a name that can be no queue's.
+
+    Raises:
+        DefinitionError: it is one; names the place.
+    """
+    if queue is None:
+        return
+    try:
+        checked_queue(queue)
+    except ValueError as error:
+        raise DefinitionError(where, str(error), "choose another one") from None
 
 
 def answer_of(payload: type[Payload[Any]], result: Any) -> Any:

@@ -44,7 +44,7 @@ class Executor:
         name: of the worker, in what is kept of an attempt.
         ctx: arq's, for hooks and functions of arq's users.
         options: arq's, as the worker was given them.
-        resources: what our own kinds are processed with; None in a worker that has only arq's functions.
+        processor: what our own kinds are processed with; None in a worker that has only arq's functions.
         counters: of jobs that have ended.
         left: those whose bodies this worker can't read, for whoever can.
         on_interrupted: is called when a job lost its connection to the database.
@@ -54,7 +54,7 @@ class Executor:
     name: str
     ctx: Mapping[Any, Any]
     options: Options
-    resources: Processor | None
+    processor: Processor | None
     counters: Counters
     left: LeftJobs
     on_interrupted: Callable[[], None]
@@ -67,17 +67,17 @@ class Executor:
         alone = []
         for claim in claims:
             if (
-                self.resources
+                self.processor
                 and claim.is_batchable
-                and (kind := _kind_of(claim)) in self.resources.registry
+                and (kind := _kind_of(claim)) in self.processor.registry
             ):
                 batches.setdefault(kind, []).append(claim)
             else:
                 alone.append(claim)
         acks = {}
         for kind, batch in batches.items():
-            assert self.resources  # noqa: S101 - as above
-            outcomes = await self.resources.process(batch, kind)
+            assert self.processor  # noqa: S101 - as above
+            outcomes = await self.processor.process(batch, kind)
             for claim, outcome in zip(batch, outcomes, strict=True):
                 acks[claim.job_id] = self._ack(Call.of(claim), outcome)
         for claim in alone:
@@ -102,22 +102,22 @@ class Executor:
         await call_hook(self.options.on_job_start, context, self.options)
         kind = getattr(function.coroutine, OURS, None)
         if kind:
-            if self.resources is None:  # it is tried again: nothing was done
+            if self.processor is None:  # it is tried again: nothing was done
                 raise NotBegun
-            ack = self._ack(call, await self._process(self.resources, _as_read(claim, call), call))
+            ack = self._ack(call, await self._process(self.processor, _as_read(claim, call), call))
         else:
             ack = await run_function(call, function, context, self.options, self.counters)
         await call_hook(self.options.on_job_end, context, self.options)
         return ack
 
-    async def _process(self, resources: Processor, claim: Claim, call: Call) -> Outcome:
+    async def _process(self, processor: Processor, claim: Claim, call: Call) -> Outcome:
         """A job of ours; or one with positional arguments, so of an arq function, that is not here, or not yet."""
         if name := call.kwargs.get(FUNCTION) if call.function == UNROUTABLE else None:
             unknown = UnknownKind(name, self.options.functions)
-            outcome = await conclude(unknown, claim, resources.database.sessions, resources.policy)
+            outcome = await conclude(unknown, claim, processor.database.sessions, processor.policy)
             report(claim, UNROUTABLE, outcome, 0)
             return outcome
-        [outcome] = await resources.process([claim], call.function)
+        [outcome] = await processor.process([claim], call.function)
         return outcome
 
     def _leave(self, claim: Claim, call: Call) -> Ack:
@@ -127,7 +127,7 @@ class Executor:
 
     def _read(self, claim: Claim) -> Call:
         """One of our kinds, whose body is decoded once; or what arq reads in it."""
-        if self.resources:
+        if self.processor:
             with suppress(Undecodable):
                 function = self.options.functions.get(claim.envelope.wire_name)
                 if function and is_ours(function):
@@ -153,8 +153,8 @@ class Executor:
         """What runs the job has failed itself. That is an attempt of the job too: it must not go on for ever."""
         log.error("job %s broke what runs it: %s", claim.job_id, one_line(error), exc_info=error)
         try:
-            if self.resources:
-                sessions, policy = self.resources.database.sessions, self.resources.policy
+            if self.processor:
+                sessions, policy = self.processor.database.sessions, self.processor.policy
                 outcome = await conclude(error, claim, sessions, policy)
                 return self._ack(Call.unread(claim), outcome)
         except Exception:
@@ -177,21 +177,21 @@ class Executor:
         """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
         call = self._read_or_not(claim)
         function = self.options.functions.get(call.function)
-        if self.resources and function and is_ours(function):
+        if self.processor and function and is_ours(function):
             try:
-                await self._cancel(self.resources, claim)
+                await self._cancel(self.processor, claim)
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
                 return self._again(call, Retry(1, error, counts_as_attempt=False))
         when = "" if started else " before start"
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _cancel(self, resources: Processor, delivery: Delivery) -> None:
+    async def _cancel(self, processor: Processor, delivery: Delivery) -> None:
         """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
         with suppress(Undecodable):  # then it can't have run, and never will
             check_job_id(delivery.job_id)
             job_id, envelope = delivery.job_id, delivery.envelope
-            async with transaction(resources.database.sessions) as session:
+            async with transaction(processor.database.sessions) as session:
                 await interventions.cancel(
                     session, job_id, actor="arq", reason="Job.abort", envelope=envelope
                 )
@@ -231,10 +231,10 @@ class Executor:
     async def _without_body(self, claim: Claim) -> Ack:
         """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
         call = Call.unread(claim)
-        if self.resources is None:
+        if self.processor is None:
             log.warning("job %s expired", claim.job_id)
             return self.failed(call, JobExecutionFailed("job expired"))
-        sessions = self.resources.database.sessions
+        sessions = self.processor.database.sessions
         outcome: Outcome
         try:
             async with transaction(sessions) as session:
@@ -243,10 +243,10 @@ class Executor:
             outcome = Retry(1, error, counts_as_attempt=False)
         else:
             if staged:
-                self.resources.relay.wake()
+                self.processor.relay.wake()
                 return Ack(claim.job_id, "release", 1000)  # the body comes before that
             burial = Buried(Expired.reason, Expired())
-            outcome = await bury(claim, burial, sessions, self.resources.policy)
+            outcome = await bury(claim, burial, sessions, self.processor.policy)
         report(claim, UNROUTABLE, outcome, 0)
         return self._ack(call, outcome)
 

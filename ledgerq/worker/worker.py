@@ -80,7 +80,7 @@ class JobWorker(ArqWorker):
         self._background_tasks = BackgroundTasks()
         self._broker: ServedQueues | None = None
         self._active: ActiveJobs | None = None
-        self._resources: Processor | None = None  # what our own kinds are processed with
+        self._processor: Processor | None = None  # what our own kinds are processed with
         self._draining: asyncio.Task[None] | None = None
         self._left = LeftJobs(self.burst, self.waits.__setitem__)
         self._poller = Poller(self.poll_delay_s)
@@ -102,8 +102,8 @@ class JobWorker(ArqWorker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        self._resources = self.ctx.get(PROCESSOR)
-        if not self._resources and any(map(is_ours, self.functions.values())):
+        self._processor = self.ctx.get(PROCESSOR)
+        if not self._processor and any(map(is_ours, self.functions.values())):
             raise NotBegun
         broker = served(self.pool, self.queues, self.name, self.lease_settings)
         leases = Leases(broker, lambda: self.tasks)
@@ -133,13 +133,13 @@ class JobWorker(ArqWorker):
 
     def _active_jobs(self, acker: Acker) -> ActiveJobs:
         executor = Executor(
-            self.name, self.ctx, Options.of(self), self._resources, self.counters, self._left,
+            self.name, self.ctx, Options.of(self), self._processor, self.counters, self._left,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
         )  # fmt: skip
         return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
 
     def _notifier(self, broker: ServedQueues) -> QueueNotifier:
-        relay, poller = self._resources.relay if self._resources else None, self._poller
+        relay, poller = self._processor.relay if self._processor else None, self._poller
         return QueueNotifier(
             broker.redis.connection_pool, watched_keys(self.queues), on_listening=poller.listening,
             on_change=poller.queue_changed, interested=poller.waiting,
@@ -149,13 +149,13 @@ class JobWorker(ArqWorker):
     def _batchable_kinds(self) -> tuple[str, ...]:
         """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
-        if not self._resources or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
+        if not self._processor or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
-        return self._resources.registry.batchable_kinds
+        return self._processor.registry.batchable_kinds
 
     async def _work(self, leases: Leases, active: ActiveJobs) -> None:
         while not self._poller.stopping:
-            database = self._resources.database if self._resources else None
+            database = self._processor.database if self._processor else None
             if database and not await self._outage.for_database(database):
                 self.ctx[ALIVE] = time.monotonic()
                 continue
@@ -223,7 +223,7 @@ class JobWorker(ArqWorker):
             return True
         if self.tasks or not await self._left.are_all(self.pool, self.queues):
             return False
-        if self._resources and await self._resources.relay.dispatch():
+        if self._processor and await self._processor.relay.dispatch():
             return False
         # the relay beside may have put more there
         return await self._left.are_all(self.pool, self.queues)
