@@ -3,7 +3,7 @@
 ```python
 app = App(
     jobs=[close_order, send_report],
-    schedule=[Recurring(SendReport, hour=frozenset({6}))],
+    schedule=[Recurring(SendReport, hour=6)],
     metadata=[SQLModel.metadata],
     audited=[Order],
     resources=open_resources,
@@ -99,13 +99,7 @@ class App:
         if self.forget_ended_jobs:
             jobs.append(prune_processed_jobs)
             schedule.append(EVERY_HOUR)
-        for each in jobs:
-            if not isinstance(each, Kind):
-                raise DefinitionError(
-                    f"App(jobs=): {getattr(each, '__qualname__', each)}",
-                    "is no kind of job",
-                    "put @job above the function, and name it here",
-                )
+        _check(jobs, schedule, self.metadata)
         metadata, audited = tuple(self.metadata), tuple(self.audited)
         recorder = FlushRecorder(audited) if audited else None
         for name, value in {
@@ -148,3 +142,25 @@ def arq_name(function: ArqFunction) -> str:
     if isinstance(function, str):
         return function
     return getattr(function, "name", None) or str(getattr(function, "__qualname__", function))
+
+
+def _check(jobs: Iterable[Any], schedule: Iterable[Recurring], metadata: object) -> None:
+    for kind in jobs:
+        if not isinstance(kind, Kind):
+            raise DefinitionError(
+                f"App(jobs=): {getattr(kind, '__qualname__', kind)}",
+                "is no kind of job",
+                "put @job above the function, and name it here",
+            )
+    names = {kind.name for kind in jobs}
+    for entry in schedule:
+        if entry.payload.kind not in names:
+            raise DefinitionError(
+                f"App(schedule=): {entry.payload.__qualname__}",
+                f"its kind {entry.payload.kind!r} is none of App(jobs=)",
+                "name its job there",
+            )
+    if isinstance(metadata, MetaData):
+        raise DefinitionError(
+            "App(metadata=)", "is one MetaData", "give a list: [SQLModel.metadata]"
+        )

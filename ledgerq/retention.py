@@ -35,4 +35,4 @@ async def prune_processed_jobs(
     return {**gone, "next_job": next_job} if next_job else gone
 
 
-EVERY_HOUR = Recurring(PruneProcessedJobs, minute=frozenset({41}))
+EVERY_HOUR = Recurring(PruneProcessedJobs, minute=41)

@@ -17,7 +17,7 @@ dead letter. Nothing is hidden in an outer transaction.
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
@@ -26,6 +26,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from ledgerq.app import App
+from ledgerq.audit import Origin, acting_as
 from ledgerq.columns import utc_now
 from ledgerq.database.engine import Database, Sessions, build_database
 from ledgerq.database.session import LedgerqSession
@@ -92,9 +93,14 @@ class JobTester:
         """Make the tables of the application and of ledgerq, where there are none."""
         await create_tables(self.database)
 
-    def transaction(self) -> AbstractAsyncContextManager[LedgerqSession]:
-        """A transaction of the test's own, to arrange rows; it commits when the block ends."""
-        return transaction(self.database.sessions)
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[LedgerqSession]:
+        """A transaction of the test's own, to arrange rows, in the name of `actor`; it commits when the block ends."""
+        async with (
+            transaction(self.database.sessions) as session,
+            acting_as(session, Origin(self.actor)),
+        ):
+            yield session
 
     async def run(
         self, payload: Payload[R], *, job_id: str | None = None, trace_id: str | None = None

@@ -154,7 +154,8 @@ def our_worker(config: Config, registry: Registry, **overrides: Any) -> JobWorke
 
 def app_of(registry: Registry, schedule: Iterable[Recurring]) -> App:
     """The application with other kinds, by other times; its worker uses this registry."""
-    changed = replace(app, jobs=registry, schedule=schedule, forget_ended_jobs=False)
+    known = [each for each in schedule if each.payload.kind in registry]
+    changed = replace(app, jobs=registry, schedule=known, forget_ended_jobs=False)
     object.__setattr__(changed, "registry", lambda resources=None: registry)
     return changed
 

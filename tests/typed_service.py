@@ -139,7 +139,7 @@ async def open_resources() -> AsyncGenerator[Clients]:
 
 app = App(
     jobs=[close_order, send_invoice, send_report],
-    schedule=[Recurring(SendReport, hour=frozenset({6}))],
+    schedule=[Recurring(SendReport, hour=6)],
     metadata=[SQLModel.metadata],
     audited=[Order, Audited(Card, mask={"number"})],
     resources=open_resources,

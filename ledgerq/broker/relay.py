@@ -123,7 +123,10 @@ class Relay:
         async with transaction(self.sessions) as session:
             again = await outbox.all_due(session)
         await self.redis.set(epoch_key(self.queue), current)
-        log.warning("relay.redis_lost_data", jobs_due_again=again)
+        if again:
+            log.warning("relay.redis_lost_data", jobs_due_again=again)
+        else:
+            log.info("relay.redis_is_new")
 
     async def _epoch(self) -> tuple[str | None, str]:
         """The epoch noted on Redis, and the one it is: the id that a server draws when it starts."""

@@ -89,9 +89,11 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 def _explain(running: Servers, folder: Path, console: Console) -> None:
-    exports = "\n".join(
-        f"  export {name}={shlex.quote(value)}" for name, value in running.environment.items()
-    )
+    lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
+    if sys.prefix != sys.base_prefix:
+        lines.append(f"source {shlex.quote(str(Path(sys.prefix, 'bin', 'activate')))}")
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in running.environment.items()]
+    exports = "\n".join(f"  {line}" for line in lines)
     console.print(
         f"\nRunning, with data in {folder}. In another terminal:\n\n{exports}\n"
         f"  ledgerq kinds    # what `ledgerq enqueue KIND --payload …` takes\n\nStop with Ctrl-C.\n",

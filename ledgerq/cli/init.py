@@ -49,7 +49,9 @@ def init(
         path = folder / (target or source).format(module=module)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.format(name=name, module=module))
-    say(
-        f"{name} is made. To run it:\n\n  cd {name}\n  ledgerq dev\n\nand in another terminal, with "
-        'what that prints:\n\n  ledgerq enqueue greet --payload \'{"name": "Ada"}\' --wait 20'
-    )
+    for line in (
+        f"{name} is made. To run it:", f"$ cd {name}", "$ ledgerq dev", "In another terminal, with what that prints:",
+        '$ ledgerq enqueue greet --payload \'{"name": "Ada"}\' --wait 20',
+        "To run its test:", "$ pip install pytest pytest-asyncio", "$ python -m pytest",
+    ):  # fmt: skip
+        say(line)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to wrap at
-err = Console(stderr=True)
+# a pipe has no edge to wrap at; `:book:` in a job's id is no picture
+out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def printable(text: str) -> str:

@@ -97,7 +97,7 @@ def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
 
 def _no_result(name: str) -> DefinitionError:
     cure = "annotate it, as in -> int; a handler that answers nothing: -> None"
-    return DefinitionError(f"{name}()", "says not what it answers", cure)
+    return DefinitionError(f"{name}()", "does not say what it answers", cure)
 
 
 def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:

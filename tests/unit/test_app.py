@@ -16,7 +16,11 @@ from worker.app import app
 
 def test_an_app_is_copied_with_changes() -> None:
     """What it adds by itself it adds once."""
-    for copy in (replace(app, metadata=()), replace(app, jobs=[]), replace(app, schedule=[])):
+    for copy in (
+        replace(app, metadata=()),
+        replace(app, jobs=[], schedule=[]),
+        replace(app, schedule=[]),
+    ):
         assert [kind.name for kind in copy.jobs].count("prune_processed_jobs") == 1
         assert [each.payload for each in copy.schedule].count(PruneProcessedJobs) == 1
     for bare in (

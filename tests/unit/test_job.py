@@ -166,7 +166,7 @@ def _plain(context: JobContext, payload: Close) -> int:
 
 
 REFUSED: list[tuple[Any, str]] = [
-    (_no_result, "says not what it answers; annotate it"),
+    (_no_result, "does not say what it answers; annotate it"),
     (_no_payload, r"_no_payload\(payload\): must be annotated with a class of Payload"),
     (_no_context, r"_no_context\(context\): must be annotated as JobContext"),
     (_other_payload, r"_other_payload\(payload\): must be annotated with a class of Payload"),

@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 import structlog
 
+from ledgerq.cli import output
 from ledgerq.logs import configure_logging
 from ledgerq.text import cut, cut_end, described, one_line, printable, shown, traceback_of
 
@@ -129,3 +130,14 @@ def test_a_value_that_can_not_be_told_costs_no_log_line(
     assert out.getvalue().count("job.x") == 4
     assert "Logging error" not in out.getvalue()
     assert "<Silent: RuntimeError>" in out.getvalue()
+
+
+def test_an_id_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """`:book:` is no picture, and `[red]` no colour: who reads an id must be able to type it."""
+    ids = "shop:book:1 [red]x"
+    output.say(ids)
+    output.complain(ids)
+    output.print_fields({"job_id": ids})
+    output.print_rows(("job",), [(ids,)])
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(ids) == 4
