@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from sqlmodel import select
+from sqlmodel import not_, select
 
 from db.models import Order, Task
 from jobs.mail import MailCustomer
@@ -41,7 +41,7 @@ async def pack_order(context: JobContext, pack: PackOrder) -> UUID:
 async def chase_tasks(context: JobContext, chase: ChaseTasks) -> int:
     """Changes objects, not by one UPDATE: so each task has its audit entry."""
     late = Task.created_at < context.now - timedelta(hours=chase.after_hours)
-    waiting = select(Task).where(late, ~Task.is_done, ~Task.is_urgent).with_for_update()
+    waiting = select(Task).where(late, not_(Task.is_done), not_(Task.is_urgent)).with_for_update()
     tasks = (await context.session.exec(waiting)).all()
     for task in tasks:
         task.is_urgent = True
