@@ -24,6 +24,7 @@ check: $(READY)  ## the definition of clean: format, lint, types, layers
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/basedpyright
+	cd examples/shop && $(CURDIR)/$(BIN)/mypy --cache-dir $(CURDIR)/.mypy_cache/shop
 	$(BIN)/lint-imports
 	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check

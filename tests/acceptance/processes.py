@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,25 @@ class Process:
 
     def wait_for(self, event: str, *, times: int = 1, seconds: float = 30) -> None:
         """Wait until it has logged the event so often."""
+        self._wait_until(lambda: len(self.named(event)) >= times, event, seconds)
+
+    def wait_for_line(self, pattern: str, *, seconds: float = 30) -> re.Match[str]:
+        """Wait until it has written such a line; how the line matches."""
+
+        def found() -> list[re.Match[str]]:
+            return [match for line in self.lines if (match := re.search(pattern, line))]
+
+        self._wait_until(lambda: bool(found()), pattern, seconds)
+        return found()[0]
+
+    def _wait_until(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         with self._news:
-            while len(self.named(event)) < times:
+            while not reached():
                 ended = self.process.poll() is not None and not self._reader.is_alive()
                 left = deadline - time.monotonic()
                 if ended or left <= 0:
-                    raise AssertionError(f"no {event}:\n" + "\n".join(self.lines[-20:]))
+                    raise AssertionError(f"no {what}:\n" + "\n".join(self.lines[-20:]))
                 self._news.wait(min(left, 0.5))
 
     def signal(self, number: signal.Signals) -> None:

@@ -26,11 +26,12 @@ from tests.conftest import plain
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+SHOP = ROOT / "examples" / "shop" / "README.md"  # tests/acceptance/test_shop.py runs the shop
 CLI = DOCS / "reference" / "cli.md"  # made from the code: no page to be run
 WITH_CODE = [
     page for page in PAGES if page != CLI and any(block.language for block in blocks_of(page))
 ]
-README_LINES = 200
+README_LINES, SHOP_LINES = 200, 60
 COMMANDS = get_command(app)
 # the README's start, which tests/acceptance/test_init.py runs
 ELSEWHERE = {"README.md": ("ledgerq init", "ledgerq dev", "ledgerq enqueue greet")}
@@ -52,7 +53,7 @@ async def test_what_a_page_shows_can_be_run(
     await shell.run(list(blocks_of(page)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, SHOP], ids=name_of)
 def test_the_commands_that_a_page_names_exist(page: Path) -> None:
     """Each `ledgerq …` is a command with such options, each `make …` a target."""
     makefile = (ROOT / "Makefile").read_text()
@@ -85,7 +86,7 @@ def check_command(name: str, rest: str, line: str) -> None:
     assert set(re.findall(r"--[a-z-]+", text)) <= options, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, SHOP], ids=name_of)
 def test_the_links_of_a_page_lead_to_a_file(page: Path) -> None:
     """`make docs` checks those between pages, with their anchors; this one images, and the README's, too."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -94,9 +95,10 @@ def test_the_links_of_a_page_lead_to_a_file(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_readme_is_short() -> None:
+def test_a_readme_is_short() -> None:
     """What is longer has a page of its own."""
-    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+    for page, longest in ((ROOT / "README.md", README_LINES), (SHOP, SHOP_LINES)):
+        assert len(page.read_text().splitlines()) <= longest
 
 
 def test_every_page_is_in_the_navigation() -> None:
