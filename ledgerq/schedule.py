@@ -1,4 +1,4 @@
-"""Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults.
+"""Recurring jobs. Each field of a recurring job's payload must have a default.
 
 ```python
 each_ten_seconds = Recurring(SendReport, minute=None, second=frozenset(range(0, 60, 10)))
@@ -13,7 +13,9 @@ from ledgerq.wire.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class Recurring:
-    """A kind and the ticks at which it runs, UTC; None means every one. Each tick runs once.
+    """A job that starts at each time, in UTC, whose hour, minute and second are in these sets. None is every one.
+
+    Each such time starts one job, however many workers run.
 
     ```python
     App(jobs=[send_report], schedule=[Recurring(SendReport, hour=frozenset({6}))])  # daily at 6:00:00
