@@ -1,4 +1,4 @@
-"""Where the database is and how we talk to it. All times are seconds."""
+"""The settings of the database: its URL, the pool, the timeouts. All times are seconds."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ def _application_name(name: str) -> str:
 
 
 class DatabaseConfig(Settings):
-    """Read from the environment; every field's variable is in docs/reference/settings.md.
+    """The database's settings, read from the environment; docs/reference/settings.md lists each field's variable.
 
     ```python
     config = DatabaseConfig(url="postgresql://shop@localhost/shop", pool_size=20)
@@ -39,7 +39,7 @@ class DatabaseConfig(Settings):
     target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
         validation_alias=AliasChoices("DATABASE_URL", "url"),
         description="a URL such as postgresql://user:password@host:5432/name or sqlite:///ledgerq.sqlite3",
-        repr=False,  # a client key's path or a server setting is nobody's business
+        repr=False,  # so that no log shows the password, a client key's path or a server setting
     )
     pool_size: int = Field(
         default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
@@ -89,10 +89,10 @@ class DatabaseConfig(Settings):
 
     @property
     def is_sqlite(self) -> bool:
-        """True on SQLite: one writer, one machine, for the smallest use and quick tests."""
+        """True if the URL names SQLite, which allows one writer, on one machine."""
         return self.url.get_backend_name() == "sqlite"
 
     @property
     def address(self) -> str:
-        """The URL as a person may see it: without the password."""
+        """The URL for logs and messages: the password is hidden."""
         return self.url.render_as_string(hide_password=True)
