@@ -39,7 +39,7 @@ from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
-AT_A_TIME = 50  # jobs prepared before the event loop gets a turn, in which it sends the batch before
+AT_A_TIME = 50  # jobs prepared before the event loop, which sends the last batch, gets a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class EnqueuedJob(Generic[R]):
         """Wait for the job's answer, at most `timeout` seconds (None: without limit). The payload names its type.
 
         Raises:
-            JobFailed: the job was buried.
+            JobFailed: the job was buried or cancelled.
             UnexpectedResult: the answer is not of the payload's type: the worker runs other code.
             ResultExpired: the job is not queued, and its result is not kept any more.
             TimeoutError: the job has not ended in time.
@@ -201,7 +201,7 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     """Wait until all of the jobs have ended; returns their answers in the order of `jobs`.
 
     Raises:
-        JobFailed: a job was buried; names the first that is found.
+        JobFailed: a job was buried or cancelled; names the first that is found.
         UnexpectedResult: an answer is not of the type that its payload names.
         ResultExpired: a job is not queued, and its result is not kept any more.
     """

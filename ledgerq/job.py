@@ -29,7 +29,7 @@ from ledgerq.wire.signature import read_handler, read_handler_of_many
 P = TypeVar("P", bound=Payload[Any])
 S = TypeVar("S", default=Any)  # what App(resources=…) yields
 
-_ONE_AT_A_TIME = timedelta(hours=1)  # if a next part is lost, go_on stages another one after this time
+_ONE_AT_A_TIME = timedelta(hours=1)  # after a next part was lost, how long go_on stages no other
 
 
 @dataclass(frozen=True, slots=True)

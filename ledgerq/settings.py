@@ -27,7 +27,7 @@ S = TypeVar("S", bound=BaseSettings)
 
 FILE = "_FILE"  # DATABASE_URL_FILE names a file that holds what DATABASE_URL would
 _LARGEST_FILE = 65_536
-_COPIED_ALONG = string.whitespace + "\x85\xa0\u200b\u2028\u2029\u2060\ufeff"  # cut off a value's ends
+_COPIED_ALONG = string.whitespace + "\x85\xa0\u200b\u2028\u2029\u2060\ufeff"  # cut off both ends
 # What Kubernetes and Docker tell every container about a service or container named like us:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _LINKS = (

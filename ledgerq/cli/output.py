@@ -1,4 +1,4 @@
-"""What the command line prints: tables and lines for people that no terminal obeys, JSON for programs."""
+"""The output of the command line: tables and lines for people, with control characters escaped; JSON for programs."""
 
 import json
 import sys
@@ -11,42 +11,42 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no edge to wrap at
+out = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width
 err = Console(stderr=True)
 
 
 def printable(text: str) -> str:
-    """One line that no terminal obeys."""
+    """The text on one line, each run of blanks made one space, control characters escaped."""
     return spelt_out(" ".join(text.split()))
 
 
 def spelt_out(line: str) -> str:
-    """The line with its control characters spelt out, its spaces kept."""
+    """The line with its control characters escaped; spaces stay."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def plain(text: str) -> Text:
-    """The same for a table or a line that has a style: no markup is read in it either."""
+    """As `printable`, for a table or a styled line: Rich reads no markup in the text."""
     return Text(printable(text))
 
 
 def say(text: str) -> None:
-    """A line for a person."""
+    """Print a line for a person."""
     out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """A line on standard error, in red."""
+    """Print a line on standard error, in red."""
     err.print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """Unwrapped and uncoloured; times as ISO 8601, bytes as base64."""
+    """Print a value as JSON on one line, without colour; times as ISO 8601, bytes as base64."""
     print(_json(to_jsonable_python(value, bytes_mode="base64", fallback=str)))  # noqa: T201 - unwrapped and uncoloured
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table. Where it is narrow the last column is wrapped first: an id that is cut is no use."""
+    """Print a table. If the terminal is narrow, the last column is wrapped first, so that ids stay whole."""
     *names, last = map(plain, columns)
     table = Table(*[Column(name, overflow="fold", no_wrap=True) for name in names])
     table.add_column(last, overflow="fold")
@@ -56,14 +56,14 @@ def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None
 
 
 def print_attempts(attempts: Iterable[Mapping[str, object]]) -> None:
-    """What is known of each attempt that failed."""
+    """Print a table of the attempts that failed; nothing if there are none."""
     rows = [(each.get("attempt"), each.get("worker"), each.get("error")) for each in attempts]
     if rows:
         print_rows(("attempt", "worker", "error"), rows)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """One line a field; those without a value are left out."""
+    """Print one line for each field; fields that are empty or 0 are left out."""
     shown = {name: value for name, value in fields.items() if value not in (None, "", [], {}, 0)}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
@@ -76,7 +76,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def cell(value: object) -> Text:
-    """A value as a person reads it."""
+    """A value as text for a person."""
     match value:
         case None:
             return Text()
@@ -89,7 +89,7 @@ def cell(value: object) -> Text:
 
 
 def _json(value: Any) -> str:
-    """JSON in which what is not printable stands as an escape of JSON, so that a program reads the same."""
+    """JSON with unprintable characters as JSON escapes: safe for a terminal, and of the same meaning for a program."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else "".join(map(_in_json, text))
 

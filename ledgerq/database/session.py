@@ -273,7 +273,7 @@ def _alone(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
                 and sync.waiting
                 and not sync.locking
             ):
-                await _FLUSH(self)  # so that the method sees earlier changes, and does not drop them
+                await _FLUSH(self)  # the method must see earlier changes, and not drop them
             return await method(self, *args, **kwargs)
         finally:
             self._user = user

@@ -164,9 +164,7 @@ def _is_mutable(mapper: Mapper[Any], field: str) -> bool:
     plain: tuple[Any, ...] = ({}, [], set())
     for value in plain:
         probe = mapper.class_manager.new_instance()  # its __init__ does not run
-        with suppress(
-            Exception
-        ):  # the Mutable, or a validator of the class, refuses the value
+        with suppress(Exception):  # the Mutable, or a validator of the class, refuses the value
             set_attribute(probe, field, value)
         if isinstance(inspect(probe).dict.get(field), MutableBase):
             return True

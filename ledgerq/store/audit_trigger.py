@@ -16,7 +16,7 @@ from ledgerq.database.engine import Database, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
 from ledgerq.errors import SettingError
 
-SETTING = "ledgerq.origin"  # PostgreSQL setting of a transaction: the origin of its changes, as JSON
+SETTING = "ledgerq.origin"  # a transaction's setting: the origin of its changes, as JSON
 SET_ORIGIN = text(f"SELECT set_config('{SETTING}', :origin, true)")
 TRIGGER = "ledgerq_audit"  # … _insert, _update, _delete, _truncate
 _FUNCTIONS = Path(__file__).with_suffix(".sql")

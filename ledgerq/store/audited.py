@@ -76,7 +76,7 @@ class FlushRecorder:
     def _after_flush(self, session: Any, context: Any) -> None:
         """Write the entries. `context.states` also has the rows that cascades, orphans and foreign keys touch."""
         touched = [
-            (state, rules, deleted, listed)  # listed: there only for the order of writes, not written
+            (state, rules, deleted, listed)  # listed: there for the order only, not written
             for state, (deleted, listed) in context.states.items()
             if (rules := self.rules_of(state.class_)) and not _by_trigger(session, rules)
         ]

@@ -51,7 +51,7 @@ def migrate(
     history = _history(config, tables, ini, revision)
     if history is not None:
         _patiently(lambda: command.upgrade(history, revision))
-    if revision == "head":  # a later revision of the history may upgrade or adopt ledgerq's tables itself
+    if revision == "head":  # a later revision may itself upgrade or adopt ledgerq's tables
         _patiently(lambda: asyncio.run(_bring_up(config, tables.schema)))
 
 
@@ -77,7 +77,7 @@ async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]
         SettingError: the URL goes through pgbouncer.
         Unreachable: the database does not answer.
     """
-    if config.target.pgbouncer:  # it shares connections: a session's lock and timeouts would not hold
+    if config.target.pgbouncer:  # a session's lock and timeouts don't hold on shared connections
         raise SettingError(
             "DATABASE_URL", "goes through pgbouncer", "migrate by the server's own URL"
         )
@@ -87,7 +87,7 @@ async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]
         with unreachable(config):
             async with engine.connect():
                 pass
-        yield engine.execution_options(**{WRITES: True})  # on SQLite: wait while another one migrates
+        yield engine.execution_options(**{WRITES: True})  # on SQLite: wait for other writers
     finally:
         await engine.dispose()
 

@@ -48,7 +48,7 @@ _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows get their `seq` in th
 )
 FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
 MAX_PAUSE = 1800  # … up to here
-LEFT_TO_OTHERS = timedelta(minutes=10)  # for which a relay leaves a message of an unknown kind to others
+LEFT_TO_OTHERS = timedelta(minutes=10)  # for a message of a kind that the relay does not know
 _AT_ONCE = MAX_IN_A_LIST // 4  # messages of eight columns each
 
 
