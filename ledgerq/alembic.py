@@ -173,7 +173,8 @@ def create_index_concurrently(
         op.create_index(name, table, list(columns), **options)
         return
     with op.get_context().autocommit_block():
-        op.execute("SET lock_timeout = 0")  # it waits for running transactions, without a lock
+        # building the index waits for running transactions, and holds no lock that blocks writers
+        op.execute("SET lock_timeout = 0")
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, list(columns), postgresql_concurrently=True, **options)
         op.execute("RESET lock_timeout")

@@ -57,13 +57,13 @@ class WorkerConfig(BrokerConfig):
         default=500,
         ge=1,
         le=1000,
-        description="the most jobs that may share one transaction, of kinds that can; 1 gives each its own",
+        description="the most jobs that share one transaction, if their kind may; 1 gives each job its own",
     )
     job_timeout: float = Field(
         default=60,
         gt=0,
         le=DAY,
-        description="the longest run of one job, where its kind says nothing",
+        description="the longest run of one job, if its kind has no timeout of its own",
     )
     max_attempts: int = Field(
         default=5, ge=1, le=1000, description="the attempts before a failing job is buried"
@@ -105,10 +105,10 @@ class WorkerConfig(BrokerConfig):
         default=15,
         ge=1,
         le=3600,
-        description="how long a claim holds that its worker no longer renews: what a dead worker costs",
+        description="how long a claim lasts unless its worker renews it: after that, another worker takes the job",
     )
     relay_interval: float = Field(
-        default=1, gt=0, le=60, description="the longest pause between two looks at the outbox"
+        default=1, gt=0, le=60, description="the longest pause between two polls of the outbox"
     )
     keep_result: int = Field(
         default=300,
@@ -120,7 +120,7 @@ class WorkerConfig(BrokerConfig):
         default=0.1,
         gt=0,
         le=60,
-        description="the pause between two looks at the queue, unless Redis tells of changes",
+        description="the pause between two polls of the queue, while Redis can't notify of changes",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console, json, or auto: console on a terminal, else json"
@@ -175,7 +175,7 @@ def load_config() -> Config:
     """Read all settings from the environment.
 
     Raises:
-        SettingError: one is missing, wrong, or has a name that nobody reads; or two contradict each other.
+        SettingError: a setting is missing, wrong or misspelt, or two settings contradict each other.
     """
     refuse_unknown(PREFIX, CommandSettings, WorkerConfig, DatabaseConfig)
     config = Config(load(WorkerConfig), load(DatabaseConfig))

@@ -13,9 +13,9 @@ from ledgerq.wire.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class Recurring:
-    """A job that starts at each time, in UTC, whose hour, minute and second are in these sets. None is every one.
+    """A job that starts at each time, in UTC, whose hour, minute and second are in these sets; None: at all of them.
 
-    Each such time starts one job, however many workers run.
+    Each such time starts one job, even if many workers run.
 
     ```python
     App(jobs=[send_report], schedule=[Recurring(SendReport, hour=frozenset({6}))])  # daily at 6:00:00

@@ -100,7 +100,7 @@ async def stage_many(
         added = await outbox.add(session, fresh)
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
-        there = known.get(job_id)  # a job that was cancelled before it came has no hash
+        there = known.get(job_id)  # empty for a job that was cancelled before it was known
         if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     return [_answer(job_id, added) for job_id in ids]

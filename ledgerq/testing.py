@@ -161,7 +161,7 @@ class JobTester:
         return answers
 
     def advance(self, by: timedelta) -> None:
-        """Move `context.now`, and the time by which staged jobs are due, ahead. The database's clock stays as it is."""
+        """Put the tester's clock ahead: `context.now`, and which staged jobs are due. The database's clock stays."""
         self._ahead += by
 
     async def rows(self, table: type[T]) -> Sequence[T]:

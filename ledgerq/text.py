@@ -14,7 +14,7 @@ from pydantic_core import to_json
 MAX_ERROR = 4_000  # characters that are kept of an error
 MAX_TRACEBACK = 20_000
 MAX_SHOWN = 1_000  # characters of a result in a log line
-_FRAMES = 50  # that a traceback shows of one exception
+_FRAMES = 50  # frames that a traceback shows of one exception
 
 
 def cut(text: str, limit: int) -> str:

@@ -69,7 +69,7 @@ class Task(Base, table=True):
         CheckConstraint("length(title) BETWEEN 1 AND 500", name="title_length"),
         CheckConstraint("parent_task_id <> id", name="parent_task_id_not_own"),
         CheckConstraint("jsonb_typeof(tags) = 'array'", name="tags_is_list").ddl_if("postgresql"),
-        UniqueConstraint("project_id", "id"),  # the next foreign key needs it, and lists use its index
+        UniqueConstraint("project_id", "id"),  # for the next foreign key, and an index for lists
         ForeignKeyConstraint(["parent_task_id", "project_id"], ["task.id", "task.project_id"]),
         Index("ix_task_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         Index("ix_task_assignee_id_id", "assignee_id", "id"),

@@ -51,9 +51,10 @@ async def replay(
     kind: str | None = None,
     new_job_id: str | None = None,
 ) -> ReplayResult:
-    """Replay the letters of these jobs in one transaction, with what Redis keeps of the jobs removed first.
+    """Replay the letters of these jobs in one transaction.
 
-    Arguments and errors are those of `ledgerq.execution.interventions.replay`.
+    What Redis still keeps of the jobs is removed first, unless `new_job_id` is given. Arguments and errors are those of
+    `ledgerq.execution.interventions.replay`.
 
     Raises:
         NotBuried: a job has no letter; none is replayed.

@@ -1,4 +1,4 @@
-"""Where one job is, and what happened to it. If the database knows how the job ended, Redis is not believed."""
+"""Where one job is, and what happened to it. If the database says how the job ended, that counts, not Redis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,7 +49,7 @@ class JobStatus:
     """The state of one job. A field that is unknown, or does not apply, is None or empty.
 
     A `staged` job is in the outbox and not on Redis. A `queued` job is due now, a `deferred` job is not due yet; a
-    `retrying` job is one of both and was tried before. `attempts` lists the attempts that failed. `problem` says why
+    `retrying` job is in the queue and was tried before. `attempts` lists the attempts that failed. `problem` says why
     Redis could not be asked. `note` names another queue on Redis that has a job of this id, or says that only some
     workers can read the job's body.
     """

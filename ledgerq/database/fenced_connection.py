@@ -111,7 +111,7 @@ def _is_left_open(record: Any) -> bool:
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:
     fence = record.info.get(FENCE)
     if fence and error is None and not is_closed(record.driver_connection):
-        fence.lets_go()  # by the handler's own call
+        fence.lets_go()  # the handler itself has invalidated the connection
 
 
 @event.listens_for(Engine, "handle_error")

@@ -45,7 +45,7 @@ class DatabaseConfig(Settings):
         default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
     )
     max_overflow: int = Field(
-        default=0, ge=0, le=1000, description="connections opened beyond that in a rush"
+        default=0, ge=0, le=1000, description="further connections, opened while all are in use"
     )
     pool_timeout: float = Field(
         default=10, ge=0.001, le=DAYS, description="the longest wait for a free connection"
@@ -57,7 +57,7 @@ class DatabaseConfig(Settings):
         default=True, description="true to use the freshest idle connection, false the oldest"
     )
     pre_ping: bool = Field(
-        default=False, description="true to ask each connection for a sign of life before its use"
+        default=False, description="true to check that a connection is alive before each use"
     )
     connect_timeout: float = Field(
         default=5, ge=0.001, le=DAYS, description="the longest wait for the server"
@@ -72,13 +72,13 @@ class DatabaseConfig(Settings):
         default=10,
         ge=0.001,
         le=DAYS,
-        description="after which PostgreSQL ends a transaction whose client went silent",
+        description="how long a transaction may run no statement before PostgreSQL ends it",
     )
     application_name: Annotated[str, AfterValidator(_application_name)] = Field(
         default="ledgerq",
         min_length=1,
         max_length=63,
-        description="our name in pg_stat_activity, 1 to 63 characters",
+        description="the name in pg_stat_activity, 1 to 63 characters",
     )
     echo: bool = Field(default=False, description="true to log every statement")
 

@@ -14,11 +14,9 @@ class Leaves(IntEnum):
     """How long a statement's effects last beside its reads and writes; the worst is the last."""
 
     NOTHING = 0
-    IN_TRANSACTION = 1  # SET LOCAL, a lock by name, a cursor: until the transaction ends
-    IN_SESSION = (
-        2  # SET, an advisory lock of the session, LISTEN, a temporary table: until it is closed
-    )
-    ENDS = 3  # it begins or ends a transaction
+    IN_TRANSACTION = 1  # until the transaction ends: SET LOCAL, LOCK, a cursor
+    IN_SESSION = 2  # until the session ends: SET, LISTEN, an advisory lock, a temporary table
+    ENDS = 3  # the statement begins or ends a transaction
 
 
 _READS_AND_WRITES = {
@@ -155,7 +153,7 @@ class _Scan:
         return self._worst
 
     def _begin_statement(self) -> None:
-        self._words: list[str] = []  # the first of the statement
+        self._words: list[str] = []  # the first words of the statement
         self._other("")
 
     def _leaves(self, what: Leaves) -> None:

@@ -125,7 +125,7 @@ def check_names(pairs: Iterable[tuple[str, str]]) -> None:
     """
     seen = set()
     for name, value in sorted(pairs, key=lambda pair: pair[0] not in _SECRET):
-        if name not in _KNOWN:  # a secret first: a part of it may look like an option
+        if name not in _KNOWN:  # secrets are sorted first: a part of one may look like an option
             raise refused_option(name)
         if not value:
             raise ValueError(f"has the option {name} without a value; write one, or take it out")

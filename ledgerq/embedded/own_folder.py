@@ -31,8 +31,8 @@ def make_private(folder: Path, owners: Iterable[int] = ()) -> None:
     """Make the folder if it is missing, and close it to all users but its owner: this user, or one of `owners`.
 
     Raises:
-        NotPrivate: the path is a link, a file or another user's folder, or another user may replace it. Nothing has
-            changed then.
+        NotPrivate: the path is a link, a file or another user's folder, or another user may replace it. Neither the
+            path nor the target of a link has changed then.
         OSError: the folder can't be made.
     """
     check_way(folder)

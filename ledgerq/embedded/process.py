@@ -109,7 +109,7 @@ def _is_ours(pid: int, program: str, folder: Path, owners: set[int]) -> bool:
 
 
 def _wait_for_end(pid: int, process: int) -> None:
-    """Wait until the process has ended, be it as a zombie; kill it after 10 s."""
+    """Wait until the process has ended (a zombie counts as ended); kill it after 10 s."""
     deadline = time.monotonic() + _STOP_SECONDS
     status = Path(f"/proc/{pid}/stat")
     while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":

@@ -81,7 +81,7 @@ class TooLong(ConstraintError):
 
 
 class RuleBroken(ConstraintError):
-    """A CHECK constraint refused the row."""
+    """A CHECK constraint, or a constraint without an error of its own here, refused the row."""
 
     problem = "breaks a rule of the database"
 

@@ -121,7 +121,7 @@ def _mapper(entity: Any) -> Mapper[Any]:
     if not isinstance(mapper, Mapper):
         name = getattr(entity, "__name__", None) or repr(entity)
         raise DefinitionError(_WHERE, f"{name} is no mapped class", "name the classes of your rows")
-    mapper.registry.configure()  # only then is it known which columns are MutableDict or MutableList
+    mapper.registry.configure()  # so that MutableDict and MutableList columns are known
     return mapper
 
 

@@ -15,7 +15,7 @@ from ledgerq.store.tables import Action
 MASK = "***"
 _DOCUMENTS = "ledgerq_documents"  # in a state's `info`
 _UNKNOWN: Any = object()  # the value is not loaded
-Expressions = Mapping[str, tuple[Any, str]]  # by field: its value before, and the SQL
+Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
 
 
 def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:
@@ -132,7 +132,7 @@ def _before(state: InstanceState[Any], field: str) -> Any:
     if field not in state.committed_state:
         return state.dict.get(field, _UNKNOWN)
     history = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE)
-    former = history.deleted or history.unchanged  # the latter: the same value was assigned
+    former = history.deleted or history.unchanged  # unchanged: an equal value was assigned
     return former[0] if former else _UNKNOWN
 
 

@@ -143,7 +143,7 @@ def _entry(session: Any, change: Change) -> dict[str, Any]:
 
 
 async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
-    """Make `origin` the author of the transaction's changes from now on. None: there is no known author."""
+    """Make `origin` the author of the transaction's changes from now on; None: no author is known."""
     sync: Any = session.sync_session
     sync.origin = origin
     recorder: FlushRecorder | None = getattr(sync, "recorder", None)

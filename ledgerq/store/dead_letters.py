@@ -61,7 +61,7 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
 
 
 async def buried(session: AsyncSession, job_ids: Collection[str]) -> dict[str, str | None]:
-    """The ids of those of these jobs that are buried, each with the queue that the job came from."""
+    """Which of these jobs are buried: their ids, each with the queue that the job came from."""
     found: dict[str, str | None] = {}
     for some in chunks(storable(job_ids)):
         letters = select(col(DeadLetter.job_id), col(DeadLetter.queue))

@@ -36,7 +36,7 @@ _LACKING = text(
 _UNUSABLE = text(
     f"{_TABLES} SELECT current_user, t.schema, s.relname FROM t JOIN pg_depend AS d "  # noqa: S608 - as above
     "ON d.refobjid = t.oid AND d.deptype = 'a' JOIN pg_class AS s ON s.oid = d.objid "
-    # in a CASE: else it may be asked of an index
+    # in a CASE, so that has_sequence_privilege is called for sequences only: it fails for an index
     "WHERE CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"
 )
 _LOCKS = text(

@@ -140,7 +140,7 @@ async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
 
 
 async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
-    """The ids of those of these jobs that have ended, each with the hash of its payload."""
+    """Which of these jobs have ended: their ids, each with the hash of the job's payload."""
     found: dict[str, bytes] = {}
     for some in chunks(storable(job_ids)):
         ended = select(col(ProcessedJob.job_id), col(ProcessedJob.payload_hash)).where(

@@ -46,8 +46,8 @@ _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows get their `seq` in th
     "AS v(job_id, kind, payload, actor, trace_id, ordering_key, queue, delay, place) ORDER BY place "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
-FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
-MAX_PAUSE = 1800  # … up to here
+FIRST_PAUSE = 10  # seconds from a message's first dispatch to the next; doubled after each
+MAX_PAUSE = 1800  # seconds between two dispatches of a message at most
 LEFT_TO_OTHERS = timedelta(minutes=10)  # for a message of a kind that the relay does not know
 _AT_ONCE = MAX_IN_A_LIST // 4  # messages of eight columns each
 
@@ -139,7 +139,8 @@ async def take_due(
 ) -> Sequence[OutboxMessage]:
     """Take at most `limit` messages that are due, to put them on Redis; sets when each is due again.
 
-    Messages that another relay has locked are skipped. Of one ordering key, only the oldest message is ever due.
+    Returns the messages in the order staged. Messages that another relay has locked are skipped. Of one ordering key,
+    only the oldest message is ever due.
 
     Args:
         session: the relay's session.
