@@ -113,9 +113,10 @@ def _answer(job_id: str, added: set[str]) -> StagedJob:
 
 
 async def _ids_of(session: AsyncSession, requests: Sequence[Request]) -> tuple[list[str], set[str]]:
-    """The job id of each request, and the ids of earlier jobs that hold the unique key of a request.
+    """Take the unique keys of the requests. Returns each request's job id, and the ids of earlier jobs that hold a key.
 
-    Keys are taken in sorted order, so that two producers who want the same keys wait and don't deadlock.
+    A request whose key an earlier job holds gets that job's id. Keys are taken in sorted order, so that two producers
+    who want the same keys wait for each other and don't deadlock.
     """
     ids, theirs = [request.checked_id() for request in requests], set[str]()
     own = set(ids)
