@@ -8,10 +8,10 @@ from ledgerq.sessions import Database, DatabaseConfig
 
 
 def build_database(config: DatabaseConfig) -> Database:
-    """Make the engine; no connection is opened yet. Who builds it disposes it."""
+    """Make the engine; no connection is opened yet. The caller must dispose it."""
     return sessions.build_database(config, TABLES)
 
 
 def open_database(config: DatabaseConfig) -> AbstractAsyncContextManager[Database]:
-    """A database for the length of the block."""
+    """A database whose connections are closed when the block ends."""
     return sessions.open_database(config, TABLES)

@@ -1,10 +1,10 @@
-"""What the tables of the task manager refuse, beside what the database itself does."""
+"""Errors of the task manager's rules, beside those of the database's constraints."""
 
 from ledgerq.errors import LedgerqError, Refused
 
 
 class NotFound(Refused):
-    """No such row, or it is deleted."""
+    """There is no such row, or it is deleted."""
 
     def __init__(self, entity: str, entity_id: int) -> None:
         self.entity, self.entity_id = entity, entity_id
@@ -12,7 +12,7 @@ class NotFound(Refused):
 
 
 class VersionConflict(Refused):
-    """Somebody else changed the row since it was read; read it again, and decide again."""
+    """Another writer changed the row since it was read: read it again before the next try."""
 
     def __init__(self, entity: str, entity_id: int, expected: int, found: int) -> None:
         self.entity, self.entity_id = entity, entity_id
@@ -24,7 +24,7 @@ class VersionConflict(Refused):
 
 
 class IllegalStatusChange(Refused):
-    """A task's status may not move that way; `db.models.task.LEGAL_MOVES` says how it may."""
+    """A task's status may not change in this way; `db.models.task.LEGAL_MOVES` lists the allowed changes."""
 
     def __init__(self, task_id: int, current: str, wanted: str, legal: tuple[str, ...]) -> None:
         self.task_id, self.current, self.wanted, self.legal = task_id, current, wanted, legal
@@ -36,7 +36,7 @@ class IllegalStatusChange(Refused):
 
 
 class NotLoaded(LedgerqError):
-    """A relationship was used that the read did not load: a hidden query is not made."""
+    """A relationship was used that the read did not load. No hidden query loads it."""
 
     def __init__(self, relationship: str) -> None:
         self.relationship = relationship
@@ -48,7 +48,7 @@ class NotLoaded(LedgerqError):
 
 
 class ChangedInPlace(LedgerqError, AttributeError):
-    """A list of a row was changed instead of replaced: no flush would notice, nothing would be stored."""
+    """A list of a row was changed in place. The flush would not notice the change, and not store it."""
 
     def __init__(self) -> None:
         super().__init__(

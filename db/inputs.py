@@ -1,4 +1,4 @@
-"""What may be written: strict input models, apart from the tables. Jobs and services share them."""
+"""Strict models of the input of writes, separate from the tables. Jobs and services share them."""
 
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ MAX_TAGS = 50
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL stores neither NUL nor half a surrogate pair."""
+    """Refuse NUL and lone surrogates, which PostgreSQL can't store."""
     if "\x00" in text:
         raise ValueError("must not contain NUL characters")
     try:
@@ -65,7 +65,7 @@ Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_sto
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_storable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS), AfterValidator(_no_duplicates)]
 Needle = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
-# Not strict, so that JSON's text is taken where a web framework has parsed it before; a number is not.
+# Not strict, so that text is accepted after a web framework has parsed the JSON; numbers are refused.
 Moment = Annotated[
     AwareDatetime, Field(strict=False), BeforeValidator(_no_number), AfterValidator(in_range)
 ]
@@ -75,19 +75,18 @@ Type = Annotated[WorkerType, Field(strict=False)]
 Id = Annotated[PositiveInt, Field(le=MAX_ID)]
 
 
-UNCHANGED: Any = Field(
-    default=None
-)  # never read: only fields that were set count, and null is refused
+# the default is never read, since only fields that were set are changed; an explicit null is refused
+UNCHANGED: Any = Field(default=None)
 
 
 class Input(BaseModel):
-    """Strict: a number is not a string, an unknown field is an error, and no error repeats the value."""
+    """Base of strict inputs: a number is not taken as text, unknown fields are errors, no error shows a value."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class NewProject(Input):
-    """A project to create. `key` is its natural key, a short name that no other project has."""
+    """A project to create. `key` is a short name that no other project has."""
 
     name: Name
     key: Key | None = None
@@ -95,7 +94,7 @@ class NewProject(Input):
 
 
 class ProjectChanges(Input):
-    """What to change of a project: the fields that were set, and no others."""
+    """Changes of a project. Only the fields that are set are changed."""
 
     name: Name = UNCHANGED
     key: Key | None = None
@@ -110,14 +109,14 @@ class NewWorker(Input):
 
 
 class WorkerChanges(Input):
-    """What to change of a worker: the fields that were set, and no others."""
+    """Changes of a worker. Only the fields that are set are changed."""
 
     name: Name = UNCHANGED
     type: Type = UNCHANGED
 
 
 class NewTask(Input):
-    """A task to create; with `parent_task_id` a subtask."""
+    """A task to create; a subtask if `parent_task_id` is given."""
 
     title: Title
     project_id: Id
@@ -132,9 +131,9 @@ class NewTask(Input):
 
 
 class TaskChanges(Input):
-    """What to change of a task: the fields that were set, and no others.
+    """Changes of a task. Only the fields that are set are changed.
 
-    The status moves by `tasks.change_status`; the project of a task never changes.
+    `tasks.change_status` changes the status; a task's project never changes.
     """
 
     title: Title = UNCHANGED

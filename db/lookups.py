@@ -1,4 +1,4 @@
-"""Reading any entity by its id, and any table from its oldest row on."""
+"""Reads of an entity by its id, and of a table page by page, for all tables."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -15,10 +15,10 @@ E = TypeVar("E", bound=Entity)
 
 
 async def get(session: AsyncSession, table: type[E], entity_id: int) -> E:
-    """The row.
+    """The row with this id.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such row.
     """
     entity = await session.get(table, entity_id) if is_id(entity_id) else None
     if entity is None:
@@ -27,7 +27,7 @@ async def get(session: AsyncSession, table: type[E], entity_id: int) -> E:
 
 
 async def page(session: AsyncSession, table: type[E], *, after_id: int, limit: int) -> Sequence[E]:
-    """Rows, oldest first; the next page begins after this one's last id.
+    """A page of rows, oldest first. For the next page, pass this page's last id as `after_id`.
 
     Raises:
         Refused: the limit is out of range.

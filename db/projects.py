@@ -1,4 +1,4 @@
-"""Reading and changing projects. Functions flush and never commit: the caller's transaction does."""
+"""Reads and changes of projects. Functions flush and never commit: the caller's transaction commits."""
 
 from collections.abc import Sequence
 
@@ -22,13 +22,13 @@ async def get(session: AsyncSession, project_id: int) -> Project:
     """One project.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such project.
     """
     return await lookups.get(session, Project, project_id)
 
 
 async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Project]:
-    """Projects, oldest first; the next page begins after this one's last id."""
+    """A page of projects, oldest first. For the next page, pass this page's last id as `after_id`."""
     return await lookups.page(session, Project, after_id=after_id, limit=limit)
 
 
@@ -51,11 +51,11 @@ async def update(
     *,
     expected_version: int | None = None,
 ) -> Project:
-    """Change the fields that were set.
+    """Change the fields that are set in `changes`.
 
     Raises:
         NotFound: there is no such project.
-        VersionConflict: it is no longer at `expected_version`.
+        VersionConflict: the project is no longer at `expected_version`.
         AlreadyExists: another project has the new key.
     """
     project = await writes.lock(session, Project, project_id, expected_version)
@@ -66,10 +66,10 @@ async def update(
 async def upsert_many(
     session: AsyncSession, origin: Origin, news: Sequence[NewProject]
 ) -> list[Project]:
-    """Create the projects whose key is new, change the others to what is given; in the order given.
+    """Create the projects whose key is new, and change the others. Returns all of them, in the order given.
 
     Raises:
-        Refused: one has no key, or two have the same.
+        Refused: a project has no key, two have the same key, or there are too many.
     """
     keys = [new.key for new in news]
     if len(keys) > MAX_AT_ONCE:
@@ -101,12 +101,12 @@ async def delete(
     *,
     expected_version: int | None = None,
 ) -> None:
-    """Remove a project for good. One that has tasks, deleted ones too, stays (restrict).
+    """Delete a project's row. A project that has tasks, even only deleted ones, can't be deleted (restrict).
 
     Raises:
         NotFound: there is no such project.
-        VersionConflict: it is no longer at `expected_version`.
-        StillReferenced: it has tasks.
+        VersionConflict: the project is no longer at `expected_version`.
+        StillReferenced: the project has tasks.
     """
     project = await writes.lock(session, Project, project_id, expected_version)
     await session.delete(project)
@@ -116,7 +116,7 @@ async def delete(
 
 
 async def _insert_new(session: AsyncSession, news: Sequence[NewProject]) -> set[str | None]:
-    """The keys that were not there; sorted, so that two upserts can't wait for each other."""
+    """Insert the projects whose key is new; returns their keys. In sorted order, so that two upserts don't deadlock."""
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     values = sorted((new.model_dump() for new in news), key=lambda each: str(each["key"]))
     added = insert(Project).values(values).on_conflict_do_nothing(index_elements=["key"])

@@ -13,20 +13,20 @@ TABLES = Tables(metadata=(Base.metadata,), migrations=MIGRATIONS)
 
 
 def migrate(config: DatabaseConfig, revision: str = "head") -> None:
-    """Bring the schema to a revision: see `ledgerq.alembic.migrate`."""
+    """Migrate the database to a revision: see `ledgerq.alembic.migrate`."""
     alembic.migrate(config, TABLES, revision)
 
 
 async def create_db_and_tables(database: Database) -> None:
-    """Make all tables at once, for tests and demos; the schema is marked as current."""
+    """Make all tables at once, for tests and demos, and mark the database with the newest revision."""
     await alembic.create_tables(database)
 
 
 def alembic_config(config: DatabaseConfig | None = None) -> Config:
-    """Alembic's own configuration, for the database given or else the environment's."""
+    """Alembic's configuration for the given database; None: for DATABASE_URL's."""
     return alembic.alembic_config(TABLES, config)
 
 
 def head_revision() -> str:
-    """The revision that this code was written for."""
+    """The newest revision of the migrations, which this code needs."""
     return alembic.head_revision(TABLES)

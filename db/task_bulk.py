@@ -1,4 +1,4 @@
-"""Many tasks in few statements. Functions flush and never commit."""
+"""Changes of many tasks in few statements. Functions flush and never commit."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from ledgerq.sessions import insert_returning_ids, naming_references
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
-    """Add tasks with their audit entries; their ids, in the order given.
+    """Add tasks with their audit entries; returns their ids, in the order given.
 
     Raises:
         MissingReference: a project, parent, assignee or creator does not exist.
@@ -31,7 +31,7 @@ async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewT
 async def create_of_many(
     session: AsyncSession, news: Sequence[tuple[Origin, NewTask]]
 ) -> list[int]:
-    """The same for tasks of several origins. Raises as `create_many`."""
+    """As `create_many`, for tasks of several origins."""
     if not news:
         return []
     await _require_parents(session, [new for _, new in news])
@@ -51,12 +51,12 @@ async def create_of_many(
 async def update_many(
     session: AsyncSession, origin: Origin, task_ids: Sequence[int], changes: TaskChanges
 ) -> int:
-    """Change the fields that were set, in all of these tasks; how many were not so before.
+    """Change the fields that are set in `changes`, in all of these tasks; returns how many tasks have changed.
 
     Raises:
-        NotFound: one of them does not exist, or is deleted.
+        NotFound: a task does not exist, or is deleted.
         MissingReference: the new assignee does not exist.
-        Refused: the parent is among the fields; tasks move one at a time.
+        Refused: the parent is among the fields, which only `tasks.update` changes; or there are too many tasks.
     """
     if "parent_task_id" in changes.model_fields_set:
         raise Refused("parent_task_id", "tasks move one at a time: use tasks.update")
@@ -71,7 +71,7 @@ async def update_many(
         raise NotFound("task", missing)
     what = writes.what_was_set(changes)
     if "tags" in what:
-        what["tags"] = FixedList(what["tags"])  # all of them hold this one
+        what["tags"] = FixedList(what["tags"])  # all of the tasks share this list
     changed = [(task, change) for task in found if (change := writes.difference(task, what))]
     await writes.update_rows(session, [task for task, _ in changed], what)
     await audit.record(session, origin, *(change for _, change in changed))

@@ -1,6 +1,6 @@
-"""Reading tasks: one with what belongs to it, a whole tree, a page of a list. Few statements each.
+"""Reads of tasks, with few statements each: one task with its relations, a whole tree, a page of a list.
 
-Deleted tasks are left out of every read that does not ask for them.
+Reads leave out deleted tasks unless they ask for them.
 """
 
 import base64
@@ -39,7 +39,7 @@ class TaskOrder(StrEnum):
 
 
 class TaskFilter(Input):
-    """Which tasks; a field left out does not matter. `text` is looked for in title and description."""
+    """Selects tasks. A field that is None matches every task. `text` is searched in title and description."""
 
     project_id: Id | None = None
     status: TaskStatus | None = None
@@ -54,7 +54,7 @@ class TaskFilter(Input):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A part of a list. `next` is the cursor of the part that follows, None at the end."""
+    """A page of a list. `next` is the cursor of the next page, None on the last. `total` is None if not asked for."""
 
     items: Sequence[T]
     next: str | None
@@ -65,7 +65,7 @@ async def get(session: AsyncSession, task_id: int, *, include_deleted: bool = Fa
     """A task with project, assignee, creator and direct subtasks: two statements.
 
     Raises:
-        NotFound: there is no such task, or it is deleted and that was not asked for.
+        NotFound: there is no such task, or it is deleted and `include_deleted` is False.
     """
     found = await session.scalars(
         select(Task)
@@ -113,8 +113,8 @@ async def page(
 ) -> Page[Task]:
     """One page, each task with project, assignee and creator: one statement, two with the total.
 
-    `after`, the cursor of the page before, stays correct while rows are added; `offset` counts from
-    the start and does not.
+    `after` is the cursor of the page before; it stays correct while rows are added. `offset` skips rows from the start;
+    if rows are added meanwhile, pages overlap.
 
     Raises:
         Refused: the cursor is not one of this list, there is no such order, or limit or offset is
@@ -175,7 +175,7 @@ def _filtered(session: AsyncSession, which: TaskFilter, order: TaskOrder) -> Sel
 
 
 def _has_tags(session: AsyncSession, tags: Sequence[str]) -> ColumnElement[bool]:
-    """All of the tags: `tags @> …`, which the GIN index answers; SQLite looks into each list."""
+    """True for tasks with all of the tags: `tags @> …`, by the GIN index; SQLite reads each task's list."""
     if session.get_bind().dialect.name != "sqlite":
         return type_coerce(col(Task.tags), JSONB).contains(list(tags))
     inside = func.json_each(col(Task.tags)).table_valued("value")
@@ -184,7 +184,7 @@ def _has_tags(session: AsyncSession, tags: Sequence[str]) -> ColumnElement[bool]
 
 
 def _columns(order: TaskOrder) -> list[ColumnElement[Any]]:
-    """What a list is sorted by, the id last, so that no two rows are equal."""
+    """The columns by which a list is sorted. The id is the last, so that no two rows are equal."""
     leading: dict[TaskOrder, list[ColumnElement[Any]]] = {
         TaskOrder.DUE: [col(Task.due_at)],  # type: ignore[list-item]
         TaskOrder.PRIORITY: [_URGENCY],
@@ -225,7 +225,7 @@ def _read_cursor(order: TaskOrder, cursor: str) -> list[Any]:
 
 
 def _in_bounds(order: TaskOrder, values: Sequence[Any]) -> bool:
-    """A cursor may be made up: nothing in it reaches the database that could not have come from us."""
+    """False if a cursor holds a value that no real cursor has: a client may have made it up."""
     if order is TaskOrder.PRIORITY and values[0] not in range(-len(TaskPriority) + 1, 1):
         return False
     return type(values[-1]) is int and 0 <= values[-1] <= MAX_ID

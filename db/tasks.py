@@ -1,6 +1,6 @@
-"""Changing tasks, one at a time. Functions flush and never commit: the caller's transaction does.
+"""Changes of tasks, one at a time. Functions flush and never commit: the caller's transaction commits.
 
-Reading them is in db.task_reads, many at once in db.task_bulk.
+db.task_reads reads tasks, db.task_bulk changes many at once.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,16 @@ from ledgerq.audit import Action, Change, Origin
 from ledgerq.bounds import MAX_IN_A_LIST, is_id, require_limit, require_moment
 from ledgerq.errors import MissingReference, Refused
 
-_WITH_DELETED = {INCLUDE_DELETED: True, "populate_existing": True}  # and as they are now
+# deleted tasks too; loaded attributes are overwritten with the rows' values
+_WITH_DELETED = {INCLUDE_DELETED: True, "populate_existing": True}
 
 
 async def create(session: AsyncSession, origin: Origin, new: NewTask) -> Task:
     """Add a task.
 
     Raises:
-        MissingReference: its project, parent, assignee or creator does not exist.
-        Refused: its parent belongs to another project.
+        MissingReference: the project, parent, assignee or creator does not exist.
+        Refused: the parent belongs to another project.
     """
     if new.parent_task_id is not None:
         await require_parents(session, {new.parent_task_id: new.project_id})
@@ -47,13 +48,13 @@ async def update(
     *,
     expected_version: int | None = None,
 ) -> Task:
-    """Change the fields that were set.
+    """Change the fields that are set in `changes`.
 
     Raises:
         NotFound: there is no such task, or it is deleted.
-        VersionConflict: it is no longer at `expected_version`.
+        VersionConflict: the task is no longer at `expected_version`.
         MissingReference: the new assignee or parent does not exist.
-        Refused: the new parent belongs to another project, or is a part of the task.
+        Refused: the new parent belongs to another project, or is the task itself or a subtask of it.
     """
     task = await writes.lock(session, Task, task_id, expected_version)
     if changes.parent_task_id is not None:
@@ -70,12 +71,12 @@ async def change_status(
     *,
     expected_version: int | None = None,
 ) -> Task:
-    """Move a task to another status.
+    """Change a task's status.
 
     Raises:
         NotFound: there is no such task, or it is deleted.
-        VersionConflict: it is no longer at `expected_version`.
-        IllegalStatusChange: `LEGAL_MOVES` does not list the move.
+        VersionConflict: the task is no longer at `expected_version`.
+        IllegalStatusChange: `LEGAL_MOVES` does not allow the change.
     """
     task = await writes.lock(session, Task, task_id, expected_version)
     legal = LEGAL_MOVES[task.status]
@@ -93,20 +94,21 @@ async def delete(
     now: datetime,
     expected_version: int | None = None,
 ) -> Sequence[Task]:
-    """Mark a task and all its subtasks, however deep, as deleted (cascade).
+    """Mark a task and its subtasks at any depth as deleted (cascade). Returns the marked tasks.
 
-    The rows stay until they are purged; those deleted before keep their time. Returns what it marked.
+    The rows stay until a purge. Subtasks that were deleted before keep their time of deletion.
 
     Raises:
         NotFound: there is no such task, or it is deleted.
-        VersionConflict: it is no longer at `expected_version`.
-        Refused: `now` is no time that a database can hold.
+        VersionConflict: the task is no longer at `expected_version`.
+        Refused: `now` has no time zone, or is out of the database's range.
     """
     require_moment("now", now)
     task = await writes.lock(session, Task, task_id, expected_version)
     living = col(Task.deleted_at).is_(None)
     tasks = await _subtree(session, task.id, living)
-    # who adds a subtask holds its parent: the look that waited for one may not have seen it
+    # a transaction that adds a subtask locks the parent; a read that waited for that lock may not
+    # have seen the new subtask: so read until no more are found
     while len(again := await _subtree(session, task.id, living)) > len(tasks):
         tasks = again
     return await _mark(session, origin, tasks, now, Action.DELETE)
@@ -116,8 +118,8 @@ async def restore(session: AsyncSession, origin: Origin, task_id: int) -> Sequen
     """Bring back a deleted task and the subtasks that were deleted with it; returns them.
 
     Raises:
-        NotFound: there is no such task among the deleted.
-        Refused: its parent is deleted.
+        NotFound: there is no deleted task of this id.
+        Refused: the task's parent is deleted.
     """
     if not is_id(task_id):
         raise NotFound("task", task_id)
@@ -140,13 +142,13 @@ async def restore(session: AsyncSession, origin: Origin, task_id: int) -> Sequen
 async def purge(
     session: AsyncSession, origin: Origin, *, deleted_before: datetime, limit: int
 ) -> int:
-    """Remove for good at most `limit` tasks that were deleted before then, longest gone first.
+    """Delete the rows of at most `limit` tasks that were marked as deleted before a time, the earliest first.
 
-    A task whose subtask still exists stays until that one can go too. The audit log keeps what
-    each row held. Returns how many went.
+    A task that has a subtask stays until the subtask's row is deleted. The audit log keeps the values of each row.
+    Returns how many rows were deleted.
 
     Raises:
-        Refused: the limit is out of range, or `deleted_before` is no time that a database can hold.
+        Refused: the limit is out of range; or `deleted_before` has no time zone, or is out of the database's range.
     """
     require_limit(limit, MAX_IN_A_LIST)
     require_moment("deleted_before", deleted_before)
@@ -167,11 +169,11 @@ async def purge(
 
 
 async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None:
-    """Hold the parents (id → the project it must belong to), so that none is deleted meanwhile.
+    """Check the parents (id → the project of the subtask), and lock them, so that none is deleted meanwhile.
 
     Raises:
-        MissingReference: one does not exist, or is deleted.
-        Refused: one belongs to another project, or there are too many.
+        MissingReference: a parent does not exist, or is deleted.
+        Refused: a parent belongs to another project, or there are too many.
     """
     if len(wanted) > MAX_IN_A_LIST:
         raise Refused("parent_task_id", f"at most {MAX_IN_A_LIST} different parents at once")
@@ -187,7 +189,7 @@ async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None
 
 
 async def _require_no_cycle(session: AsyncSession, task: Task, parent_id: int) -> None:
-    """Moves within a project take turns: two at once could close a circle that neither one sees."""
+    """Refuse a parent that is below the task. Locks the project: two moves at once could form a cycle unnoticed."""
     project = select(col(Project.id)).where(col(Project.id) == task.project_id)
     await session.execute(project.with_for_update(key_share=True))
     await require_parents(session, {parent_id: task.project_id})
@@ -206,7 +208,7 @@ async def _require_no_cycle(session: AsyncSession, task: Task, parent_id: int) -
 async def _subtree(
     session: AsyncSession, task_id: int, which: ColumnElement[bool]
 ) -> Sequence[Task]:
-    """The task and its subtasks at any depth, held in the order of their ids."""
+    """The task and its subtasks at any depth that match the condition, locked in the order of their ids."""
     tree = select(col(Task.id)).where(col(Task.id) == task_id).cte("tree", recursive=True)
     tree = tree.union(select(col(Task.id)).join(tree, col(Task.parent_task_id) == tree.c.id))
     rows = select(Task).where(col(Task.id).in_(select(tree.c.id)), which).order_by(col(Task.id))

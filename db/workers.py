@@ -1,4 +1,4 @@
-"""Reading and changing workers, the people and agents. Functions flush and never commit."""
+"""Reads and changes of workers: the people and agents, not the processes. Functions flush and never commit."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ async def get(session: AsyncSession, worker_id: int) -> Worker:
     """One worker.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such worker.
     """
     return await lookups.get(session, Worker, worker_id)
 
 
 async def page(session: AsyncSession, *, after_id: int = 0, limit: int = 50) -> Sequence[Worker]:
-    """Workers, oldest first; the next page begins after this one's last id."""
+    """A page of workers, oldest first. For the next page, pass this page's last id as `after_id`."""
     return await lookups.page(session, Worker, after_id=after_id, limit=limit)
 
 
@@ -43,11 +43,11 @@ async def update(
     *,
     expected_version: int | None = None,
 ) -> Worker:
-    """Change the fields that were set.
+    """Change the fields that are set in `changes`.
 
     Raises:
         NotFound: there is no such worker.
-        VersionConflict: it is no longer at `expected_version`.
+        VersionConflict: the worker is no longer at `expected_version`.
     """
     worker = await writes.lock(session, Worker, worker_id, expected_version)
     await writes.change(session, origin, worker, writes.what_was_set(changes))
@@ -61,11 +61,11 @@ async def delete(
     *,
     expected_version: int | None = None,
 ) -> None:
-    """Remove a worker for good. Its tasks stay, assigned to nobody, created by nobody (set null).
+    """Delete a worker's row. Its tasks stay, with nobody as assignee or creator (set null).
 
     Raises:
         NotFound: there is no such worker.
-        VersionConflict: it is no longer at `expected_version`.
+        VersionConflict: the worker is no longer at `expected_version`.
     """
     worker = await writes.lock(session, Worker, worker_id, expected_version)
     left = [
@@ -78,7 +78,7 @@ async def delete(
 
 
 async def _let_go(session: AsyncSession, field: str, worker_id: int) -> list[Change]:
-    """Empty the field in every task that names the worker, in one statement."""
+    """Set the field to NULL in all tasks that name the worker, in one statement; returns the changes."""
     column = getattr(Task, field)
     tasks = (
         update_rows(Task)

@@ -1,4 +1,4 @@
-"""What all writes share: lock the row, refuse a lost update, change what was set, leave the entry."""
+"""The steps that all writes share: lock the row, check its version, change the fields, write the audit entry."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -19,8 +19,8 @@ from ledgerq.sessions import flush, naming_references, reading_others, translate
 
 E = TypeVar("E", bound=Entity)
 
-_AS_IT_IS_NOW = {"populate_existing": True}
-_FOR_UPDATE: Mapping[type[Any], Select[Any]] = {  # made once: the first statement of most jobs
+_AS_IT_IS_NOW = {"populate_existing": True}  # overwrite loaded attributes with the row's values
+_FOR_UPDATE: Mapping[type[Any], Select[Any]] = {  # made once, since most jobs begin with one
     table: select(table).where(table.__table__.c.id == bindparam("id")).with_for_update()  # type: ignore[union-attr]
     for table in (Project, Worker, Task)
 }
@@ -30,11 +30,11 @@ MAX_AT_ONCE = 10_000  # a statement has 32,767 parameters at most
 async def lock(
     session: AsyncSession, table: type[E], entity_id: int, expected_version: int | None = None
 ) -> E:
-    """The row, held until the transaction ends: two changes of one row take turns.
+    """Read a row and lock it until the transaction ends, so that a second change of the row waits.
 
     Raises:
-        NotFound: there is none, or it is deleted.
-        VersionConflict: it is no longer at the version that the writer has seen.
+        NotFound: there is no such row, or it is deleted.
+        VersionConflict: the row is no longer at `expected_version`, which the writer has seen. None: not checked.
     """
     entity: Any = None
     if 1 <= entity_id <= MAX_ID:
@@ -51,7 +51,7 @@ async def lock(
 
 
 async def _write_if_waiting(session: AsyncSession, table: type[Any], entity_id: int) -> None:
-    """What is read must not be older than what this session changed in it."""
+    """Flush the session's own changes of the row first: the read that follows would overwrite them."""
     known = session.identity_map.get(identity_key(table, entity_id))
     if session.new or (known is not None and known in session.dirty):
         with translated():
@@ -59,10 +59,10 @@ async def _write_if_waiting(session: AsyncSession, table: type[Any], entity_id: 
 
 
 async def add(session: AsyncSession, origin: Origin, entity: Entity) -> None:
-    """Add a new row, flush it for its id, and leave its entry.
+    """Add a new row, flush it to get its id, and write its audit entry.
 
     Raises:
-        ConstraintError: the database refuses the row; which one says why, and for which field.
+        ConstraintError: the database refuses the row; the error's class says why, its `fields` where.
     """
     session.add(entity)
     await flush(session, [entity])
@@ -72,7 +72,7 @@ async def add(session: AsyncSession, origin: Origin, entity: Entity) -> None:
 async def change(
     session: AsyncSession, origin: Origin, entity: Entity, changes: Mapping[str, Any]
 ) -> None:
-    """Set the fields that differ; nothing differs, nothing happens.
+    """Set the fields that differ, and write the audit entry. If no field differs, nothing happens.
 
     Raises:
         ConstraintError: the database refuses the row.
@@ -84,7 +84,7 @@ async def change(
 
 
 def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
-    """Set the fields that differ and count the version up; what changed, or None if nothing did."""
+    """Set the fields that differ and increase the version. Returns the change; None if no field differs."""
     changed = difference(entity, changes)
     if changed:
         for field, value in changed.after.items():
@@ -94,7 +94,7 @@ def set_fields(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
 
 
 def difference(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
-    """What would change, in the fields that differ; None if none does."""
+    """The change from the row's values to the new ones, in the fields that differ; None if no field differs."""
     before = {field: getattr(entity, field) for field in changes}
     after = {field: value for field, value in changes.items() if value != before[field]}
     return Change.of(entity, {field: before[field] for field in after}, after) if after else None
@@ -103,7 +103,7 @@ def difference(entity: Entity, changes: Mapping[str, Any]) -> Change | None:
 async def update_rows(
     session: AsyncSession, tasks: Sequence[Task], values: Mapping[str, Any]
 ) -> None:
-    """Give all of these tasks the same values, in one statement per `MAX_AT_ONCE`; the objects follow.
+    """Set the same values in all of these tasks, `MAX_AT_ONCE` in a statement, and in the loaded objects.
 
     Raises:
         ConstraintError: the database refuses the values.
@@ -127,5 +127,5 @@ async def update_rows(
 
 
 def what_was_set(changes: Input) -> dict[str, Any]:
-    """The fields that the caller named; a field left out is not a field set to nothing."""
+    """The fields that the caller has set, with their values. A field that is left out is not set to None."""
     return {field: getattr(changes, field) for field in changes.model_fields_set}

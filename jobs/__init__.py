@@ -1,1 +1,1 @@
-"""The jobs of the task manager: a file for each kind, and what runs by schedule."""
+"""The jobs of the task manager: the kinds, in a file for each table, and the schedule."""

@@ -4,5 +4,5 @@ from jobs.kinds import PurgeDeletedTasks
 from ledgerq import Recurring
 
 SCHEDULE = (
-    Recurring(PurgeDeletedTasks, minute=17),  # hourly, off the full hour's crowd
+    Recurring(PurgeDeletedTasks, minute=17),  # hourly; many other jobs start at :00
 )

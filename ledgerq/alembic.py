@@ -1,6 +1,6 @@
-"""For migrations: ledgerq's tables in a service's own history, what its `env.py` runs, indexes on tables in use.
+"""Help for Alembic migrations: ledgerq's tables in a service's own history, its `env.py`, indexes on tables in use.
 
-A service that has an Alembic history of its own may bring ledgerq's tables up in it:
+A service that has its own Alembic history may create and upgrade ledgerq's tables in it:
 
 ```python
 from alembic import op
@@ -14,7 +14,7 @@ def downgrade() -> None:
 ```
 
 and its `env.py` passes `include_name=ledgerq_tables.include_name` to `context.configure`, so that neither
-`--autogenerate` nor `alembic check` looks at them.
+`--autogenerate` nor `alembic check` looks at ledgerq's tables.
 """
 
 import asyncio
@@ -71,15 +71,16 @@ _OURS = frozenset(table.name for table in METADATA.tables.values())
 def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
     """Bring ledgerq's tables to a version, in the transaction of the migration that calls it.
 
-    What is there already is left alone. With `--sql` all versions up to that one are written.
+    Versions that the tables have reached already are skipped. With `--sql`, the statements of all versions up to
+    `to` are written.
 
     Args:
         operations: Alembic's `op`.
         to: the version. Name it as a number: a migration must not change when ledgerq does.
-        schema: the PostgreSQL schema, as in `App(schema=)`.
+        schema: the PostgreSQL schema of ledgerq's tables, as in `App(schema=)`.
 
     Raises:
-        MigrationFailed: there is no such version; or tables of ledgerq 0.1 stand there, and must be adopted first.
+        MigrationFailed: there is no such version; or the database has tables of ledgerq 0.1: run `adopt` first.
         SettingError: the schema is no plain identifier.
     """
     own, found = checked_schema(schema), 0
@@ -91,9 +92,9 @@ def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
 
 
 def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
-    """Bring ledgerq's tables back to an earlier version; 0 drops them, and what they hold.
+    """Bring ledgerq's tables back to an earlier version; 0 drops the tables with their rows.
 
-    With `--sql` all versions after that one are taken back. Arguments and errors as `upgrade`.
+    With `--sql`, the statements that undo all versions after `to` are written. Arguments and errors as for `upgrade`.
     """
     own, found = checked_schema(schema), NEWEST
     if not _offline(operations):
@@ -102,10 +103,11 @@ def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
 
 
 def adopt(operations: Any, *, schema: str = SCHEMA) -> None:
-    """Move the tables of ledgerq 0.1 from where they stand into ledgerq's own schema, at version 1.
+    """Move the tables of ledgerq 0.1 into ledgerq's own schema; they are at version 1 then.
 
-    Rows, sequences, triggers and grants go along. Where they stood, an `enqueue_job` stays that calls the new one. Where
-    there are none, version 1 is made; where that is done already, nothing happens. On SQLite the tables stay.
+    Rows, sequences, triggers and grants move with the tables. The old schema keeps a function `enqueue_job` that calls
+    the new one. If there are no tables of 0.1, version 1 is created. If the tables have a version already, nothing
+    happens. On SQLite, which has one schema, the tables stay where they are.
 
     Raises:
         MigrationFailed: on SQLite, the tables are older than the last version 0.1 with text ids.
@@ -123,9 +125,9 @@ def adopt(operations: Any, *, schema: str = SCHEMA) -> None:
 
 
 def include_name(name: str | None, kind: str, parents: Any, *, schema: str = SCHEMA) -> bool:
-    """For `context.configure(include_name=…)` in an `env.py`: False of what is ledgerq's.
+    """For `context.configure(include_name=…)` in an `env.py`: False for ledgerq's tables, which Alembic then ignores.
 
-    With another schema than `ledgerq`: `partial(include_name, schema="…")`.
+    If ledgerq's tables stand in another schema than `ledgerq`, pass `partial(include_name, schema="…")`.
     """
     if kind == "schema":
         return name != schema
@@ -162,22 +164,27 @@ def _offline(operations: Any) -> bool:
 def create_index_concurrently(
     name: str, table: str, columns: Sequence[str], **options: Any
 ) -> None:
-    """Build an index without keeping writers out; one left invalid by a failed try is replaced.
+    """Build an index while other sessions go on writing to the table.
 
-    It can't run in a transaction: what the migration did before is committed first.
+    An index of this name, which a failed try may have left invalid, is dropped first. PostgreSQL does not build such an
+    index in a transaction: what the migration did before is committed first. On SQLite the index is built as usual.
     """
     if op.get_context().dialect.name != "postgresql":
         op.create_index(name, table, list(columns), **options)
         return
     with op.get_context().autocommit_block():
-        op.execute("SET lock_timeout = 0")  # it waits for running transactions, without a lock
+        # building the index waits for running transactions, and holds no lock that blocks writers
+        op.execute("SET lock_timeout = 0")
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, list(columns), postgresql_concurrently=True, **options)
         op.execute("RESET lock_timeout")
 
 
 def drop_index_concurrently(name: str, table: str) -> None:
-    """Drop an index without keeping writers out."""
+    """Drop an index while other sessions go on writing to the table.
+
+    On PostgreSQL, what the migration did before is committed first.
+    """
     if op.get_context().dialect.name != "postgresql":
         op.drop_index(name, table)
         return
@@ -186,10 +193,11 @@ def drop_index_concurrently(name: str, table: str) -> None:
 
 
 def run(*metadata: MetaData) -> None:
-    """What an `env.py` does: run the migrations for the database given, or else for DATABASE_URL.
+    """The body of an `env.py`: run the migrations on the database that a command of ledgerq names, or on DATABASE_URL.
 
     Args:
-        *metadata: of the application's tables, for `alembic check` and `--autogenerate`; ledgerq's are left out.
+        *metadata: the metadata of the application's tables, for `alembic check` and `--autogenerate`, which ignore
+            ledgerq's tables.
     """
     given = context.config.attributes.get("database")
     if isinstance(given, DatabaseConfig):
@@ -209,7 +217,7 @@ def _run(config: DatabaseConfig, metadata: Sequence[MetaData]) -> None:
 
 
 def _as_plain_type(kind: str, value: object, _context: object) -> str | Literal[False]:
-    """Write a column's type into a migration as plain SQLAlchemy: a migration must not change with us."""
+    """Write a column's type into a migration as plain SQLAlchemy: a migration must not change when ledgerq does."""
     if kind == "type" and isinstance(value, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(value, AutoString):
@@ -218,7 +226,7 @@ def _as_plain_type(kind: str, value: object, _context: object) -> str | Literal[
 
 
 def _in_one(*metadata: MetaData) -> MetaData:
-    """All tables: Alembic names a migration's constraints by the convention of one metadata."""
+    """One metadata with all tables: Alembic takes the names of a migration's constraints from one naming convention."""
     merged = MetaData(naming_convention=NAMING_CONVENTION)
     for each in metadata:
         for table in each.sorted_tables:

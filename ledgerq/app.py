@@ -1,4 +1,4 @@
-"""What a service runs: its jobs, its schedule, its tables, and what its worker does at its start and its end.
+"""`App` tells ledgerq what a service has: jobs, schedule, tables, and what its worker does at its start and end.
 
 ```python
 app = App(
@@ -31,11 +31,11 @@ from ledgerq.store.audited import FlushRecorder
 from ledgerq.wire.arq_formats import Deserializer, Serializer
 from ledgerq.wire.names import CRON_PREFIX
 
-Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # of arq: it is given the `ctx`
+Hook = Callable[[dict[Any, Any]], Awaitable[Any]]  # an arq hook, called with arq's `ctx`
 
 
 class Named(Protocol):
-    """What `arq.func(…)` and `arq.cron(…)` make."""
+    """A function or cron job as `arq.func(…)` or `arq.cron(…)` returns it."""
 
     name: str
 
@@ -45,35 +45,39 @@ ArqFunction = Callable[..., Awaitable[Any]] | Named | str
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """The table of contents of a service. It has no side effects: a worker, a command or a test makes use of it.
+    """All that ledgerq must know of a service. An `App` starts nothing itself: workers, commands and tests use it.
 
     ```python
     app = App(jobs=[close_order], metadata=[SQLModel.metadata], resources=open_resources)
     ```
 
     Args:
-        jobs: every kind of job there is, as `@job` made them; two of one name are refused.
-        schedule: what runs by the clock.
-        metadata: of the service's own tables; errors name their columns, `health` checks grants on them.
-        audited: the classes whose changes leave audit entries by themselves: `Order`, or
+        jobs: all kinds of job of the service, as `@job` returns them; two kinds of one name are refused.
+        schedule: the jobs that start at fixed times.
+        metadata: the SQLAlchemy metadata of the service's own tables; errors name the tables' columns, and `health`
+            checks the grants on the tables.
+        audited: the classes whose changes write audit entries without a call: `Order`, or
             `Audited(Card, mask={"number"})` to leave out or mask columns.
-        migrations: the folder of Alembic migrations that make them; a worker refuses to start on an older revision.
+        migrations: the folder of the Alembic migrations that make the service's own tables; a worker starts only if the
+            database is at their newest revision. None: workers don't check the revision.
         schema: the PostgreSQL schema in which ledgerq's own tables stand. On SQLite there is one schema for all.
-        resources: an async context manager: what it yields is `context.resources` of each job. A worker enters it at its
-            startup, when the engine is built, and leaves it at its shutdown, before the engine is disposed.
-        forget_ended_jobs: prune the receipts of jobs that ended more than 90 days ago, every hour.
-        on_startup: arq's startup hook, in place of `ledgerq.workers.startup`: it builds the engine.
-        on_shutdown: arq's shutdown hook, in place of `ledgerq.workers.shutdown`: it disposes the engine.
+        resources: a function that returns an async context manager, whose value is `context.resources` of each job. A
+            worker enters it at its start, when the engine is built, and leaves it at its end, before it disposes the
+            engine.
+        forget_ended_jobs: delete, every hour, the receipts of jobs that ended more than 90 days ago.
+        on_startup: an arq startup hook that replaces `ledgerq.workers.startup`, which builds the engine.
+        on_shutdown: an arq shutdown hook that replaces `ledgerq.workers.shutdown`, which disposes the engine.
         arq_functions: the service's own arq functions, as arq takes them: coroutine functions, `arq.func(…)`, dotted
-            names. They run by arq's rules and with arq's defaults, beside the jobs; `ctx` is what `on_startup` made of it.
-        arq_cron_jobs: the service's own `arq.cron(…)` jobs; their clock is UTC.
-        arq_serializer: with what arq clients of the service write jobs, if not JSON, such as `pickle.dumps`.
-        arq_deserializer: the other way round, such as `pickle.loads`, which runs code that it finds in a job. Without it
-            no body but JSON is ever decoded: a pickled job stays on the queue, and the log says why.
+            names. They run beside the jobs, with arq's rules and defaults; they get the `ctx` that `on_startup` filled.
+        arq_cron_jobs: the service's own `arq.cron(…)` jobs; their times are UTC.
+        arq_serializer: the function with which the service's arq clients write jobs, for example `pickle.dumps`; None
+            is JSON.
+        arq_deserializer: the function that reads those jobs, for example `pickle.loads`, which runs code that it finds
+            in a job. None: only JSON is decoded; a pickled job stays on the queue, and the log says why.
 
     Raises:
-        DefinitionError: two kinds or functions have one name, one of `jobs` was not made by `@job`, or a class can't be
-            audited as it is asked for.
+        DefinitionError: two kinds or functions have one name, one of `jobs` was not made by `@job`, or `audited` names
+            a class that can't be audited.
         SettingError: the schema is no plain identifier.
     """
 
@@ -116,11 +120,11 @@ class App:
         self._check_arq()
 
     def registry(self, resources: Any = None) -> Registry:
-        """The kinds by name, and what their handlers are given, for one process."""
+        """The kinds by name, and the resources that their handlers get; for one process."""
         return Registry(self.jobs, resources)
 
     def _check_arq(self) -> None:
-        """arq itself would let the last function of a name take the jobs of all."""
+        """Refuse an arq function whose name is taken: arq would give the jobs of both to the last one."""
         kinds = {name for kind in self.jobs for name in (kind.name, f"{CRON_PREFIX}{kind.name}")}
         seen = set[str]()
         for each in (*self.arq_functions, *self.arq_cron_jobs):
@@ -138,7 +142,7 @@ class App:
 
 
 def arq_name(function: ArqFunction) -> str:
-    """The name by which arq's clients enqueue it."""
+    """The name by which arq's clients enqueue the function."""
     if isinstance(function, str):
         return function
     return getattr(function, "name", None) or str(getattr(function, "__qualname__", function))

@@ -1,7 +1,7 @@
-"""What an argument of a read or a write may be, checked before the driver sees it: ids, limits, lists, texts, times.
+"""Checks the arguments of reads and writes before the driver sees them: ids, limits, lists, texts, times.
 
-A number that no row can have finds no row. What is no number, no text or no time for the database is refused
-by its name.
+An id that no row can have finds no row. A limit, text or time that the database can't take is refused; the error names
+the argument.
 
 ```python
 def page(after: int | None, limit: int) -> tuple[int, int]:
@@ -18,8 +18,8 @@ from ledgerq.errors import Refused
 
 MAX_ID = 2**63 - 1
 MAX_ROWS = 500  # in a page
-MAX_PRUNED = 1_000_000  # in one statement that removes what is old
-DEFAULT_QUEUE = "default"  # the word for the default queue, whatever its key on Redis is
+MAX_PRUNED = 1_000_000  # rows that one pruning statement deletes
+DEFAULT_QUEUE = "default"  # stands for the default queue, whose key on Redis is LEDGERQ_QUEUE
 MAX_IN_A_LIST = 10_000  # a statement has 32,767 parameters at most
 
 T = TypeVar("T")
@@ -31,15 +31,15 @@ def is_id(value: object) -> bool:
 
 
 def cursor(value: int | None) -> int:
-    """The id that a page begins after or before, brought into the range of ids."""
+    """The id after or before which a page begins, cut to the range 0 to MAX_ID; None is 0."""
     return min(max(value or 0, 0), MAX_ID)
 
 
 def require_limit(limit: int, most: int = MAX_ROWS) -> None:
-    """Refuse to read or remove more rows in one go than is good for the others.
+    """Refuse a number of rows that is not 1 to `most`: one statement must not hold up the others.
 
     Raises:
-        Refused: the limit is out of range.
+        Refused: the limit is out of range, or no int.
     """
     if type(limit) is not int or not 1 <= limit <= most:
         raise Refused("limit", f"must be 1 to {most}")
@@ -55,7 +55,7 @@ def is_storable(text: str) -> bool:
 
 
 def storable(texts: Iterable[str]) -> list[str]:
-    """Those that a row may hold, each once, in their order."""
+    """The texts that a row may hold, sorted, each once."""
     return [text for text in sorted(set(texts)) if is_storable(text)]
 
 
@@ -63,7 +63,7 @@ def require_moment(field: str, moment: datetime) -> None:
     """Refuse a time that no database can hold.
 
     Raises:
-        Refused: it has no time zone, or is not between the years 1 and 9999 in UTC.
+        Refused: the time has no time zone, or is not between the years 1 and 9999 in UTC.
     """
     if moment.tzinfo is None:
         raise Refused(field, "must say which time zone it is in")
@@ -74,7 +74,7 @@ def require_moment(field: str, moment: datetime) -> None:
 
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values, so many at a time as a statement can take."""
+    """The values in slices of MAX_IN_A_LIST, as many as one statement takes."""
     for start in range(0, len(values), MAX_IN_A_LIST):
         yield values[start : start + MAX_IN_A_LIST]
 
@@ -83,7 +83,7 @@ def in_range(moment: datetime) -> datetime:
     """The moment in UTC.
 
     Raises:
-        ValueError: in UTC it is before the year 1 or after 9999.
+        ValueError: in UTC the moment is before the year 1 or after 9999.
     """
     try:
         return moment.astimezone(UTC)

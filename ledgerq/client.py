@@ -1,4 +1,4 @@
-"""For producers: put jobs on the queue, and wait for what they answer.
+"""For producers: put jobs on the queue, and wait for their answers.
 
 ```python
 async with JobClient.open() as client:  # REDIS_URL says where
@@ -39,12 +39,12 @@ from ledgerq.wire.queue_name import queue_key
 from ledgerq.wire.request import Request, Unique, as_requests
 
 BATCH = 500  # jobs in one round trip
-AT_A_TIME = 50  # jobs made ready before the event loop, which sends those before them, has its turn
+AT_A_TIME = 50  # jobs prepared before the event loop, which sends the last batch, gets a turn
 
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob(Generic[R]):
-    """A job on the queue. `is_new` is False if one with its id was there already, or is just done.
+    """A job on the queue. `is_new` is False if a job with its id or unique key was there already, or has just ended.
 
     ```python
     enqueued = await client.enqueue(CloseOrder(order_id=order.id))
@@ -56,16 +56,16 @@ class EnqueuedJob(Generic[R]):
     is_new: bool
     _redis: ArqRedis
     queue: str  # its key on Redis
-    _payload: type[Payload[R]] | None = None  # which says of what type the answer is
+    _payload: type[Payload[R]] | None = None  # names the type of the answer; None: any
 
     async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
-        """Wait for what the job answers, at most `timeout` seconds. It has the type that the payload names.
+        """Wait for the job's answer, at most `timeout` seconds (None: without limit). The payload names its type.
 
         Raises:
-            JobFailed: it was buried.
-            UnexpectedResult: what it answered is not of that type: the worker runs other code.
-            ResultExpired: it is not queued and its result is not kept any more.
-            TimeoutError: it has not ended in time.
+            JobFailed: the job was buried or cancelled.
+            UnexpectedResult: the answer is not of the payload's type: the worker runs other code.
+            ResultExpired: the job is not queued, and its result is not kept any more.
+            TimeoutError: the job has not ended in time.
         """
         async with asyncio.timeout(timeout):
             answer: R = (await results([self]))[0]
@@ -73,7 +73,7 @@ class EnqueuedJob(Generic[R]):
 
     @property
     def as_arq_job(self) -> Job:
-        """arq's own handle: `status()`, `info()`, `abort()`. Another queue's job is as good as none."""
+        """arq's own handle: `status()`, `info()`, `abort()`. For it, a job that is on another queue does not exist."""
         return OwnJob(self.job_id, self._redis, self.queue, from_wire)
 
 
@@ -92,15 +92,15 @@ class JobClient:
     @classmethod
     @asynccontextmanager
     async def open(cls, where: BrokerConfig | str | None = None) -> AsyncIterator["JobClient"]:
-        """A client for the length of the block.
+        """Open a client; it is closed when the `async with` block ends.
 
         Args:
-            where: the URL of Redis, or settings; without either, `REDIS_URL` and `LEDGERQ_QUEUE` of the environment.
+            where: the URL of Redis, or settings; None reads `REDIS_URL` and `LEDGERQ_QUEUE` from the environment.
 
         Raises:
-            SettingError: the URL is no such URL, or there is none.
+            SettingError: the URL is not one of Redis, or is missing.
             Unreachable: Redis does not answer.
-            RedisRefuses: it is too old, or does not let us in.
+            RedisRefuses: Redis is too old, or refuses the login.
         """
         redis = connect(_settings(where))
         try:
@@ -120,21 +120,22 @@ class JobClient:
         unique: Unique | None = None,
         queue: str | None = None,
     ) -> EnqueuedJob[R]:
-        """Enqueue one job; when this returns, Redis has it.
+        """Enqueue one job; when this returns, Redis has the job.
 
         Args:
-            payload: what the job carries; its class says the kind.
-            job_id: the idempotency key; without one each call is a new job.
-            delay: not to be run before then.
-            actor: who asks, for the audit log.
-            trace_id: kept in the audit log beside it.
-            unique: while its window lasts, the same kind and key is the same job. Redis keeps
-                these keys, each queue its own; those of staged jobs are kept by the database.
-            queue: where to put it; None is the queue of the payload's class, or else the default queue.
+            payload: what the job carries; its class names the kind.
+            job_id: the idempotency key; None makes each call a new job.
+            delay: how long the job waits before it may run.
+            actor: who asks for the job; written to the audit log.
+            trace_id: written to the audit log beside the actor.
+            unique: while its window lasts, a second request of this kind and key enqueues nothing and returns the first
+                job. Redis keeps these keys, for each queue apart; the database keeps those of staged jobs.
+            queue: the queue for the job; None is the queue of the payload's class, or else the default queue.
 
         Raises:
-            InvalidRequest: an argument is such as no worker would take; says which.
-            PayloadMismatch: a job of this id is queued, or just ended, with another payload.
+            InvalidRequest: an argument is invalid; the error names it.
+            Undecodable: `job_id` is empty, too long, or not printable.
+            PayloadMismatch: a job of this id is queued, or has just ended, with another payload.
             IdHeld: another queue on the same Redis has this id.
         """
         request = Request(payload, job_id, delay, actor, trace_id, unique=unique, queue=queue)
@@ -143,17 +144,23 @@ class JobClient:
     def job(
         self, job_id: str, payload: type[Payload[R]] | None = None, *, queue: str | None = None
     ) -> EnqueuedJob[R]:
-        """A handle on a job that is on `queue`, else on its payload's; with that class the answer has a type."""
+        """A handle on the job of this id, for its result. Redis is not asked whether the job is there.
+
+        Args:
+            job_id: the job's id.
+            payload: the class of its payload, which names the type of the answer; None: any type.
+            queue: the job's queue; None is the queue of the payload's class, or else the default queue.
+        """
         named = queue if queue is not None or payload is None else payload.queue
         return EnqueuedJob(job_id, False, self._redis, queue_key(named, self._queue), payload)
 
     async def enqueue_many(
         self, requests: Iterable[Request | Payload[Any]]
     ) -> list[EnqueuedJob[Any]]:
-        """Enqueue many jobs, some hundreds in each round trip; answers in the order asked.
+        """Enqueue many jobs, up to 500 in each round trip; the result is in the order of the requests.
 
-        While Redis takes some, the next are made ready: a generator of requests need not keep them all.
-        If one of them is refused, those of the round trips before it are on the queue.
+        While one batch is sent, the next is prepared: a generator of requests need not keep them all in memory.
+        If a request is refused, the jobs of earlier round trips are on the queue nevertheless.
         """
         asked, jobs = iter(requests), list[EnqueuedJob[Any]]()
         batch = await _ready(asked, self._queue)
@@ -166,7 +173,7 @@ class JobClient:
         return jobs + await self._send(batch) if batch else jobs
 
     async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
-        """Those of each queue in one round trip."""
+        """Send a batch, with one round trip for each queue."""
         jobs: dict[int, EnqueuedJob[Any]] = {}
         for queue in dict.fromkeys(each.queue for each in batch):
             asked = [n for n, each in enumerate(batch) if each.queue == queue]
@@ -191,12 +198,12 @@ def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
 
 
 async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
-    """Wait until all of these have ended; their answers, in the same order.
+    """Wait until all of the jobs have ended; returns their answers in the order of `jobs`.
 
     Raises:
-        JobFailed: the first of them that was buried.
+        JobFailed: a job was buried or cancelled; names the first that is found.
         UnexpectedResult: an answer is not of the type that its payload names.
-        ResultExpired: one is neither queued nor is its result kept.
+        ResultExpired: a job is not queued, and its result is not kept any more.
     """
     found: dict[str, Any] = {}
     pause = 0.01
@@ -223,7 +230,7 @@ def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
 
 
 class _Ready(NamedTuple):
-    """A request that can be sent."""
+    """A checked request, ready to be sent."""
 
     payload: type[Payload[Any]]
     queue: str
@@ -232,7 +239,7 @@ class _Ready(NamedTuple):
 
 
 async def _ready(asked: Iterator[Request | Payload[Any]], queue: str) -> list[_Ready]:
-    """The next of them, enough for a round trip. Between some and some the event loop has its turn."""
+    """Prepare the next requests, up to BATCH of them. The event loop gets a turn after each AT_A_TIME."""
     batch: list[_Ready] = []
     while True:
         some = [_entry(request, queue) for request in as_requests(islice(asked, AT_A_TIME))]
@@ -258,11 +265,11 @@ def _entry(request: Request, default: str) -> _Ready:
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:
-    """Compare with the body, or the result, of the job that has this id already."""
+    """Refuse another payload for an id that a job has already; `there` is that job's body or kept result."""
     try:
         known = payload_hash(there)
     except Undecodable:
-        return  # not ours to judge
+        return  # not written by ledgerq, so there is no hash to compare
     if known != wanted.payload_hash.hex():
         raise PayloadMismatch(job_id)
 

@@ -1,4 +1,4 @@
-"""Columns that all tables share: aware UTC times, the database's clock, JSON, 64-bit ids, enums; names for constraints.
+"""Types of columns for all tables: UTC times, the database's clock, JSON, 64-bit ids, enums; names of constraints.
 
 ```python
 class Parcel(SQLModel, table=True):
@@ -40,7 +40,7 @@ NAMING_CONVENTION = {
 
 
 class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
-    """The database's clock: the start of the transaction, or on SQLite the moment, to the millisecond."""
+    """SQL for the database's time: when the transaction began; on SQLite the current moment, to the millisecond."""
 
     type = DateTime(timezone=True)
     inherit_cache = True
@@ -57,9 +57,10 @@ def _utc_now_on_sqlite(element: utc_now, compiler: Any, **options: Any) -> str:
 
 
 class clock(FunctionElement[datetime]):  # noqa: N801 - as above
-    """The database's clock at this moment, so much later as its one argument says, a timedelta.
+    """SQL for the database's time at the current moment, plus `later`.
 
-    What waits in a transaction for a lock sees time go on. On SQLite to the millisecond, rounded down.
+    Unlike `utc_now`, the time goes on within a transaction, for example while a statement waits for a lock. On SQLite
+    the time is cut to the millisecond.
     """
 
     type = DateTime(timezone=True)
@@ -70,13 +71,13 @@ class clock(FunctionElement[datetime]):  # noqa: N801 - as above
 
 
 class _Seconds(TypeDecorator[timedelta]):
-    """A timedelta going in: seconds as a number, for SQL to count with."""
+    """Gives a timedelta to the database as a number of seconds, with which SQL can calculate."""
 
     impl = Float
     cache_ok = True
 
     def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> float | None:
-        """In seconds."""
+        """The timedelta in seconds."""
         return None if value is None else value.total_seconds()
 
 
@@ -99,7 +100,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Going in: UTC; SQLite keeps no zone, so there it goes in without."""
+        """Python to database: in UTC, on SQLite without the zone, which SQLite does not store."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -109,13 +110,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Coming out: always aware."""
+        """Database to Python: always aware, in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id is not given twice, so no history is mixed
+NEVER_AGAIN = {"sqlite_autoincrement": True}  # no id is reused: audit entries of two rows would mix
 
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only
@@ -125,7 +126,7 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 
 
 def primary_key() -> Any:
-    """A 64-bit id that the database gives when the row is flushed."""
+    """A 64-bit id that the database assigns when the row is flushed."""
     return Field(default=None, primary_key=True, sa_type=BigId)
 
 
@@ -164,9 +165,9 @@ END $in_schema$
 
 
 def in_schema_of(table: str, statement: str) -> str:
-    """The statement, in which `{schema}` is the one that the table stands in, whatever the search_path.
+    """PostgreSQL code that runs the statement with `{schema}` replaced by the schema in which the table stands.
 
-    Only the database knows it, and `--sql` writes a file without asking one: so the statement asks.
+    Only the database knows that schema, and `--sql` writes a file without a database: so the code looks it up.
     """
     return IN_SCHEMA.replace("{of_table}", table).replace("{statement}", statement)
 

@@ -19,7 +19,7 @@ DAY = 86_400
 
 
 class CommandSettings(Settings):
-    """What the command line itself reads: see `ledgerq.cli.find_app`."""
+    """The setting that only the command line reads; see `ledgerq.cli.find_app`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
@@ -27,7 +27,7 @@ class CommandSettings(Settings):
 
 
 def _names(given: object) -> tuple[str, ...]:
-    """The queues that LEDGERQ_QUEUES names."""
+    """The queues that LEDGERQ_QUEUES names, as a tuple; raises ValueError if a name is invalid or repeated."""
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
     if not isinstance(names, list | tuple):
         raise ValueError("must be names of queues")  # noqa: TRY004 - pydantic wants this one
@@ -44,7 +44,7 @@ def _names(given: object) -> tuple[str, ...]:
 
 
 class WorkerConfig(BrokerConfig):
-    """Read from the environment; every field's variable is in docs/reference/settings.md."""
+    """A worker's settings, read from the environment; docs/reference/settings.md lists each field's variable."""
 
     queues: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         default=(DEFAULT_QUEUE,),
@@ -57,13 +57,13 @@ class WorkerConfig(BrokerConfig):
         default=500,
         ge=1,
         le=1000,
-        description="the most jobs that may share one transaction, of kinds that can; 1 gives each its own",
+        description="the most jobs that share one transaction, if their kind may; 1 gives each job its own",
     )
     job_timeout: float = Field(
         default=60,
         gt=0,
         le=DAY,
-        description="the longest run of one job, where its kind says nothing",
+        description="the longest run of one job, if its kind has no timeout of its own",
     )
     max_attempts: int = Field(
         default=5, ge=1, le=1000, description="the attempts before a failing job is buried"
@@ -105,10 +105,10 @@ class WorkerConfig(BrokerConfig):
         default=15,
         ge=1,
         le=3600,
-        description="how long a claim holds that its worker no longer renews: what a dead worker costs",
+        description="how long a claim lasts unless its worker renews it: after that, another worker takes the job",
     )
     relay_interval: float = Field(
-        default=1, gt=0, le=60, description="the longest pause between two looks at the outbox"
+        default=1, gt=0, le=60, description="the longest pause between two polls of the outbox"
     )
     keep_result: int = Field(
         default=300,
@@ -120,7 +120,7 @@ class WorkerConfig(BrokerConfig):
         default=0.1,
         gt=0,
         le=60,
-        description="the pause between two looks at the queue, unless Redis tells of changes",
+        description="the pause between two polls of the queue, while Redis can't notify of changes",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console, json, or auto: console on a terminal, else json"
@@ -136,7 +136,7 @@ class WorkerConfig(BrokerConfig):
 
     @property
     def policy(self) -> Policy:
-        """How patient a worker is with its jobs."""
+        """The limits for each job: run time, attempts, sizes of result, error and traceback."""
         return Policy(
             timeout=self.job_timeout,
             max_attempts=self.max_attempts,
@@ -154,9 +154,10 @@ class Config:
     database: DatabaseConfig
 
     def for_worker(self) -> Self:
-        """Each running job needs one connection; batches, the relay and dead letters need some more.
+        """The same settings with a connection pool that is large enough for a worker, and with the process's name.
 
-        The name of the process stands in pg_stat_activity, whatever the URL says.
+        Each running job needs one connection; batches, the relay and dead letters need six more. pg_stat_activity shows
+        the process's name as application_name, even if the URL names another one.
         """
         target = self.database.target
         said = {n: v for n, v in target.server_settings.items() if n != "application_name"}
@@ -174,7 +175,7 @@ def load_config() -> Config:
     """Read all settings from the environment.
 
     Raises:
-        SettingError: one is missing, wrong, or has a name that nobody reads; or two contradict each other.
+        SettingError: a setting is missing, wrong or misspelt, or two settings contradict each other.
     """
     refuse_unknown(PREFIX, CommandSettings, WorkerConfig, DatabaseConfig)
     config = Config(load(WorkerConfig), load(DatabaseConfig))
@@ -183,9 +184,10 @@ def load_config() -> Config:
 
 
 def _check_order(config: Config) -> None:
-    """Lock < idle in transaction < lease, where one was set: else a job outlives what guards it.
+    """Refuse timeouts that are set out of order. The order is: lock < idle in transaction < lease.
 
-    A short lease alone is taken as it is: it is renewed while its worker lives.
+    Out of order, a job could hold its transaction for longer than its lease. A lease that is shorter than the default
+    of the idle timeout is accepted, since a living worker renews the lease.
     """
     database, lease = config.database, config.worker.lease
     idle, lock = database.idle_in_transaction_timeout, database.lock_timeout

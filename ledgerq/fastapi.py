@@ -1,6 +1,6 @@
-"""For services on FastAPI or Starlette. Nothing else here knows a web framework.
+"""Dependencies for services on FastAPI or Starlette. No other module of ledgerq knows a web framework.
 
-The service's lifespan opens the database and puts it where these find it:
+The service's lifespan opens the database and stores it in `api.state.database`, where the dependencies find it:
 
 ```python
 @asynccontextmanager
@@ -27,8 +27,8 @@ from ledgerq.database.sqlstate import connecting, translated
 async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSession]:
     """A session for reading, one per request.
 
-    To write, open `transaction(sessions)` in the endpoint itself: a dependency ends after the
-    response is on its way, too late to say that the commit failed.
+    To write, open `transaction(sessions)` in the endpoint itself: a dependency ends when the response is on its way
+    already, too late to report that the commit failed.
     """
     database: Database = connection.app.state.database
     async with database.sessions() as session:
@@ -39,6 +39,6 @@ async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSessio
 
 
 async def get_sessions(connection: HTTPConnection) -> Sessions:
-    """What `transaction(...)` wants."""
+    """The session factory, for `transaction(sessions)`."""
     database: Database = connection.app.state.database
     return database.sessions

@@ -1,4 +1,4 @@
-"""A kind of job: its payload, its handler, and what the handler is given.
+"""A kind of job: its payload, its handler, and the context that the handler gets.
 
 ```python
 @job
@@ -29,16 +29,17 @@ from ledgerq.wire.signature import read_handler, read_handler_of_many
 P = TypeVar("P", bound=Payload[Any])
 S = TypeVar("S", default=Any)  # what App(resources=…) yields
 
-_ONE_AT_A_TIME = timedelta(hours=1)  # a part that was lost does not keep the others for longer
+_ONE_AT_A_TIME = timedelta(hours=1)  # after a next part was lost, how long go_on stages no other
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext(Generic[S]):
-    """One job in its transaction.
+    """What a handler gets beside the payload: the job's transaction, its origin, the time, the resources.
 
     A handler adds and changes rows through `session`, flushes when it needs an id, and never commits: ledgerq does, after
     the handler has returned. If the handler raises, everything is rolled back. `origin` says who asked for the job.
-    `now` is the time to use. `resources` is what the application's `resources=` yields.
+    `now` is the UTC time at which the handling began; use it in place of the clock. `resources` is what
+    `App(resources=)` yields.
 
     ```python
     async def close_order(context: JobContext, close: CloseOrder) -> int:
@@ -63,7 +64,7 @@ class JobContext(Generic[S]):
         unique: Unique | None = None,
         queue: str | None = None,
     ) -> StagedJob:
-        """Stage a job that exists if, and only if, this one commits. Actor and trace go on with it.
+        """Stage a job that exists if, and only if, this job commits. It gets this job's actor and trace id.
 
         Arguments and errors are those of `ledgerq.staging.stage`.
         """
@@ -83,18 +84,18 @@ class JobContext(Generic[S]):
         """Write audit entries that commit with this job.
 
         Raises:
-            Refused: the log can't keep one of them; says which part.
+            Refused: a change can't be stored in the audit log; the error names the field.
         """
         await audit.record(self.session, self.origin, *changes)
 
     async def go_on(self, payload: Payload[Any], *, more: bool) -> str | None:
-        """For work that comes in parts, one transaction each: if there is more, stage the same job again.
+        """For work in parts, each in its own transaction: if there is `more`, stage `payload` as the next part.
 
-        Answers with the id of the job that goes on. However many jobs begin, one at a time goes on: the id may be that of
-        another one's next part.
+        Returns the id of the job that does the next part; None if there is no more. One next part of a kind waits at a
+        time: if another job has staged one already, nothing is staged, and the id is that part's.
         """
         if self.origin.job_id is not None:
-            await unique_keys.release(self.session, [self.origin.job_id])  # this part has come
+            await unique_keys.release(self.session, [self.origin.job_id])  # this part waits no more
         if not more:
             return None
         return (await self.stage(payload, unique=Unique("next", _ONE_AT_A_TIME))).job_id
@@ -106,23 +107,24 @@ HandlerOfMany = Callable[[Sequence[JobContext[Any]], Sequence[P]], Awaitable[Seq
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[P, R]):
-    """A payload and what is done with it. `@job` makes one of a handler; calling it calls the handler.
+    """A kind of job: its payload, its handler, how its jobs run. `@job` makes a Kind; calling it calls the handler.
 
     ```python
     number = await close_order(context, CloseOrder(order_id=order.id))
     ```
 
     Args:
-        payload: the class of what the job carries.
-        handle: does the work of one job, and answers with what JSON can carry.
-        timeout: the longest run in seconds; None takes the worker's.
-        handle_many: does the work of many at once, with their results in the same order; `handle` is the reference.
-        shares_commit: jobs of the kind may share a transaction, in which they are handled one after another. It is for
-            handlers that do nothing but use the database. A kind with `handle_many` always may.
-        queue: where its jobs wait; None is the payload's, or else the process's default queue.
+        payload: the class of the payload.
+        handle: the handler: does the work of one job and returns a value that JSON can carry.
+        timeout: the longest run in seconds; None takes the worker's LEDGERQ_JOB_TIMEOUT.
+        handle_many: does the work of many jobs at once and returns their results in the same order; `handle` still does
+            the work of a job that is alone in its transaction.
+        shares_commit: True lets jobs of the kind share a transaction, in which they run one after another. Only for
+            handlers that do nothing but use the database. Jobs of a kind with `handle_many` always share.
+        queue: the queue of the kind's jobs; None is the queue of the payload's class, or else the default queue.
 
     Raises:
-        DefinitionError: the payload names another queue, it can be no queue, or the timeout is no number of seconds.
+        DefinitionError: the payload's class names another queue, the name is not valid, or the timeout is not above 0.
     """
 
     payload: type[P]
@@ -135,7 +137,7 @@ class Kind(Generic[P, R]):
     queue: str | None = None
 
     def __post_init__(self) -> None:
-        """The payload says where its jobs wait: producers import nothing else."""
+        """Tell the payload's class the queue too: producers import only that class."""
         said = self.payload.queue
         if self.queue is not None and said not in {None, self.queue}:
             raise DefinitionError(
@@ -163,11 +165,11 @@ class Kind(Generic[P, R]):
         return self.shares_commit or self.handle_many is not None
 
     async def __call__(self, context: JobContext[Any], payload: P) -> R:
-        """What the handler answers, as for a function that was not decorated."""
+        """Call the handler, as if it were not decorated."""
         return await self.handle(context, payload)
 
     def many(self, handler: HandlerOfMany[P, R]) -> HandlerOfMany[P, R]:
-        """Take a function that does the work of many jobs at once, in one transaction; a decorator.
+        """Decorate the function that does the work of many jobs of this kind at once, in one transaction.
 
         ```python
         @close_order.many
@@ -176,7 +178,7 @@ class Kind(Generic[P, R]):
         ```
 
         Raises:
-            DefinitionError: its annotations don't fit the kind's, or there is one already.
+            DefinitionError: its annotations don't fit the kind's, or the kind has such a function already.
         """
         if self.handle_many is not None:
             raise DefinitionError(
@@ -205,7 +207,7 @@ def job(
     shares_commit: bool = False,
     queue: str | None = None,
 ) -> Any:
-    """Make a kind of job of its handler. Payload and result are read off the annotations; nothing is registered.
+    """Decorate a handler: make a `Kind` of it, by its annotations. A worker runs the kind if `App(jobs=)` lists it.
 
     ```python
     @job(timeout=30, shares_commit=True)
@@ -216,13 +218,13 @@ def job(
     ```
 
     Args:
-        handler: a coroutine function of a `JobContext` and a payload.
+        handler: a coroutine function that takes a `JobContext` and a payload.
         timeout: as in `Kind`.
         shares_commit: as in `Kind`.
         queue: as in `Kind`.
 
     Raises:
-        DefinitionError: the handler can't be a job as it is written; says what to change.
+        DefinitionError: the handler can't be a job as it is written; the error says what to change.
     """
 
     def made(of: Callable[[JobContext[Any], P], Awaitable[R]]) -> Kind[P, R]:

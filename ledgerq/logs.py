@@ -15,13 +15,13 @@ import structlog
 from ledgerq.execution.report import JobBuried
 from ledgerq.text import spelt_out
 
-_OF_LINES = ("exception", "stack")  # what a traceback is written under
+_OF_LINES = ("exception", "stack")  # the keys that hold a traceback
 
 
 def configure_logging(log_format: str, level: str) -> None:
-    """Send our log lines and those of the libraries to standard error, in one format.
+    """Send the log lines of ledgerq and of other libraries to standard error, in one format.
 
-    For programs that are ours alone, such as the command line: it takes over the logging of the whole process.
+    Only for ledgerq's own programs, like the command line: the call replaces the logging setup of the whole process.
 
     Args:
         log_format: `console`, `json`, or `auto`: console on a terminal, else json.
@@ -69,7 +69,7 @@ def _json(line: structlog.typing.EventDict, **_: Any) -> str:
 
 
 def _told(value: object) -> str:
-    """A value's own description, if it has one."""
+    """The value as text; if its `repr` fails, the names of its class and of the error."""
     try:
         return value if isinstance(value, str) else repr(value)
     except Exception as error:  # noqa: BLE001 - the value's own code runs here
@@ -79,9 +79,9 @@ def _told(value: object) -> str:
 def _escape(
     _logger: object, _method: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """No control character of a stranger reaches a terminal, and none of their lines looks like ours.
+    """Escape control characters, so that no value from outside can steer the terminal or fake a log line.
 
-    Only a traceback has lines; each begins with a blank, and a log line does not.
+    Only a traceback keeps its line breaks. Each line of a traceback is indented, which tells it from a log line.
     """
     return {
         spelt_out(str(key)): _indented(value) if key in _OF_LINES else _escaped(value)
@@ -100,7 +100,7 @@ def _indented(value: object) -> str:
 
 
 def _quieten_arq() -> None:
-    """arq logs payloads at INFO, and each buried job with a traceback; we have a line for each job."""
+    """Drop arq's INFO lines, which show payloads, and its traceback of a buried job: ledgerq logs each job itself."""
     arq = logging.getLogger("arq")
     arq.handlers.clear()
     arq.setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""The fixtures of `ledgerq.testing`, for pytest, which finds them where ledgerq is installed.
+"""Fixtures for tests with `ledgerq.testing`. pytest loads them wherever ledgerq is installed.
 
-`job_tester` is a `JobTester` of `ledgerq_app` on a database of its own, with all tables. The ini option `ledgerq_database` says
-which: `sqlite` (a file, the default), `postgresql` (the server of the extra `embedded`), or the URL of a PostgreSQL
-server on which databases may be made.
+`job_tester` is a `JobTester` of `ledgerq_app`; each test gets a database of its own, with all tables. The ini option
+`ledgerq_database` chooses the database: `sqlite` (a file, the default), `postgresql` (the server of the extra
+`embedded`), or the URL of a PostgreSQL server on which the tests may create databases.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _QUICK = {"fsync": "off", "full_page_writes": "off"}  # a test's database need n
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """pytest's hook: our one option."""
+    """pytest's hook: defines the ini option `ledgerq_database`."""
     parser.addini(
         _OPTION, "sqlite, postgresql, or the URL of a PostgreSQL server", default="sqlite"
     )
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def ledgerq_app() -> App:
-    """The application: that of `[tool.ledgerq] app`, or what a fixture of yours of this name gives."""
+    """The `App` that the command line would find. To test another one, define a fixture of this name."""
     return require_app()
 
 
@@ -42,7 +42,7 @@ def ledgerq_app() -> App:
 def ledgerq_new_database(
     ledgerq_app: App, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], str]]:
-    """Makes a database with all tables, a copy of one that is made once; answers with its URL."""
+    """A function that makes a database with all tables, a copy of one template, and returns its URL."""
     chosen = str(pytestconfig.getini(_OPTION))
     folder = tmp_path_factory.mktemp("ledgerq")
     if chosen == "sqlite":

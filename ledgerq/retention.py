@@ -1,8 +1,8 @@
-"""prune_processed_jobs: forget jobs that ended long ago, and unique keys whose window is over.
+"""The job prune_processed_jobs: deletes receipts of jobs that ended long ago, and unique keys whose window is over.
 
-Answers with how many of each went, and when there are more, which job goes on at once: at 10,000 jobs a
-second as many go as come. A forgotten job that is delivered once more runs once more, so none is
-forgotten within a week: that is longer than any queue or outbox holds on to a job that has ended.
+It returns how many receipts and keys it deleted. If more are left, it stages its next part at once and returns that
+job's id too; so it keeps up with 10,000 jobs a second. A job that is delivered after its receipt was deleted runs
+once more. So receipts are kept for a week at least: no queue or outbox holds an ended job for as long.
 """
 
 from datetime import timedelta
@@ -17,7 +17,7 @@ from ledgerq.wire.payload import Payload
 
 
 class PruneProcessedJobs(Payload[dict[str, int | str]], kind="prune_processed_jobs"):
-    """How long it is known that a job has ended, and how many go in one run at most."""
+    """The age at which receipts are deleted, and the most receipts and the most keys that one run deletes."""
 
     older_than_days: Annotated[float, Field(ge=7, le=36_500)] = 90
     limit: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000

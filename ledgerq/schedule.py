@@ -1,4 +1,4 @@
-"""Recurring jobs, as data. A scheduled kind's payload must be complete by its defaults.
+"""Recurring jobs. Each field of a recurring job's payload must have a default.
 
 ```python
 each_ten_seconds = Recurring(SendReport, minute=None, second=range(0, 60, 10))
@@ -20,7 +20,7 @@ Ticks: TypeAlias = int | Iterable[int] | None  # one, some, or every one
 
 @dataclass(frozen=True, slots=True, init=False)
 class Recurring:
-    """A kind and the ticks at which it runs, UTC. Each tick runs once, however many workers there are.
+    """A kind and the ticks, in UTC, at which a job of it starts. Each tick starts one job, even if many workers run.
 
     ```python
     App(jobs=[send_report], schedule=[Recurring(SendReport, hour=6, minute=30)])  # daily at 6:30:00

@@ -1,4 +1,4 @@
-"""What a service's own reads and writes use: the database, sessions, transactions, errors by name.
+"""For a service's own reads and writes: the database, sessions, transactions, errors by name.
 
 ```python
 async with sessions.build_database(DatabaseConfig()).sessions() as session:

@@ -1,4 +1,4 @@
-"""Settings from the environment, and what is said of a wrong one: its name, the problem, the cure.
+"""Reads settings from the environment. The error for a wrong one names the variable, the problem and the cure.
 
 ```python
 class ShopSettings(Settings):
@@ -21,13 +21,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ledgerq.errors import SettingError
 
-PREFIX = "LEDGERQ_"  # of every variable of ours
+PREFIX = "LEDGERQ_"  # begins the name of each environment variable of ledgerq
 
 S = TypeVar("S", bound=BaseSettings)
 
 FILE = "_FILE"  # DATABASE_URL_FILE names a file that holds what DATABASE_URL would
 _LARGEST_FILE = 65_536
-_COPIED_ALONG = string.whitespace + "\x85\xa0\u200b\u2028\u2029\u2060\ufeff"  # around a value
+_COPIED_ALONG = string.whitespace + "\x85\xa0\u200b\u2028\u2029\u2060\ufeff"  # cut off both ends
 # What Kubernetes and Docker tell every container about a service or container named like us:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _LINKS = (
@@ -40,7 +40,7 @@ _LINKS = (
 
 
 class Settings(BaseSettings):
-    """Read from the environment or, with `…_FILE`, from files; what surrounds a value by mistake is cut off."""
+    """Settings that are read from the environment or, with `…_FILE`, from files. Blanks around a value are cut off."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not read: ours is
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not read: ours is
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the caller gives, then ours: it names the variable in every refusal."""
+        """The caller's arguments come first, then our reader of the environment, whose errors name the variable."""
         return init_settings, _Environment(settings_cls)
 
 
@@ -74,7 +74,7 @@ class _Environment(PydanticBaseSettingsSource):
 
 
 def load(kind: type[S], **given: Any) -> S:
-    """Read the settings from the environment; what is given comes before it.
+    """Read settings of this class from the environment; a value in `given` replaces the variable's.
 
     Raises:
         SettingError: a variable is missing or wrong; its value is not repeated.
@@ -86,17 +86,17 @@ def load(kind: type[S], **given: Any) -> S:
 
 
 def refuse_unknown(prefix: str, *kinds: type[BaseSettings]) -> None:
-    """Refuse a variable that has our prefix and a name that none of the kinds reads: a typing error.
+    """Refuse an environment variable that has the prefix but is a field of none of `kinds`: a misspelt name.
 
     Raises:
-        SettingError: with the name that was meant, if one is close.
+        SettingError: there is such a variable; the error suggests the name that is closest.
     """
     known = {variable for kind in kinds for variable in variables(kind)}
     readable = known | {variable + FILE for variable in known}
     for name, value in os.environ.items():
         if not name.upper().startswith(prefix) or name in readable or _is_link(prefix, name, value):
             continue
-        if not value.strip(_COPIED_ALONG):  # emptied, which is how some platforms take one away
+        if not value.strip(_COPIED_ALONG):  # some platforms can't remove a variable, only empty it
             continue
         close = difflib.get_close_matches(name.upper(), readable, n=1)
         cure = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
@@ -145,7 +145,7 @@ def _cleaned(variable: str, value: str) -> str:
 
 
 def _content(variable: str, file: str) -> str:
-    """What the file holds. Neither content nor name is shown: somebody may take the one for the other."""
+    """The file's text. No error shows the text or the file's name: the variable may hold the secret by mistake."""
     cure = "name a readable text file that holds the value and nothing else"
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would hang us
@@ -165,7 +165,7 @@ def _content(variable: str, file: str) -> str:
 
 
 def _is_link(prefix: str, name: str, value: str) -> bool:
-    """True for what Kubernetes or Docker say of a service whose name begins like ours."""
+    """True for a variable that Kubernetes or Docker sets for a service whose name begins with `ledgerq`."""
     container, of_a_link, _ = name.partition("_ENV_")
     if of_a_link and os.environ.get(f"{container}_NAME", "").startswith("/"):
         return True

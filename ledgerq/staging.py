@@ -1,4 +1,4 @@
-"""Transactional enqueue: a job is staged in the caller's session and exists if, and only if, it commits.
+"""Transactional enqueue: a job is staged in the caller's transaction and exists if, and only if, that commits.
 
 ```python
 await stage(session, CloseOrder(order_id=order.id), delay=timedelta(minutes=5), ordering_key=order.customer)
@@ -25,7 +25,7 @@ from ledgerq.wire.request import Request, Unique, as_requests, require_storable
 
 @dataclass(frozen=True, slots=True)
 class StagedJob:
-    """A job in the outbox. `is_new` is False if one of its id or unique key is there, or has ended.
+    """A job in the outbox. `is_new` is False if a job of its id or unique key was staged already, or has ended.
 
     ```python
     staged = await stage(session, CloseOrder(order_id=order.id))
@@ -58,21 +58,21 @@ async def stage(
     ```
 
     Args:
-        session: the caller's; its commit is the job's birth.
-        payload: what the job carries; its class says the kind.
-        job_id: the idempotency key; without one each call is a new job.
-        delay: not to be run before then, counted from now by the database's clock.
-        actor: who asks, for the audit log.
-        trace_id: kept in the audit log beside it.
-        ordering_key: jobs of one key run one after another, in the order staged. A job of the key
-            that is retried holds up those behind it; one that is buried lets them go on.
-        unique: while its window lasts, the same kind and key is the same job.
-        queue: where the relay puts it. None is the queue of the payload's class, else LEDGERQ_QUEUE of this process,
+        session: the caller's session; the job exists once the session's transaction commits.
+        payload: what the job carries; its class names the kind.
+        job_id: the idempotency key; None makes each call a new job.
+        delay: how long the job waits before it may run, by the database's clock.
+        actor: who asks for the job; written to the audit log.
+        trace_id: written to the audit log beside the actor.
+        ordering_key: jobs of one key run one after another, in the order staged. A job that is retried holds up the
+            jobs of its key that were staged after it; a job that is buried lets them run.
+        unique: while its window lasts, a second request of this kind and key stages nothing and returns the first job.
+        queue: the queue for the job. None is the queue of the payload's class, else LEDGERQ_QUEUE of this process,
             else the queue that the workers' application gives to the kind, or their default queue.
 
     Raises:
-        PayloadMismatch: this job id is staged or has ended with another payload.
-        JobError: an argument is such as no worker would take; says which.
+        PayloadMismatch: a job of this id is staged, or has ended, with another payload.
+        JobError: an argument is invalid; the error names it.
     """
     request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique, queue)
     return (await stage_many(session, [request]))[0]
@@ -81,7 +81,7 @@ async def stage(
 async def stage_many(
     session: AsyncSession, requests: Iterable[Request | Payload]
 ) -> list[StagedJob]:
-    """Stage many jobs in one statement; answers in the order asked. Raises as `stage` does.
+    """Stage many jobs with few statements; the result is in the order of the requests. Raises as `stage` does.
 
     ```python
     await stage_many(session, [CloseOrder(order_id=each.id) for each in orders])
@@ -100,7 +100,7 @@ async def stage_many(
         added = await outbox.add(session, fresh)
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
-        there = known.get(job_id)  # a job that was cancelled before it came has no hash
+        there = known.get(job_id)  # empty for a job that was cancelled before it was known
         if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     return [_answer(job_id, added) for job_id in ids]
@@ -108,14 +108,15 @@ async def stage_many(
 
 def _answer(job_id: str, added: set[str]) -> StagedJob:
     is_new = job_id in added
-    added.discard(job_id)  # asked for twice in one call, it is new once
+    added.discard(job_id)  # if one call asks for a job twice, only the first answer is new
     return StagedJob(job_id, is_new)
 
 
 async def _ids_of(session: AsyncSession, requests: Sequence[Request]) -> tuple[list[str], set[str]]:
-    """The id of each, and which of them are of jobs that have a unique key already.
+    """Take the unique keys of the requests. Returns each request's job id, and the ids of earlier jobs that hold a key.
 
-    Keys are taken in their order, so that two producers that meet wait for each other and don't deadlock.
+    A request whose key an earlier job holds gets that job's id. Keys are taken in sorted order, so that two producers
+    who want the same keys wait for each other and don't deadlock.
     """
     ids, theirs = [request.checked_id() for request in requests], set[str]()
     own = set(ids)

@@ -1,4 +1,4 @@
-"""The tables of ledgerq, to be read in queries of your own. Only ledgerq writes them.
+"""ledgerq's tables, to read them in your own queries. Only ledgerq writes to them.
 
 ```python
 newest = select(tables.DeadLetter).order_by(col(tables.DeadLetter.id).desc()).limit(10)

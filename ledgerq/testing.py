@@ -11,8 +11,8 @@ async def test_an_order_is_closed(job_tester: JobTester) -> None:
     assert invoice == SendInvoice(order_id=ORDER)
 ```
 
-A job takes the way that it takes in a worker: receipt, handler behind its fence, outbox, commit or rollback, retry or
-dead letter. Nothing is hidden in an outer transaction.
+A job takes the same steps as in a worker: receipt, handler behind its fence, outbox, commit or rollback, retry or
+dead letter. There is no outer transaction: each commit is a real one.
 """
 
 import functools
@@ -55,7 +55,7 @@ __all__ = ["JobNotCompleted", "JobTester", "WorkerCrashed"]
 
 
 class JobNotCompleted(LedgerqError, AssertionError):
-    """A job that a test ran was not done. `outcome` says what became of it; the cause is what its handler raised."""
+    """A test ran a job that did not complete. `outcome` says how it ended; the cause is what its handler raised."""
 
     def __init__(self, job_id: str, kind: str, outcome: Outcome) -> None:
         self.job_id, self.outcome = job_id, outcome
@@ -63,7 +63,7 @@ class JobNotCompleted(LedgerqError, AssertionError):
 
 
 class WorkerCrashed(Exception):
-    """Stands for the end of a worker's process: see `JobTester.crash`."""
+    """Simulates the death of a worker's process; see `JobTester.crash`."""
 
 
 class JobTester:
@@ -71,18 +71,18 @@ class JobTester:
 
     Args:
         app: the application.
-        url: of the database, whose tables are there already, or are made by `create_tables`.
-        actor: who asks for the jobs, for the audit log.
+        url: the URL of the database. Its tables exist already, or `create_tables` makes them.
+        actor: who asks for the jobs; written to the audit log.
 
-    `resources` is what handlers are given instead of what `App(resources=)` yields, if it is set; else that context manager is
-    entered for each call that runs jobs.
+    Set `resources` to give the handlers something else than what `App(resources=)` yields. If `resources` is None, that
+    context manager is entered for each job that runs.
     """
 
     resources: Any = None
 
     def __init__(self, app: App, url: str, *, actor: str = "test") -> None:
         self.app, self.actor = app, actor
-        # without a pool, so that nothing stays open: tests need not care for the event loop
+        # without a pool, since a pooled connection belongs to the event loop of the test that opened it
         self.database: Database = build_database(
             load(DatabaseConfig, url=url), app.tables, pooled=False
         )
@@ -90,7 +90,7 @@ class JobTester:
         self._delivered: dict[str, Delivery] = {}
 
     async def create_tables(self) -> None:
-        """Make the tables of the application and of ledgerq, where there are none."""
+        """Make the tables of the application and of ledgerq that are missing."""
         await create_tables(self.database)
 
     @asynccontextmanager
@@ -105,10 +105,10 @@ class JobTester:
     async def run(
         self, payload: Payload[R], *, job_id: str | None = None, trace_id: str | None = None
     ) -> R:
-        """Run one job to its end; what it answers. A job of an id that has ended answers as it did then.
+        """Run one job and return its answer. If a job of this id is done already, return the answer of that run.
 
         Raises:
-            JobNotCompleted: it is to be tried again, or buried; the cause is what the handler raised.
+            JobNotCompleted: the job is to be retried, is buried or was cancelled; the cause is what the handler raised.
         """
         outcome = await self.outcome(payload, job_id=job_id, trace_id=trace_id)
         match outcome:
@@ -123,37 +123,38 @@ class JobTester:
     async def outcome(
         self, payload: Payload[Any], *, job_id: str | None = None, trace_id: str | None = None
     ) -> Outcome:
-        """Run one job; `Completed`, `Duplicate`, `Retry` or `Buried` says what became of it. Raises nothing of the job's."""
+        """Run one job and return how it ended: `Completed`, `Duplicate`, `Retry` or `Buried`, which holds its error."""
         request = Request(payload, job_id, actor=self.actor, trace_id=trace_id)
         return await self._deliver(request.checked_id(), request.envelope)
 
     async def deliver_again(self, job_id: str) -> Outcome:
-        """Deliver a job once more, with the same bytes, as Redis may. Of a job that was done it is a `Duplicate`."""
+        """Deliver a job of this test once more, with the same bytes, as Redis may do. A done job is a `Duplicate`."""
         again = self._delivered[job_id]
         return await self._process(replace(again, attempt=again.attempt + 1), self._sessions())
 
     async def crash(self, payload: Payload[Any], *, job_id: str, moment: Moment) -> None:
-        """Run a job in a worker that dies at that moment. The next delivery finds what such a worker leaves.
+        """Run a job in a worker that dies just before or just after the commit.
 
-        Before the commit all is rolled back, so the next delivery does the work. After it, the next one is a `Duplicate`.
+        If the worker dies before the commit, everything is rolled back, and the next delivery does the work. If it dies
+        after the commit, the next delivery is a `Duplicate`.
         """
         envelope = Request(payload, job_id, actor=self.actor).envelope
         await self._deliver(job_id, envelope, sessions=self._sessions(moment))
 
     async def staged(self) -> list[Payload[Any]]:
-        """What is staged and has not ended, in the order staged.
+        """The payloads of the jobs that are staged and have not ended, in the order staged.
 
         Raises:
-            UnknownKind: a kind is none of the application's.
+            UnknownKind: a job is of a kind that the application does not have.
         """
         registry = self.app.registry()
         return [registry.resolve(_staged(each)).payload for each in await self.rows(OutboxMessage)]
 
     async def run_staged(self) -> list[Any]:
-        """Run all jobs that are staged and due, and what they stage, until none is left; their answers.
+        """Run all staged jobs that are due, and those that they stage, until none is left. Returns their answers.
 
         Raises:
-            JobNotCompleted: the first one that was not done.
+            JobNotCompleted: a job did not complete; the jobs after it are not run.
         """
         answers = []
         while due := await self._due():
@@ -166,17 +167,17 @@ class JobTester:
         return answers
 
     def advance(self, by: timedelta) -> None:
-        """Let time pass: `context.now`, and which staged jobs are due. The clock of the database stays as it is."""
+        """Put the tester's clock ahead: `context.now`, and which staged jobs are due. The database's clock stays."""
         self._ahead += by
 
     async def rows(self, table: type[T]) -> Sequence[T]:
-        """All rows of a mapped class, in the order of their keys."""
+        """All rows of a mapped class, ordered by primary key."""
         async with self.database.sessions() as session:
             keys = table.__table__.primary_key  # type: ignore[attr-defined]
             return (await session.scalars(select(table).order_by(*keys))).all()
 
     async def entries(self, job_id: str | None = None) -> Sequence[AuditLog]:
-        """The audit entries of a job, or all there are, oldest first."""
+        """The audit entries of a job, oldest first; None: all entries."""
         found = await self.rows(AuditLog)
         return [each for each in found if job_id in {None, each.job_id}]
 
@@ -226,7 +227,7 @@ class JobTester:
             return self.database.sessions
 
         class Crashing(LedgerqSession):
-            """Its worker dies at the moment."""
+            """Raises `WorkerCrashed` at the commit: before it or after it."""
 
             async def commit(self) -> None:
                 if moment == "after commit":

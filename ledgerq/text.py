@@ -1,7 +1,7 @@
-"""Text from outside: the one place that cuts it to length, and the one that escapes it.
+"""Cuts text from outside to length and escapes it, before it goes to the log, a dead letter, Redis or the terminal.
 
-Errors, problems, tracebacks, results, ids: for the log, the dead letter, Redis and the terminal. Nothing here
-raises, whatever it is given: an exception whose `__str__` fails is described too.
+Such text is errors, problems, tracebacks, results and ids. No function here raises, not even for an exception whose
+`__str__` fails.
 """
 
 import traceback
@@ -14,11 +14,11 @@ from pydantic_core import to_json
 MAX_ERROR = 4_000  # characters that are kept of an error
 MAX_TRACEBACK = 20_000
 MAX_SHOWN = 1_000  # characters of a result in a log line
-_FRAMES = 50  # of one exception in a traceback
+_FRAMES = 50  # frames that a traceback shows of one exception
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or its beginning and how long it was."""
+    """The text; if it is longer than `limit` characters, its beginning and a note of its length."""
     if len(text) <= limit:
         return text
     left_out = f"… ({len(text):,} characters)"
@@ -26,7 +26,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def cut_end(text: str, limit: int) -> str:
-    """The same for what matters at its end: a traceback."""
+    """The text; if it is longer than `limit` characters, a note of its length and its end. For tracebacks."""
     if len(text) <= limit:
         return text
     left_out = f"({len(text):,} characters) …\n"
@@ -34,17 +34,17 @@ def cut_end(text: str, limit: int) -> str:
 
 
 def storable(text: str) -> str:
-    """What PostgreSQL can hold of a text: neither NUL nor half a character."""
+    """The text with NUL and halves of surrogate pairs escaped, which PostgreSQL can't store."""
     return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def spelt_out(line: str) -> str:
-    """The line with its control characters spelt out, its spaces kept: no terminal obeys it."""
+    """The line with its control characters escaped, so that a terminal does not act on them. Spaces stay."""
     return line if line.isprintable() else "".join(map(_spelt_out, line))
 
 
 def printable(text: str) -> str:
-    """One line that no terminal obeys."""
+    """The text on one line, each run of blanks made one space, control characters escaped."""
     return spelt_out(" ".join(text.split()))
 
 
@@ -58,7 +58,7 @@ def shown(value: Any, limit: int = MAX_SHOWN) -> Any:
 
 
 def described(error: BaseException, limit: int = MAX_ERROR) -> str:
-    """Class and message; of a group also those of the exceptions in it."""
+    """An error's class and message; for an exception group, also those of the exceptions in it."""
     inner = [each for each in leaves(error) if each is not error]
     told = _one(error, limit)
     if is_group(error):
@@ -67,18 +67,18 @@ def described(error: BaseException, limit: int = MAX_ERROR) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a server or a driver said, without the rest of it; the class, if it said nothing."""
+    """The first line of an error's message, or of the driver's error in it; the class's name if there is no message."""
     said = str(getattr(error, "orig", None) or error)
     return said.splitlines()[0] if said else type(error).__name__
 
 
 def one_line(error: BaseException, limit: int = MAX_ERROR) -> str:
-    """The same on one line, without control characters."""
+    """As `described`, on one line, with control characters escaped."""
     return printable(described(error, limit))
 
 
 def traceback_of(error: BaseException, limit: int = MAX_TRACEBACK) -> str:
-    """The traceback with its causes; its end is what is kept of a long one."""
+    """The traceback with its causes; of one longer than `limit` characters, its end."""
     try:
         lines = traceback.format_exception(error, limit=-_FRAMES)
     except BaseException as failure:  # noqa: BLE001 - the error's own code runs here
@@ -99,16 +99,16 @@ def _spelt_out(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
-_DEEPEST, _MOST = 20, 20  # groups within groups, and exceptions, that are looked at
+_DEEPEST, _MOST = 20, 20  # levels of nested groups, and exceptions in all, that are read
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions in a group and its groups, the first of them; of an error that is no group, itself."""
+    """The first 20 exceptions in a group and its nested groups; for an error that is no group, the error itself."""
     return list(islice(_walk(error, _DEEPEST), _MOST)) or [error]
 
 
 def is_group(error: BaseException) -> bool:
-    """By its class alone: an exception may lie when it is asked."""
+    """True for an exception group. Asks the class, since an exception can fake its own `__class__`."""
     return issubclass(type(error), BaseExceptionGroup)
 
 

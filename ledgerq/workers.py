@@ -1,4 +1,4 @@
-"""Workers in code of your own: build one, run it, hand its settings to arq's command line, write its hooks.
+"""Workers in your own code: build one, run it, give its settings to arq's command line, write its hooks.
 
 ```python
 WorkerSettings = worker_settings(app, load_config())  # for: arq shop.WorkerSettings

@@ -1,6 +1,6 @@
-"""The worker of the task manager: what it runs, and its life from arq's startup hook to its shutdown hook.
+"""The task manager's `App`, and the startup and shutdown hooks of its worker.
 
-`ledgerq worker` runs it, and so does `arq worker.app.WorkerSettings`.
+`ledgerq worker` and `arq worker.app.WorkerSettings` both run this worker.
 """
 
 import sys
@@ -18,13 +18,13 @@ from ledgerq.workers import lifecycle_of, load_config, worker_settings
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
-    """Build the engine. It lives as long as this process, and every job takes its connection from it."""
+    """Build the engine, from whose pool each job takes its connection; check the schema; start the relay."""
     life = lifecycle_of(ctx)
     await life.begin(ctx, build_database(life.config.database))
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
-    """Dispose the engine: the last act, whatever failed before, a startup half-way included."""
+    """End the background tasks, then dispose the engine, even if the startup or the end failed halfway."""
     life = lifecycle_of(ctx)
     try:
         await life.end(ctx)
@@ -44,7 +44,7 @@ app = App(
 
 
 def __getattr__(name: str) -> Any:
-    """`WorkerSettings` reads the environment when arq's command line asks for it, not when this is imported."""
+    """Make `WorkerSettings` when arq's command line asks for it: only then is the environment read."""
     if name != "WorkerSettings":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
         sys.exit(f"ledgerq: {error}")
 
     async def startup_under_arq(ctx: dict[Any, Any]) -> None:
-        """arq's command line has set up its own logging by now, which shows what jobs carry: ours comes instead."""
+        """Replace the logging that arq's command line has set up: it would show the jobs' payloads."""
         configure_logging(config.worker.log_format, config.worker.log_level)
         await startup(ctx)
 

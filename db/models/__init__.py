@@ -1,6 +1,6 @@
-"""The tables, and what comes with them: triggers, and that deleted tasks stay out of sight."""
+"""The tables, their triggers, and the filter that hides deleted tasks from reads."""
 
-from db.models import soft_delete as _soft_delete  # noqa: F401 - it listens
+from db.models import soft_delete as _soft_delete  # noqa: F401 - it registers a listener
 from db.models import triggers as _triggers  # noqa: F401 - it adds them to the tables
 from db.models.base import Base
 from db.models.project import Project

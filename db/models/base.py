@@ -1,4 +1,4 @@
-"""What the tables of the task manager share, beside the columns that ledgerq has."""
+"""The base class and column types of the task manager's tables, beside the column types in `ledgerq.columns`."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
@@ -14,33 +14,33 @@ from ledgerq.columns import NAMING_CONVENTION, BigId, UtcDateTime, utc_now
 
 
 class Base(SQLModel):
-    """The parent of every table model. Table models do not validate: see db.inputs for what does."""
+    """The parent class of all tables. Tables do not validate their values; the models in db.inputs do."""
 
     metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING_CONVENTION)
-    # what the database fills in comes back with the write: it can be read without asking again
+    # INSERT and UPDATE return the values that the database fills in: reading them needs no query
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As SQLModel's; a list that a row is given is fixed from then on."""
+        """As SQLModel's, but a list is stored as a `FixedList`."""
         of_row = isinstance(value, list) and name in type(self).model_fields
         super().__setattr__(name, FixedList(value) if of_row else value)
 
 
 class FixedList(list[str]):
-    """A list as a row holds it: to be replaced, not changed in place, which no flush would notice."""
+    """A list that can't be changed in place, only replaced: a flush does not notice a change in place."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        """To be called once, by who makes it: on a list that is filled it would replace what it holds."""
+        """Fill the new list. A second call would replace its values, and is refused."""
         if self:
             raise ChangedInPlace
         super().__init__(values)
 
     def __deepcopy__(self, memo: object) -> "FixedList":
-        """The list of a row that is copied as a whole."""
+        """A copy for a copy of the whole row: fixed too."""
         return FixedList(self)
 
     def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
-        """A copy of it alone is a list like any other."""
+        """A copy of the list alone, by `copy` or `pickle`, is a plain list."""
         return list, (list(self),)
 
 
@@ -55,18 +55,18 @@ for _name in ["delitem", "iadd", "imul", "setitem"]:
 
 
 class FixedTexts(TypeDecorator[list[str]]):
-    """A list of texts in JSON that comes out of the database fixed."""
+    """A JSON column with a list of texts, which is loaded as a `FixedList`."""
 
     impl = JSON
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """As `Json`."""
+        """JSONB on PostgreSQL, JSON on SQLite, as `ledgerq.columns.Json`."""
         on_postgresql = dialect.name == "postgresql"
         return dialect.type_descriptor((JSONB if on_postgresql else JSON)(none_as_null=True))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
-        """Coming out: fixed."""
+        """Database to Python: a `FixedList`."""
         return None if value is None else FixedList(value)
 
 
@@ -77,7 +77,7 @@ def reference(
     on_delete: Literal["SET NULL"] | None = None,
     index: bool = True,
 ) -> Any:
-    """The id of another row, which must exist; indexed, so that the way back is short."""
+    """The id of another row, which must exist; indexed, to find the rows that refer to that row."""
     options = {"ondelete": on_delete} if on_delete else {}
     default = None if nullable else ...
     return Field(  # type: ignore[call-overload]
@@ -91,7 +91,7 @@ def reference(
 
 
 def related(**options: Any) -> Any:
-    """A relationship that must be loaded by the read that wants it: see NotLoaded."""
+    """A relationship that the read must load; using it unloaded raises `NotLoaded`."""
     return Relationship(sa_relationship_kwargs={"lazy": MUST_LOAD, **options})
 
 
@@ -101,12 +101,12 @@ def moment() -> Any:
 
 
 def version() -> Any:
-    """Counts the changes of a row, so that a writer can say which state it has seen."""
+    """A counter of the row's changes. A writer passes the version that it has read, to detect other writes."""
     return Field(default=1, nullable=False, sa_column_kwargs={"server_default": text("1")})
 
 
 def updated_at() -> Any:
-    """When the row was last changed, by the database's clock; a trigger sees to writes of others."""
+    """When the row was last changed, by the database's clock. A trigger sets it for writes of other programs too."""
     return Field(
         default=None,
         sa_type=UtcDateTime,

@@ -1,4 +1,4 @@
-"""A relationship that nobody loaded is an error that names it and the cure, never a hidden query."""
+"""Makes the use of an unloaded relationship an error with the cure, instead of a hidden query."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MUST_LOAD = "must_load"
 
 @RelationshipProperty.strategy_for(lazy=MUST_LOAD)
 class _MustLoad(_LazyLoader):
-    """SQLAlchemy's lazy="raise", which names the relationship, with the cure added."""
+    """As SQLAlchemy's lazy="raise", but the error is `NotLoaded`, which says how to load the relationship."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""A project: what tasks belong to."""
+"""A project, to which tasks belong."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Project(Base, table=True):
-    """A project: what tasks belong to. It can't be deleted while tasks do (restrict)."""
+    """A project, to which tasks belong. It can't be deleted while it has tasks (restrict)."""
 
     __tablename__ = "project"
     __table_args__ = (

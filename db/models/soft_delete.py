@@ -1,4 +1,4 @@
-"""Deleted tasks stay in their table, out of sight of every read that does not ask for them."""
+"""Hides deleted tasks, which stay in their table, from every read that does not ask for them."""
 
 from sqlalchemy import event
 from sqlalchemy.orm import ORMExecuteState, with_loader_criteria
@@ -17,7 +17,7 @@ _LIVING_TASKS = with_loader_criteria(
 
 @event.listens_for(LedgerqSession.sync_session_class, "do_orm_execute")
 def _hide_deleted(state: ORMExecuteState) -> None:
-    """Every read, of relationships too, leaves deleted tasks out, unless it asks for them."""
+    """Leave deleted tasks out of a read and of its relationships, unless the read asks for them."""
     if (
         state.is_select
         and not state.is_column_load

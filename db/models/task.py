@@ -1,4 +1,4 @@
-"""A task, its subtasks, and how its status may move."""
+"""A task, its subtasks, and the allowed changes of its status."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands."""
+    """The state of a task's work."""
 
     TODO = "todo"
     IN_PROGRESS = "in_progress"
@@ -34,7 +34,7 @@ class TaskStatus(StrEnum):
 
 
 class TaskPriority(StrEnum):
-    """How much a task matters."""
+    """How urgent a task is."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -59,9 +59,9 @@ LEGAL_MOVES = MappingProxyType(
 
 
 class Task(Base, table=True):
-    """A piece of work in a project; it may be part of a parent task of the same project.
+    """A piece of work in a project. It may be a subtask of another task of the same project.
 
-    Deleting one marks it and its subtasks at any depth (cascade); the rows go when they are purged.
+    Deleting a task marks it and its subtasks at any depth as deleted (cascade). A purge deletes the rows later.
     """
 
     __tablename__ = "task"
@@ -69,7 +69,7 @@ class Task(Base, table=True):
         CheckConstraint("length(title) BETWEEN 1 AND 500", name="title_length"),
         CheckConstraint("parent_task_id <> id", name="parent_task_id_not_own"),
         CheckConstraint("jsonb_typeof(tags) = 'array'", name="tags_is_list").ddl_if("postgresql"),
-        UniqueConstraint("project_id", "id"),  # for the reference that follows, and for lists
+        UniqueConstraint("project_id", "id"),  # for the next foreign key, and an index for lists
         ForeignKeyConstraint(["parent_task_id", "project_id"], ["task.id", "task.project_id"]),
         Index("ix_task_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         Index("ix_task_assignee_id_id", "assignee_id", "id"),

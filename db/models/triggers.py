@@ -1,6 +1,6 @@
-"""`updated_at` follows every change, whoever makes it.
+"""Triggers that set `updated_at` at every change of a row, also by other programs.
 
-The migrations hold the same statements: a migration must never change when the code does.
+The migrations have their own copies of these statements: a migration must never change when the code does.
 """
 
 from db.models.project import Project

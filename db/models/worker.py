@@ -24,7 +24,7 @@ class WorkerType(StrEnum):
 class Worker(Base, table=True):
     """The person or agent to whom tasks are assigned. Not the process that runs jobs.
 
-    When one is deleted, its tasks stay, assigned to nobody (set null).
+    When a worker is deleted, its tasks stay, assigned to nobody (set null).
     """
 
     __tablename__ = "worker"

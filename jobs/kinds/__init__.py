@@ -1,4 +1,4 @@
-"""The catalogue: every kind of job there is. A new one is a payload and a function here, a line below and a test."""
+"""The catalogue of all kinds of job. A new kind needs a payload and a handler in a file here, a line below, a test."""
 
 from jobs.kinds.projects import CreateProject, create_project
 from jobs.kinds.tasks import (

@@ -11,6 +11,6 @@ class CreateProject(NewProject, Payload[int], kind="create_project"):
 
 @job(shares_commit=True)
 async def create_project(context: JobContext, new: CreateProject) -> int:
-    """Create a project to put tasks in. Answers with its id."""
+    """Create a project. Returns its id."""
     project = await projects.create(context.session, context.origin, new)
     return project.id

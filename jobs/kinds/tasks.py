@@ -1,4 +1,4 @@
-"""Jobs on tasks. Those that change one task answer with its id."""
+"""Jobs on tasks. A job that creates or changes one task returns its id."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +12,7 @@ from ledgerq import JobContext, Payload, job
 
 
 class CreateTask(NewTask, Payload[int], kind="create_task"):
-    """A task to create; with `parent_task_id`, a subtask."""
+    """A task to create; a subtask if `parent_task_id` is given."""
 
 
 @job
@@ -24,7 +24,7 @@ async def create_task(context: JobContext, new: CreateTask) -> int:
 
 @create_task.many
 async def create_tasks(contexts: Sequence[JobContext], news: Sequence[CreateTask]) -> list[int]:
-    """The same for many jobs, in few statements."""
+    """Create the tasks of many jobs, in few statements."""
     origins = [context.origin for context in contexts]
     return await task_bulk.create_of_many(
         contexts[0].session, list(zip(origins, news, strict=True))
@@ -32,19 +32,19 @@ async def create_tasks(contexts: Sequence[JobContext], news: Sequence[CreateTask
 
 
 class BulkCreateTasks(Payload[list[int]], kind="bulk_create_tasks"):
-    """Many tasks to create in one job, all or none."""
+    """Many tasks to create in one job: all of them, or none."""
 
     tasks: Annotated[list[NewTask], Field(min_length=1, max_length=1_000)]
 
 
 @job
 async def bulk_create_tasks(context: JobContext, bulk: BulkCreateTasks) -> list[int]:
-    """Create many tasks. Answers with their ids, in the order given."""
+    """Create many tasks. Returns their ids, in the order given."""
     return await task_bulk.create_many(context.session, context.origin, bulk.tasks)
 
 
 class UpdateTask(Payload[int], kind="update_task"):
-    """The task, what to change, and the version at which the producer saw it, if that matters."""
+    """A task, its changes, and the version that the task must have; None: any version."""
 
     task_id: Id
     changes: TaskChanges
@@ -53,7 +53,7 @@ class UpdateTask(Payload[int], kind="update_task"):
 
 @job(shares_commit=True)
 async def update_task(context: JobContext, update: UpdateTask) -> int:
-    """Change the fields that are named, and no others."""
+    """Change the fields that are set in `changes`, and no others."""
     task = await tasks.update(
         context.session,
         context.origin,
@@ -65,7 +65,7 @@ async def update_task(context: JobContext, update: UpdateTask) -> int:
 
 
 class AssignTask(Payload[int], kind="assign_task"):
-    """The task and who is to do it; null takes it back."""
+    """A task and its new assignee; null assigns the task to nobody."""
 
     task_id: Id
     assignee_id: Id | None
@@ -73,14 +73,14 @@ class AssignTask(Payload[int], kind="assign_task"):
 
 @job(shares_commit=True)
 async def assign_task(context: JobContext, assignment: AssignTask) -> int:
-    """Give a task to a worker, or to nobody."""
+    """Assign a task to a worker, or to nobody."""
     changes = TaskChanges(assignee_id=assignment.assignee_id)
     task = await tasks.update(context.session, context.origin, assignment.task_id, changes)
     return task.id
 
 
 class ChangeTaskStatus(Payload[int], kind="change_task_status"):
-    """The task and the status it should have."""
+    """A task and its new status."""
 
     task_id: Id
     status: Status
@@ -88,7 +88,7 @@ class ChangeTaskStatus(Payload[int], kind="change_task_status"):
 
 @job(shares_commit=True)
 async def change_task_status(context: JobContext, change: ChangeTaskStatus) -> int:
-    """Move a task along `LEGAL_MOVES`."""
+    """Change a task's status, as `LEGAL_MOVES` allows."""
     task = await tasks.change_status(context.session, context.origin, change.task_id, change.status)
     return task.id
 
@@ -101,26 +101,26 @@ class DeleteTask(Payload[list[int]], kind="delete_task"):
 
 @job(shares_commit=True)
 async def delete_task(context: JobContext, deletion: DeleteTask) -> list[int]:
-    """Mark a task and all its subtasks as deleted. Answers with the ids of the marked tasks."""
+    """Mark a task and all its subtasks as deleted. Returns the ids of the marked tasks."""
     deleted = await tasks.delete(context.session, context.origin, deletion.task_id, now=context.now)
     return [task.id for task in deleted]
 
 
 class RestoreTask(Payload[list[int]], kind="restore_task"):
-    """The task to bring back."""
+    """The deleted task to restore."""
 
     task_id: Id
 
 
 @job(shares_commit=True)
 async def restore_task(context: JobContext, restoration: RestoreTask) -> list[int]:
-    """Bring back a deleted task and what was deleted with it. Answers with the ids of them all."""
+    """Restore a deleted task and the subtasks that were deleted with it. Returns the ids of all of them."""
     restored = await tasks.restore(context.session, context.origin, restoration.task_id)
     return [task.id for task in restored]
 
 
 class PurgeDeletedTasks(Payload[int], kind="purge_deleted_tasks"):
-    """How long a deleted task is kept, and how many go in one run at most."""
+    """The days for which deleted tasks are kept, and the most tasks that one run purges."""
 
     older_than_days: Annotated[float, Field(ge=0, le=36_500)] = 30
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
@@ -128,9 +128,9 @@ class PurgeDeletedTasks(Payload[int], kind="purge_deleted_tasks"):
 
 @job
 async def purge_deleted_tasks(context: JobContext, purge: PurgeDeletedTasks) -> int:
-    """Remove for good what was deleted long ago. Answers with how many tasks went.
+    """Delete the rows of tasks that were deleted long ago. Returns how many.
 
-    If there are more, another job goes on at once.
+    If one run can't delete all of them, it stages a job that goes on at once.
     """
     gone = await tasks.purge(
         context.session,

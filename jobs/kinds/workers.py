@@ -1,4 +1,4 @@
-"""Jobs on workers: the people and agents that tasks are assigned to."""
+"""Jobs on workers: the people and agents to whom tasks are assigned."""
 
 from db import workers
 from db.inputs import NewWorker
@@ -11,6 +11,6 @@ class CreateWorker(NewWorker, Payload[int], kind="create_worker"):
 
 @job(shares_commit=True)
 async def create_worker(context: JobContext, new: CreateWorker) -> int:
-    """Create a person or agent to assign tasks to. Answers with its id."""
+    """Create a person or agent, to whom tasks can be assigned. Returns the id."""
     worker = await workers.create(context.session, context.origin, new)
     return worker.id

@@ -1,1 +1,1 @@
-"""What an operator asks and does: status, one job, health, cancel, dead letters."""
+"""The operator's commands as functions: status, one job, health, cancel, dead letters, audit triggers."""

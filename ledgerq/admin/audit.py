@@ -1,4 +1,4 @@
-"""Lets PostgreSQL itself audit a table, or no longer: what `ledgerq audit attach` and `detach` do."""
+"""Makes the statements of `ledgerq audit attach` and `detach`, by which PostgreSQL itself audits a table or stops."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _FIND = text(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table in the database, and the class of the application that stands for it, if one is audited."""
+    """A table in the database, and the rules of its audited class; None if the application audits no such class."""
 
     row: Any
     rules: Rules | None
@@ -35,10 +35,10 @@ class Found:
 async def attach(
     database: Database, table: str, mask: Collection[str] = (), exclude: Collection[str] = ()
 ) -> Sequence[str]:
-    """The statements that let PostgreSQL audit the table. `mask` and `exclude` are columns beside those of the class.
+    """The statements that let PostgreSQL audit the table. `mask` and `exclude` are added to those of `Audited`.
 
     Raises:
-        UsageError: it is no table with a primary key, it lacks a column, or the session audits it already.
+        UsageError: the table does not exist, has no primary key, lacks a column, or the session audits it already.
     """
     async with database.engine.connect() as connection:
         found = await _find(connection, database, table)
@@ -71,7 +71,7 @@ async def attach(
 
 
 async def detach(database: Database, table: str) -> Sequence[str]:
-    """The statements that end it. What was written stays.
+    """The statements by which PostgreSQL stops auditing the table. The entries stay.
 
     Raises:
         UsageError: there is no such table.
@@ -82,7 +82,7 @@ async def detach(database: Database, table: str) -> Sequence[str]:
 
 
 async def run(database: Database, statements: Sequence[str]) -> None:
-    """All of them in one transaction."""
+    """Run the statements in one transaction."""
     async with database.engine.begin() as connection:
         for statement in statements:
             await connection.exec_driver_sql(statement)

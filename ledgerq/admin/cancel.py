@@ -1,11 +1,11 @@
-"""Cancel a job wherever it is: staged, queued, held back, running, or not yet there.
+"""Cancels a job wherever it is: staged, queued, deferred, running, or not yet known.
 
-1. ask      the worker that runs the job, if one does, to roll it back; no worker takes the job meanwhile
-2. end      the job in the database: from now on it never runs, whatever Redis delivers
-3. remove   the job from the queue, and answer to who waits for it
+1. ask      the worker that runs the job, if one does, to roll it back; no worker claims the job meanwhile
+2. end      the job in the database, by a receipt: from now on it never runs, even if Redis delivers it
+3. remove   the job from the queue, and give clients that wait for it an answer
 
-The second step is what counts. It waits for the lock on the running job's receipt; each time that the wait is over
-without it, both steps are done again. Redis may be unreachable: then a running job is waited for.
+The second step decides. It waits for the lock on the running job's receipt. If the wait times out, both steps are done
+again. If Redis can't be reached, the cancel waits until a running job has ended.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ from ledgerq.wire.queue_name import queue_key
 
 T = TypeVar("T")
 
-_PAUSE = 0.05  # seconds before a lock is asked for again: on SQLite it may be refused at once
+_PAUSE = 0.05  # seconds before the next try to get the lock: SQLite may refuse it at once
 
 
 @dataclass(frozen=True, slots=True)
 class CancelAnswer:
     """How the job has ended, now or before. `redis_reached` is False if Redis could not be reached.
 
-    `known` is False if the job was neither staged nor queued: it will not run should it come.
+    `known` is False if the job was neither staged nor queued. If it is enqueued later, it will not run.
     """
 
     job_id: str
@@ -62,23 +62,23 @@ async def cancel(
     keep_result: int = 3600,
     others: Sequence[str] = (),
 ) -> CancelAnswer:
-    """See to it that this job never runs; if it has ended already, say how.
+    """Cancel a job: it never runs from now on. If it has ended already, nothing changes, and the answer says how.
 
     Args:
-        redis: where the queue is; need not answer.
-        sessions: of the database, which must.
+        redis: the Redis of the queue; it need not answer.
+        sessions: sessions of the database, which must answer.
         queue: the default queue's key.
-        job_id: the job.
-        actor: who cancels, for the audit log.
-        reason: why, for the audit log.
-        timeout: seconds to wait for a worker that runs it to roll it back. On SQLite a wait for
-            another writer is not cut short, so it may take 30 s longer.
-        keep_result: seconds for which Redis answers to who waits for the job.
-        others: the keys of more queues, on which the job may be.
+        job_id: the job's id.
+        actor: who cancels; written to the audit log.
+        reason: why; written to the audit log.
+        timeout: seconds to wait until the worker that runs the job has rolled it back. On SQLite, a wait for another
+            writer can't be interrupted, so the cancel may take 30 s longer.
+        keep_result: seconds for which Redis keeps the answer for clients that wait for the job.
+        others: the keys of further queues on which the job may be.
 
     Raises:
-        StillRuns: it still runs after that time; nothing has changed.
-        Undecodable: no job can have such an id.
+        StillRuns: the job still runs after `timeout`; nothing has changed.
+        Undecodable: `job_id` is empty, too long, or not printable.
     """
     check_job_id(job_id)
     try:
@@ -99,7 +99,7 @@ async def cancel(
 
 
 async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str) -> str:
-    """The key of the queue that has the job, or where it is to go; the first if nobody knows."""
+    """The key of the queue that has the job, or to which the outbox will send it; else the first of the queues."""
     async with sessions() as session:
         message = await outbox.find(session, job_id)
     named = queue_key(message.queue if message else None, queues[0])
@@ -110,7 +110,7 @@ async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], 
 async def _end(
     redis: ArqRedis, sessions: Sessions, queue: str, job_id: str, *, actor: str, reason: str
 ) -> tuple[JobState, Envelope | None]:
-    """The state the job is in from now on, and what is known of it; waits until it does not run."""
+    """End the job in the database; waits while it runs. Returns how it ended, and its envelope if it was found."""
     envelope: Envelope | None = None
 
     async def once(session: AsyncSession) -> JobState | None:
@@ -134,8 +134,8 @@ async def _end(
 
 
 async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
-    """Ask its worker to hand it back; the job as it is on the queue, if it is there and legible."""
-    seconds, _ = await redis.time()  # its clock: it forgets those that nobody asks for any more
+    """Ask the job's worker to roll it back. Returns the job's envelope, if the job is on the queue and readable."""
+    seconds, _ = await redis.time()  # a request that is not repeated is dropped, by this clock
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(cancel_key(queue), {job_id: int(seconds) * 1000})
         pipe.get(job_key(job_id))
@@ -151,7 +151,7 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
 
 
 async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:
-    """False if Redis did not answer: that must not keep a job from being cancelled."""
+    """Await a call to Redis; (False, None) if it failed, since a job can be cancelled without Redis."""
     try:
         return True, await asked
     except (RedisError, OSError, TimeoutError):
@@ -161,7 +161,7 @@ async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:
 async def _take_off(
     redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
 ) -> int:
-    """Off the queue with it; its unique key is free, and who waits for it is answered."""
+    """Remove the job from the queue, free its unique key, and write the answer for clients that wait for it."""
     key = ""
     if envelope and envelope.unique:
         key = unique_key(queue, envelope.kind, envelope.unique)
@@ -170,7 +170,7 @@ async def _take_off(
 
 
 def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:
-    """What a worker would answer that finds the job cancelled; nothing if nobody knows the job."""
+    """The result that a worker would write for a cancelled job; empty if the job is unknown."""
     if envelope is None:
         return b""
     now = int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""For commands: Redis and a database that answers and is current, open for the length of a block."""
+"""Connections for commands: a checked database, and Redis, closed when the block ends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +14,11 @@ from ledgerq.store.schema import require_current
 
 @asynccontextmanager
 async def open_current_database(config: DatabaseConfig, tables: Tables) -> AsyncIterator[Sessions]:
-    """Sessions of the database.
+    """Sessions on the database, after a check that it answers and that its schema is current.
 
     Raises:
-        Unreachable: it does not answer.
-        SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
+        Unreachable: the database does not answer.
+        SchemaBehind, SchemaAhead: the database's schema is too old or too new for this code.
     """
     async with open_database(config, tables) as database:
         await database.ping()
@@ -30,7 +30,7 @@ async def open_current_database(config: DatabaseConfig, tables: Tables) -> Async
 async def open_redis_and_database(
     config: Config, tables: Tables
 ) -> AsyncIterator[tuple[ArqRedis, Sessions]]:
-    """The same, and Redis, which need not answer."""
+    """As `open_current_database`, with a client of Redis too. Whether Redis answers is not checked."""
     redis = connect(config.worker)
     try:
         async with open_current_database(config.database, tables) as sessions:

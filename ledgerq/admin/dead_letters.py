@@ -1,4 +1,4 @@
-"""Replay and discard dead letters: those that are named, all or none of them, or page by page all that fit."""
+"""Replay and discard dead letters: those of named jobs, all or none; or all that match a filter, page by page."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import DeadLetterFilter
 from ledgerq.wire.queue_name import queue_key
 
-MAX_OBSTACLES = 20  # so many are told of, all are counted
+MAX_OBSTACLES = 20  # the most that BulkResult lists; it counts all
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The jobs that will run once more. `redis_reached` is False if Redis could not be reached."""
+    """The jobs that are staged again. `redis_reached` is False if Redis did not answer."""
 
     jobs: list[Replayed]
     redis_reached: bool
@@ -31,7 +31,7 @@ class ReplayResult:
 
 @dataclass(slots=True)
 class BulkResult:
-    """What became of all letters that fit: how many were taken, how many were left, and why."""
+    """How many letters were replayed or discarded (`taken`), how many were left as they are, and why."""
 
     taken: int = 0
     left: int = 0
@@ -51,10 +51,13 @@ async def replay(
     kind: str | None = None,
     new_job_id: str | None = None,
 ) -> ReplayResult:
-    """Replay these, in one transaction; arguments and errors are those of `ledgerq.execution.interventions.replay`.
+    """Replay the letters of these jobs in one transaction.
+
+    What Redis still keeps of the jobs is removed first, unless `new_job_id` is given. Arguments and errors are those of
+    `ledgerq.execution.interventions.replay`.
 
     Raises:
-        NotBuried: one has no letter; none is replayed.
+        NotBuried: a job has no letter; none is replayed.
     """
 
     async def once(session: AsyncSession) -> list[Replayed]:
@@ -81,7 +84,7 @@ async def replay_all(
     actor: str,
     reason: str,
 ) -> BulkResult:
-    """Replay all such letters, a page to a transaction; those that can't be as they are stay."""
+    """Replay all letters that match the filter, each page in a transaction. Letters that can't be replayed stay."""
     result = BulkResult()
     async for page in interventions.pages(sessions, which):
         obstacles = [each for each in map(interventions.obstacle, page) if each]
@@ -101,10 +104,10 @@ async def replay_all(
 async def discard(
     sessions: Sessions, job_ids: Collection[str], *, actor: str, reason: str
 ) -> list[str]:
-    """Discard these, in one transaction.
+    """Discard the letters of these jobs in one transaction; returns the jobs' ids.
 
     Raises:
-        NotBuried: one has no letter; none is discarded.
+        NotBuried: a job has no letter; none is discarded.
     """
 
     async def once(session: AsyncSession) -> list[str]:
@@ -118,7 +121,7 @@ async def discard(
 async def discard_all(
     sessions: Sessions, which: DeadLetterFilter, *, actor: str, reason: str
 ) -> BulkResult:
-    """Discard all such letters, a page to a transaction."""
+    """Discard all letters that match the filter, each page in a transaction."""
     result = BulkResult()
     async for page in interventions.pages(sessions, which):
         ids = [letter.job_id for letter in page]
@@ -137,9 +140,9 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
 
 
 async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None]) -> bool:
-    """What Redis may still have of the dead jobs, their old payload and count of crashes, must not come first.
+    """Remove what Redis may still keep of dead jobs: an old payload, a count of crashes. False if Redis is down.
 
-    It has nothing if the worker that buried them lived on to say so: it need not answer.
+    Mostly Redis keeps nothing: the worker that buried a job has acknowledged it. So a failure is not an error.
     """
     by_queue: dict[str, dict[str, bytes]] = {}
     for job_id, name in queues.items():

@@ -1,4 +1,4 @@
-"""Is all well? Each worker says on Redis that it lives; `check` asks Redis, the database and the workers."""
+"""Health checks of Redis, the database and the workers. Each worker writes a sign of life to Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `warn` marks a note: worth knowing, and no failure."""
+    """The result of one check. `warn` marks a warning: `ok` stays True, and `detail` should be read."""
 
     name: str
     ok: bool
@@ -43,9 +43,9 @@ async def check(
     seconds: float = LIMIT,
     kinds: Queues = NO_QUEUES,
 ) -> list[Check]:
-    """Look at Redis, the database, its schema, and which workers live; side by side, each for so long at most.
+    """Check Redis and the living workers, and at the same time the database and its schema.
 
-    `kinds` are the queues of the application's kinds.
+    Each of the two may take `seconds` at most. `kinds` are the queues of the application's kinds.
     """
     found = {"redis": dict[str, Check](), "database": dict[str, Check]()}
     looks = {
@@ -95,7 +95,7 @@ async def _check_redis(config: Config, kinds: Queues) -> AsyncIterator[Check]:
         async for note in _notes_on_redis(redis, known):
             yield note
     except (LedgerqError, RedisError, OSError) as error:
-        if not (failed and isinstance(error, NoPermissionError)):  # what is missing has been named
+        if not (failed and isinstance(error, NoPermissionError)):  # already reported
             yield Check("redis", ok=False, detail=first_line(error))
     finally:
         await redis.aclose(close_connection_pool=True)
@@ -106,7 +106,7 @@ def _said(lacks: Sequence[Missing]) -> str:
 
 
 async def _notes_on_redis(redis: ArqRedis, queues: Sequence[str]) -> AsyncIterator[Check]:
-    """What does not keep jobs from running, and should be known."""
+    """Warnings: facts that don't keep the worker from running, but that an operator should know."""
     try:
         policy = (await redis.info("memory")).get("maxmemory_policy", "noeviction")
     except RedisError:  # forbidden
@@ -131,7 +131,7 @@ async def _is_left_alone(redis: ArqRedis, queue: str) -> bool:
 
 
 def _workers_check(workers: list[str]) -> Check:
-    """All well if one lives on this machine: that is what a container asks about itself."""
+    """Ok if a worker lives on this machine, since a container's health check asks about the container itself."""
     here = any(runs_here(worker) for worker in workers)
     seen = ", ".join(workers) if workers else f"none seen in the last {SILENCE:g} s"
     return Check("workers", ok=here, detail=seen if here or not workers else f"elsewhere: {seen}")

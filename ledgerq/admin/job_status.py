@@ -1,4 +1,4 @@
-"""Where one job is, and what happened to it. What the database says of its end comes before what Redis says."""
+"""Where one job is, and what happened to it. If the database says how the job ended, that counts, not Redis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +36,7 @@ Where: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the audit log that the job wrote, or that is about it."""
+    """An entry of the audit log that carries the job's id."""
 
     at: datetime
     actor: str
@@ -46,11 +46,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One job. What is not known, or does not apply, is None or empty.
+    """The state of one job. A field that is unknown, or does not apply, is None or empty.
 
-    `staged` is in the outbox and not on Redis; `queued` is due now, `deferred` not yet; `retrying` is
-    queued or deferred and was tried before. `attempts` tells of each attempt that failed. `note` tells of another
-    queue that has the id on Redis, for whose job this one waits; or of a body that only some workers can read.
+    A `staged` job is in the outbox and not on Redis. A `queued` job is due now, a `deferred` job is not due yet; a
+    `retrying` job is in the queue and was tried before. `attempts` lists the attempts that failed. `problem` says why
+    Redis could not be asked. `note` names another queue on Redis that has a job of this id, or says that only some
+    workers can read the job's body.
     """
 
     job_id: str
@@ -77,7 +78,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What the database has of a job."""
+    """What the database knows of a job."""
 
     ended: ProcessedJob | None
     letter: DeadLetter | None
@@ -87,7 +88,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What Redis has of a job."""
+    """What Redis knows of a job."""
 
     now: int = 0
     score: float | None = None
@@ -96,21 +97,21 @@ class _Seen:
     held: bool = False
     tries: int = 0
     trouble: Mapping[str, str] = field(default_factory=dict)
-    written: str | None = None  # the format of a body that is not our JSON …
-    function: str | None = None  # … and whom it asks for
-    holder: str | None = None  # who else has this id: Redis has another queue's job under it
+    written: str | None = None  # the format of the body, if it is not our JSON
+    function: str | None = None  # the function that such a body names
+    holder: str | None = None  # another queue that has a job of this id on Redis
 
 
 async def job_status(config: Config, job_id: str, kinds: Queues = NO_QUEUES) -> JobStatus:
-    """Look for the job in the database and on Redis; the former must answer.
+    """Look for the job in the database and on Redis. If Redis does not answer, `problem` says so.
 
     Args:
-        config: where they are.
-        job_id: the job.
-        kinds: the queues of the application's kinds: the job is looked for on each.
+        config: the settings of Redis and the database.
+        job_id: the job's id.
+        kinds: the queues of the application's kinds; the job is searched on all of them.
 
     Raises:
-        Unreachable: the database does not.
+        Unreachable: the database does not answer.
     """
     async with open_database(config.database) as database:
         await database.ping()
@@ -159,7 +160,7 @@ async def _look_on_redis(redis: ArqRedis, queue: str, job_id: str) -> _Seen:
         pipe.hgetall(failures_key(queue, job_id))
         score, body, entry, held, tries, trouble = await pipe.execute()
     holder = _holder(queue, body, queued=score is not None)
-    if holder is not None:  # what stands under arq's keys is that job's
+    if holder is not None:  # the values of arq's keys belong to that queue's job
         body = tries = None
         held = 0
     return _Seen(
@@ -188,7 +189,7 @@ def _note(seen: _Seen) -> str | None:
 
 
 def _holder(queue: str, body: bytes | None, *, queued: bool) -> str | None:
-    """The queue that has a job of this id, if it is not ours; a stock client's body names none."""
+    """Another queue that has a job of this id; None if there is none. The body of a stock arq client names no queue."""
     if body is None:
         return None
     named = queue_of(body)
@@ -256,7 +257,7 @@ def _kind(kept: _Kept, seen: _Seen) -> str | None:
 
 
 def _attempt(kept: _Kept, seen: _Seen) -> int | None:
-    """The one that ended it, or the one that runs, or the last that failed."""
+    """The number of the attempt that ended the job, or that runs, or that failed last."""
     if kept.ended and kept.ended.attempt:
         return kept.ended.attempt
     if kept.letter:
@@ -272,7 +273,7 @@ def _legible(body: bytes | None) -> Envelope | None:
 
 
 def _log(lines: str) -> list[dict[str, Any]]:
-    """One JSON object a line; what a hand wrote there is shown as it is."""
+    """The failed attempts, from one JSON object a line. A line that is not JSON is shown as an error text."""
     found = []
     for line in filter(None, lines.split("\n")):
         try:

@@ -1,4 +1,4 @@
-"""The queues that an operator's command is about: the default one, those served here, those of the application's kinds."""
+"""The queues that an operator's command covers: the default queue, served queues, those of the application's kinds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,18 +10,18 @@ from ledgerq.config import WorkerConfig
 from ledgerq.wire.envelope import queue_of
 from ledgerq.wire.queue_name import queue_key
 
-Queues = Mapping[str, str | None]  # of the application's kinds, by name; None is the default queue
+Queues = Mapping[str, str | None]  # kind → its queue; None is the default queue
 NO_QUEUES: Queues = MappingProxyType({})
 
 
 def known_queues(worker: WorkerConfig, kinds: Queues, *named: str | None) -> list[str]:
-    """Their keys on Redis, the default queue's first. `named` are more of them."""
+    """The keys on Redis of these queues, the default queue's first, each once. `named` are further queues."""
     names: Iterable[str | None] = (None, *worker.served, *kinds.values(), *named)
     return list(dict.fromkeys(queue_key(name, worker.queue) for name in names))
 
 
 async def queue_of_job(redis: ArqRedis, queues: Sequence[str], job_id: str) -> str | None:
-    """Which of these queues has the job on Redis; None if none has."""
+    """The key of the queue among these that has the job on Redis; None if none has it."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.get(job_key(job_id))
         for queue in queues:
@@ -31,5 +31,5 @@ async def queue_of_job(redis: ArqRedis, queues: Sequence[str], job_id: str) -> s
         raise body
     if body and (named := queue_of(body)) in queues:
         return named
-    known = zip(queues, scores, strict=True)  # a key that is no queue answers with an error
+    known = zip(queues, scores, strict=True)  # the score is an error if the key is no queue
     return next((queue for queue, score in known if isinstance(score, float)), None)

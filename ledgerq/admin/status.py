@@ -1,4 +1,4 @@
-"""Where the jobs are: on the queue, running, staged, ended. Counts cost the same however long the queue is."""
+"""How many jobs are queued, running, staged and ended. The cost of counting does not grow with the queue's length."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import JobState
 from ledgerq.wire.queue_name import carried_to
 
-SAMPLE = 1000  # held-back jobs that are looked at one by one
+SAMPLE = 1000  # deferred jobs that are read one by one, to count retries
 
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job that one of our workers has. Not `held` if its lease has run out: that worker is dead."""
+    """A job that a worker of ledgerq runs. `held` is False if its lease has run out: the worker is dead."""
 
     job_id: str
     worker: str
@@ -35,12 +35,12 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What is on Redis.
+    """The jobs of one queue on Redis.
 
-    `queued` is due now. Jobs that a stock arq worker runs are still among them: arq marks each by a
-    key of its own, and finding those would mean to look through all keys. `deferred` waits for its
-    time; `retrying` says how many of the first thousand of these have been tried before. `waits` is what jobs waited for
-    in the last minute that somebody has to mend.
+    `queued` counts the jobs that are due now, those that a stock arq worker runs among them: arq marks each running job
+    by a key of its own, and finding these keys would mean scanning all keys. `deferred` counts the jobs that are due
+    later, `retrying` those of the first thousand of them that were tried before. `waits` lists what jobs have waited
+    for in the last minute, and that somebody must repair.
     """
 
     queued: int
@@ -53,7 +53,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What is in the database: staged and not ended, ended, and buried. `staged_by_queue` has the queues' keys."""
+    """The jobs in the database. `staged` counts jobs that have not ended; `staged_by_queue` has them by queue key."""
 
     staged: int
     oldest_staged: datetime | None
@@ -66,9 +66,9 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. `queue` is the default queue; `queues` has each by its key.
+    """The jobs on Redis and in the database. `queue` is the default queue; `queues` holds each queue by its key.
 
-    If Redis does not answer, they are None and empty; `problem` then says why.
+    If Redis does not answer, `queue` is None, `queues` is empty, and `problem` says why.
     """
 
     queue: Queue | None
@@ -78,14 +78,14 @@ class Status:
 
 
 async def status(config: Config, kinds: Queues = NO_QUEUES) -> Status:
-    """Look at Redis and the database; the latter must answer.
+    """Count the jobs on Redis and in the database.
 
     Args:
-        config: where they are.
+        config: the settings of Redis and the database.
         kinds: the queues of the application's kinds.
 
     Raises:
-        Unreachable: the database does not.
+        Unreachable: the database does not answer.
     """
     async with open_database(config.database) as database:
         await database.ping()
@@ -103,7 +103,7 @@ async def status(config: Config, kinds: Queues = NO_QUEUES) -> Status:
 
 
 async def look_at_ledger(sessions: Sessions, default: str, kinds: Queues = NO_QUEUES) -> Ledger:
-    """Count what the database knows of jobs. `default` is the default queue's key."""
+    """Count the jobs in the database. `default` is the default queue's key."""
     staged: Counter[str] = Counter()
     async with sessions() as session:
         for name, kind, number in await outbox.count_by_queue(session):
@@ -121,7 +121,7 @@ async def look_at_ledger(sessions: Sessions, default: str, kinds: Queues = NO_QU
 
 
 async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
-    """Count what is on the queue, by Redis' own clock."""
+    """Count the jobs on a queue; what is due is decided by the clock of Redis."""
     now = await now_ms(redis)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zcount(queue, "-inf", now)
@@ -143,19 +143,19 @@ async def look_at_queue(redis: ArqRedis, queue: str) -> Queue:
 
 
 async def now_ms(redis: ArqRedis) -> int:
-    """The time by Redis' clock."""
+    """The time in milliseconds, by the clock of Redis."""
     seconds, microseconds = await redis.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def read_running(job_id: str, entry: bytes, *, held: bool) -> RunningJob:
-    """A worker's note on a job that it has: `token|since|attempt|worker`."""
+    """Parse a worker's entry for a job that it runs: `token|since|attempt|worker`."""
     _, since, attempt, worker = (*text(entry).split("|", 3), "", "", "")[:4]
     return RunningJob(job_id, worker, moment(number(since)), number(attempt) or None, held)
 
 
 def moment(ms: float | None) -> datetime | None:
-    """Milliseconds on Redis as a time, if they are one."""
+    """The time of a number of milliseconds since 1970; None if it is no time."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
     except (OverflowError, ValueError, OSError):
@@ -163,12 +163,12 @@ def moment(ms: float | None) -> datetime | None:
 
 
 def number(value: str) -> int:
-    """A count on Redis; 0 if it is none."""
+    """The text as a whole number; 0 if it is not one."""
     return int(value) if value.isdecimal() else 0
 
 
 def text(value: bytes) -> str:
-    """Whatever the bytes are, something to show."""
+    """The bytes as text; bytes that are not UTF-8 are escaped."""
     return value.decode(errors="backslashreplace")
 
 
@@ -182,7 +182,7 @@ async def _running(redis: ArqRedis, entries: Mapping[bytes, bytes]) -> list[Runn
 
 
 async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bool]:
-    """Of each of these jobs, if it has been tried, or went wrong otherwise."""
+    """For each of these jobs, True if it was tried before, or its worker died or was interrupted."""
     async with redis.pipeline(transaction=False) as pipe:
         for job_id in job_ids:
             pipe.exists(f"{retry_key_prefix}{job_id}", failures_key(queue, job_id))
@@ -190,7 +190,7 @@ async def _tried(redis: ArqRedis, queue: str, job_ids: Sequence[str]) -> list[bo
 
 
 def _carried_to(name: str | None, kind: str, kinds: Queues, default: str) -> str:
-    """As the relay: a name that can't be a queue's is none."""
+    """The key of the queue to which the relay carries a job. As for the relay, an invalid name is the default queue."""
     try:
         return carried_to(name, kind, kinds, default)
     except ValueError:

@@ -1,1 +1,1 @@
-"""The command line. Knows everything below it."""
+"""The command line; it may import all other packages of ledgerq."""

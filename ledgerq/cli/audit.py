@@ -1,4 +1,4 @@
-"""The commands about the audit log: what it says of an entity or of a job; to let PostgreSQL audit a table."""
+"""`ledgerq audit`: shows the entries of an entity or of a job; attaches and detaches the triggers of a table."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ class _ShowsByDefault(TyperGroup):
     """`ledgerq audit ENTITY ID` is `ledgerq audit show ENTITY ID`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Which command is meant."""
+        """Put `show` before the arguments, if they begin with no command."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["show", *args]
         return super().parse_args(ctx, args)
@@ -59,13 +59,13 @@ def show(
         str | None,
         typer.Argument(metavar="[ID]", help="Its key; parts of a composite key with commas."),
     ] = None,
-    job: Annotated[str | None, typer.Option(metavar="ID", help="What a job did instead.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="ID", help="Show a job's entries.")] = None,
     after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=MAX_SHOWN, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_SHOWN, help="The most to show.")] = 100,
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """What happened to an entity, or what a job did: oldest first, a page at a time."""
+    """Show what happened to an entity, or what a job did: oldest first, a page at a time."""
     if job is not None:
         if entity is not None:
             raise UsageError("--job", "stands beside an entity", "give one of them")
@@ -92,7 +92,7 @@ def show(
 def attach(
     table: TableName,
     mask: Annotated[
-        Columns | None, typer.Option(metavar="COLUMN", help="Show `***` in its place.")
+        Columns | None, typer.Option(metavar="COLUMN", help="Show its values as `***`.")
     ] = None,
     exclude: Annotated[Columns | None, typer.Option(metavar="COLUMN", help="Leave it out.")] = None,
     sql: OnlySql = False,
@@ -107,7 +107,7 @@ def attach(
 
 
 def detach(table: TableName, sql: OnlySql = False, app: AppName = None) -> None:
-    """Let PostgreSQL audit a table no longer; the entries stay."""
+    """Stop PostgreSQL from auditing a table; the entries stay."""
 
     async def statements(database: Database) -> Sequence[str]:
         return await audit_admin.detach(database, table)

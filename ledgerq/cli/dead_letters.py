@@ -1,4 +1,4 @@
-"""`ledgerq dead`: look at the dead letters, replay or discard them."""
+"""`ledgerq dead`: list and show dead letters, replay or discard them."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict
@@ -45,16 +45,16 @@ T = TypeVar("T")
 SWEEP = 3600.0  # seconds for a command that takes all letters, page by page
 
 commands = typer.Typer(
-    help="The dead letters: jobs that will not be tried again, until somebody decides.",
+    help="The dead letters: jobs that will not be tried again unless somebody replays them.",
     no_args_is_help=True,
 )
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="The jobs' ids.")]
-All = Annotated[bool, typer.Option("--all", help="All of them, or all that fit the filters.")]
-OfKind = Annotated[str | None, typer.Option("--kind", help="Only of this kind.")]
-OfReason = Annotated[str | None, typer.Option("--reason", help="Only buried for this reason.")]
+All = Annotated[bool, typer.Option("--all", help="All letters, or all that match the filters.")]
+OfKind = Annotated[str | None, typer.Option("--kind", help="Only letters of this kind.")]
+OfReason = Annotated[str | None, typer.Option("--reason", help="Only letters with this reason.")]
 OfFingerprint = Annotated[
-    str | None, typer.Option("--fingerprint", help="Only those that failed in the same way.")
+    str | None, typer.Option("--fingerprint", help="Only jobs that failed in this same way.")
 ]
 
 
@@ -74,14 +74,14 @@ def list_(
     kind: OfKind = None,
     reason: OfReason = None,
     fingerprint: OfFingerprint = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The most to show.")] = 50,
     group: Annotated[
-        bool, typer.Option("--group", help="Count those that failed in the same way.")
+        bool, typer.Option("--group", help="Count jobs that failed in the same way.")
     ] = False,
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest first, or with --group the most frequent."""
+    """List the letters, the newest first; with --group, the most frequent failure first."""
     which = DeadLetterFilter(kind, reason, fingerprint)
 
     async def look(sessions: Sessions) -> list[tuple[int | None, DeadLetter]]:
@@ -117,7 +117,7 @@ def show(
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """All that is kept of one: payload or bytes, fields at fault, attempts, traceback."""
+    """Show one letter: payload or raw bytes, invalid fields, attempts, traceback."""
     checked_ids([job_id])
 
     async def look(sessions: Sessions) -> DeadLetter | None:
@@ -144,7 +144,7 @@ def replay(
     job_ids: Ids = None,
     every: All = False,
     kind: Annotated[
-        str | None, typer.Option(help="Run it as this kind; with --all, only those of it.")
+        str | None, typer.Option(help="Run it as this kind; with --all, only letters of it.")
     ] = None,
     reason: OfReason = None,
     fingerprint: OfFingerprint = None,
@@ -157,7 +157,7 @@ def replay(
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let dead jobs run once more, with their payload or an edited one."""
+    """Run dead jobs once more, with their payload or an edited one."""
     ids = _chosen(job_ids, every, {"--reason": reason, "--fingerprint": fingerprint})
     if every or len(ids) > 1:
         _refuse({"--payload": payload, "--new-id": new_id}, "is for one job", "name one")
@@ -191,7 +191,7 @@ def discard(
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Throw letters away: their jobs stay dead for good. The audit log keeps who did it."""
+    """Delete letters: their jobs stay dead for good. The audit log keeps who did it."""
     filters = {"--kind": kind, "--reason": reason, "--fingerprint": fingerprint}
     ids = _chosen(job_ids, every, filters)
     said = for_the_log(actor, because)
@@ -210,7 +210,7 @@ def discard(
 
 
 def _chosen(job_ids: list[str] | None, every: bool, filters: Mapping[str, str | None]) -> list[str]:
-    """The ids that were named; none with --all."""
+    """The ids that were named; empty with --all. Refuses both, neither, and filters without --all."""
     if every and job_ids:
         raise UsageError("ID", "is given beside --all", "give one or the other")
     if not every:
@@ -229,7 +229,7 @@ def _refuse(options: Mapping[str, str | None], problem: str, cure: str) -> None:
 async def _fields(
     sessions: Sessions, job_id: str, kind: str | None, payload: str | None
 ) -> dict[str, Any] | None:
-    """The edited payload, by the rules of the kind that the job has or is to have."""
+    """The edited payload, checked by the rules of the job's new kind, or else of its own; None if none is given."""
     if payload is None:
         if kind is not None:
             require_app().registry().kind(kind)
@@ -278,7 +278,7 @@ def _brief(count: int | None, letter: DeadLetter) -> dict[str, Any]:
 
 
 def _on_database(work: Callable[[Sessions], Awaitable[T]]) -> Coroutine[Any, Any, T]:
-    config, tables = load(DatabaseConfig), tables_of_app()  # the latter imports a service's code
+    config, tables = load(DatabaseConfig), tables_of_app()  # imports the service's code
 
     async def run() -> T:
         async with open_current_database(config, tables) as sessions:

@@ -1,4 +1,4 @@
-"""`ledgerq dev`: the servers and a worker, for as long as a person develops."""
+"""`ledgerq dev`: runs a PostgreSQL, a Redis and a worker for development, until Ctrl-C."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from ledgerq.errors import LedgerqError
 from ledgerq.settings import load
 from ledgerq.store.migration import migrate
 
-_MARK = "ledgerq-dev"  # the lock of a running `dev`, and the sign that the folder is its own
+_MARK = "ledgerq-dev"  # file: locked while `dev` runs; shows that `dev` made the folder
 
 
 class NotOurFolder(LedgerqError):
@@ -40,7 +40,7 @@ class AlreadyRunning(LedgerqError):
 
 
 class WorkerEnded(LedgerqError):
-    """The worker ended by itself; what it said stands above."""
+    """The worker ended by itself with an error; its output is above."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the worker ended by itself with status {status}")
@@ -49,13 +49,15 @@ class WorkerEnded(LedgerqError):
 def run_dev(
     folder: Path, tables: Tables, *, reset: bool, console: Console, ini: Path | None = None
 ) -> None:
-    """Run until interrupted; the data in the folder stays. `ini` is the application's alembic.ini, where it has one.
+    """Run the servers and a worker until interrupted. The data in the folder stays, unless `reset` deletes it first.
+
+    `ini` is the application's alembic.ini; None takes its folder of migrations.
 
     Raises:
-        NotOurFolder: the folder holds something that we did not make.
-        NotPrivate: the folder, or something that we made in it, is a link or somebody else's.
-        AlreadyRunning: another one runs there.
-        WorkerEnded: the worker failed.
+        NotOurFolder: the folder holds something that `ledgerq dev` did not make.
+        NotPrivate: the folder, or something in it, is a link or belongs to another user.
+        AlreadyRunning: another `ledgerq dev` uses the folder.
+        WorkerEnded: the worker ended with an error.
     """
     with _claimed(folder):
         if reset:
@@ -70,7 +72,7 @@ def run_dev(
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Ours alone for the length of the block; the lock goes with the process, however it ends."""
+    """Lock the folder until the block ends. The system frees the lock when the process ends, even if it is killed."""
     try:
         if os.path.lexists(folder):
             check_owner(folder)
@@ -107,7 +109,7 @@ def _run_worker(running: Servers) -> None:
     command = [sys.executable, "-P", "-m", "ledgerq", "worker"]
     process = subprocess.Popen(command, env=running.given_to(os.environ))
     try:
-        with suppress(KeyboardInterrupt):  # a terminal gives it to the worker too, which drains
+        with suppress(KeyboardInterrupt):  # the worker gets Ctrl-C too, and drains
             if status := process.wait():
                 raise WorkerEnded(status)
     finally:

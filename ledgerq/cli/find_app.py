@@ -1,4 +1,4 @@
-"""Finds the application that a command is about: `--app`, LEDGERQ_APP, or `[tool.ledgerq] app` in pyproject.toml."""
+"""Finds the `App` of a command, by `--app`, LEDGERQ_APP, or `[tool.ledgerq] app` in pyproject.toml."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ _CURE = "name it as module:attribute, as in shop.ledger:app"
 
 
 def _choose(name: str | None) -> None:
-    """Processes that this one starts find the same application."""
+    """Put the name of `--app` into LEDGERQ_APP, so that processes which this one starts find the same application."""
     if name is not None:
         os.environ[VARIABLE] = name
         os.environ.pop(f"{VARIABLE}{FILE}", None)
@@ -39,11 +39,11 @@ AppName = Annotated[
 
 
 def find_app() -> App | None:
-    """The application, if one is named; its modules are looked for beside what names it, too.
+    """The application; None if none is named. Its modules are searched in the current or pyproject.toml's folder too.
 
     Raises:
-        UsageError: what is named can't be imported, or is no App; the text says which part of the name is wrong.
-        SettingError: the variable is set in a way that settings can't be.
+        UsageError: the named App can't be imported, or is no App; the text says which part of the name is wrong.
+        SettingError: LEDGERQ_APP is not valid, for example begins with a quotation mark.
     """
     name, source = load(CommandSettings).app, VARIABLE
     folder = _current_folder()
@@ -52,15 +52,15 @@ def find_app() -> App | None:
     if not name:
         return None
     if folder and str(folder) not in sys.path:
-        sys.path.append(str(folder))  # behind what is installed: it takes nobody's place
+        sys.path.append(str(folder))  # at the end: an installed module of the same name comes first
     return _load(name, source)
 
 
 def require_app() -> App:
-    """The application.
+    """The application, for commands that need one.
 
     Raises:
-        UsageError: none is named, or it can't be imported.
+        UsageError: no application is named, or it can't be imported.
     """
     app = find_app()
     if app is None:
@@ -69,22 +69,22 @@ def require_app() -> App:
 
 
 def tables_of_app() -> Tables:
-    """The tables of the application; none where no application is named."""
+    """The tables of the application; `NO_TABLES` if no application is named."""
     app = find_app()
     return app.tables if app else NO_TABLES
 
 
 def queues_of_app() -> dict[str, str | None]:
-    """The queue of each of the application's kinds, None for the default one; nothing where no application is named."""
+    """Kind → queue, for the application's kinds; None is the default queue. Empty if no application is named."""
     app = find_app()
     return app.registry().queues if app else {}
 
 
 def alembic_ini() -> Path | None:
-    """The alembic.ini that `[tool.ledgerq] alembic` names in the nearest pyproject.toml that has that table.
+    """The alembic.ini that `[tool.ledgerq] alembic` names in the nearest pyproject.toml with this key; else None.
 
     Raises:
-        UsageError: the file named is not there, or somebody else may write what names it: its code would run as ours.
+        UsageError: there is no such file; or another user may write the pyproject.toml, and so run code as this user.
     """
     folder = _current_folder()
     for each in (folder, *folder.parents) if folder else ():
@@ -92,7 +92,7 @@ def alembic_ini() -> Path | None:
         try:
             named = _our_table(tomllib.loads(path.read_text())).get("alembic", "")
         except (OSError, ValueError):
-            continue  # who looks for an app says so
+            continue  # find_app reports it
         if named:
             for trusted in (path, each):
                 _require_trusted(trusted)
@@ -112,10 +112,10 @@ def _current_folder() -> Path | None:
 
 
 def _in_pyproject(start: Path) -> tuple[str, Path, str]:
-    """The name in the nearest pyproject.toml that has one, from here upwards.
+    """The name in the nearest pyproject.toml that has one, its folder and its source; from `start` upwards.
 
     Raises:
-        UsageError: the file names an application, and somebody else may write it: its code would run as ours.
+        UsageError: the file can't be read; or another user may write it, and so run code as this user.
     """
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
@@ -160,7 +160,7 @@ def _load(name: str, source: str) -> App:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a module of theirs imports one that is not there
+            raise  # the service's own code imports a module that does not exist
         top = sys.modules.get(module_name.partition(".")[0])
         other = f" in {top.__file__}" if top and top.__file__ else ""
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`ledgerq init NAME`: a small service that runs. The files are in `template`, beside this one."""
+"""`ledgerq init NAME`: makes a small service, from the files in the folder `template`."""
 
 import re
 from importlib.resources import files
@@ -11,7 +11,7 @@ from ledgerq.cli.output import say
 from ledgerq.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
-_FILES = {  # where each goes: the template's name without `.txt`, unless it says otherwise
+_FILES = {  # template → file to write; "" means the template's name
     "service.py": "{module}.py",
     "test_service.py": "test_{module}.py",
     "gitignore": ".gitignore",
@@ -25,12 +25,12 @@ _FILES = {  # where each goes: the template's name without `.txt`, unless it say
 
 
 def add_to(commands: typer.Typer) -> None:
-    """The command."""
+    """Register the command."""
     commands.command()(init)
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="Of the service, and of the folder that is made.")],
+    name: Annotated[str, typer.Argument(help="The name of the service and of its new folder.")],
 ) -> None:
     """Make a small service that runs: an app, one model, one job, one test, migrations, a compose file."""
     if not _NAME.fullmatch(name):

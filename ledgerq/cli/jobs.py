@@ -1,4 +1,4 @@
-"""The commands about jobs: where all of them are, where one is, and to cancel it."""
+"""The commands about jobs: `status` counts them, `job` shows one, `cancel` cancels one."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ _MAX_RUNNING = 50  # running jobs that are listed for a person
 
 
 class UnknownJob(LedgerqError):
-    """No trace of the job. `problem` is why Redis could not be asked, `note` what else it has under the id."""
+    """The job is not found. `problem` says why Redis could not be asked, `note` what else Redis has of this id."""
 
     def __init__(self, job_id: str, problem: str | None, note: str | None) -> None:
         self.job_id = job_id
@@ -55,7 +55,7 @@ def add_to(root: typer.Typer) -> None:
 
 
 def status(app: AppName = None, as_json: AsJson = False) -> None:
-    """How many jobs are queued, held back, running, staged, done, cancelled and dead."""
+    """Show how many jobs are queued, held back, running, staged, done, cancelled and dead."""
     found = run_within(LIMIT, status_of_all(load_config(), queues_of_app()))
     if as_json:
         print_json(asdict(found))
@@ -67,7 +67,7 @@ def status(app: AppName = None, as_json: AsJson = False) -> None:
 
 
 def job(job_id: JobId, queue: OnQueue = None, app: AppName = None, as_json: AsJson = False) -> None:
-    """Where a job is, how it ended, what went wrong on the way, and what it changed."""
+    """Show where a job is, how it ended, what failed on the way, and what it changed."""
     checked_ids([job_id])
     found = run_within(LIMIT, job_status(load_config(), job_id, _queues(queue)))
     if found.state == "unknown":
@@ -89,13 +89,13 @@ def cancel(
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """See to it that a job never runs, wherever it is; exit status 1 if it was done or dead before."""
+    """Cancel a job, wherever it is, so that it never runs; exit status 1 if it was done or dead before."""
     if not 0 < timeout <= _DAY:
         raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
     config, said = load_config(), for_the_log(actor, because)
     others = known_queues(config.worker, _queues(queue))
     work = _cancel(config, tables_of_app(), job_id, said, timeout, others)
-    answer = run_within(timeout + 2 * LIMIT, work)  # SQLite waits so much longer
+    answer = run_within(timeout + 2 * LIMIT, work)  # SQLite may wait 30 s longer
     if as_json:
         print_json(asdict(answer))
     else:
@@ -123,7 +123,7 @@ async def _cancel(
 
 
 def _queues(named: str | None) -> dict[str, str | None]:
-    """Those of the application's kinds, and the one that is named."""
+    """The queues of the application's kinds, and the named one."""
     return {**queues_of_app(), "": named}
 
 
@@ -132,7 +132,7 @@ def _sentence(answer: CancelAnswer) -> str:
         return f"job {answer.job_id} is {answer.state} already; nothing has changed"
     if answer.known or not answer.redis_reached:
         return f"job {answer.job_id} is cancelled"
-    return f"job {answer.job_id} was neither staged nor queued; if it comes, it will not run"
+    return f"job {answer.job_id} is unknown; if it is enqueued later, it will not run"
 
 
 def _show_status(found: Status) -> None:

@@ -1,4 +1,4 @@
-"""The longest that a command may take, whatever the servers it asks do or do not answer."""
+"""Limits the time of a command, even if a server accepts connections and does not answer."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from ledgerq.errors import LedgerqError
 
 T = TypeVar("T")
 
-LIMIT = 30.0  # seconds for a command that only asks, or changes little
-HEALTH = 3.3  # … for health, with what it says
-_TO_CLOSE = 1.0  # seconds more for connections to be closed
+LIMIT = 30.0  # seconds for a command that only reads, or changes little
+HEALTH = 3.3  # seconds for `ledgerq health`
+_TO_CLOSE = 1.0  # further seconds in which connections are closed
 
 
 class TookTooLong(LedgerqError):
-    """A command did not end in time."""
+    """A command did not end within its limit."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -27,13 +27,13 @@ class TookTooLong(LedgerqError):
 
 
 def run_within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, for so long at most.
+    """As asyncio.run, but for at most `seconds`.
 
-    Code that swallows a cancellation, or a name server that a thread waits for, could keep the loop from closing:
-    then the process ends without.
+    If the event loop does not close a second later, for example because code swallows the cancellation or a thread
+    waits for a name server, the process exits with status 1.
 
     Raises:
-        TookTooLong: it has not ended by then.
+        TookTooLong: the work has not ended within `seconds`.
     """
     last_resort = threading.Timer(seconds + _TO_CLOSE, _end_without_closing, [seconds])
     last_resort.daemon = True

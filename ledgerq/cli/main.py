@@ -1,4 +1,4 @@
-"""The command line. Every error of ours is one line on standard error and exit status 1; 2 for a wrong use."""
+"""The command line. An expected error is one line on standard error and exit status 1; 2 for a wrong option."""
 
 import asyncio
 import signal
@@ -50,9 +50,9 @@ jobs.add_to(commands)
 dead_letters.add_to(commands)
 audit.add_to(commands)
 
-# of commands: the options of `enqueue` and `dead` make jobs and name them
+# errors that mean a wrong option: `enqueue` and `dead` make jobs of their options
 _WRONG_USE = (UsageError, InvalidPayload, InvalidRequest, UnknownKind)
-MAX_WAIT = 10 * 365 * 86_400  # seconds: nobody waits longer than ten years
+MAX_WAIT = 10 * 365 * 86_400  # seconds: ten years
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
-    """SIGTERM ends a command by the way on which its servers are stopped."""
+    """On SIGTERM or SIGHUP, end by SystemExit, so that `finally` blocks stop the servers that were started."""
     sys.exit(128 + signum)
 
 
@@ -81,7 +81,7 @@ def check_settings() -> None:
 @commands.command()
 def worker(
     processes: Annotated[
-        int, typer.Option(min=1, max=256, help="So many, started again if one ends.")
+        int, typer.Option(min=1, max=256, help="How many; one that ends is started again.")
     ] = 1,
     queue: Queues = None,
     app: AppName = None,
@@ -100,14 +100,14 @@ def worker(
 
 @commands.command()
 def enqueue(
-    kind: Annotated[str, typer.Argument(help="What to do: see `ledgerq kinds`.")],
+    kind: Annotated[str, typer.Argument(help="The kind of job: see `ledgerq kinds`.")],
     payload: Annotated[str, typer.Option(help="The job's fields, a JSON object.")] = "{}",
     job_id: Annotated[str | None, typer.Option(help="The idempotency key.")] = None,
     delay: Annotated[float, typer.Option(help="Seconds before it may run.")] = 0,
     actor: Annotated[str, typer.Option(help="Who asks, for the audit log.")] = "cli",
     queue: OnQueue = None,
     wait: Annotated[
-        float | None, typer.Option(help="Wait for the result, at most so many seconds.")
+        float | None, typer.Option(help="Wait for the result, at most this many seconds.")
     ] = None,
     app: AppName = None,
     as_json: AsJson = False,
@@ -138,7 +138,7 @@ async def _enqueue(
         job = await client.enqueue(payload, job_id=job_id, delay=later, actor=actor, queue=queue)
         answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
         if wait is not None:
-            # as it was answered, whatever the payload says of it
+            # the answer as JSON, not as the type that the payload names
             answer["result"] = await _result(client.job(job.job_id), wait)
     if as_json:
         print_json(answer)
@@ -158,7 +158,7 @@ async def _result(job: EnqueuedJob, seconds: float) -> Any:
 
 
 class StillRunning(LedgerqError):
-    """The job has not ended in the time that the caller would wait."""
+    """The job has not ended within the seconds of `--wait`; it runs on."""
 
     def __init__(self, job_id: str, seconds: float) -> None:
         super().__init__(f"--wait: job {job_id} has not ended within {seconds:g} s; it goes on")
@@ -172,7 +172,7 @@ def health(
     app: AppName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask Redis, the database and the workers; exit status 0 if all is well."""
+    """Check Redis, the database and the workers; exit status 0 if all are well."""
     config, tables = load_config(), tables_of_app()
     work = _health(config, tables, queues_of_app(), require_worker=require_worker, as_json=as_json)
     ok = run_within(HEALTH, work)
@@ -187,7 +187,7 @@ async def _health(
     require_worker: bool,
     as_json: bool,
 ) -> bool:
-    """Says what it found before anything is closed: that may take longer than there is time."""
+    """Check and print the results at once, before connections are closed, which may take too long."""
     checks = await health_checks.check(config, tables, kinds=kinds)
     ok = all(check.ok for check in checks if require_worker or check.name != "workers")
     if as_json:
@@ -212,7 +212,7 @@ def _plain(check: health_checks.Check) -> dict[str, Any]:
 
 @commands.command()
 def kinds(app: AppName = None, as_json: AsJson = False) -> None:
-    """What can be enqueued, with the JSON schema of each payload."""
+    """List the kinds of job that can be enqueued, with the JSON schema of each payload."""
     schemas = {kind.name: kind.payload.model_json_schema() for kind in require_app().jobs}
     if as_json:
         print_json(schemas)

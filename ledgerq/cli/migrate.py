@@ -1,4 +1,4 @@
-"""`ledgerq migrate`: the application's own history, then ledgerq's tables."""
+"""`ledgerq migrate`: runs the application's own migrations, then upgrades ledgerq's tables."""
 
 import asyncio
 from typing import Annotated
@@ -16,7 +16,7 @@ from ledgerq.store.schema import current_revision, current_version
 
 
 def add_to(commands: typer.Typer) -> None:
-    """The command."""
+    """Register the command."""
     commands.command()(migrate)
 
 

@@ -1,4 +1,4 @@
-"""What several commands ask for, and how it is checked."""
+"""Options that several commands share, and their checks."""
 
 import getpass
 import os
@@ -25,12 +25,12 @@ Because = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 OnQueue = Annotated[
     str | None,
-    typer.Option("--queue", metavar="NAME", help="The queue, where it is not the kind's own."),
+    typer.Option("--queue", metavar="NAME", help="The queue, if it is not the kind's own."),
 ]
 
 
 def _serve(names: list[str] | None) -> None:
-    """Processes that this one starts serve the same queues."""
+    """Put the names of `--queue` into LEDGERQ_QUEUES, so that processes which this one starts serve them too."""
     if not names:
         return
     for n, name in enumerate(names):
@@ -50,7 +50,7 @@ Queues = Annotated[
         "--queue",
         callback=_serve,
         metavar="NAME",
-        help="Serve this queue, and others named so; `default` is LEDGERQ_QUEUE. Else LEDGERQ_QUEUES.",
+        help="A queue to serve; may be repeated. `default` is LEDGERQ_QUEUE. Without it: LEDGERQ_QUEUES.",
     ),
 ]
 
@@ -59,12 +59,12 @@ _MAX_USER = 100
 
 
 def for_the_log(actor: str | None, because: str) -> dict[str, str]:
-    """Who asks, or as far as the system knows who runs the command; and why."""
+    """The actor and the reason, for the audit log. If `actor` is None, it is `cli:` and the system's user."""
     return {"actor": f"cli:{_user()}" if actor is None else actor, "reason": because}
 
 
 def _user() -> str:
-    """The name of the one who runs the command, or its number if it has no name fit for the audit log."""
+    """The name of the user who runs the command, or `uid-` and its number if the audit log can't keep the name."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container may run as a user without a name
@@ -74,11 +74,11 @@ def _user() -> str:
 
 
 def checked_payload(kind: str, payload: str) -> Payload:
-    """The payload by its kind's rules.
+    """The payload of a job, read from JSON and checked by its kind's rules.
 
     Raises:
-        UnknownKind: no such kind here.
-        InvalidPayload: with every field at fault.
+        UnknownKind: the application has no such kind.
+        InvalidPayload: the payload breaks the kind's rules; lists the invalid fields.
     """
     model: type[Payload] = require_app().registry().kind(kind).payload
     try:
@@ -88,10 +88,10 @@ def checked_payload(kind: str, payload: str) -> Payload:
 
 
 def checked_ids(job_ids: Iterable[str]) -> list[str]:
-    """Ids that a job can have, each once.
+    """The ids, each once, if all are valid for a job.
 
     Raises:
-        UsageError: one is empty, too long, or not printable.
+        UsageError: an id is empty, too long, or not printable.
     """
     distinct = list(dict.fromkeys(job_ids))
     try:

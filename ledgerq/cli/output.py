@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-# a pipe has no edge to wrap at; `:book:` in a job's id is no picture
+# a pipe has no width; `:book:` in the id of a job is no picture
 out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
 

@@ -1,4 +1,4 @@
-"""Several worker processes on one machine: started together, started again if one ends, stopped together."""
+"""Runs several worker processes on one machine; starts one that ends again, and stops all together."""
 
 import asyncio
 import os
@@ -19,12 +19,12 @@ _COMMAND = (
     "ledgerq",
     "worker",
     "--supervised",
-)  # modules as ours have them
-_STEADY = 60.0  # seconds after which a worker is no longer one that fails at its start
+)  # -P: modules are searched as in this process, not first in the current folder
+_STEADY = 60.0  # seconds after which a worker's end does not count as a failed start
 
 
 def stop_with_supervisor(loop: asyncio.AbstractEventLoop) -> None:
-    """In a supervised worker: stop, as if told to, when the supervisor is gone."""
+    """In a supervised worker: stop as by SIGTERM when the supervisor dies, which closes this process's stdin."""
     stdin = sys.stdin.fileno()
 
     def gone() -> None:
@@ -35,7 +35,7 @@ def stop_with_supervisor(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class Supervisor:
-    """Runs workers until told to stop; each has the supervisor's environment."""
+    """Runs worker processes until SIGTERM or SIGINT. The workers inherit the supervisor's environment."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
@@ -43,7 +43,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
-        """Supervise; the exit status is 0 if every worker ended well when told to."""
+        """Run until told to stop; returns the exit status: 0 if every worker ended well."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -58,7 +58,7 @@ class Supervisor:
                 worker.send_signal(signal.SIGTERM)
 
     async def _keep(self, number: int) -> int:
-        """One worker, and the next when it ends; the exit status of the last."""
+        """Keep one worker running: start the next when it ends. Returns the exit status of the last."""
         backoff, status = Backoff(), 0
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -77,8 +77,8 @@ class Supervisor:
         return status
 
     async def _one(self, number: int) -> int:
-        # a process group of its own: Ctrl-C is the supervisor's to pass on; and a pipe that nothing is
-        # written to: it closes when the supervisor dies, so that no worker is left without one
+        # its own process group, so that only the supervisor gets Ctrl-C and passes it on; and a pipe as
+        # stdin, which closes when the supervisor dies: then the worker stops too
         worker = await asyncio.create_subprocess_exec(
             *_COMMAND, process_group=0, stdin=asyncio.subprocess.PIPE
         )
@@ -90,5 +90,6 @@ class Supervisor:
             status = await worker.wait()
         finally:
             del self._running[number]
-        told = -signal.SIGTERM, 128 + signal.SIGTERM  # … before it could know what to do then
+        # a worker that is told to stop before it handles SIGTERM ends by the signal itself
+        told = -signal.SIGTERM, 128 + signal.SIGTERM
         return 0 if self._stopping.is_set() and status in told else status

@@ -1,1 +1,1 @@
-"""SQLAlchemy's side: settings, engine, session, transaction, errors by SQLSTATE, the fence around a handler."""
+"""The database by SQLAlchemy: settings, engine, session, transaction, errors by SQLSTATE, the fence of a handler."""

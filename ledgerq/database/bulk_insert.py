@@ -1,6 +1,6 @@
-"""Many rows in one statement of a fixed shape: columns travel as arrays, so PostgreSQL plans it once.
+"""Inserts many rows in one statement. Each column is one array, so PostgreSQL plans the statement only once.
 
-A VALUES list has another shape for each number of rows, and a driver's executemany runs once per row.
+A VALUES list would be a new statement for each number of rows, and a driver's executemany runs once per row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 async def insert_rows(session: AsyncSession, table: type[SQLModel], rows: Rows) -> None:
-    """Insert rows that all name the same columns."""
+    """Insert rows, which must all have the same columns."""
     await _insert(session, table, rows, returning=False)
 
 
 async def insert_returning_ids(
     session: AsyncSession, table: type[SQLModel], rows: Rows
 ) -> list[int]:
-    """The same; answers with the ids that the database gave, in the order of the rows."""
+    """Insert rows, which must all have the same columns; returns the new ids in the order of the rows."""
     return await _insert(session, table, rows, returning=True)
 
 
 def insert_rows_now(session: Session, table: type[SQLModel], rows: Rows) -> None:
-    """As `insert_rows`, from inside a flush."""
+    """As `insert_rows`, for use inside a flush, where nothing can be awaited."""
     if rows:
         session.connection().execute(*_prepared(session, table, rows, returning=False))
 
@@ -57,7 +57,7 @@ async def _insert(
 def _prepared(
     session: Session, table: type[SQLModel], rows: Rows, *, returning: bool
 ) -> tuple[Executable, Any]:
-    """A statement and its parameters. On PostgreSQL ids are drawn in the order of the rows."""
+    """The INSERT and its parameters. On PostgreSQL, the ids ascend in the order of the rows."""
     columns = tuple(rows[0])
     as_json = {column for column in columns if _is_json(table, column)}
     if session.get_bind().dialect.name != "postgresql":

@@ -1,4 +1,4 @@
-"""The only place that builds an engine. One `Database` lives as long as the process that uses it."""
+"""Builds the engine; no other module does. A process makes one `Database` and keeps it to its end."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -34,18 +34,18 @@ class Recorder(Protocol):
 
     @property
     def rules(self) -> Mapping[type[Any], Any]:
-        """By class: see ledgerq.store.audit_rules."""
+        """The rules of each audited class: see ledgerq.store.audit_rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """An application's own tables, and where those of ledgerq stand.
+    """An application's own tables, and the schema of ledgerq's tables.
 
     Args:
-        metadata: of the application's tables.
-        migrations: the folder of Alembic migrations that makes them.
+        metadata: the SQLAlchemy metadata of the application's tables.
+        migrations: the folder of the Alembic migrations that make these tables; None if there is none.
         schema: the PostgreSQL schema in which ledgerq's tables stand. On SQLite there is one schema for all.
-        recorder: writes the entries of the classes that are audited.
+        recorder: writes the audit entries of audited classes; None if no class is audited.
 
     Raises:
         SettingError: the schema is no plain identifier.
@@ -81,29 +81,30 @@ class Database:
     tables: Tables
 
     async def ping(self) -> None:
-        """Ask the server whether it answers and takes writes.
+        """Check that the server answers and is not read-only.
 
         Raises:
-            Unreachable: it does not; the text names the setting and the address, not the password.
+            Unreachable: the server does not answer, or is read-only; the text shows no password.
+            SettingError: the server refuses the user, the password or the database.
         """
         asked = "SELECT 'off'" if self.config.is_sqlite else "SHOW transaction_read_only"
         with unreachable(self.config):
             async with self.engine.connect() as connection:
                 read_only = await connection.scalar(text(asked)) == "on"
                 if read_only:
-                    await connection.invalidate()  # a new one may find the server that took over
+                    await connection.invalidate()  # a new connection may reach the new primary
         if read_only:
             raise Unreachable("DATABASE_URL", self.config.address, "it is read-only")
 
     async def dispose(self) -> None:
-        """Close every connection. The last act of the process that built it."""
+        """Close every connection, at the end of the process."""
         await self.engine.dispose()
 
 
 def build_database(
     config: DatabaseConfig, tables: Tables = NO_TABLES, *, pooled: bool = True
 ) -> Database:
-    """Make the engine; no connection is opened yet. If it is not `pooled`, none stays open after its use."""
+    """Make the engine and the session factory; opens no connection. `pooled=False` closes each connection after use."""
     know(tables.metadata)
     pool: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
     if pooled and not config.is_sqlite:
@@ -123,14 +124,14 @@ def build_database(
 async def open_database(
     where: DatabaseConfig | URL | str | None = None, tables: Tables = NO_TABLES
 ) -> AsyncIterator[Database]:
-    """A database for the length of the block.
+    """A database whose connections are closed when the block ends. Opens no connection yet.
 
     Args:
-        where: its URL, or settings; without either, `DATABASE_URL` and `LEDGERQ_DB_…` of the environment.
-        tables: of the application, as `App.tables` has them.
+        where: its URL, or settings; None reads `DATABASE_URL` and `LEDGERQ_DB_…` from the environment.
+        tables: the application's tables: `App.tables`.
 
     Raises:
-        SettingError: the URL is no such URL, or there is none.
+        SettingError: the URL is not one of a database, or is missing.
 
     ```python
     async with open_database(tables=app.tables) as database, database.sessions() as session:
@@ -147,7 +148,7 @@ async def open_database(
 
 
 def build_engine(config: DatabaseConfig, schema: str = SCHEMA, **pool: Any) -> AsyncEngine:
-    """The engine alone, with a pool of the caller's choice: migrations want none."""
+    """Make only the engine, with the pool that the caller names: migrations use none."""
     options = schema_options(on_sqlite=config.is_sqlite, schema=schema)
     if config.is_sqlite:
         engine = create_async_engine(
@@ -175,9 +176,9 @@ def build_engine(config: DatabaseConfig, schema: str = SCHEMA, **pool: Any) -> A
 
 
 def _from_json(text: str) -> Any:
-    """What JSON says, or the text itself if it is such as PostgreSQL can hold and Python can't.
+    """The value of JSON text; the text itself if Python can't read it.
 
-    Numbers of thousands of digits, values nested a thousand deep: a row of them must be readable.
+    PostgreSQL stores numbers of thousands of digits and values nested a thousand deep. Rows with them must be readable.
     """
     try:
         return from_json(text)
@@ -187,7 +188,7 @@ def _from_json(text: str) -> Any:
 
 @contextmanager
 def unreachable(config: DatabaseConfig) -> Iterator[None]:
-    """Turn a failure to connect inside the block into the `Unreachable` that names the setting."""
+    """Turn an error of the block into `Unreachable`, or into `SettingError` if the server refuses the login."""
     try:
         yield
     except (SQLAlchemyError, OSError, PostgresError, ValueError, OverflowError) as error:
@@ -198,7 +199,7 @@ def unreachable(config: DatabaseConfig) -> Iterator[None]:
         raise Unreachable("DATABASE_URL", config.address, first_line(error)) from error
 
 
-# By SQLSTATE: the server answered, and said no. https://www.postgresql.org/docs/current/errcodes-appendix.html
+# SQLSTATE → cure, where the server refuses us. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _REFUSALS = {
     "28": "correct the user or the password",
     "3D000": "create that database, or name another",
@@ -223,7 +224,7 @@ def _connect_args(config: DatabaseConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "connection_class": FencedConnection,
         "timeout": config.connect_timeout,
-        # the server ends a long statement; this is for a server that no longer answers
+        # the server itself ends a long statement; this timeout is for a server that does not answer
         "command_timeout": config.statement_timeout + 10,
         **config.target.connect_args,
     }
@@ -236,16 +237,16 @@ def _connect_args(config: DatabaseConfig) -> dict[str, Any]:
     }
     arguments["server_settings"] = {
         "application_name": config.application_name,
-        "default_transaction_isolation": "read committed",  # whatever the role has: see ledgerq.store.inbox
+        "default_transaction_isolation": "read committed",  # insert_receipt of ledgerq.store.inbox needs it
         **{name: str(int(seconds * 1000)) for name, seconds in timeouts.items()},
         **config.target.server_settings,
     }
     return arguments
 
 
-# In transaction pooling the next transaction may meet another server connection, which knows a
-# prepared statement of that name or does not: so none is kept, and no name comes twice. Startup
-# parameters are refused by default: give the role its timeouts with ALTER ROLE … SET instead.
+# With transaction pooling, the next transaction may get another server connection, whose prepared
+# statements differ: so none is kept, and no name is used twice. pgbouncer refuses startup parameters
+# by default: give the role its timeouts with ALTER ROLE … SET instead.
 # https://docs.sqlalchemy.org/en/21/dialects/postgresql.html#prepared-statement-name-with-pgbouncer
 _BEHIND_PGBOUNCER = {
     "prepared_statement_cache_size": 0,

@@ -1,8 +1,8 @@
 """Keeps a job's handler inside the transaction that it was given, and that transaction clean.
 
-A handler can't begin, commit or roll back, by the session, the connection, SQL or the driver. When it returns, the
-transaction must still be the one that holds the mark of its job. What it held ends with it: the next use of the
-session is an error. A connection in which something may be left is closed instead of used again.
+A handler can't begin, commit or roll back its transaction, neither by the session nor by the connection, SQL or the
+driver. When the handler returns, the transaction must still be the one that holds its job's receipt. After that, each
+use of the session is an error. A connection in which the handler may have left something is closed, not used again.
 """
 
 import time
@@ -29,13 +29,13 @@ from ledgerq.text import leaves
 
 T = TypeVar("T")
 
-FENCE = "ledgerq_fence"  # in `info` of a connection, while a handler runs on it
-SPOILT = "ledgerq_spoilt"  # … of one that is closed when it comes back to the pool
-OF = "ledgerq_connection"  # on an error: which connection's it is
+FENCE = "ledgerq_fence"  # key in a connection's `info`: the fence of the handler that runs on it
+SPOILT = "ledgerq_spoilt"  # key in `info`: the pool closes this connection when it comes back
+OF = "ledgerq_connection"  # attribute of an error: the connection that raised it
 
 
 class SharesState(LedgerqError):
-    """A handler left something in a transaction that it shares with other jobs. `statement` did it."""
+    """By `statement`, a handler left something, like a lock, in a transaction that it shares with other jobs."""
 
     def __init__(self, statement: str) -> None:
         self.statement = statement
@@ -43,12 +43,13 @@ class SharesState(LedgerqError):
 
 
 class Fence:
-    """Around the handlers of one transaction.
+    """Guards one transaction while a handler runs in it.
 
     Args:
-        session: as `ledgerq.database.transaction` opened it.
-        shared: other jobs follow in the same transaction.
-        stalled: for how many seconds since a moment (time.monotonic) the event loop was held up by others.
+        session: the session, as `ledgerq.database.transaction` opened it.
+        shared: True if other jobs follow in the same transaction.
+        stalled: a function that tells for how many seconds since a moment (time.monotonic) others than this handler
+            blocked the event loop.
     """
 
     def __init__(
@@ -66,21 +67,21 @@ class Fence:
         self._connection: Connection = connection
         self._driver: Any = connection.connection.driver_connection
         self._roots = session.sync_session.get_transaction(), connection.get_transaction()
-        self._used = time.monotonic()  # when the last statement had run …
-        self._began = 0.0  # … and when the one began that runs now
+        self._used = time.monotonic()  # when the last statement ended
+        self._began = 0.0  # when the last statement began
         self._let_go = False
-        self._left = ""  # the statement that left something in the transaction
-        self._error: BaseException | None = None  # of the database, the last one
+        self._left = ""  # the first statement or call that left something
+        self._error: BaseException | None = None  # the last error of the database
 
     async def run(self, job_id: str, handle: Callable[[JobSession], Awaitable[T]]) -> T:
-        """What the handler answers, if the transaction is whole after it.
+        """Run the handler and return its answer, if the transaction is intact afterwards.
 
         Raises:
-            NotAllowedInJob: the transaction is not the one that it was.
-            DBAPIError: it is not, because an error of the database was swallowed.
-            SessionShared: a task that the handler left behind is using the session now.
-            HandlerSilent, Disconnected: the connection is gone.
-            SharesState: it left something that the next job would find.
+            NotAllowedInJob: the handler has ended the transaction, or its connection.
+            DBAPIError: the transaction has failed by this error, which the handler swallowed.
+            SessionShared: a task that the handler started is still using the session.
+            HandlerSilent, Disconnected: the connection is lost.
+            SharesState: the handler left something that the next job in the transaction would find.
         """
         given = JobSession(self._session, job_id)
         self._connection.info[FENCE] = self._driver.fence = self
@@ -109,7 +110,7 @@ class Fence:
 
     @property
     def lost(self) -> LedgerqError | None:
-        """Why the connection is gone: the handler was silent for too long, or something outside."""
+        """Why the connection is lost: by the handler's call or long silence, or by the server. None: it is not lost."""
         if self._let_go:
             return NotAllowedInJob("closing the connection")
         if not is_closed(self._driver):
@@ -122,28 +123,28 @@ class Fence:
 
     @property
     def _silence(self) -> float:
-        """For how many seconds no statement ran, before the one that runs now, or until now."""
+        """The seconds without a statement: until the running statement began, or until now if none runs."""
         until = self._began if self._began > self._used else time.monotonic()
         return until - self._used
 
     @property
     def _was_silent(self) -> bool:
-        """True if the database may have ended the transaction because of the handler."""
+        """True if the handler ran no statement for so long that the database may have ended the transaction."""
         limit = self._session.idle_limit
         return bool(limit) and self._silence - self._stalled(self._used) > 0.9 * limit
 
     def require(self, root: SessionTransaction | None) -> None:
-        """Refuse to go on in another transaction than the one that the handler was given."""
+        """Refuse a statement if the session's transaction is not the one that the handler was given."""
         if root is not self._roots[0]:
             raise self._error or NotAllowedInJob("ending the transaction")
 
     def begins(self, statement: str) -> None:
-        """A statement is about to run, by whatever way.
+        """Check a statement before it runs.
 
         Raises:
-            NotAllowedInJob: it would begin or end a transaction.
+            NotAllowedInJob: the statement would begin or end a transaction, or the transaction has ended.
         """
-        if not _in_transaction(self._driver):  # by whatever way it was ended
+        if not _in_transaction(self._driver):
             self._spoil()
             raise self._error or NotAllowedInJob("going on after the end of the transaction")
         self._write_what_waits()
@@ -158,33 +159,33 @@ class Fence:
         self._began = time.monotonic()
 
     def _write_what_waits(self) -> None:
-        """What the handler runs now sees what it changed before, whatever way its statement comes by."""
+        """Flush deferred writes, so that the handler's next statement sees them."""
         session: Any = self._session.sync_session
         if session.waiting and not session.locking and not session._flushing:  # noqa: SLF001 - it flushes now
             with session.no_autoflush:
                 session.flush()
 
     def ends(self) -> None:
-        """A statement has run."""
+        """Note that a statement has run."""
         self._used = time.monotonic()
 
     def failed(self, error: BaseException) -> None:
-        """The database answered with an error, or its connection is gone."""
+        """Note an error of the database, or the loss of the connection."""
         self._error = error
         if not is_closed(self._driver):
             self.ends()
 
     def lends(self, what: str = "the driver's connection") -> None:
-        """The handler takes what it can use after its job."""
+        """Note that the handler takes something that it could still use after its job."""
         self._left = self._left or what
         self._spoil()
 
     def lets_go(self) -> None:
-        """The handler has given its connection back, or closed it."""
+        """Note that the handler has given its connection back to the pool, or closed it."""
         self._let_go = True
 
     def _spoil(self) -> None:
-        """What is left in the connection must not reach who uses it next."""
+        """Let the pool close the connection when it comes back: the handler may have left something in it."""
         self._connection_info()[SPOILT] = True
 
     def _connection_info(self) -> dict[str, Any]:
@@ -193,9 +194,9 @@ class Fence:
         return self._connection.info
 
     async def why_lost(self) -> LedgerqError | None:
-        """As `lost`. After a long silence the server may have hung up, and the loop not have read it yet: look."""
+        """As `lost`; after a long silence, first ask the server: it may have closed the connection unnoticed."""
         if self._was_silent and not self._let_go:
-            with suppress(SQLAlchemyError):  # whatever else is wrong is told elsewhere
+            with suppress(SQLAlchemyError):  # other errors are reported elsewhere
                 await self._opened.exec_driver_sql("SELECT 1")
         return self.lost
 
@@ -207,11 +208,11 @@ class Fence:
         same = all(now is then for now, then in zip(roots, self._roots, strict=True))
         if not same or not session.is_active or not _in_transaction(self._driver):
             self._spoil()
-            # SQLAlchemy rolls back when a flush fails; a handler that goes on then has swallowed the error
+            # when a flush fails, SQLAlchemy rolls back; the handler has returned, so it swallowed the error
             raise self._error or NotAllowedInJob("ending the transaction")
 
     async def _hand_over(self) -> None:
-        """Leave nothing of this job in the session and the transaction for the next one."""
+        """Make session and transaction ready for the next job: nothing of this job must be left in them."""
         nested = self._connection.get_nested_transaction()
         if nested is not None and not self._session.in_nested_transaction():
             self._left = self._left or "a savepoint of the connection"
@@ -220,7 +221,7 @@ class Fence:
         await self._session.hand_over()
 
     def _mark_foreign(self, error: BaseException) -> None:
-        """Errors of another database than ours are the handler's own."""
+        """Mark errors of other databases, which the handler uses itself, so that they are not taken for ours."""
         for leaf in leaves(error):
             source = leaf.__cause__ if isinstance(leaf, LedgerqError) else leaf
             if isinstance(source, DBAPIError):

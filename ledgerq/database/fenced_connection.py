@@ -1,4 +1,4 @@
-"""What tells a fence of all that happens on its connection: the driver's connection, and the engine's events."""
+"""Reports to a fence all that happens on its connection: by the driver's connection, and by events of the engine."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from ledgerq.database.sqlstate import is_of_the_server
 
 
 class FencedConnection(asyncpg.Connection):
-    """asyncpg's connection: asks the fence, if there is one, and believes what COMMIT answers."""
+    """asyncpg's connection, which reports statements to the fence, if there is one, and checks COMMIT's answer."""
 
     fence: Fence | None = None
-    _top_xact: Any  # asyncpg's: the transaction that it knows itself to be in
+    _top_xact: Any  # asyncpg's own attribute: the transaction that it has begun
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
-        """Run a statement; SQLAlchemy begins, commits and rolls back by it.
+        """Run a statement. SQLAlchemy uses this method for BEGIN, COMMIT and ROLLBACK.
 
         Raises:
-            InFailedSQLTransactionError: COMMIT rolled back, because an error was swallowed before it.
+            InFailedSQLTransactionError: COMMIT rolled back, because an earlier error was swallowed.
         """
-        # SQLAlchemy rolls back when a flush fails; asyncpg has let go of its transaction by then
+        # when a flush fails, SQLAlchemy rolls back; asyncpg has no transaction any more by then
         rolls_back = query.startswith("ROLLBACK") and self._top_xact is None
         if self.fence and not rolls_back:
             self.fence.begins(query)
@@ -54,13 +54,13 @@ for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prep
 
 
 def put_up_fences(engine: AsyncEngine) -> None:
-    """Let the fence of a connection, if it has one, know of all that happens on it."""
+    """Listen to an engine's events, and report them to the fence of the connection, if it has one."""
     sync = engine.sync_engine
     event.listen(sync, "before_cursor_execute", _begins)
     event.listen(sync, "after_cursor_execute", _ends)
     event.listen(sync, "checkin", _close_if_spoilt)
     event.listen(sync, "invalidate", _invalidated)
-    if sync.dialect.name == "sqlite":  # on PostgreSQL, COMMIT comes by FencedConnection
+    if sync.dialect.name == "sqlite":  # on PostgreSQL, FencedConnection.execute sees COMMIT
         event.listen(sync, "commit", _commits)
     driver_of = sync.dialect.get_driver_connection
 
@@ -94,7 +94,8 @@ def _ends(connection: Connection, *_: object) -> None:
 
 def _close_if_spoilt(connection: object, record: Any) -> None:
     spoilt = record.info.pop(SPOILT, False)
-    fence = record.info.pop(FENCE, None)  # while the handler runs: it has ended its transaction
+    # a fence is there only while a handler runs, so the handler has given its connection back
+    fence = record.info.pop(FENCE, None)
     if fence and connection is not None and not is_closed(record.driver_connection):
         fence.lets_go()
     if connection is not None and (spoilt or fence or _is_left_open(record)):
@@ -102,7 +103,7 @@ def _close_if_spoilt(connection: object, record: Any) -> None:
 
 
 def _is_left_open(record: Any) -> bool:
-    """True if the server is still in a transaction, of which the pool knows nothing any more."""
+    """True if the connection is still in a transaction when it comes back to the pool."""
     asked = getattr(record.driver_connection, "is_in_transaction", None)
     return bool(asked and asked())
 
@@ -110,17 +111,17 @@ def _is_left_open(record: Any) -> bool:
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:
     fence = record.info.get(FENCE)
     if fence and error is None and not is_closed(record.driver_connection):
-        fence.lets_go()  # by the handler's own call
+        fence.lets_go()  # the handler itself has invalidated the connection
 
 
 @event.listens_for(Engine, "handle_error")
 def _stamp(context: ExceptionContext) -> None:
-    """Say on each error which connection's it is: a service may have more than one, and more than one database."""
+    """Note on each error its connection, since a service may use several connections and several databases."""
     error, connection = context.sqlalchemy_exception, context.connection
     if error is not None:
         setattr(error, OF, connection)
         if connection is not None and not connection.closed and not connection.invalidated:
             if fence := connection.info.get(FENCE):
                 fence.failed(error)
-            if is_of_the_server(error):  # a new connection may find another one
+            if is_of_the_server(error):  # a new connection may reach another server
                 connection.info[SPOILT] = True

@@ -1,6 +1,6 @@
-"""Where the tables of ledgerq stand: a PostgreSQL schema of their own; on SQLite the only schema there is.
+"""The schema of ledgerq's tables: on PostgreSQL their own, `ledgerq` unless set otherwise; on SQLite the only one.
 
-Our statements name the schema `ledgerq`. Where the tables stand elsewhere, the engine carries a
+ledgerq's statements name the schema `ledgerq`. If the tables stand elsewhere, the engine carries a
 `schema_translate_map`: `{"ledgerq": None}` on SQLite, `{"ledgerq": "other"}` for another schema. On PostgreSQL
 with the schema `ledgerq` there is no map, and nothing is translated.
 """
@@ -26,10 +26,10 @@ _PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-
 
 
 def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
-    """The name, if it may be a schema's.
+    """The name, if it is valid for a schema.
 
     Raises:
-        SettingError: it is no plain identifier, or one that PostgreSQL keeps for itself.
+        SettingError: the name is no plain identifier, or begins with `pg_`; names `setting`.
     """
     if not _IDENTIFIER.fullmatch(schema):
         problem = f"{schema!r} is no plain identifier"
@@ -42,10 +42,10 @@ def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
 
 
 def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
-    """Execution options of an engine on which our tables are to be found; none where there is nothing to translate.
+    """Execution options with which an engine finds ledgerq's tables; empty on PostgreSQL for the schema `ledgerq`.
 
-    An engine that a service builds itself needs them as its `execution_options`, if the service reads our tables on
-    SQLite or in another schema than `ledgerq`.
+    If a service builds its own engine, and uses ledgerq's tables on SQLite or in another schema, it passes these
+    options as the engine's `execution_options`.
     """
     if on_sqlite:
         return {_MAP: {SCHEMA: None}}
@@ -53,7 +53,7 @@ def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
 
 
 def translated_schema(session: AsyncSession | Session, schema: str | None = SCHEMA) -> str | None:
-    """The schema that the session's engine means by this one."""
+    """The schema to which the session's engine translates this one; None is the default schema."""
     bind = session.get_bind()
     translation: Mapping[str | None, str | None] = bind.get_execution_options().get(_MAP) or {}
     if schema in translation:
@@ -62,9 +62,9 @@ def translated_schema(session: AsyncSession | Session, schema: str | None = SCHE
 
 
 async def reach_our_tables(session: AsyncSession) -> None:
-    """Let the statements of a session's transaction find our tables, on SQLite, in an engine that we did not build.
+    """On SQLite, let the session's statements find ledgerq's tables even if the service built the engine itself.
 
-    There the map is set on the transaction's connection. Elsewhere this does nothing.
+    The schema map is then set on the transaction's connection. Otherwise this does nothing.
     """
     bind = session.get_bind()
     if bind.dialect.name != "sqlite" or SCHEMA in (bind.get_execution_options().get(_MAP) or {}):
@@ -77,7 +77,7 @@ async def reach_our_tables(session: AsyncSession) -> None:
 
 
 class OurSql:
-    """A statement of ours as text, made once for each schema and then kept. It names its tables `ledgerq.…`."""
+    """A statement as text, which names its tables `ledgerq.…`. It is made once for each schema, then cached."""
 
     def __init__(self, sql: str, *types: BindParameter[Any]) -> None:
         self._sql, self._types = sql, types
@@ -94,7 +94,7 @@ class OurSql:
 
 
 def in_schema(sql: str, schema: str) -> str:
-    """SQL for PostgreSQL, written for the schema `ledgerq`, for another one."""
+    """SQL that is written for the schema `ledgerq`, changed for another schema. Only for PostgreSQL."""
     if schema == SCHEMA:
         return sql
     renamed = _WORD.sub(lambda _: quoted(schema), sql)
@@ -102,10 +102,10 @@ def in_schema(sql: str, schema: str) -> str:
 
 
 def channel_of(schema: str) -> str:
-    """The channel on which a trigger tells that jobs were staged in the schema."""
+    """The NOTIFY channel on which the outbox's trigger announces staged jobs, for this schema."""
     return _CHANNEL if schema == SCHEMA else f"{_CHANNEL}_{schema}"[:_MAX_NAME]
 
 
 def quoted(name: str) -> str:
-    """As PostgreSQL reads the name, in quotes where it needs them."""
+    """The name for use in PostgreSQL's SQL, in quotes if it needs them."""
     return str(_PREPARER.quote(name))

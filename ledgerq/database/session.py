@@ -1,4 +1,4 @@
-"""Sessions: one task at a time, and the one that a job's handler is given."""
+"""Sessions that one task may use at a time, and the session that a job's handler gets."""
 
 import asyncio
 import functools
@@ -18,11 +18,11 @@ Ts = TypeVarTuple("Ts")
 
 
 class SyncSession(Session):
-    """Ours, so that the events below are for our sessions alone.
+    """SQLAlchemy's session in a class of its own, so that the events below listen to ledgerq's sessions only.
 
-    While jobs share a transaction, `waiting` holds rows, locked and changed, that are written together at its end (see
-    ledgerq.store.writes), `gathered` audit entries likewise, and `met` what the job that runs now has loaded or added.
-    `origin` is who changes rows now, for the entries that a flush writes (see ledgerq.store.audited).
+    While jobs share a transaction, `waiting` holds changed rows and `gathered` audit entries, which are written at its
+    end (see ledgerq.store.writes); `met` holds the rows that the running job has loaded or added. `origin` is the
+    author of the changes, for the audit entries of a flush (see ledgerq.store.audited).
     """
 
     fence: "Guard | None" = None  # while a handler runs
@@ -30,36 +30,36 @@ class SyncSession(Session):
     gathered: list[dict[str, Any]] | None = None
     marks: dict[
         SessionTransaction, int
-    ]  # savepoint → how many entries had been gathered when it began
+    ]  # savepoint → the number of entries in `gathered` when it began
     met: list[Any] | None = None
     origin: object = None
     recorder: Any = None  # of the application's audited classes
-    locking = False  # a row is read that nothing waits for: see ledgerq.store.writes
+    locking = False  # inside reading_others of ledgerq.store.writes
 
     def begin(self, nested: bool = False) -> SessionTransaction:
-        """Refused to a handler, but for a savepoint."""
+        """Begin a transaction. A handler may begin savepoints only."""
         if self.fence and not nested:
             raise NotAllowedInJob("session.begin()")
         return super().begin(nested=nested)
 
     def _connection_for_bind(self, *args: Any, **more: Any) -> Any:
-        """Each statement comes by here; a handler's must be in the transaction that it was given."""
+        """Called for each statement: checks that a handler's statement runs in the transaction that it was given."""
         if self.fence:
             self.fence.require(self.get_transaction())
         return super()._connection_for_bind(*args, **more)
 
 
 class Guard(Protocol):
-    """What stands between a handler and the end of its transaction: see ledgerq.database.fence."""
+    """Keeps a handler from ending its transaction: `Fence` of ledgerq.database.fence."""
 
     def require(self, root: SessionTransaction | None) -> None:
-        """Refuse to go on in another transaction than the one that the handler was given."""
+        """Refuse a statement if the session's transaction is not the one that the handler was given."""
 
 
 class LedgerqSession(AsyncSession):
     """A session that only one task may use at a time.
 
-    `idle_limit` is after how many seconds of silence the database ends its transaction; 0 is never.
+    `idle_limit`: the seconds without a statement after which the database ends the transaction; 0: it never does.
     """
 
     sync_session_class = SyncSession
@@ -80,19 +80,19 @@ class LedgerqSession(AsyncSession):
     async def exec(self, statement: UpdateBase, **options: Any) -> CursorResult[Any]: ...
 
     async def exec(self, statement: Any, **options: Any) -> Any:
-        """SQLModel's way to execute: of a select of one thing its values, of any other statement its rows.
+        """Execute, as SQLModel's session does: a select of one thing returns values, another statement rows.
 
         Args:
             statement: made by `sqlmodel.select`, or an insert, update or delete.
-            **options: those of `execute`: `params`, `execution_options`, `bind_arguments`.
+            **options: the options of `execute`: `params`, `execution_options`, `bind_arguments`.
         """
         found = await self.execute(statement, **options)
         return found.scalars() if isinstance(statement, SelectOfScalar) else found
 
     async def hand_over(self) -> None:
-        """Leave nothing of the job that was handled for the next one in the same transaction.
+        """Make the session ready for the next job in the same transaction.
 
-        What was loaded is forgotten, so that it is read anew; what waits to be written, and is locked, stays.
+        Loaded rows are expunged, so that the next job reads them anew. Rows whose write is deferred stay.
         """
         session: Any = self.sync_session
         waiting, met = session.waiting or {}, session.met or []
@@ -116,30 +116,30 @@ def _release_savepoint(session: Session) -> None:
 
 
 class JobSession(LedgerqSession):
-    """What a handler is given: its job's session, whose transaction it can't end, and which ends with the job."""
+    """The session that a handler gets. The handler can't end its transaction, nor use the session after the job."""
 
     def __init__(self, session: LedgerqSession, job_id: str) -> None:
-        # a second face of that session, made for one job; super().__init__ would make a session
+        # shares the state of that session; super().__init__ would make a new one
         vars(self).update(vars(session), _user=None)
         self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
         self._job_id, self.lent = job_id, ""  # what a handler took that may outlive the job
 
     @property
     def busy(self) -> bool:
-        """True if a task awaits one of its methods."""
+        """True if a task is awaiting one of the session's methods."""
         return self._user is not None
 
     def end(self) -> None:
-        """From now on every use is an error."""
+        """End the session: from now on each use raises `JobEnded`."""
         self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
 
     async def connection(self, *args: Any, **more: Any) -> AsyncConnection:
-        """As ever; but what can be used after the job is not shared with other jobs."""
+        """The connection. A job that takes it can't share its transaction: the handler could use it after the job."""
         self.lent = "session.connection()"
         return await super().connection(*args, **more)
 
     async def run_sync(self, *args: Any, **more: Any) -> Any:
-        """As `connection`."""
+        """Run a function with the sync session. A job that does so can't share its transaction: see `connection`."""
         self.lent = "session.run_sync()"
         return await super().run_sync(*args, **more)
 
@@ -153,7 +153,7 @@ class JobSession(LedgerqSession):
 
 
 class _Ended:
-    """In the place of the session of a job that has ended."""
+    """Takes the place of the session when its job has ended: each use raises `JobEnded`."""
 
     def __init__(self, job_id: str) -> None:
         object.__setattr__(self, "_job_id", job_id)
@@ -172,7 +172,7 @@ class _Ended:
 
 
 def _unshared(name: str) -> Callable[..., Any]:
-    """A method that may drop what waits to be written, for other jobs too."""
+    """The method, for a job that then can't share its transaction: the method may drop other jobs' deferred writes."""
     method = getattr(AsyncSession, name)
 
     @functools.wraps(method)
@@ -215,14 +215,14 @@ for _name in (*_ENDINGS, "aclose", "begin"):
 
 @event.listens_for(SyncSession, "before_commit")
 def _refuse_commit(session: Session) -> None:
-    """By the transaction's own method."""
+    """Refuse a handler's commit by the transaction's own method."""
     if getattr(session, "fence", None) and not session.in_nested_transaction():
         raise NotAllowedInJob("transaction.commit()")
 
 
 @event.listens_for(SyncSession, "do_orm_execute")
 def _write_what_waits(state: ORMExecuteState) -> None:
-    """SQL of the caller's own sees what was changed before it, as it does where nothing waits."""
+    """Flush deferred writes before plain SQL, which would not see them otherwise."""
     if not state.is_orm_statement and getattr(state.session, "waiting", None):
         state.session.flush()
 
@@ -244,11 +244,11 @@ def _mark(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(SyncSession, "after_soft_rollback")
 def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
-    """What a savepoint undoes leaves no audit entry."""
+    """Drop the audit entries of changes that a rolled back savepoint undoes."""
     if isinstance(session, SyncSession) and session.gathered is not None:
         mark = session.marks.pop(transaction, None)
         del session.gathered[mark if mark is not None else len(session.gathered) :]
-        # what waited was written before the savepoint began; its rows may not be locked any more
+        # deferred rows were written before the savepoint began; they may not be locked any more
         (session.met or []).extend((session.waiting or {}).values())
         (session.waiting or {}).clear()
 
@@ -273,7 +273,7 @@ def _alone(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
                 and sync.waiting
                 and not sync.locking
             ):
-                await _FLUSH(self)  # what follows sees, and does not drop, what was changed before
+                await _FLUSH(self)  # the method must see earlier changes, and not drop them
             return await method(self, *args, **kwargs)
         finally:
             self._user = user

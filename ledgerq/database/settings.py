@@ -1,4 +1,4 @@
-"""Where the database is and how we talk to it. All times are seconds."""
+"""The settings of the database: its URL, the pool, the timeouts. All times are seconds."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ def _application_name(name: str) -> str:
 
 
 class DatabaseConfig(Settings):
-    """Read from the environment; every field's variable is in docs/reference/settings.md.
+    """The database's settings, read from the environment; docs/reference/settings.md lists each field's variable.
 
     ```python
     config = DatabaseConfig(url="postgresql://shop@localhost/shop", pool_size=20)
@@ -39,13 +39,13 @@ class DatabaseConfig(Settings):
     target: Annotated[Target, NoDecode, BeforeValidator(_target)] = Field(
         validation_alias=AliasChoices("DATABASE_URL", "url"),
         description="a URL such as postgresql://user:password@host:5432/name or sqlite:///ledgerq.sqlite3",
-        repr=False,  # a client key's path or a server setting is nobody's business
+        repr=False,  # so that no log shows the password, a client key's path or a server setting
     )
     pool_size: int = Field(
         default=12, ge=1, le=1000, description="the connections kept open at most, 1 to 1000"
     )
     max_overflow: int = Field(
-        default=0, ge=0, le=1000, description="connections opened beyond that in a rush"
+        default=0, ge=0, le=1000, description="further connections, opened while all are in use"
     )
     pool_timeout: float = Field(
         default=10, ge=0.001, le=DAYS, description="the longest wait for a free connection"
@@ -57,7 +57,7 @@ class DatabaseConfig(Settings):
         default=True, description="true to use the freshest idle connection, false the oldest"
     )
     pre_ping: bool = Field(
-        default=False, description="true to ask each connection for a sign of life before its use"
+        default=False, description="true to check that a connection is alive before each use"
     )
     connect_timeout: float = Field(
         default=5, ge=0.001, le=DAYS, description="the longest wait for the server"
@@ -72,13 +72,13 @@ class DatabaseConfig(Settings):
         default=10,
         ge=0.001,
         le=DAYS,
-        description="after which PostgreSQL ends a transaction whose client went silent",
+        description="how long a transaction may run no statement before PostgreSQL ends it",
     )
     application_name: Annotated[str, AfterValidator(_application_name)] = Field(
         default="ledgerq",
         min_length=1,
         max_length=63,
-        description="our name in pg_stat_activity, 1 to 63 characters",
+        description="the name in pg_stat_activity, 1 to 63 characters",
     )
     echo: bool = Field(default=False, description="true to log every statement")
 
@@ -89,10 +89,10 @@ class DatabaseConfig(Settings):
 
     @property
     def is_sqlite(self) -> bool:
-        """True on SQLite: one writer, one machine, for the smallest use and quick tests."""
+        """True if the URL names SQLite, which allows one writer, on one machine."""
         return self.url.get_backend_name() == "sqlite"
 
     @property
     def address(self) -> str:
-        """The URL as a person may see it: without the password."""
+        """The URL for logs and messages: the password is hidden."""
         return self.url.render_as_string(hide_password=True)

@@ -1,4 +1,4 @@
-"""SQLite taught what we take for granted: foreign keys, readers beside one writer, our own BEGIN."""
+"""Sets SQLite up as ledgerq needs it: with foreign keys, readers beside one writer, and an explicit BEGIN."""
 
 import asyncio
 from contextlib import suppress
@@ -11,14 +11,14 @@ WRITES = "ledgerq_writes"  # execution option of a connection whose transaction 
 
 
 def teach_sqlite(engine: AsyncEngine) -> None:
-    """Set each connection up, and begin its transactions as what follows needs it."""
+    """Configure each connection of the engine, and begin transactions that write with BEGIN IMMEDIATE."""
     event.listen(engine.sync_engine, "connect", _configure)
     event.listen(engine.sync_engine, "begin", _begin)
     event.listen(engine.sync_engine, "invalidate", _roll_back)
 
 
 def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # or the driver begins, later than we think
+    connection.isolation_level = None  # else the driver itself sends BEGIN, at a later moment
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA journal_mode = WAL")
@@ -26,20 +26,20 @@ def _configure(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Any) -> None:
-    """A reader that turns writer fails at once if another one writes; one that says so first waits."""
+    """Begin a writing transaction as a writer: so it waits for another one, while a reader that writes would fail."""
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _roll_back(connection: Any, _record: Any, _error: BaseException | None) -> None:
-    """A cancelled statement may live on in its cursor, and with it the write lock, though closed.
+    """Roll back before the close: a cancelled statement's cursor may keep the write lock of a closed connection.
 
-    The connection's own thread takes this rollback before the close that follows.
+    The connection's own thread runs this rollback before the close that follows.
     """
-    with suppress(RuntimeError):  # no loop, no cancellation
+    with suppress(RuntimeError):  # without an event loop nothing was cancelled
         task = asyncio.get_running_loop().create_task(connection.driver_connection.rollback())
         _pending.add(task)
         task.add_done_callback(_pending.discard)
 
 
-_pending: set[asyncio.Task[None]] = set()  # the loop itself does not hold its tasks
+_pending: set[asyncio.Task[None]] = set()  # keeps the tasks alive: the loop does not

@@ -1,7 +1,7 @@
-"""From the database's errors to ours: by SQLSTATE and constraint name, never by the message.
+"""Translates the database's errors to ledgerq's, by SQLSTATE and constraint name, never by the message.
 
-SQLite has no SQLSTATE but extended result codes (https://www.sqlite.org/rescode.html), which are as
-exact; only there, the column or constraint has to be taken from the tail of its fixed message.
+SQLite has extended result codes instead of SQLSTATE (https://www.sqlite.org/rescode.html), which are as exact. Only on
+SQLite, the column or constraint is read from the end of the message, whose form is fixed.
 """
 
 import sqlite3
@@ -35,9 +35,7 @@ from ledgerq.errors import (
 STATEMENT_TIMEOUT = "57014"  # query_canceled
 READ_ONLY = "25006"  # read_only_sql_transaction
 FAILED_TRANSACTION = "25P02"  # in_failed_sql_transaction
-FOREIGN = (
-    "ledgerq_foreign"  # set on an error of another database than ours: it is the handler's own
-)
+FOREIGN = "ledgerq_foreign"  # set on an error of another database, which a handler uses itself
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONSTRAINTS: dict[str, type[ConstraintError]] = {
@@ -69,7 +67,7 @@ _SKEW = {
     "42704",  # undefined_object
     "0A000",  # feature_not_supported: a prepared statement outlived a change of its table
 }
-_OF_THE_STATEMENT = {"53200", "53400"}  # it took more memory, or more of another limit, than it may
+_OF_THE_STATEMENT = {"53200", "53400"}  # the statement ran into a limit, for example of memory
 _TRANSIENT_CLASSES: dict[str, type[Transient]] = {
     "08": Disconnected,
     "53": Unavailable,  # insufficient resources
@@ -89,19 +87,19 @@ _SQLITE: dict[int, type[ConstraintError] | type[Transient]] = {
 }
 
 
-_known: list[MetaData] = []  # whose constraints are named by their columns
+_known: list[MetaData] = []  # finds the columns of a constraint that an error names
 
 
 def know(metadata: Iterable[MetaData]) -> None:
-    """From now on errors name the columns of these tables."""
+    """Register tables: errors about their constraints then name the columns."""
     _known.extend(each for each in metadata if each not in _known)
 
 
 @contextmanager
 def translated(*, deleting: bool = False) -> Iterator[None]:
-    """Raise our error for what the database raises inside the block; what has none goes on as it is.
+    """Translate a database error that the block raises to ledgerq's; an error without a translation stays as it is.
 
-    `deleting` says that a foreign key is broken from its other end.
+    `deleting` says that the block deletes rows: a broken foreign key is then `StillReferenced`.
     """
     try:
         yield
@@ -116,25 +114,23 @@ def translated(*, deleting: bool = False) -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """As `translated`, for a block that does nothing but get a connection: what else goes wrong there is `Unavailable`."""
+    """As `translated`, for a block that only gets a connection: other errors become `Unavailable` or `Disconnected`."""
     try:
         with translated():
             yield
     except PoolTimeout as error:
         raise Unavailable from error
-    except (
-        DBAPIError
-    ) as error:  # whatever it says of us, a password that is being changed: no fault of the work
+    except DBAPIError as error:  # even a refused login: the password may be changed just now
         raise Unavailable(sqlstate(error)) from error
     except (OSError, TimeoutError) as error:
         raise Disconnected from error
-    except PostgresError as error:  # asyncpg's own, while it connects
+    except PostgresError as error:  # asyncpg raises its own errors while it connects
         state = str(error.sqlstate)
         raise (_transient_kind(state) or Unavailable)(state) from error
 
 
 def translate(error: BaseException) -> LedgerqError | None:
-    """Our error for one of the database's, or None if it has no better name."""
+    """The error of ledgerq for one of the database; None if there is none."""
     if getattr(error, FOREIGN, False):
         return None
     if isinstance(error, LedgerqError):
@@ -165,7 +161,7 @@ def _transient_kind(state: str) -> type[Transient] | None:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The five-character SQLSTATE of an error of our PostgreSQL, or None."""
+    """The five-character SQLSTATE of an error of ledgerq's database; None on SQLite, and for other errors."""
     if not isinstance(error, DBAPIError) or getattr(error, FOREIGN, False):
         return None
     return getattr(error.orig, "sqlstate", None)
@@ -177,9 +173,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """True if the connection to the database broke, or none was to be had: no fault of the work."""
+    """True if the connection to the database broke, or could not be made: not the job's fault."""
     if isinstance(error, ConnectionError):
-        return False  # a handler's own: the database's comes as one of the others
+        return False  # raised by the handler's own code: the driver's errors are of other classes
     ours = translate(error)
     return isinstance(ours, Disconnected) or (
         isinstance(ours, Unavailable) and ours.sqlstate != STATEMENT_TIMEOUT
@@ -187,23 +183,23 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def is_of_the_server(error: BaseException) -> bool:
-    """True if it is the state that the server is in: read-only, stopping, broken."""
+    """True if the error comes from the server's state: it is read-only, stopping or broken."""
     state = sqlstate(error) or ""
     return state == READ_ONLY or (state[:2] in {"57", "58", "XX"} and state != STATEMENT_TIMEOUT)
 
 
 def is_skew(error: BaseException) -> bool:
-    """True if the schema lacks what this code asks for, or the other way round: a deploy is under way."""
+    """True if schema and code don't fit, for example a column is missing: a deploy may be under way."""
     return sqlstate(error) in _SKEW
 
 
 def is_grant_missing(error: BaseException) -> bool:
-    """True if the role may not do it; a deploy may be about to grant it."""
+    """True if the role lacks a privilege; a deploy may be about to grant it."""
     return sqlstate(error) == "42501"  # insufficient_privilege
 
 
 def is_contention(error: BaseException) -> bool:
-    """True if somebody else holds a lock."""
+    """True if the work waited too long for a lock that another transaction holds."""
     return isinstance(translate(error), LockTimeout)
 
 
@@ -225,7 +221,7 @@ def _constraint_error(
 
 
 def _fields_of(name: str | None) -> tuple[str, ...]:
-    """The columns that a constraint is about, of a table that is known."""
+    """The columns of a constraint of a table that `know` registered; empty if there is none."""
     for metadata in _known:
         for table in metadata.tables.values():
             for constraint in table.constraints:

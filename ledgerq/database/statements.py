@@ -1,7 +1,7 @@
-"""What a statement may leave behind in its transaction or session, judged by its text alone.
+"""Tells from a statement's text what it may leave behind in its transaction or session, for example a lock.
 
-A text can't tell what a function of the database does. So a call of a function that is not known to leave nothing
-counts as leaving something: that costs a job its place in a shared transaction, never its promise.
+The text does not show what a function of the database does. So a call of an unknown function counts as leaving
+something. If the guess is wrong, the job only loses its place in a shared transaction.
 """
 
 import re
@@ -11,14 +11,12 @@ from functools import lru_cache
 
 
 class Leaves(IntEnum):
-    """What a statement leaves, the worst last."""
+    """How long a statement's effects last beside its reads and writes; the worst is the last."""
 
     NOTHING = 0
-    IN_TRANSACTION = 1  # SET LOCAL, a lock by name, a cursor: until the transaction ends
-    IN_SESSION = (
-        2  # SET, an advisory lock of the session, LISTEN, a temporary table: until it is closed
-    )
-    ENDS = 3  # it begins or ends a transaction
+    IN_TRANSACTION = 1  # until the transaction ends: SET LOCAL, LOCK, a cursor
+    IN_SESSION = 2  # until the session ends: SET, LISTEN, an advisory lock, a temporary table
+    ENDS = 3  # the statement begins or ends a transaction
 
 
 _READS_AND_WRITES = {
@@ -29,8 +27,8 @@ _UNTIL_THE_END = {
     *("lock", "declare", "fetch", "move", "close", "do", "call", "copy", "truncate", "notify"),
     *("alter", "drop", "create", "comment", "analyze", "refresh", "explain", "grant", "revoke"),
 }
-_FIRST_WORDS = 4  # … of a statement say what kind it is
-_UNREADABLE = 'U&"'  # a name in quotes with escapes: it may be any
+_FIRST_WORDS = 4  # the words of a statement that tell its kind
+_UNREADABLE = 'U&"'  # stands for a quoted name with escapes, which may be any name
 _OF_SESSION = re.compile(r'pg_(?:try_)?advisory_lock|set_config$|setseed$|dblink_connect|U&"')
 _TEMPORARY = {"temp", "temporary", "local", "global"}
 _WRITES_INTO = {"insert", "merge", "replace", "ignore"}  # … the last two on SQLite
@@ -89,13 +87,13 @@ _READ_QUOTED = (_HARMLESS - _KEYWORDS) | {"pg_catalog"}
 _BLANK = r"[ \t\n\r\f\v]"
 _NAME = r"[A-Za-z_\x80-\U0010FFFF][A-Za-z_0-9$\x80-\U0010FFFF]*+"
 _TAG = r"\$(?:[A-Za-z_\x80-\U0010FFFF][A-Za-z_0-9\x80-\U0010FFFF]*+)?+\$"
-# what has no meaning here: operators, numbers, parameters, texts (a doubled quote begins the next one), types of casts
+# tokens that tell nothing: operators, numbers, parameters, texts (a doubled quote begins the next one), casts
 _OTHER = rf"""
     [^A-Za-z_\x80-\U0010FFFF"'$;.(/\-:0-9 \t\n\r\f\v]++ | [0-9]++(?:\.[0-9]++)?+ | '[^']*+(?:'|\Z)
     | \$[0-9]++ | \$(?!{_TAG[2:]}) | -(?!-) | /(?!\*) | ::{_BLANK}*+{_NAME}(?:\.{_NAME})*+(?!') | :
 """
-# PostgreSQL's tokens; what is not closed runs to the end, and is an error there before anything is run.
-# Nothing in it looks at a character more than a few times: the time grows with the length of the text.
+# PostgreSQL's tokens. A token that is not closed runs to the end; PostgreSQL refuses such a text as a whole.
+# No pattern reads a character more than a few times, so the time is linear in the length of the text.
 _TOKEN = re.compile(
     rf"""
     (?P<escaped>[eE]'(?:[^'\\]++|\\(?:.|\Z)|''
@@ -113,17 +111,17 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_READ = {"word", "quoted", "dollar"}  # tokens whose text tells something
+_READ = {"word", "quoted", "dollar"}  # tokens whose text is read
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-# of set_config's arguments: the last one makes it last as long as the transaction
+# set_config's arguments, if the last one is true: the setting then ends with the transaction
 _LOCALLY = re.compile(
     r"""\((?:[^()'"\\/$-]|'[^'\\]*+'|\$[0-9]){0,500},\s*true\s*\)""", re.IGNORECASE
 )
-_KEPT_SHORT = 10_000  # characters of a text whose verdict is remembered
+_KEPT_SHORT = 10_000  # characters; the verdict on a longer text is not cached
 
 
 def leaves_behind(sql: str) -> Leaves:
-    """The worst that the statements of the text may leave. Texts come again: the short ones are looked at once."""
+    """The worst that the statements in the text may leave. Verdicts on short texts are cached."""
     return _remembered(sql) if len(sql) <= _KEPT_SHORT else _Scan(sql).verdict()
 
 
@@ -133,7 +131,7 @@ def _remembered(sql: str) -> Leaves:
 
 
 class _Scan:
-    """One walk through a text, token after token."""
+    """Reads a text once, token by token, and notes the worst that its statements may leave."""
 
     def __init__(self, sql: str) -> None:
         self._sql, self._at = sql, 0
@@ -155,7 +153,7 @@ class _Scan:
         return self._worst
 
     def _begin_statement(self) -> None:
-        self._words: list[str] = []  # the first of the statement
+        self._words: list[str] = []  # the first words of the statement
         self._other("")
 
     def _leaves(self, what: Leaves) -> None:
@@ -241,7 +239,7 @@ class _Scan:
 
 
 def _of_words(first: str, *others: str) -> Leaves:
-    """What the kind of statement leaves, whatever it calls."""
+    """What a statement leaves by its kind, without regard to the functions that it calls."""
     if _ends_transaction(first, others):
         return Leaves.ENDS
     if first == "set":

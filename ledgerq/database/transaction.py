@@ -1,4 +1,4 @@
-"""The one flush-then-commit. Nothing else in the code base commits, so nothing commits half a job."""
+"""Transactions. No other module commits, so nothing can commit half a job."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ Isolation = Literal["REPEATABLE READ", "SERIALIZABLE"]
 async def transaction(
     sessions: Sessions, *, isolation: Isolation | None = None
 ) -> AsyncIterator[LedgerqSession]:
-    """One transaction: all of the block's writes, or none. At READ COMMITTED unless said otherwise.
+    """One transaction: all of the block's writes are committed, or none. READ COMMITTED, unless `isolation` is given.
 
     ```python
     async with transaction(sessions) as session:
@@ -30,14 +30,12 @@ async def transaction(
         await stage(session, CloseOrder(order_id=order.id))
     ```
 
-    When the block ends, what it added is flushed and committed. When it raises, anything, a
-    cancellation included, everything is rolled back and the exception goes on; an error of the
-    database goes on as ours, where we have one (ledgerq.errors).
+    When the block ends, the session is flushed and committed. When the block raises, or is cancelled, everything is
+    rolled back and the exception goes on; a database error goes on as one of `ledgerq.errors`, if there is one for it.
 
-    A cancellation never cuts a commit in half: the commit is waited for, and what it did is what
-    this reports. If it committed, the block ends normally, though it was cancelled; the request
-    to stop stays visible in `asyncio.current_task().cancelling()`. If it failed, its error is raised.
-    One that comes in the middle of a rollback goes on in place of the error.
+    A cancellation during the commit waits for the commit's end. If the commit succeeded, the block ends normally,
+    although the task was cancelled; `asyncio.current_task().cancelling()` still shows the request. If the commit
+    failed, its error is raised. A cancellation during a rollback is raised in place of the error.
     """
     session = sessions()
     try:
@@ -50,9 +48,8 @@ async def transaction(
             await session.flush()
     except BaseException as error:
         cancelled = await _to_its_end(_abandon(session))
-        if cancelled and isinstance(
-            error, Exception
-        ):  # else who catches the error goes on for ever
+        # if the error went on, a caller that catches it would never learn of the cancellation
+        if cancelled and isinstance(error, Exception):
             raise asyncio.CancelledError from error
         raise
     with translated():
@@ -66,7 +63,7 @@ async def in_transaction(
     attempts: int = 4,
     isolation: Isolation | None = None,
 ) -> T:
-    """Do the work in a transaction; do all of it again if another transaction came first.
+    """Do the work in a transaction; if it fails because of another transaction, do all of it again.
 
     ```python
     async def close(session: LedgerqSession) -> None:
@@ -75,11 +72,11 @@ async def in_transaction(
     await in_transaction(sessions, close, isolation="SERIALIZABLE")
     ```
 
-    Serialization failures and deadlocks are tried again, with full jitter, in a new session: so
-    `work` must not keep what it read in an earlier try, nor do anything that can't be rolled back.
+    After a serialization failure or a deadlock, `work` runs again in a new session, after a random pause. So `work`
+    must not use what it read in an earlier attempt, nor do anything that can't be rolled back.
 
     Raises:
-        SerializationFailure, Deadlock: in each of the attempts.
+        SerializationFailure, Deadlock: the last of the `attempts` failed by it.
     """
     cancellations = _cancellations()
     for attempt in range(1, attempts):
@@ -88,8 +85,8 @@ async def in_transaction(
                 return await work(session)
         except (SerializationFailure, Deadlock) as error:
             if getattr(error, FOREIGN, False):
-                raise  # another database's
-            if _cancellations() > cancellations:  # one came while it would commit
+                raise  # an error of another database
+            if _cancellations() > cancellations:  # the task was cancelled during the commit
                 raise asyncio.CancelledError from error
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
     async with transaction(sessions, isolation=isolation) as session:
@@ -98,7 +95,7 @@ async def in_transaction(
 
 @asynccontextmanager
 async def savepoint(session: AsyncSession) -> AsyncIterator[None]:
-    """A part that may fail alone: its writes are rolled back, the transaction around it goes on.
+    """A part of a transaction that may fail alone: if the block raises, only the block's writes are rolled back.
 
     ```python
     with suppress(AlreadyExists):
@@ -122,10 +119,10 @@ async def _commit_and_close(session: LedgerqSession) -> None:
 
 
 async def _abandon(session: LedgerqSession) -> None:
-    """Roll back and give the connection back; one that can't roll back is closed, and its writes are gone."""
+    """Roll back and give the connection back to the pool; if that fails, close it, which drops its writes too."""
     try:
         await session.close()
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, it must not be lost to the pool
+    except Exception:  # noqa: BLE001 - the pool must not lose the connection, whatever the error is
         connection = session.opened
         if connection is not None and not connection.closed:
             with suppress(Exception):
@@ -135,13 +132,13 @@ async def _abandon(session: LedgerqSession) -> None:
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> bool:
-    """Await `work` to its end, however often this task is cancelled meanwhile; True if it was."""
+    """Await `work` to its end, even if this task is cancelled meanwhile; returns True if the task was cancelled."""
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            cancelled = True  # the waiting, not the work: nobody else holds the task
+            cancelled = True  # the wait is cancelled, not the work, which is in a task of its own
     task.result()
     return cancelled
 

@@ -1,7 +1,7 @@
-"""The database URLs that people have, made into what SQLAlchemy's async engine and asyncpg take.
+"""Translates database URLs, in the forms that people use, for SQLAlchemy's async engine and asyncpg.
 
-Whatever is refused is refused without a part of the URL that could be a password: where user and password
-hold an unencoded special character, nobody can tell where they end.
+An error shows no part of the URL that could be a password: if user or password hold a special character that is not
+encoded, it is unknown where they end.
 """
 
 import getpass
@@ -37,7 +37,7 @@ def translate(url: str | URL) -> Target:
     """Parse a URL, name the async driver and translate the options.
 
     Raises:
-        ValueError: it is no URL, or asks for something we can't give; never repeats the password.
+        ValueError: the text is no database URL, or asks for something unsupported; never shows the password.
     """
     parsed = _parse(url)
     scheme = parsed.drivername.lower()
@@ -58,10 +58,10 @@ def translate(url: str | URL) -> Target:
 
 
 def check_text(url: str) -> None:
-    """Refuse a URL, of a database or of Redis, in which a password could be taken for something else.
+    """Refuse a URL, of a database or of Redis, in which the password may not be properly encoded.
 
     Raises:
-        ValueError: with the cure, and no part of the URL.
+        ValueError: the text says what to encode, and shows no part of the URL.
     """
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ValueError("holds a blank or a control character; take it out or percent-encode it")
@@ -85,7 +85,7 @@ def _parse(url: str | URL) -> URL:
     # a file may have any name, and no password
     if not re.match(r"sqlite(\+\w+)?:", url, re.IGNORECASE):
         check_text(url)
-        if url.lower().startswith("postgres"):  # make_url passes over what has no value
+        if url.lower().startswith("postgres"):  # make_url ignores options without a value
             check_names(parse_qsl(url.partition("?")[2], keep_blank_values=True))
     try:
         return make_url(_hosts_as_options(url))
@@ -94,7 +94,7 @@ def _parse(url: str | URL) -> URL:
 
 
 def _hosts_as_options(url: str) -> str:
-    """`u:p@h1:1,h2:2/db` and `u@%2Fvar%2Frun/db`, libpq's spellings, as `?host=…` options."""
+    """Rewrites libpq's `u:p@h1:1,h2:2/db` and `u@%2Fvar%2Frun/db` with `?host=…` options, for SQLAlchemy."""
     found = re.fullmatch(r"(?P<start>[^/]*//(?:[^/]*@)?)(?P<hosts>[^/@?]*)(?P<rest>.*)", url)
     if not found:
         return url
@@ -110,7 +110,7 @@ def _hosts_as_options(url: str) -> str:
 
 
 def _several(hosts: list[str]) -> str:
-    """Each with its port, in the only one of SQLAlchemy's spellings that has room for IPv6."""
+    """Several hosts and their ports as `host=…&port=…`, the only form in which SQLAlchemy allows IPv6."""
     found = [re.fullmatch(r"(\[[\w:.%]+\]|[^:\[\]]+)(?::(\d+))?", host) for host in hosts]
     pairs = [(each[1].strip("[]"), each[2] or "5432") for each in found if each]
     if len(pairs) != len(hosts):
@@ -128,7 +128,7 @@ def _sqlite(url: URL) -> Target:
 
 
 def _completed(url: URL) -> URL:
-    """What the URL leaves out, from libpq's variables or the system, as asyncpg would do unseen."""
+    """The URL with missing user, host and port filled in from PGUSER, PGHOST, PGPORT or the system, as asyncpg does."""
     if not url.username:
         url = url.set(username=os.environ.get("PGUSER") or _system_user())
     named = url.host or url.query.get("host")
@@ -154,7 +154,7 @@ def _system_user() -> str:
 
 
 def _check_hosts(url: URL) -> None:
-    """What SQLAlchemy would say only when it connects."""
+    """Refuse hosts and ports that SQLAlchemy would refuse only when it connects."""
     try:
         ports = _ASYNCPG.create_connect_args(url)[1].get("port")  # type: ignore[no-untyped-call]
     except (ArgumentError, ValueError, TypeError):

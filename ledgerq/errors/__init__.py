@@ -1,62 +1,62 @@
-"""Our errors. An application's own derive from `LedgerqError`, or from `Refused` if trying again cannot help.
+"""ledgerq's errors. An application's own errors derive from `LedgerqError`, or from `Refused` if a retry cannot help.
 
 ```python
 class CardExpired(Refused): ...
 ```
 
-LedgerqError                    everything that is ours; its text is one line for a person
-├── SettingError                a setting is missing or wrong: names it, the problem and the cure
-│   └── UsageError              … or an option of a command: the command exits with 2
-├── DefinitionError             a job, a payload or an App cannot work as it is written: names it, the problem and the cure
+LedgerqError                    the root of ledgerq's errors; the text is one line for a person
+├── SettingError                a setting is missing or wrong: the text has its name, the problem and the cure
+│   └── UsageError              an option or an argument of a command is missing or wrong: the command exits with 2
+├── DefinitionError             a job, a payload or an App cannot work as it is defined: the text has the cure
 ├── Unreachable                 a server does not answer
-├── RedisRefuses                Redis is too old, lacks something, or does not let us in
+├── RedisRefuses                Redis is too old, lacks something, or refuses the login
 ├── SchemaBehind                the database's schema is older than this code
 ├── SchemaAhead                 the database's schema is newer than this code
-├── MigrationFailed             Alembic could not do what it was asked for
+├── MigrationFailed             a migration could not run
 ├── SessionShared               two tasks used one session at the same time
-├── NotAllowedInJob             a job's handler would end the transaction that it was given
-├── ErrorSwallowed              the transaction went on after an error of the database
-├── JobEnded                    a job has ended, and something that it left behind uses its session
+├── NotAllowedInJob             a job's handler tried to end the transaction that it was given
+├── ErrorSwallowed              a handler went on after an error of the database, which had ended the transaction
+├── JobEnded                    a job's session is used after the job has ended
 ├── HandlerSilent               a handler did not use its transaction for so long that PostgreSQL ended it
-├── Refused                     the data does not allow it; trying again cannot help
+├── Refused                     the data does not allow the work; a retry cannot help
 │   ├── NotAudited              a row of an audited class would change without an entry, or without an author
-│   └── ConstraintError         a constraint of the database
-│       ├── MissingReference    a row points at one that does not exist
-│       ├── StillReferenced     other rows point at one that is to go
+│   └── ConstraintError         a constraint of the database refused a row
+│       ├── MissingReference    a row refers to a row that does not exist
+│       ├── StillReferenced     other rows refer to a row that is to be deleted
 │       ├── AlreadyExists       another row has the same key
 │       ├── MissingValue        a column that must be filled is empty
 │       ├── TooLong             a text is longer than its column allows
-│       └── RuleBroken          any other rule that the database holds
+│       └── RuleBroken          any other constraint of the database refused a row
 ├── Transient                   the same work may succeed a moment later
 │   ├── Disconnected            the connection was lost
-│   ├── SerializationFailure    another transaction came first
+│   ├── SerializationFailure    a concurrent transaction changed the same data first
 │   ├── Deadlock                two transactions waited for each other
-│   ├── LockTimeout             a lock was not to be had in time
-│   └── Unavailable             the server is starting, stopping or short of something
-├── IdHeld                      another queue on the same Redis has the id
-├── JobFailed                   a client waited for a job that was buried
-├── ResultExpired               a client waited for a job of which nothing is known any more
+│   ├── LockTimeout             the wait for a lock took too long
+│   └── Unavailable             the server is starting, stopping or short of a resource
+├── IdHeld                      another queue on the same Redis has a job of this id
+├── JobFailed                   a client waited for a job that was buried or cancelled
+├── ResultExpired               a client waited for a job that is not queued, and whose result is not kept any more
 ├── UnexpectedResult            a client waited for a job whose answer has another type than its payload names
-├── StillRuns                   a job did not let itself be cancelled in the time given
-└── JobError                    a job cannot be done: `reason` is what its dead letter says
-    ├── Undecodable             the bytes on the queue are not our JSON
-    ├── InvalidPayload          the payload breaks the kind's rules: the fields at fault are listed
-    │   └── UnknownFields       it has fields that this code does not know; newer code may know them
-    ├── InvalidResult           what the handler answered is not JSON
-    ├── ResultTooLarge          what the handler answered is larger than results may be
-    ├── UnknownKind             no such kind here; a newer worker may know it
-    ├── PayloadMismatch         this job id already stands for another payload
-    ├── InvalidRequest          a producer asks for what no worker would take
-    ├── NotBuried               a job that was to be replayed or discarded has no dead letter
-    ├── NotReplayable           what is kept of a dead job does not suffice to run it again
+├── StillRuns                   a job that is to be cancelled still runs after the timeout
+└── JobError                    a job cannot be done: `reason` is the reason in its dead letter
+    ├── Undecodable             the body on the queue is not JSON as ledgerq writes it, or the job's id is not valid
+    ├── InvalidPayload          the payload breaks the kind's rules: the text lists the invalid fields
+    │   └── UnknownFields       the payload has fields that this code does not know; newer code may know them
+    ├── InvalidResult           the handler's answer is not JSON that the database can store
+    ├── ResultTooLarge          the handler's answer is larger than LEDGERQ_MAX_RESULT
+    ├── UnknownKind             the application has no such kind; a newer worker may know it
+    ├── PayloadMismatch         a job of this id has another payload
+    ├── InvalidRequest          a producer's request has an invalid argument
+    ├── NotBuried               a job that is to be replayed or discarded has no dead letter
+    ├── NotReplayable           a dead letter lacks what a replay needs
     ├── Expired                 Redis has lost the job's body
-    ├── WorkerLost              the job's worker died again and again while it ran
-    ├── BlockedTooOften         the job blocked the event loop of a worker in each of its attempts
-    └── Permanent               a handler says that trying again cannot help
+    ├── WorkerLost              the job's worker died too often while the job ran
+    ├── BlockedTooOften         the job blocked a worker's event loop in each of its attempts
+    └── Permanent               a handler says that a retry cannot help
 
-TimedOut                        the job took longer than it may
-CancelledByItself               the job's own code cancelled the task that it runs in
-HeldUp                          another job blocked the event loop meanwhile: no attempt is spent
+TimedOut                        the job took longer than its timeout
+CancelledByItself               the job's own code cancelled the task in which the job runs
+HeldUp                          another job blocked the event loop until the timeout: no attempt is counted
 RetryLater, Snooze              not errors: a handler asks to be called again
 """
 

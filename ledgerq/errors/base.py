@@ -1,8 +1,8 @@
-"""The root of our errors, and those of settings, servers and schemas."""
+"""The root of ledgerq's errors, and the errors of settings, definitions, servers and schemas."""
 
 
 class LedgerqError(Exception):
-    """The root of all our errors.
+    """The root of ledgerq's errors.
 
     ```python
     try:
@@ -22,11 +22,11 @@ class SettingError(LedgerqError):
 
 
 class UsageError(SettingError):
-    """A command was called in a way that it can't be; its exit status is 2."""
+    """An option or an argument of a command is missing or wrong; the command exits with 2."""
 
 
 class DefinitionError(LedgerqError, ValueError):
-    """A job, a payload or an App is written in a way that cannot work; raised when its module is imported.
+    """A job, a payload or an App is defined in a way that cannot work; raised when its module is imported.
 
     ```python
     class Nameless(Payload[int], kind=""): ...  # Nameless(kind=): must have 1 to 100 printable characters; …
@@ -39,7 +39,7 @@ class DefinitionError(LedgerqError, ValueError):
 
 
 class Unreachable(LedgerqError):
-    """A server does not answer. `address` must carry no password."""
+    """A server does not answer, or refuses writes. `address` must not contain a password."""
 
     def __init__(self, setting: str, address: str, reason: str) -> None:
         self.setting, self.address, self.reason = setting, address, reason
@@ -50,11 +50,11 @@ class Unreachable(LedgerqError):
 
 
 class RedisRefuses(LedgerqError):
-    """Redis answers, and lacks or refuses what we need; the text says what and how to mend it."""
+    """Redis answers, but lacks or refuses something that ledgerq needs; the text says what, and what to do."""
 
 
 class SchemaBehind(LedgerqError):
-    """The database's schema is not the one this code was written for."""
+    """The database's schema is older than this code."""
 
     def __init__(self, found: str | None, expected: str) -> None:
         self.found, self.expected = found, expected
@@ -76,4 +76,4 @@ class SchemaAhead(LedgerqError):
 
 
 class MigrationFailed(LedgerqError):
-    """Alembic could not do what it was asked for."""
+    """A migration could not run; the text says why."""

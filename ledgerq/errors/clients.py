@@ -1,10 +1,10 @@
-"""What producers and operators are told of a job that they ask for."""
+"""Errors that producers and operators get when they ask for a job."""
 
 from ledgerq.errors.base import LedgerqError
 
 
 class JobFailed(LedgerqError):
-    """The job ended among the dead letters."""
+    """The job was buried or cancelled. `message` says why."""
 
     def __init__(self, job_id: str, message: str) -> None:
         self.job_id, self.message = job_id, message
@@ -12,7 +12,7 @@ class JobFailed(LedgerqError):
 
 
 class ResultExpired(LedgerqError):
-    """The job is neither queued nor is its result kept any more: see LEDGERQ_KEEP_RESULT."""
+    """The job is not queued, and Redis does not keep its result any more: see LEDGERQ_KEEP_RESULT."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -32,7 +32,7 @@ class IdHeld(LedgerqError):
 
 
 class UnexpectedResult(LedgerqError):
-    """A client waited for a job, and its answer has not the type that the payload names."""
+    """A job's answer does not have the type that its payload names: the worker and this client run different code."""
 
     def __init__(self, job_id: str, kind: str, problem: str) -> None:
         self.job_id, self.kind, self.problem = job_id, kind, problem
@@ -43,7 +43,7 @@ class UnexpectedResult(LedgerqError):
 
 
 class StillRuns(LedgerqError):
-    """The job did not let itself be cancelled in the time given."""
+    """A job that is to be cancelled still runs after the timeout, and is not cancelled."""
 
     def __init__(self, job_id: str, seconds: float) -> None:
         self.job_id = job_id

@@ -1,10 +1,10 @@
-"""What the database answers: it refuses the data, or can't do the work now. `ledgerq.database.sqlstate` makes them."""
+"""Errors of the data and the database, which `ledgerq.database.sqlstate` translates from the driver's errors."""
 
 from ledgerq.errors.base import LedgerqError
 
 
 class Refused(LedgerqError):
-    """The data does not allow it; trying again cannot help. `field` is the input field at fault.
+    """The data does not allow the work; a retry cannot help. `field` names the invalid input.
 
     ```python
     if order.status == "closed":
@@ -22,7 +22,7 @@ class NotAudited(Refused):
 
     @classmethod
     def without_origin(cls, entity_type: str) -> "NotAudited":
-        """Nobody has said who changes it."""
+        """The error for a change whose author is not known."""
         return cls(
             entity_type,
             "is audited, and nobody has said who changes it; change it in a job, or inside of "
@@ -31,7 +31,7 @@ class NotAudited(Refused):
 
     @classmethod
     def past_the_session(cls, entity: str, statement: str) -> "NotAudited":
-        """A statement would change rows that the session does not see."""
+        """The error for a statement that changes rows past the session, which would write no entries for them."""
         return cls(
             entity,
             f"is audited, and {statement} changes rows that the session does not see; change objects of the session, or "
@@ -41,7 +41,7 @@ class NotAudited(Refused):
 
 
 class ConstraintError(Refused):
-    """A constraint of the database refused a write. SQLite does not name all of them."""
+    """A constraint of the database refused a write. `constraint` is None where SQLite does not name it."""
 
     problem = "the database refuses it"
 
@@ -51,13 +51,13 @@ class ConstraintError(Refused):
 
 
 class MissingReference(ConstraintError):
-    """A row points at one that does not exist."""
+    """A row refers to a row that does not exist."""
 
     problem = "points at a row that does not exist"
 
 
 class StillReferenced(ConstraintError):
-    """Other rows point at one that is to go."""
+    """Other rows refer to a row that is to be deleted."""
 
     problem = "other rows, deleted ones not yet purged among them, still point at it"
 
@@ -81,7 +81,7 @@ class TooLong(ConstraintError):
 
 
 class RuleBroken(ConstraintError):
-    """A CHECK constraint refused the row."""
+    """A CHECK constraint, or a constraint without an error of its own here, refused the row."""
 
     problem = "breaks a rule of the database"
 
@@ -100,7 +100,7 @@ class Disconnected(Transient):
 
 
 class SerializationFailure(Transient):
-    """Another transaction came first."""
+    """A concurrent transaction changed the same data first."""
 
 
 class Deadlock(Transient):
@@ -108,8 +108,8 @@ class Deadlock(Transient):
 
 
 class LockTimeout(Transient):
-    """A lock was not to be had in time."""
+    """The wait for a lock took too long."""
 
 
 class Unavailable(Transient):
-    """The database is starting, stopping, or short of something."""
+    """The database is starting, stopping, or short of a resource."""

@@ -1,4 +1,4 @@
-"""Why a job may fail, beside what the database refuses."""
+"""Errors of jobs: why a job fails, or is given up. Errors of the database are in `ledgerq.errors.data`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from pydantic import ValidationError
 from ledgerq.errors.base import LedgerqError
 from ledgerq.text import cut
 
-MAX_PROBLEMS = 50  # fields at fault that are listed
+MAX_PROBLEMS = 50  # the most invalid fields that an error lists
 MAX_FIELD = 200  # characters of a field's name
 MAX_PROBLEM = 500
 MAX_DELAY = 10 * 365 * 86_400.0  # seconds
 
 
 class DeadLetterReason(StrEnum):
-    """Why a job was given up. The values are kept in dead letters: they do not change."""
+    """Why a job was given up. Dead letters store the values, so the values never change."""
 
-    REFUSED = "refused"  # the database or a rule of the data refuses it
+    REFUSED = "refused"  # a constraint, or a rule of the handler, refuses the data
     FAILED = "failed"  # the handler failed in each attempt
-    UNAVAILABLE = "unavailable"  # the database, or a lock, was not to be had
-    HANDLER_SILENT = "handler_silent"  # the handler kept its transaction waiting for too long
+    UNAVAILABLE = "unavailable"  # the database or a lock was not available
+    HANDLER_SILENT = "handler_silent"  # the handler did not use its transaction for too long
     NOT_ALLOWED_IN_JOB = "not_allowed_in_job"  # the handler ended or left its transaction
-    SCHEMA_SKEW = "schema_skew"  # tables or columns are not those that the code knows
-    MISSING_GRANT = "missing_grant"  # the worker's role may not do what the handler does
+    SCHEMA_SKEW = "schema_skew"  # the code uses tables or columns that the database lacks
+    MISSING_GRANT = "missing_grant"  # the worker's role lacks a privilege that the handler needs
     EXPIRED = "expired"  # Redis lost the body
     UNDECODABLE = "undecodable"
     INVALID_PAYLOAD = "invalid_payload"
@@ -43,14 +43,14 @@ class DeadLetterReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a job: where, and what. Never the value: it may be a secret."""
+    """One thing that is wrong with a job: the field, and the problem. Never the value, which may be a secret."""
 
     field: str
     problem: str
 
 
 class JobError(LedgerqError):
-    """A job cannot be done. `problems` says which fields are at fault, `reason` what its dead letter says."""
+    """A job cannot be done. `problems` lists the invalid fields; `reason` is the reason in its dead letter."""
 
     reason: ClassVar[DeadLetterReason] = DeadLetterReason.PERMANENT
 
@@ -60,7 +60,7 @@ class JobError(LedgerqError):
 
 
 class Undecodable(JobError):
-    """The bytes on the queue are not our JSON."""
+    """The body on the queue is not JSON as ledgerq writes it, or the job's id is not valid."""
 
     reason = DeadLetterReason.UNDECODABLE
 
@@ -75,11 +75,11 @@ class InvalidPayload(JobError):
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> "InvalidPayload":
-        """The fields at fault, the first `MAX_PROBLEMS` of them, without their values."""
+        """The error with the first `MAX_PROBLEMS` invalid fields, without their values."""
         details = error.errors(include_url=False, include_input=False, include_context=False)
         unknown = all(
             each["type"] == "extra_forbidden" and str(each["loc"][-1]).isidentifier()
-            for each in details  # code never knows a field whose name it can't write
+            for each in details  # no version of the code has a field whose name is no identifier
         )
         problems = [
             Problem(
@@ -95,11 +95,11 @@ class InvalidPayload(JobError):
 
 
 class UnknownFields(InvalidPayload):
-    """The payload has fields that this code does not know; in a rolling deploy a newer worker may."""
+    """The payload has fields that this code does not know. In a rolling deploy, a newer worker may know them."""
 
 
 class InvalidResult(JobError):
-    """What the handler answered is not JSON that a database can keep."""
+    """The handler's answer is not JSON, or not JSON that the database can store."""
 
     reason = DeadLetterReason.INVALID_RESULT
 
@@ -108,7 +108,7 @@ class InvalidResult(JobError):
 
 
 class ResultTooLarge(JobError):
-    """What the handler answered is larger than results may be."""
+    """The handler's answer is larger than LEDGERQ_MAX_RESULT."""
 
     reason = DeadLetterReason.RESULT_TOO_LARGE
 
@@ -121,7 +121,7 @@ class ResultTooLarge(JobError):
 
 
 class UnknownKind(JobError):
-    """No such kind here; in a rolling deploy a newer worker may know it."""
+    """The application has no such kind. In a rolling deploy, a newer worker may know the kind."""
 
     reason = DeadLetterReason.UNKNOWN_KIND
 
@@ -132,7 +132,7 @@ class UnknownKind(JobError):
 
 
 class PayloadMismatch(JobError):
-    """Another payload already stands under this job id: queued, done or dead."""
+    """A job of this id, queued or ended, has another payload."""
 
     reason = DeadLetterReason.PAYLOAD_MISMATCH
 
@@ -142,7 +142,7 @@ class PayloadMismatch(JobError):
 
 
 class InvalidRequest(JobError):
-    """A producer asks for what no worker would take."""
+    """A producer's request has an invalid argument."""
 
     reason = DeadLetterReason.INVALID_REQUEST
 
@@ -151,7 +151,7 @@ class InvalidRequest(JobError):
 
 
 class NotBuried(JobError):
-    """A job that was to be replayed or discarded has no dead letter: it never had, or no longer has."""
+    """A job that is to be replayed or discarded has no dead letter, or no longer has one."""
 
     reason = DeadLetterReason.NOT_BURIED
 
@@ -162,7 +162,7 @@ class NotBuried(JobError):
 
 
 class NotReplayable(JobError):
-    """What is kept of a dead job does not suffice to run it again; the text says what would."""
+    """A dead letter lacks what a replay needs, for example the payload; the text says what to give."""
 
     reason = DeadLetterReason.NOT_REPLAYABLE
 
@@ -181,7 +181,7 @@ class Expired(JobError):
 
 
 class WorkerLost(JobError):
-    """The job's worker died again and again while it ran: it is not given another one."""
+    """The job's worker died too often while the job ran: no further worker runs it."""
 
     reason = DeadLetterReason.WORKER_LOST
 
@@ -192,7 +192,7 @@ class WorkerLost(JobError):
 
 
 class BlockedTooOften(JobError):
-    """The job blocked the event loop of its worker for longer than it may run, in each of its attempts."""
+    """The job blocked its worker's event loop for longer than its timeout, in each of its attempts."""
 
     reason = DeadLetterReason.BLOCKED_TOO_OFTEN
 
@@ -202,7 +202,7 @@ class BlockedTooOften(JobError):
 
 
 class Permanent(JobError):
-    """Raised by a handler: trying again cannot help. The job is buried at once.
+    """Raised by a handler if a retry cannot help: the job is buried at once.
 
     ```python
     raise Permanent(f"order {order.id} has no address")
@@ -214,7 +214,7 @@ class Permanent(JobError):
 
 
 class TimedOut(TimeoutError):
-    """The job took longer than it may: its kind's timeout, or else LEDGERQ_JOB_TIMEOUT."""
+    """The job took longer than its timeout: its kind's, or else LEDGERQ_JOB_TIMEOUT."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -222,14 +222,14 @@ class TimedOut(TimeoutError):
 
 
 class CancelledByItself(Exception):
-    """The job's own code cancelled the task that it runs in: nobody told it to stop."""
+    """The job's own code cancelled the task in which the job runs; neither the worker nor an operator did."""
 
     def __init__(self) -> None:
         super().__init__("the job cancelled the task that it runs in; nobody told it to stop")
 
 
 class HeldUp(Exception):
-    """The job's time was over, but not by itself: another job blocked the event loop meanwhile."""
+    """The job ran into its timeout because another job blocked the event loop. `seconds` is how long."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -237,7 +237,7 @@ class HeldUp(Exception):
 
 
 class RetryLater(Exception):
-    """Raised by a handler to be called again after `delay` seconds: rolled back, one attempt spent.
+    """Raised by a handler to be called again after `delay` seconds. The job is rolled back; the attempt counts.
 
     ```python
     raise RetryLater(30)
@@ -250,7 +250,7 @@ class RetryLater(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler to be called again after `delay` seconds: rolled back, no attempt spent.
+    """Raised by a handler to be called again after `delay` seconds. The job is rolled back; no attempt is counted.
 
     ```python
     raise Snooze(3600)  # the shop is closed
@@ -263,5 +263,5 @@ class Snooze(Exception):
 
 
 def _in_range(delay: float) -> float:
-    """A delay that a queue can hold; NaN and infinities are none."""
+    """The delay, cut to the range 0 to MAX_DELAY; 0 if it is NaN."""
     return min(max(delay, 0.0), MAX_DELAY) if delay == delay else 0.0  # noqa: PLR0124 - NaN

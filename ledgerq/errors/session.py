@@ -1,4 +1,4 @@
-"""A session or a transaction was used in a way that it can't be."""
+"""Errors for a wrong use of a session or a transaction."""
 
 from ledgerq.errors.base import LedgerqError
 
@@ -14,19 +14,19 @@ class SessionShared(LedgerqError):
 
 
 class NotAllowedInJob(LedgerqError):
-    """A job's handler would end the transaction that it was given. `call` is what it called."""
+    """A job's handler tried to end the transaction that it was given. `call` is the call or statement."""
 
     def __init__(self, call: str) -> None:
         self.call = call
         super().__init__(
-            f"{call} is not allowed in a job: its transaction commits when the handler returns, with the mark "
-            "that it ran, and rolls back when it raises; to undo a part, use "
+            f"{call} is not allowed in a job: its transaction commits when the handler returns, with the job's "
+            "receipt, and rolls back when it raises; to undo a part, use "
             "`async with session.begin_nested():`; to undo all, raise an error"
         )
 
 
 class ErrorSwallowed(LedgerqError):
-    """The transaction went on after an error of the database, which had ended it."""
+    """A handler went on after an error of the database, which had ended the transaction."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -36,7 +36,7 @@ class ErrorSwallowed(LedgerqError):
 
 
 class JobEnded(LedgerqError):
-    """A job has ended, and something that it left behind uses its session."""
+    """A job's session is used after the job has ended, for example by a task that the handler left running."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id

@@ -1,4 +1,4 @@
-"""The audit log. Every function that changes a table calls `record` in the same transaction."""
+"""The audit log. A function that changes a table by hand calls `record` in the same transaction."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +31,7 @@ _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who causes a change, and in which job if it is in one.
+    """Who causes a change, and in which job. Outside of a job, only `actor` is given, and perhaps `trace_id`.
 
     ```python
     async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
@@ -50,8 +50,8 @@ class Origin:
 class Change:
     """What happened to one entity. `before` and `after` hold the changed fields only.
 
-    `entity_id` is the row's key: a number, a UUID, a text, or a tuple of them (see `key_text`). `action` is a word of
-    `Action`, or any other of 1 to 50 printable characters.
+    `entity_id` is the row's key: a number, a UUID, a text, or a tuple of them (see `key_text`). `action` is one of
+    `Action`, or another word of 1 to 50 printable characters.
 
     ```python
     await context.record(Change("shelf", ("hall 3", 17), "emptied", {"boxes": 12}, {"boxes": 0}))
@@ -66,7 +66,7 @@ class Change:
 
     @classmethod
     def created(cls, entity: object) -> "Change":
-        """The entity is new, and flushed: all that it holds is what changed."""
+        """The entity is new and was flushed: the entry shows all values that it holds."""
         return cls(
             entity_type_of(type(entity)),
             key_of(entity),
@@ -77,7 +77,7 @@ class Change:
 
     @classmethod
     def inserted(cls, entity_type: str, entity_id: Key, values: Mapping[str, Any]) -> "Change":
-        """A row was inserted by a statement, not by the session: what `created` says of an object."""
+        """As `created`, for a row that a statement inserted, so that there is no object of it."""
         return cls(entity_type, entity_id, Action.CREATE, {}, says_something(values))
 
     @classmethod
@@ -88,12 +88,12 @@ class Change:
         after: Mapping[str, Any],
         action: str = Action.UPDATE,
     ) -> "Change":
-        """Some fields of the entity changed."""
+        """Fields of the entity changed: from the values in `before` to those in `after`."""
         return cls(entity_type_of(type(entity)), key_of(entity), action, before, after)
 
     @classmethod
     def gone(cls, entity: object, action: str) -> "Change":
-        """The row is gone for good: the log keeps what it held."""
+        """The row was deleted: the entry shows the values that it held, as far as they are loaded."""
         return cls(
             entity_type_of(type(entity)),
             key_of(entity),
@@ -107,16 +107,16 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
     """Write one entry for each change, in one statement.
 
     Raises:
-        Refused: the origin is such as the log can't keep; an author is never lost.
+        Refused: the log can't store the origin or a change as it is; the error names the field.
     """
     await record_many(session, [(origin, change) for change in changes])
 
 
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
-    """The same for changes of several origins. Raises as `record`."""
+    """As `record`, for changes of several origins."""
     entries, checked = list[dict[str, Any]](), None
     for origin, change in changes:
-        if origin is not checked:  # mostly, all are of one
+        if origin is not checked:  # mostly, all changes have the same origin
             check_origin(origin)
             checked = origin
         entries.append(entry_of(origin, change))
@@ -130,7 +130,7 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
 
 @asynccontextmanager
 async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
-    """What is recorded inside the block is written at its end, in one statement of the same transaction."""
+    """Collect the entries that are recorded inside the block, and write them all at its end."""
     sync: Any = session.sync_session
     gathered = sync.gathered = []
     sync.marks = {}
@@ -149,12 +149,12 @@ async def history(
     after_id: int = 0,
     limit: int = 100,
 ) -> Sequence[AuditLog]:
-    """What happened to an entity, oldest first; the next page begins after this one's last id.
+    """The entries of an entity, oldest first. For the next page, pass this page's last id as `after_id`.
 
         entries = await audit.history(session, Order, order_id)
 
-    `entity` is the class, or the name of its table as the log has it; `entity_id` the key: a number, a UUID, a text, or
-    a tuple of the parts of a composite key.
+    `entity` is the class, or the name of its table as the log stores it. `entity_id` is the key: a number, a UUID, a
+    text, or a tuple of the parts of a composite key.
 
     Raises:
         Refused: the limit is out of range.
@@ -183,7 +183,7 @@ async def history(
 async def of_job(
     session: AsyncSession, job_id: str, *, after_id: int = 0, limit: int = 100
 ) -> Sequence[AuditLog]:
-    """What a job did, and what was done to it, oldest first; pages as those of `history`.
+    """The entries of what a job did and of what was done to it, oldest first; with pages as in `history`.
 
     Raises:
         Refused: the limit is out of range.
@@ -199,10 +199,10 @@ async def of_job(
 
 
 def entry_of(origin: Origin, change: Change) -> dict[str, Any]:
-    """The row of a change whose origin was checked.
+    """The entry's columns for a change whose origin was checked.
 
     Raises:
-        Refused: the log can't keep it.
+        Refused: the log can't store the change; names the field.
     """
     key = key_text(change.entity_id)
     if not _fits(change.entity_type, 128):
@@ -226,10 +226,10 @@ def entry_of(origin: Origin, change: Change) -> dict[str, Any]:
 
 
 def check_origin(origin: Origin) -> None:
-    """An author who can't be kept is refused: nothing else is put in the place of one.
+    """Refuse an origin that the log can't store. No other author is put in its place.
 
     Raises:
-        Refused: with the field.
+        Refused: a field is empty, too long or not storable; names the field.
     """
     actor = origin.actor
     if not _fits(actor, _MAX_ACTOR) or not actor or not actor.isprintable():
@@ -248,4 +248,4 @@ def check_origin(origin: Origin) -> None:
 def _fits(value: object, longest: int) -> bool:
     if not isinstance(value, str) or len(value) > longest:
         return False
-    return value.isprintable() or is_storable(value)  # the former is quick, and says more
+    return value.isprintable() or is_storable(value)  # isprintable is quick, and mostly enough

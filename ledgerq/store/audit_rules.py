@@ -1,4 +1,4 @@
-"""What is told of an audited class: which of its columns, and how. Checked once, when the application is made."""
+"""Which columns of an audited class the audit entries show, and how. Checked once, when the `App` is made."""
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -20,17 +20,18 @@ _IN_PLACE = (ARRAY, HSTORE, JSON, PickleType)  # Python can change their values 
 
 @dataclass(frozen=True)
 class Audited:
-    """A mapped class whose changes the session's flush writes into the audit log, and how.
+    """A mapped class whose changes leave audit entries, and what the entries show.
 
     ```python
     App(jobs=[close_order], audited=[Order, Audited(Card, mask={"number"}, exclude={"note"})])
     ```
 
     Args:
-        entity: the class, of SQLModel or SQLAlchemy; what inherits from it is audited too.
-        mask: columns, by the names of their attributes, of which an entry shows that they changed, as `***`.
-        exclude: columns that no entry shows; a change of nothing else leaves none.
-        replaced: columns of JSON or arrays that the service only ever assigns anew, never changes in place.
+        entity: the class, of SQLModel or SQLAlchemy; classes that inherit from it are audited too.
+        mask: columns, by the names of their attributes, whose values an entry shows as `***`.
+        exclude: columns that no entry shows; a change of these columns alone leaves no entry.
+        replaced: columns of JSON or arrays to which the service only assigns new values, and never changes them in
+            place.
         by_trigger: on PostgreSQL a trigger writes the entries (`ledgerq audit attach TABLE`), so that bulk statements
             and SQL are seen too. On SQLite, the flush writes them all the same.
     """
@@ -45,7 +46,7 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is told of one class. `documents` are the fields whose values may be changed in place."""
+    """`Audited`, checked and completed for one class. `documents`: fields whose values can be changed in place."""
 
     audited: Audited
     mapper: Mapper[Any]
@@ -57,7 +58,7 @@ class Rules:
 
     @property
     def name(self) -> str:
-        """The class."""
+        """The name of the class."""
         return self.mapper.class_.__name__
 
     @property
@@ -67,23 +68,23 @@ class Rules:
 
     @property
     def tables(self) -> set[Any]:
-        """All that its rows, and those of what inherits from it, are written to."""
+        """The tables to which rows of the class, and of the classes that inherit from it, are written."""
         return {table for each in self.mapper.self_and_descendants for table in each.tables}
 
     def of_subclass(self, entity: type[Any]) -> "Rules":
-        """The same for a class that inherits from it, with columns of its own."""
+        """The rules for a class that inherits from this one and may have more columns."""
         return _rules(replace(self.audited, entity=entity))
 
     def columns(self, fields: Collection[str]) -> list[str]:
-        """The names that the database has for some fields."""
+        """The names of some fields' columns in the database."""
         return sorted(self.mapper.attrs[field].columns[0].name for field in fields)
 
 
 def rules_for(audited: Iterable[type[Any] | Audited]) -> dict[type[Any], Rules]:
-    """By class.
+    """The rules of each class.
 
     Raises:
-        DefinitionError: a class can't be audited as it is asked for.
+        DefinitionError: a class can't be audited as `Audited` says.
     """
     found: dict[type[Any], Rules] = {}
     for each in audited:
@@ -120,7 +121,7 @@ def _mapper(entity: Any) -> Mapper[Any]:
     if not isinstance(mapper, Mapper):
         name = getattr(entity, "__name__", None) or repr(entity)
         raise DefinitionError(_WHERE, f"{name} is no mapped class", "name the classes of your rows")
-    mapper.registry.configure()  # only then is it known which columns are MutableDict or MutableList
+    mapper.registry.configure()  # so that MutableDict and MutableList columns are known
     return mapper
 
 
@@ -143,10 +144,10 @@ def _holds_document(mapper: Mapper[Any], field: str) -> bool:
 
 
 def _require_mutable(asked: Audited, mapper: Mapper[Any], field: str) -> None:
-    """A change inside of a value that nobody is told of would neither be written nor audited.
+    """Refuse a column whose changes in place SQLAlchemy does not see: it would neither write nor audit them.
 
     Raises:
-        DefinitionError: the column is of that kind, and nobody has said that it is only assigned anew.
+        DefinitionError: the column is not of a Mutable type.
     """
     if not _is_mutable(mapper, field):
         name = asked.entity.__name__
@@ -159,13 +160,11 @@ def _require_mutable(asked: Audited, mapper: Mapper[Any], field: str) -> None:
 
 
 def _is_mutable(mapper: Mapper[Any], field: str) -> bool:
-    """True if the class makes a value that tells of changes in place out of a plain one."""
+    """True if a plain value that is assigned to the field becomes a Mutable, which reports changes in place."""
     plain: tuple[Any, ...] = ({}, [], set())
     for value in plain:
         probe = mapper.class_manager.new_instance()  # its __init__ does not run
-        with suppress(
-            Exception
-        ):  # of a Mutable that takes no such value, or of a rule of the class
+        with suppress(Exception):  # the Mutable, or a validator of the class, refuses the value
             set_attribute(probe, field, value)
         if isinstance(inspect(probe).dict.get(field), MutableBase):
             return True

@@ -1,7 +1,7 @@
-"""PostgreSQL writes the entries of a table itself: triggers for each statement, whatever way it comes by.
+"""Triggers that let PostgreSQL write a table's audit entries, for each statement from any client.
 
-The statements can be run again: they replace what an earlier version attached. The entries are those that the
-session's flush writes (see ledgerq.store.audited), under the names of columns, not of attributes.
+The statements may be run twice: they replace what an earlier version attached. The entries are like those of the
+session's flush (see ledgerq.store.audited), but with the names of columns instead of attributes.
 """
 
 import json
@@ -16,7 +16,7 @@ from ledgerq.database.engine import Database, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
 from ledgerq.errors import SettingError
 
-SETTING = "ledgerq.origin"  # of a transaction: whose doing its changes are
+SETTING = "ledgerq.origin"  # a transaction's setting: the origin of its changes, as JSON
 SET_ORIGIN = text(f"SELECT set_config('{SETTING}', :origin, true)")
 TRIGGER = "ledgerq_audit"  # … _insert, _update, _delete, _truncate
 _FUNCTIONS = Path(__file__).with_suffix(".sql")
@@ -29,7 +29,7 @@ _FIRES = {
 
 
 def origin_as_json(origin: Any) -> str:
-    """What the setting holds; empty if nobody is known."""
+    """The value of the setting `ledgerq.origin`; '' if the origin is None."""
     if origin is None:
         return ""
     return json.dumps({name: value for name, value in asdict(origin).items() if value is not None})
@@ -37,7 +37,7 @@ def origin_as_json(origin: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditedTable:
-    """A table that triggers are attached to, by the names that the database has."""
+    """A table to which triggers are attached. All names are those in the database."""
 
     schema: str
     name: str
@@ -47,7 +47,7 @@ class AuditedTable:
     excluded: Collection[str] = ()
 
     def attach(self, schema: str = SCHEMA) -> list[str]:
-        """The statements, in their order; `schema` is ledgerq's own."""
+        """The statements that attach the triggers, in order; `schema` is that of ledgerq's tables."""
         arguments = ", ".join(
             _literal(each)
             for each in (
@@ -67,7 +67,7 @@ class AuditedTable:
         ]
 
     def detach(self) -> list[str]:
-        """The statements that take the triggers away; the functions stay, and the entries."""
+        """The statements that drop the triggers; the triggers' functions and the entries stay."""
         return [f"DROP TRIGGER IF EXISTS {TRIGGER}_{verb} ON {self._quoted}" for verb in _FIRES]
 
     @property
@@ -76,7 +76,7 @@ class AuditedTable:
 
 
 def _functions(schema: str) -> list[str]:
-    """The setting and the command are called `ledgerq` in each schema."""
+    """The statements that create the triggers' functions in ledgerq's schema."""
     sql = _FUNCTIONS.read_text().replace("ledgerq.audit_", f"{quoted(schema)}.audit_")
     return [statement for each in sql.split(";\n\n") if (statement := each.strip().rstrip(";"))]
 
@@ -86,7 +86,7 @@ def _literal(value: str) -> str:
 
 
 def _array(names: Collection[str]) -> str:
-    """The names as the text of an array."""
+    """The names as the text of a PostgreSQL array."""
     inner = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
     return "{" + ",".join(f'"{name}"' for name in inner) + "}"
 
@@ -98,10 +98,11 @@ _ATTACHED = text(
 
 
 async def require_attached(database: Database) -> None:
-    """Refuse a database in which changes of an audited class would leave two entries, or none.
+    """Refuse a database in which a change of an audited class would leave two entries, or none.
 
     Raises:
-        SettingError: a trigger is missing, or there is one beside the session's flush.
+        SettingError: a class is audited by trigger and its table has none, or by the flush and its table has a trigger.
+        Unreachable: the database does not answer.
     """
     recorder = database.tables.recorder
     if recorder is None or database.config.is_sqlite:

@@ -1,7 +1,7 @@
--- What `ledgerq audit attach` makes beside the triggers. Each statement ends with a semicolon and an empty line.
--- Lengths are those of ledgerq/store/entities.py: a key has 200 characters at most, a value that is kept 10000.
+-- The functions that `ledgerq audit attach` creates beside the triggers. Each statement ends with a semicolon and an
+-- empty line. The limits are those of ledgerq/store/entities.py: 200 characters of a key, 10000 of a value.
 
--- The text of a row's key: see `key_text`.
+-- A row's key as text: see `key_text`.
 CREATE OR REPLACE FUNCTION ledgerq.audit_key(held jsonb, columns text[]) RETURNS text
 LANGUAGE sql IMMUTABLE AS $body$
     SELECT CASE WHEN length(whole) <= 200 THEN whole
@@ -15,7 +15,7 @@ LANGUAGE sql IMMUTABLE AS $body$
     ) AS texts
 $body$;
 
--- What a row holds that it does not hold in its other version; where there is none, what says something.
+-- The values of a row that differ from its other version; if there is no other version, all values but null.
 CREATE OR REPLACE FUNCTION ledgerq.audit_values(held jsonb, other jsonb, masked text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $body$
     SELECT coalesce(jsonb_object_agg(field, CASE
@@ -29,8 +29,8 @@ LANGUAGE sql IMMUTABLE AS $body$
     WHERE CASE WHEN other IS NULL THEN value <> 'null' ELSE value IS DISTINCT FROM other -> field END
 $body$;
 
--- It runs as its owner: who may change the table need not be allowed to write the log. Nobody else may execute it, that
--- is, make triggers of it: they could make up entries.
+-- The trigger's function. It runs with its owner's rights, so a role that may change the table needs no right to write
+-- the log. No other role may execute it, that is, make a trigger of it: it could write false entries.
 CREATE OR REPLACE FUNCTION ledgerq.audit_write_rows() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $body$
 DECLARE

@@ -1,4 +1,4 @@
-"""What one row held before a flush and holds after it, by the session's own knowledge: nothing is read for it."""
+"""The values of one row before and after a flush, as far as the session has loaded them: this module reads nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ from ledgerq.store.tables import Action
 MASK = "***"
 _DOCUMENTS = "ledgerq_documents"  # in a state's `info`
 _UNKNOWN: Any = object()  # the value is not loaded
-Expressions = Mapping[str, tuple[Any, str]]  # by field: its value before, and the SQL
+Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
 
 
 def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:
-    """The fields that SQL is assigned to: after the flush their values, and that they changed, may be unknown."""
+    """The fields to which an SQL expression is assigned; after the flush the session may not know that they changed."""
     return {
         field: (_before(state, field), str(value))
         for field in rules.fields
@@ -32,7 +32,7 @@ def _is_expression(value: object) -> bool:
 
 
 def keep_documents(state: InstanceState[Any], rules: Rules) -> None:
-    """Copy what may be changed in place, with the value that it is a copy of."""
+    """Copy each value that can be changed in place, so that a later entry can show its former state."""
     held = state.dict
     state.info[_DOCUMENTS] = {
         field: (held[field], as_json(held[field])) for field in rules.documents if field in held
@@ -40,7 +40,7 @@ def keep_documents(state: InstanceState[Any], rules: Rules) -> None:
 
 
 class RowValues:
-    """One row of an audited class, in the middle of a flush: it is written, its history is still there."""
+    """One row of an audited class during a flush: it is written, and the session still knows its former values."""
 
     def __init__(self, state: InstanceState[Any], rules: Rules, expressions: Expressions) -> None:
         self._state, self._rules, self._expressions = state, rules, expressions
@@ -49,28 +49,28 @@ class RowValues:
         self.old_key = tuple(state.key[1]) if state.key else self.new_key
 
     def written(self) -> Change | None:
-        """The entry of a row that is there after the flush; one with a new key is another row than before."""
+        """The entry of a row that exists after the flush. If the key changed, the row counts as created."""
         if self._state.key is None or self.old_key != self.new_key:
             return self.created()
         return self.updated()
 
     def keep_documents(self) -> None:
-        """For the next flush."""
+        """Copy the values that can be changed in place, for the entry of the next flush."""
         if self._rules.documents:
             keep_documents(self._state, self._rules)
 
     def created(self) -> Change:
-        """All that it holds, empty values left out."""
+        """The entry of a new row: all its values but None."""
         after = {field: self._after(field) for field in self._rules.fields}
         return self._change(self.new_key, Action.CREATE, {}, _without_empty(after))
 
     def deleted(self) -> Change:
-        """What the row held, as far as it was loaded."""
+        """The entry of a deleted row: the values that were loaded, but None."""
         before = {field: self._before(field) for field in self._rules.fields}
         return self._change(self.old_key, Action.DELETE, _without_empty(before), {})
 
     def updated(self) -> Change | None:
-        """The fields that changed; a former value that was not loaded is left out. None if nothing did."""
+        """The entry of the fields that changed, without former values that were not loaded. None if nothing changed."""
         touched = self._state.committed_state.keys() | self._expressions.keys()
         before, after = dict[str, Any](), dict[str, Any]()
         for field in self._rules.fields:
@@ -91,7 +91,7 @@ class RowValues:
         return Change(self._rules.entity_type, key_text(key), action, *told)
 
     def _told(self, values: dict[str, Any]) -> dict[str, Any]:
-        """As the entry has them: masked where they must be, cut where they are too long."""
+        """The values as the entry shows them: masked columns as `***`, long values cut."""
         masked = self._rules.masked
         return {
             field: MASK if field in masked and value is not None else fitted(value)
@@ -128,11 +128,11 @@ class RowValues:
 
 
 def _before(state: InstanceState[Any], field: str) -> Any:
-    """What the row holds until the flush; unknown if it was not loaded."""
+    """The field's value in the database before the flush; `_UNKNOWN` if it was not loaded."""
     if field not in state.committed_state:
         return state.dict.get(field, _UNKNOWN)
     history = get_history(state.obj(), field, PassiveFlag.PASSIVE_NO_INITIALIZE)
-    former = history.deleted or history.unchanged  # the latter: the same value was assigned
+    former = history.deleted or history.unchanged  # unchanged: an equal value was assigned
     return former[0] if former else _UNKNOWN
 
 

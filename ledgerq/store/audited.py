@@ -1,9 +1,9 @@
-"""Audit entries from the session's flush: what `App(audited=[…])` asks for.
+"""Audit entries that the session's flush writes, for the classes in `App(audited=[…])`.
 
-1. before a flush   an assigned SQL expression is noted: after the flush nobody knows of it any more
-2. after a flush    the rows are written, ids are known: one entry for each changed row, all in one statement
-3. at a load        JSON that can be changed in place is copied, so that an entry can say what it was
-4. at a statement   `update(Order)` and the like pass the session by: refused where no trigger writes the entries
+1. before a flush   note each SQL expression that is assigned: after the flush the session has forgotten it
+2. after a flush    the rows are written and have ids: write one entry for each changed row, all in one statement
+3. at a load        copy JSON that can be changed in place, so that an entry can show its former value
+4. at a statement   refuse statements that bypass the flush, like `update(Order)`, unless a trigger writes the entries
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -28,16 +28,16 @@ BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a st
 
 
 class FlushRecorder:
-    """The classes that one application has audited, and the sessions that write their entries.
+    """Writes the audit entries of one application's audited classes, as a listener of its sessions.
 
     Raises:
-        DefinitionError: a class can't be audited as it is asked for; the text says why and what helps.
+        DefinitionError: a class can't be audited as `Audited` says; the text says why, and what to change.
     """
 
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
-        # whether a trigger writes entries, which must be told whose they are
+        # True if triggers write entries: they must be told the origin, see set_origin
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
         self.session_class: type[SyncSession] = type(
             "AuditingSession", (SyncSession,), {"recorder": self}
@@ -48,7 +48,7 @@ class FlushRecorder:
         event.listen(self.session_class, "loaded_as_persistent", self._loaded)
 
     def rules_of(self, entity: type[Any]) -> Rules | None:
-        """Those of a class, or of the nearest one that it inherits from; None if it is not audited."""
+        """The rules of a class, or of its nearest audited parent; None if it is not audited."""
         try:
             return self._known[entity]
         except KeyError:
@@ -57,10 +57,10 @@ class FlushRecorder:
             return found
 
     def require_seen(self, session: Session, table: object, statement: str) -> None:
-        """Refuse a statement that changes an audited table past the session.
+        """Refuse a statement that bypasses the session's flush, if it changes an audited table without a trigger.
 
         Raises:
-            NotAudited: no trigger writes its entries.
+            NotAudited: the statement would leave no entry.
         """
         for rules in self.rules.values():
             if not _by_trigger(session, rules) and table in rules.tables:
@@ -74,9 +74,9 @@ class FlushRecorder:
                 session.expressions[inspect(entity)] = found
 
     def _after_flush(self, session: Any, context: Any) -> None:
-        """`context.states` has the rows too that cascades, orphans and foreign keys touch."""
+        """Write the entries. `context.states` also has the rows that cascades, orphans and foreign keys touch."""
         touched = [
-            (state, rules, deleted, listed)  # the latter: only for the order, it is not written
+            (state, rules, deleted, listed)  # listed: there for the order only, not written
             for state, (deleted, listed) in context.states.items()
             if (rules := self.rules_of(state.class_)) and not _by_trigger(session, rules)
         ]
@@ -106,7 +106,7 @@ class FlushRecorder:
 
 
 def _by_trigger(session: Session, rules: Rules) -> bool:
-    """SQLite has no such triggers: there the flush writes all entries."""
+    """True if a trigger writes the entries. On SQLite, which has no such triggers, the flush writes them."""
     return rules.by_trigger and session.get_bind().dialect.name == "postgresql"
 
 
@@ -114,7 +114,7 @@ _Touched = tuple[InstanceState[Any], Rules, bool, bool]
 
 
 def _changes(touched: list[_Touched], expressions: dict[Any, Any]) -> Iterator[Change]:
-    """Deletes first: where a row takes the key of another one, entries stand in the order of what happened."""
+    """The changes, deletes first: if a new row takes the key of a deleted one, the entries are in the right order."""
     fresh = {
         identity_key(instance=state.obj())
         for state, _, deleted, listed in touched
@@ -124,7 +124,7 @@ def _changes(touched: list[_Touched], expressions: dict[Any, Any]) -> Iterator[C
     for state, rules, deleted, listed in touched:
         row = RowValues(state, rules, expressions.get(state, {}))
         if deleted:
-            if not listed or state.key in fresh:  # the latter: a new object took over its row
+            if not listed or state.key in fresh:  # in fresh: a new object took over the row
                 yield row.deleted()
         elif state.key is not None or not listed:
             written.append((state.insert_order or 0, row))
@@ -143,7 +143,7 @@ def _entry(session: Any, change: Change) -> dict[str, Any]:
 
 
 async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
-    """From now on, what changes in this transaction is the doing of `origin`; None: it is not known whose."""
+    """Make `origin` the author of the transaction's changes from now on; None: no author is known."""
     sync: Any = session.sync_session
     sync.origin = origin
     recorder: FlushRecorder | None = getattr(sync, "recorder", None)
@@ -153,18 +153,18 @@ async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
 
 @asynccontextmanager
 async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None]:
-    """What is changed inside the block is the doing of `origin`, in the entries of audited classes.
+    """Make `origin` the author of the block's changes, in the entries of audited classes.
 
     ```python
     async with transaction(sessions) as session, acting_as(session, Origin("user:42")):
         session.add(order)
     ```
 
-    A job's handler needs none: its origin is the job. What was changed before the block is flushed as it begins, and
-    what was changed in it as it ends, also by an error that is caught outside.
+    A job's handler does not need this: the author is the job's actor. Earlier changes are flushed when the block
+    begins, the block's changes when it ends, also when it ends by an error.
 
     Raises:
-        Refused: the origin is such as the log can't keep.
+        Refused: the log can't store the origin; the error names the field.
     """
     check_origin(origin)
     await session.flush()
@@ -175,7 +175,7 @@ async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None
         yield
         await session.flush()
     except Exception:
-        with suppress(Exception):  # what failed has a transaction that can only be rolled back
+        with suppress(Exception):  # after a database error the transaction can only be rolled back
             await session.flush()
             await set_origin(session, before)
         raise

@@ -1,4 +1,4 @@
-"""The dead letters: jobs that will not be tried again, with the reason and what it takes to replay them."""
+"""The dead letters: jobs that will not be tried again, with the reason and all that a replay needs."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from ledgerq.store.tables import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which letters are meant: those that have all of what is named here."""
+    """Selects dead letters by kind, reason and fingerprint. None matches every value."""
 
     kind: str | None = None
     reason: str | None = None
@@ -24,7 +24,7 @@ class DeadLetterFilter:
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL has it."""
+        """The filter as conditions of a WHERE clause."""
         named = {name: value for name, value in asdict(self).items() if value is not None}
         if not all(map(is_storable, named.values())):
             return [false()]
@@ -39,7 +39,7 @@ _BRIEF = [
 
 
 async def bury(session: AsyncSession, letter: DeadLetter) -> None:
-    """Keep the letter. A job has one: a replayed job that fails again has a new one by then."""
+    """Write the letter. A job has one letter at most: a letter that the job has already is replaced."""
     dialect = session.get_bind().dialect.name
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     values = letter.model_dump(exclude={"id", "buried_at"})
@@ -52,7 +52,7 @@ async def bury(session: AsyncSession, letter: DeadLetter) -> None:
 
 
 async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
-    """The letter of a job if it is buried."""
+    """The letter of a job; None if the job is not buried."""
     if not is_storable(job_id):
         return None
     await reach_our_tables(session)
@@ -61,7 +61,7 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
 
 
 async def buried(session: AsyncSession, job_ids: Collection[str]) -> dict[str, str | None]:
-    """Of these jobs, those that have a letter, and the queue that each came from."""
+    """Which of these jobs are buried: their ids, each with the queue that the job came from."""
     found: dict[str, str | None] = {}
     for some in chunks(storable(job_ids)):
         letters = select(col(DeadLetter.job_id), col(DeadLetter.queue))
@@ -78,9 +78,9 @@ async def newest(
     limit: int = 50,
     brief: bool = False,
 ) -> Sequence[DeadLetter]:
-    """Letters, the newest first; the next page begins before this one's last id.
+    """A page of letters, the newest first. For the next page, pass this page's last id as `before_id`.
 
-    Brief ones come without what may be long: payload, raw bytes, traceback, attempts.
+    With `brief`, the columns that may be long are not loaded: payload, raw bytes, traceback, attempts.
 
     Raises:
         Refused: the limit is out of range.
@@ -96,7 +96,7 @@ async def newest(
 async def groups(
     session: AsyncSession, which: DeadLetterFilter = ALL, *, limit: int = 50
 ) -> Sequence[tuple[int, DeadLetter]]:
-    """Letters of one fingerprint counted, each group with its newest one, brief; the largest first.
+    """For each fingerprint, how many letters have it, and the newest of them, brief; the largest group first.
 
     Raises:
         Refused: the limit is out of range.
@@ -119,7 +119,7 @@ async def groups(
 
 
 async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[DeadLetter]:
-    """Take these jobs' letters out, for good, in the caller's transaction; those that are there."""
+    """Delete the letters of these jobs in the caller's transaction; returns the letters that were found."""
     letters: list[DeadLetter] = []
     for some in chunks(storable(job_ids)):
         held = select(DeadLetter).where(col(DeadLetter.job_id).in_(some))

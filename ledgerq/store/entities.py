@@ -1,4 +1,4 @@
-"""What the audit log says of a mapped row: its type, its key as text, its values as JSON."""
+"""How the audit log writes a mapped row: its type, its key as text, its values as JSON."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -23,12 +23,12 @@ MAX_KEY = 200  # characters of a key's text
 MAX_VALUE = 10_000  # characters that an entry keeps of one value
 _HASH = 32  # hex digits that stand for the rest of a longer key
 _DEEPEST = 200  # lists within lists that an entry keeps
-_MAX_BITS = 10_000  # of a number that is written in digits
+_MAX_BITS = 10_000  # a number of more bits is written in hex
 _KNOWN = (str, int, float, datetime, date, UUID, Decimal, Enum, list, dict, type(None))
 
 
 def entity_type_of(entity: type[Any]) -> str:
-    """The name of the table, with its schema if the class names one; of a class that inherits, its root's table."""
+    """The table's name, with its schema if it has one. A class that inherits has the name of its root's table."""
     root: Any = _root(inspect(entity))
     return _entity_type(root)
 
@@ -40,7 +40,7 @@ def _entity_type(root: Mapper[Any]) -> str:
 
 
 def _root(mapper: Mapper[Any]) -> Mapper[Any]:
-    """The class whose table has the key: all that inherit from it are entities of one type."""
+    """The class at the root of a mapped inheritance: all classes under it are one type in the log."""
     while mapper.inherits is not None and not mapper.concrete:
         mapper = mapper.inherits
     return mapper
@@ -48,14 +48,14 @@ def _root(mapper: Mapper[Any]) -> Mapper[Any]:
 
 @cache
 def key_fields(entity: Any) -> tuple[str, ...]:
-    """The attributes that are the primary key, in its order."""
+    """The names of the attributes that are the primary key, in the key's order."""
     mapper = inspect(entity)
     return tuple(str(mapper.get_property_by_column(c).key) for c in mapper.primary_key)
 
 
 @cache
 def column_fields(entity: Any) -> tuple[str, ...]:
-    """The attributes that are columns of the row; no expressions, no relationships."""
+    """The names of the attributes that are columns; no expressions, no relationships."""
     properties = inspect(entity).column_attrs
     return tuple(each.key for each in properties if isinstance(each.columns[0], Column))
 
@@ -67,11 +67,11 @@ def key_of(entity: Any) -> str:
 
 
 def key_text(key: Key) -> str:
-    r"""The key as the log keeps it, 200 characters at most.
+    r"""The key as text, as the audit log stores it: 200 characters at most.
 
-    A number in digits, a UUID in its 36 characters, a text as it is. The parts of a composite key are joined by
-    commas; a comma or a backslash in a part has a backslash before it, a part that is NULL is `\N`. Of a longer
-    text the beginning is kept, then `…` and 32 hex digits of the SHA-256 of all of it.
+    A number becomes digits, a UUID its 36 characters; a text stays. The parts of a composite key are joined by commas;
+    a comma or a backslash in a part gets a backslash before it, a part that is NULL is `\N`. A longer text is cut, and
+    ends with `…` and 32 hex digits of the SHA-256 of the whole text.
     """
     if isinstance(key, tuple | list):
         parts = [_part(part) for part in key]
@@ -85,7 +85,7 @@ def key_text(key: Key) -> str:
 
 
 def key_text_in(entity: Any, key: Key) -> str:
-    """The same for a key of a class: a UUID may be given as any text that stands for it."""
+    """`key_text` for a key of this class: a UUID may also be given as text, in any spelling."""
     columns = inspect(entity).primary_key
     if isinstance(key, str) and len(columns) == 1 and isinstance(columns[0].type, Uuid):
         with suppress(ValueError):
@@ -122,7 +122,7 @@ def _moment(value: date | time) -> str:
 
 
 def filled(entity: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """The values of a row that are loaded and say something; an expired one is not read for it."""
+    """The loaded values of a row, without empty ones. An expired value is not read from the database."""
     table: Any = type(entity)
     held = inspect(entity).dict
     fields = [f for f in column_fields(table) if f in held and f not in leave_out]
@@ -130,20 +130,20 @@ def filled(entity: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _writable(value: Any) -> Any:
-    """As `as_json`, where it must be: what the writer of entries knows by itself is left as it is."""
+    """`as_json` of the value, but only for types that the writer of entries does not know itself."""
     return value if isinstance(value, _KNOWN) else as_json(value)
 
 
 def says_something(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a new row holds, without the values that are empty."""
+    """The values without None and empty lists."""
     return {field: value for field, value in values.items() if value is not None and value != []}
 
 
 def as_json(value: Any, depth: int = _DEEPEST) -> Any:
-    """The value as JSON has it, a copy that later changes do not reach; not cut yet.
+    """A copy of the value, made of types that JSON knows; not cut to length yet.
 
-    Times are ISO 8601, in UTC if they have a zone; decimals, UUIDs and what JSON does not know are texts; an enum is
-    its value; bytes are their number and their SHA-256.
+    Times become ISO 8601, in UTC if they have a zone. Decimals, UUIDs and types that JSON does not know become texts.
+    An enum becomes its value. Bytes become their number and their SHA-256.
     """
     if isinstance(value, Enum):
         value = value.value
@@ -181,7 +181,7 @@ _WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 
 def fitted(value: Any) -> Any:
-    """JSON of at most `MAX_VALUE` characters: of a longer text the beginning, of a longer document its text's."""
+    """The value, if it has at most `MAX_VALUE` characters; else the beginning of the text, or of the JSON as text."""
     if isinstance(value, str):
         return cut(value, MAX_VALUE)
     if isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""What the role may do with our tables, and who keeps it from doing so. On SQLite there are no roles."""
+"""The rights of the database's role on the tables, and the locks that block it. On SQLite there are no roles."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from ledgerq.database.own_schema import quoted
 from ledgerq.errors import SettingError
 from ledgerq.store.tables import METADATA
 
-LASTING = 5.0  # seconds after which a lock on a whole table is worth a word
+LASTING = 5.0  # seconds after which a lock on a whole table is reported
 _DELETED_FROM = ("processed_job", "outbox_message", "dead_letter", "unique_key")
 _ONLY_ADDED_TO = ("audit_log",)
 _ONLY_READ = ("schema_version",)
 _STRONG = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
-# by the catalogue, which everybody may read: a name that is looked up needs a right to its schema
+# read from the catalogue, which every role may read; to_regclass would need a right to the schema
 _TABLES = (
     "WITH t AS (SELECT c.oid, wanted.* FROM unnest(CAST(:schemas AS text[]), CAST(:tables AS text[])) "
     "AS wanted(schema, name) JOIN pg_class AS c ON c.relname = wanted.name AND c.relkind IN ('r', 'p') "
@@ -36,7 +36,7 @@ _LACKING = text(
 _UNUSABLE = text(
     f"{_TABLES} SELECT current_user, t.schema, s.relname FROM t JOIN pg_depend AS d "  # noqa: S608 - as above
     "ON d.refobjid = t.oid AND d.deptype = 'a' JOIN pg_class AS s ON s.oid = d.objid "
-    # in a CASE: else it may be asked of an index
+    # in a CASE, so that has_sequence_privilege is called for sequences only: it fails for an index
     "WHERE CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"
 )
 _LOCKS = text(
@@ -52,7 +52,7 @@ _LOCKS = text(
 
 @dataclass(frozen=True, slots=True)
 class MissingGrant:
-    """What the role may not do with one of our tables."""
+    """Privileges that the role lacks on one table, sequence or schema."""
 
     role: str
     table: str
@@ -60,19 +60,19 @@ class MissingGrant:
 
     @property
     def problem(self) -> str:
-        """Which table and privilege."""
+        """A sentence with the role, the privileges and the table."""
         return f"role {self.role} lacks {', '.join(self.privileges)} on {self.table}"
 
     @property
     def cure(self) -> str:
-        """The statement that mends it."""
+        """The GRANT statement that gives the privileges to the role."""
         role = self.role.replace('"', '""')
         return f'GRANT {", ".join(self.privileges)} ON {self.table} TO "{role}"'
 
 
 @dataclass(frozen=True, slots=True)
 class LastingLock:
-    """A lock on a whole table of ours that somebody has had for a while: writers wait behind it."""
+    """A lock on a whole table that another session has held for `seconds`: writers wait for it."""
 
     pid: int
     application: str
@@ -88,7 +88,7 @@ class LastingLock:
 
 
 async def missing_grants(database: Database) -> list[MissingGrant]:
-    """What the role lacks on our tables, of what workers and producers do with them."""
+    """The privileges that workers and producers need on the tables and that the role lacks."""
     if database.config.is_sqlite:
         return []
     tables = _tables(database)
@@ -107,10 +107,10 @@ async def missing_grants(database: Database) -> list[MissingGrant]:
 
 
 async def require_grants(database: Database) -> None:
-    """Refuse to begin as a role that can't do a worker's work.
+    """Refuse to start with a role that lacks privileges.
 
     Raises:
-        SettingError: with table, privilege, and the GRANT that mends it.
+        SettingError: the role lacks a privilege; names the table and the GRANT to run.
         Unreachable: the database does not answer.
     """
     with unreachable(database.config):
@@ -123,7 +123,7 @@ async def require_grants(database: Database) -> None:
 
 
 async def lasting_locks(database: Database) -> list[LastingLock]:
-    """The locks on whole tables of ours that others have had for more than `LASTING` seconds."""
+    """The locks on whole tables that other sessions have held for more than `LASTING` seconds."""
     if database.config.is_sqlite:
         return []
     rows = await _all(database, _LOCKS, modes=list(_STRONG), **_tables(database))
@@ -134,7 +134,7 @@ async def lasting_locks(database: Database) -> list[LastingLock]:
 
 
 async def read_only(database: Database) -> bool:
-    """True if the server takes no writes from us: a standby, or made read-only."""
+    """True if the server refuses writes: it is a standby, or set to read-only."""
     if database.config.is_sqlite:
         return False
     asked = text("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'")
@@ -142,7 +142,7 @@ async def read_only(database: Database) -> bool:
 
 
 def _tables(database: Database) -> dict[str, list[str]]:
-    """Our tables and the application's, each with its schema; without one, it is the search_path that says where."""
+    """ledgerq's tables and the application's, each with its schema; '' where the search_path finds the table."""
     theirs = [table for metadata in database.tables.metadata for table in metadata.tables.values()]
     both = [(database.tables.schema, table.name) for table in METADATA.tables.values()]
     both += [(table.schema or "", table.name) for table in theirs]

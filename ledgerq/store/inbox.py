@@ -1,4 +1,4 @@
-"""The inbox: which jobs have ended. The row commits with what ended the job, so a second end finds it."""
+"""The inbox: receipts of the jobs that have ended. A receipt commits with the job's work, so a second run finds it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -43,7 +43,7 @@ _OLD = (
     "AND NOT EXISTS (SELECT 1 FROM ledgerq.dead_letter AS letter WHERE letter.job_id = old.job_id) LIMIT :limit"
 )
 _BEFORE = bindparam("ended_before", type_=UtcDateTime)
-# by their place in the table: by their ids, PostgreSQL would read all of it to find them again
+# by ctid: by job_id, PostgreSQL would read the whole table to find the rows again
 _PRUNE = OurSql(
     "DELETE FROM ledgerq.processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
     f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED))",
@@ -64,10 +64,10 @@ async def insert_receipt(
     state: JobState = JobState.DONE,
     attempt: int | None = None,
 ) -> bool:
-    """Note that this transaction ends the job; False if one that committed ended it already.
+    """Write the receipt: this transaction ends the job. False if the job has a receipt already.
 
-    Must be the first statement of the transaction: two deliveries of one job meet here, and the
-    second waits until the first one has committed or rolled back.
+    This must be the first statement of the transaction. If two deliveries of one job run at once, the second one waits
+    here until the first has committed or rolled back.
     """
     note = {
         "job_id": job_id,
@@ -82,9 +82,9 @@ async def insert_receipt(
 async def insert_receipts(
     session: AsyncSession, jobs: Sequence[tuple[str, str, bytes, int]]
 ) -> set[str]:
-    """The same for many jobs (id, kind, payload hash, attempt); the ids of those that had not ended.
+    """Write receipts of many jobs (id, kind, payload hash, attempt); returns the ids that had no receipt yet.
 
-    Ids are inserted in their order, so that two batches that meet wait for each other and don't deadlock.
+    The ids are inserted in sorted order, so that two batches with the same jobs wait for each other and don't deadlock.
     """
     rows = sorted(jobs)
     if len(rows) == 1 or session.get_bind().dialect.name != "postgresql":
@@ -98,7 +98,7 @@ async def insert_receipts(
 
 
 async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> None:
-    """Keep what many jobs answered."""
+    """Write the answers of many jobs into their receipts; None is not written."""
     results = {job_id: result for job_id, result in results.items() if result is not None}
     if not results:
         return
@@ -113,7 +113,7 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
-    """Keep what the job answered, so that a duplicate can answer the same. Nothing is there already."""
+    """Write a job's answer into its receipt, so that a duplicate gets the same answer. None is not written."""
     if result is None:
         return
     kept: Any = await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
@@ -121,18 +121,18 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
 
 
 def _require_marks(found: int, expected: int) -> None:
-    """The marks of this transaction's jobs must still be there: or else it is not the one that wrote them."""
+    """Refuse to go on if receipts are missing: then a handler has ended or undone the transaction that wrote them."""
     if found != expected:
         raise NotAllowedInJob("undoing the mark of a job")
 
 
 async def get_receipt(session: AsyncSession, job_id: str) -> ProcessedJob:
-    """The row of a job that is known to have ended."""
+    """The receipt of a job that has ended; raises `NoResultFound` if there is none."""
     return await session.get_one(ProcessedJob, job_id)
 
 
 async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
-    """The row of a job if it has ended."""
+    """The receipt of a job; None if the job has not ended."""
     if not is_storable(job_id):
         return None
     await reach_our_tables(session)
@@ -140,7 +140,7 @@ async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
 
 
 async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, bytes]:
-    """Of these jobs, those that have ended, each with the hash of its payload."""
+    """Which of these jobs have ended: their ids, each with the hash of the job's payload."""
     found: dict[str, bytes] = {}
     for some in chunks(storable(job_ids)):
         ended = select(col(ProcessedJob.job_id), col(ProcessedJob.payload_hash)).where(
@@ -151,7 +151,7 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
 
 
 async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> None:
-    """These jobs are dead no more: they may run again."""
+    """Delete the receipts of these jobs, if they are dead: the jobs may run again."""
     for some in chunks(storable(job_ids)):
         await session.execute(
             delete(ProcessedJob).where(
@@ -162,9 +162,9 @@ async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> No
 
 
 async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) -> int:
-    """Forget jobs that ended long ago, so many at most; a job with a dead letter is kept.
+    """Delete at most `limit` receipts of jobs that ended before a time; returns how many. Buried jobs keep theirs.
 
-    A forgotten job that is delivered once more runs once more.
+    If a job is delivered after its receipt was deleted, it runs once more.
 
     Raises:
         Refused: the limit is out of range, or `ended_before` is no time that a database can hold.
@@ -177,6 +177,6 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
 
 
 async def count(session: AsyncSession) -> dict[JobState, int]:
-    """How many jobs have ended, by how."""
+    """How many jobs have ended, for each way to end."""
     by_state = select(col(ProcessedJob.state), func.count()).group_by(col(ProcessedJob.state))
     return dict((await session.execute(by_state)).all())

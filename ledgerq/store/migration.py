@@ -1,6 +1,6 @@
-"""`ledgerq migrate`: the application's own Alembic history first, then the versions of ledgerq's tables that lack.
+"""`ledgerq migrate`: runs the application's own Alembic history, then the versions that ledgerq's tables lack.
 
-The history goes first because it may bring ledgerq's tables up itself, or adopt those of version 0.1.
+The history runs first because it may upgrade ledgerq's tables itself, or adopt those of version 0.1.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from ledgerq.store.versions import NEWEST, upgrading
 
 _HOURS = 4 * 3600.0  # seconds that one statement of a migration may take: a large index takes long
 _LOCK = 0x6C65646765727121  # "ledgerq!": pg_advisory_lock takes a 64-bit number
-_PATIENCE = 0.2  # seconds between two looks at the lock
+_PATIENCE = 0.2  # seconds between two tries to take the lock
 
 
 def migrate(
@@ -34,32 +34,32 @@ def migrate(
 ) -> None:
     """Bring the database up to date. Blocks; must not be called on a running event loop.
 
-    A migration waits 3 s at most for a lock, so that it never keeps a queue of readers waiting
-    behind it; then it lets them pass and tries again.
+    A migration waits for a lock on a table for 3 s at most, since readers queue up behind it meanwhile. Then it lets
+    them pass and tries again, five times in all.
 
     Args:
         config: the database.
-        tables: of the application: their migrations, and where those of ledgerq stand.
-        revision: of the application's own history, how far to go; ledgerq's tables are brought up at its end only.
-        ini: the application's alembic.ini, where its history is not `tables.migrations`.
+        tables: the application's tables: its folder of migrations, and the schema of ledgerq's tables.
+        revision: the revision of the application's history to go to. ledgerq's tables are upgraded only with `head`.
+        ini: the application's alembic.ini; None takes the history in `tables.migrations`.
 
     Raises:
-        LockTimeout: the lock was not to be had in any of the tries.
-        MigrationFailed: there is no such revision, or no way to it; or tables of 0.1 must be adopted first.
+        LockTimeout: no try got the lock.
+        MigrationFailed: there is no such revision, or no path to it; or tables of 0.1 must be adopted first.
         Unreachable: the database does not answer.
     """
     history = _history(config, tables, ini, revision)
     if history is not None:
         _patiently(lambda: command.upgrade(history, revision))
-    if revision == "head":  # a history that is not complete may yet bring them up, or adopt them
+    if revision == "head":  # a later revision may itself upgrade or adopt ledgerq's tables
         _patiently(lambda: asyncio.run(_bring_up(config, tables.schema)))
 
 
 def print_sql(config: DatabaseConfig, tables: Tables, *, ini: Path | None = None) -> None:
-    """Print what `migrate` would run on an empty database; the part that is ledgerq's can be run again without harm.
+    """Print the SQL that `migrate` runs on an empty database. The part for ledgerq's tables may be run twice.
 
     Raises:
-        MigrationFailed: as `migrate`.
+        MigrationFailed: as for `migrate`.
     """
     history = _history(config, tables, ini)
     if history is not None:
@@ -71,13 +71,13 @@ def print_sql(config: DatabaseConfig, tables: Tables, *, ini: Path | None = None
 
 @asynccontextmanager
 async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]:
-    """An engine without a pool that waits 3 s for a lock, and hours for a statement; on SQLite, one that writes.
+    """An engine for migrations: no pool, 3 s for a lock, 4 h for a statement; on SQLite its transactions may write.
 
     Raises:
         SettingError: the URL goes through pgbouncer.
         Unreachable: the database does not answer.
     """
-    if config.target.pgbouncer:  # its connections are not ours: no lock of a session, no timeouts
+    if config.target.pgbouncer:  # a session's lock and timeouts don't hold on shared connections
         raise SettingError(
             "DATABASE_URL", "goes through pgbouncer", "migrate by the server's own URL"
         )
@@ -87,19 +87,18 @@ async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]
         with unreachable(config):
             async with engine.connect():
                 pass
-        yield engine.execution_options(**{WRITES: True})  # on SQLite: wait for the other one
+        yield engine.execution_options(**{WRITES: True})  # on SQLite: wait for other writers
     finally:
         await engine.dispose()
 
 
 @asynccontextmanager
 async def one_at_a_time(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Of several deploys that migrate at once, one goes first; the others wait here and find it done.
+    """Serialize deploys that migrate at the same time: the first one migrates, the others wait here.
 
-    The lock is asked for again and again instead of waited for: who waits in the database holds a
-    snapshot, and CREATE INDEX CONCURRENTLY in the one that goes first would wait for that. It is
-    the session's, so a deploy that is killed lets go of it. On SQLite
-    the transaction itself is the lock: it begins as a writer.
+    The lock is polled. A statement that waits for it would hold a snapshot, and a CREATE INDEX CONCURRENTLY of the
+    first deploy would wait for that snapshot. PostgreSQL frees the lock when its session ends, so a deploy that is
+    killed does not keep it. On SQLite no lock is needed: each transaction begins as a writer.
     """
     if engine.dialect.name != "postgresql":
         yield

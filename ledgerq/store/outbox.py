@@ -1,7 +1,8 @@
 """The outbox: jobs staged in their producer's transaction, kept until the transaction that ends the job deletes them.
 
-A message is never "sent". It is due, is put on Redis, and falls due again later and later, until the
-job has ended. So nothing has to notice that Redis lost it; a second put under the same id is harmless.
+No message is marked as sent. When a message is due, a relay puts it on Redis and sets a later time at which it is due
+again, with growing pauses, until the job has ended. So a message that Redis loses is put there again without anyone
+noticing the loss. A second put under the same id changes nothing.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from ledgerq.database.sqlstate import connecting
 from ledgerq.store.tables import OutboxMessage
 
 _COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "queue", "delay")
-_ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows draw their numbers in the order given
+_ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows get their `seq` in the order of the arrays
     "INSERT INTO ledgerq.outbox_message "
     "(job_id, kind, payload, actor, trace_id, ordering_key, queue, next_dispatch_at) "
     "SELECT job_id, kind, payload::jsonb, actor, trace_id, ordering_key, queue, "
@@ -45,17 +46,17 @@ _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows draw their numbers in
     "AS v(job_id, kind, payload, actor, trace_id, ordering_key, queue, delay, place) ORDER BY place "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
-FIRST_PAUSE = 10  # seconds from a dispatch to the next of the same message; doubled each time …
-MAX_PAUSE = 1800  # … up to here
-LEFT_TO_OTHERS = timedelta(minutes=10)
+FIRST_PAUSE = 10  # seconds from a message's first dispatch to the next; doubled after each
+MAX_PAUSE = 1800  # seconds between two dispatches of a message at most
+LEFT_TO_OTHERS = timedelta(minutes=10)  # for a message of a kind that the relay does not know
 _AT_ONCE = MAX_IN_A_LIST // 4  # messages of eight columns each
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A job to be staged. `delay` holds it back; those of one `ordering_key` run one after another.
+    """A job to stage. `delay` is how long it waits; jobs of one `ordering_key` run one after another.
 
-    A `queue` of None is for the workers' application to say.
+    If `queue` is None, the relay's application chooses the queue by the kind.
     """
 
     job_id: str
@@ -69,7 +70,7 @@ class Message:
 
 
 class next_dispatch(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
-    """When a message that is dispatched now falls due again, with jitter where the database has it."""
+    """SQL for the time at which a message that is dispatched now is due again; on PostgreSQL with jitter."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -92,10 +93,10 @@ def _next_dispatch_on_sqlite(element: next_dispatch, compiler: Any, **options: A
 
 
 async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
-    """Stage jobs in the caller's transaction; the ids of those that were not staged before.
+    """Stage jobs in the caller's transaction; returns the ids of those that were not staged before.
 
-    Messages with an ordering key keep the order given. Producers of one key take turns, until
-    each commits: otherwise the order in which numbers are drawn is not that of the commits.
+    Messages with an ordering key keep the order given. Producers with the same key wait for each other's commit:
+    otherwise their messages' numbers (`seq`) would not be in the order of the commits.
     """
     keys = sorted({each.ordering_key for each in messages if each.ordering_key is not None})
     on_sqlite = session.get_bind().dialect.name == "sqlite"
@@ -136,11 +137,16 @@ async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> 
 async def take_due(
     session: AsyncSession, limit: int, kinds: Collection[str] | None = None
 ) -> Sequence[OutboxMessage]:
-    """The messages to be put on Redis now, oldest first; each falls due again later.
+    """Take at most `limit` messages that are due, to put them on Redis; sets when each is due again.
 
-    Those that another relay holds are skipped. Of one ordering key only the oldest is ever due. A message that names
-    no queue is left, if `kinds` are given and its own is not among them, to the workers of an application that knows
-    it: until nobody has taken it for ten minutes.
+    Returns the messages in the order staged. Messages that another relay has locked are skipped. Of one ordering key,
+    only the oldest message is ever due.
+
+    Args:
+        session: the relay's session.
+        limit: the most messages to take.
+        kinds: the kinds of the relay's application. A message that names no queue, and whose kind is not among them, is
+            left to the relays of another application, until it has been due for ten minutes. None takes all kinds.
     """
     require_limit(limit, MAX_IN_A_LIST)
     earlier = aliased(OutboxMessage)
@@ -177,7 +183,7 @@ def _is_for(kinds: Collection[str]) -> ColumnElement[bool]:
 
 
 async def all_due(session: AsyncSession) -> int:
-    """Redis has lost its data: whatever was put there is due again. Answers with how many."""
+    """Make all messages due again that were put on Redis, because Redis has lost its data. Returns how many."""
     lost = update(OutboxMessage).where(
         col(OutboxMessage.dispatches) > 0, col(OutboxMessage.next_dispatch_at) > utc_now()
     )
@@ -189,7 +195,7 @@ async def all_due(session: AsyncSession) -> int:
 
 
 async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
-    """Make these jobs due now, as if never sent, because Redis lost them; answers with those that are staged."""
+    """Make these jobs' messages due now, because Redis lost the jobs; returns the ids that are in the outbox."""
     found: set[str] = set()
     for some in chunks(storable(job_ids)):
         found |= set(
@@ -205,7 +211,7 @@ async def due_now(session: AsyncSession, job_ids: Iterable[str]) -> set[str]:
 
 
 async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
-    """These jobs end in this transaction: their messages go with it."""
+    """Delete the messages of these jobs, in the transaction that ends the jobs."""
     for some in chunks(storable(job_ids)):
         await session.execute(
             delete(OutboxMessage).where(col(OutboxMessage.job_id).in_(some)),
@@ -214,7 +220,7 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
 
 
 async def find(session: AsyncSession, job_id: str) -> OutboxMessage | None:
-    """The message of a job that is staged and has not ended."""
+    """The message of a job that is staged and has not ended; None if there is none."""
     if not is_storable(job_id):
         return None
     staged = select(OutboxMessage).where(col(OutboxMessage.job_id) == job_id)
@@ -236,25 +242,25 @@ async def count(session: AsyncSession) -> int:
 
 
 async def count_by_queue(session: AsyncSession) -> list[tuple[str | None, str, int]]:
-    """How many staged jobs have not ended, for each name of a queue that they were staged with, and each kind."""
+    """How many staged jobs have not ended, for each pair of queue and kind: (queue or None, kind, number)."""
     parts = col(OutboxMessage.queue), col(OutboxMessage.kind)
     counted = await session.execute(select(*parts, func.count()).group_by(*parts))
     return [(queue, kind, number) for queue, kind, number in counted]
 
 
 async def oldest(session: AsyncSession) -> datetime | None:
-    """When the job was staged that was staged first, of those that have not ended."""
+    """When the oldest staged job that has not ended was staged; None if there is none."""
     first = select(col(OutboxMessage.created_at)).order_by(col(OutboxMessage.seq)).limit(1)
     return await session.scalar(first)
 
 
 async def listen(database: Database, on_notice: Callable[[], None]) -> None:
-    """Call `on_notice` at once and each time that jobs are staged, until the connection is lost.
+    """Call `on_notice` at once and each time that jobs are staged; returns when the connection is lost.
 
-    On SQLite, and through pgbouncer, there are no notices: then this only waits.
+    On SQLite, and through pgbouncer, there are no notices: then this waits until it is cancelled.
 
     Raises:
-        Transient: there is no connection to be had.
+        Transient: the database can't be reached.
     """
     lost = asyncio.Event()
     if database.config.is_sqlite or database.config.target.pgbouncer:

@@ -1,4 +1,4 @@
-"""The schema's version, and what may work on it. Each command that works on a database asks here first."""
+"""The version of a database's schema, and whether this code can work on it. Each command that uses one checks first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Reached:
 
 
 def reached(connection: Connection, schema: str = SCHEMA) -> Reached:
-    """The version that a database is at.
+    """The version of ledgerq's tables in a database.
 
     Raises:
         SettingError: the role may not use the schema.
@@ -64,7 +64,7 @@ def bring_up(connection: Connection, schema: str = SCHEMA, to: int = NEWEST) -> 
     """Run the versions that a database lacks, in the caller's transaction.
 
     Raises:
-        MigrationFailed: the tables of ledgerq 0.1 stand there, and must be adopted first.
+        MigrationFailed: the database has tables of ledgerq 0.1, which must be adopted first.
     """
     found = reached(connection, schema).version
     if found == 0:
@@ -74,7 +74,7 @@ def bring_up(connection: Connection, schema: str = SCHEMA, to: int = NEWEST) -> 
 
 
 def refuse_unadopted(connection: Connection, schema: str) -> None:
-    """New tables beside those of 0.1 would hide what waits in the old ones.
+    """Refuse to make new tables beside those of 0.1: the jobs in the old ones would be lost from sight.
 
     Raises:
         MigrationFailed: the search_path finds tables of 0.1.
@@ -92,16 +92,16 @@ def refuse_unadopted(connection: Connection, schema: str) -> None:
 
 
 async def create_tables(database: Database) -> None:
-    """Make all tables at once, for tests and demos. Everything else migrates.
+    """Make all tables at once, without migrations: for tests and demos.
 
-    The schema is marked as current, so that a worker takes it.
+    The database is marked with the newest revision, so that a worker accepts it.
     """
     async with database.engine.connect() as connection:
         await connection.run_sync(_create_all, database.tables)
 
 
 def alembic_config(tables: Tables, config: DatabaseConfig | None = None) -> Config:
-    """Alembic's own configuration, for the database given or else the environment's.
+    """Alembic's configuration for the application's migrations, on the given database; None: on DATABASE_URL's.
 
     Raises:
         MigrationFailed: the application names no folder of migrations.
@@ -113,7 +113,11 @@ def alembic_config(tables: Tables, config: DatabaseConfig | None = None) -> Conf
 
 
 def head_revision(tables: Tables) -> str:
-    """The revision of the application's own tables that its code was written for."""
+    """The newest revision in the application's folder of migrations.
+
+    Raises:
+        MigrationFailed: the application names no folder, or there is no migration in it.
+    """
     head = ScriptDirectory.from_config(alembic_config(tables)).get_current_head()
     if head is None:
         raise MigrationFailed(
@@ -133,20 +137,21 @@ async def current_version(database: Database) -> int:
 
 
 async def current_revision(database: Database) -> str | None:
-    """The revision of the application's own tables; None if it has made none."""
+    """The Alembic revision of the application's own tables in the database; None if no migration has run."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_stored_revision)
 
 
 async def require_current(database: Database) -> None:
-    """Refuse a schema that this code can't work on.
+    """Refuse a database whose schema this code can't work on.
 
-    Of ledgerq's tables a newer version is fine, unless it says that older code can't work on it. Of the application's
-    own tables, where `App(migrations=)` names their history, the revision must be the newest of that history.
+    ledgerq's tables may have a newer version than this code knows, unless that version says that older code can't work
+    on it. If `App(migrations=)` is given, the application's own tables must be at the newest revision there.
 
     Raises:
-        SchemaBehind, SchemaAhead: the text says what mends it.
-        SettingError: the role may not read it.
+        SchemaBehind, SchemaAhead: the schema is too old or too new; the text says what to do.
+        SettingError: the role may not use the schema of ledgerq's tables.
+        Unreachable: the database does not answer.
     """
     with unreachable(database.config):
         async with database.engine.connect() as connection:

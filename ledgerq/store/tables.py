@@ -1,6 +1,6 @@
 """The tables of ledgerq: outbox, inbox, dead letters, unique keys, the audit log, and the schema's versions.
 
-Databases get them from `ledgerq.store.versions`: what is changed here is changed there, in a new version.
+`ledgerq.store.versions` has the SQL that creates them: a change here needs a new version there.
 """
 
 from datetime import datetime
@@ -28,17 +28,17 @@ know([METADATA])
 
 
 class Base(SQLModel, registry=registry(metadata=METADATA)):
-    """The parent of our tables. Its registry is our own: a service may have classes of the same names."""
+    """The parent class of ledgerq's tables. It has its own registry: a service may have classes of the same names."""
 
     metadata: ClassVar[MetaData] = METADATA
-    # what the database fills in comes back with the write: it can be read without asking again
+    # INSERT and UPDATE return the values that the database fills in: reading them needs no query
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
 
 class SchemaVersion(Base, table=True):
-    """A version of ledgerq's schema that this database has reached.
+    """A version of ledgerq's schema that was applied to this database.
 
-    Code that knows no version as new as `code_from` cannot work on it.
+    `code_from` is the oldest version of the code that can work on it: code whose newest version is older refuses.
     """
 
     __tablename__ = "schema_version"
@@ -49,7 +49,7 @@ class SchemaVersion(Base, table=True):
 
 
 class JobState(StrEnum):
-    """How a job ended. Only a replay takes it back, and only from DEAD."""
+    """How a job ended. DONE and CANCELLED are final; a replay takes DEAD back."""
 
     DONE = "done"
     CANCELLED = "cancelled"
@@ -59,8 +59,8 @@ class JobState(StrEnum):
 class OutboxMessage(Base, table=True):
     """A job that was staged in its producer's own transaction. It stays until the job has ended.
 
-    `next_dispatch_at` is when the relay puts it on Redis, for the first time or again. A `queue` of NULL is the
-    default queue.
+    `next_dispatch_at` is when the relay puts the job on Redis, for the first time or again. If `queue` is NULL, the
+    relay uses the queue that its application gives to the kind, or else its default queue.
     """
 
     __tablename__ = "outbox_message"
@@ -91,7 +91,7 @@ class OutboxMessage(Base, table=True):
 class ProcessedJob(Base, table=True):
     """The inbox: one row for each job that has ended, written in the transaction that ended it.
 
-    Whoever adds the row decides how the job ended: a job can't be both done and dead.
+    The first transaction that adds the row decides how the job ended: a job can't be both done and dead.
     """
 
     __tablename__ = "processed_job"
@@ -113,10 +113,10 @@ class ProcessedJob(Base, table=True):
 
 
 class DeadLetter(Base, table=True):
-    """A job that will not be tried again, with all that is needed to see why and to replay it.
+    """A job that will not be tried again, with the reason and all that a replay needs.
 
-    `problems` lists each field at fault and what is wrong with it. `attempts` tells of each attempt: when, by
-    which worker, how it failed. Letters of one `fingerprint` failed in the same way.
+    `problems` lists each invalid field and what is wrong with it. `attempts` lists each attempt: when it ran, on which
+    worker, how it failed. Letters with the same `fingerprint` failed in the same way.
     """
 
     __tablename__ = "dead_letter"
@@ -146,7 +146,7 @@ class DeadLetter(Base, table=True):
 
 
 class UniqueKey(Base, table=True):
-    """While it lasts, a job staged under the same key is the job that has it already."""
+    """A unique key and the job that holds it. Until `expires_at`, staging under the key yields that job."""
 
     __tablename__ = "unique_key"
     __table_args__ = (
@@ -161,7 +161,7 @@ class UniqueKey(Base, table=True):
 
 
 class Action(StrEnum):
-    """What was done to the entity, in ledgerq's own words; an application may use words of its own.
+    """What was done to an entity: the actions that ledgerq itself uses. An application may use other words too.
 
     ```python
     await context.record(Change.gone(order, Action.PURGE), Change.of(card, {}, {"number": "***"}, "blocked"))

@@ -1,4 +1,4 @@
-"""Unique keys: for as long as a window lasts, a job under the same key is the one that has it already."""
+"""Unique keys: a job holds its key while the key's window lasts; staging under the key then yields that job."""
 
 from collections.abc import Collection
 from datetime import timedelta
@@ -16,9 +16,9 @@ from ledgerq.store.tables import UniqueKey
 async def take(
     session: AsyncSession, kind: str, key: str, job_id: str, *, window: timedelta
 ) -> str:
-    """Take the key for this job, or find the job that has it; answers with the id of either.
+    """Take the key for this job, unless another job holds it. Returns the id of the job that holds the key now.
 
-    The window begins now, by the database's clock. A second taker waits until the first one's
+    The window begins now, by the database's clock. If another transaction is taking the key, this call waits until that
     transaction has ended.
     """
     on_sqlite = session.get_bind().dialect.name == "sqlite"
@@ -40,7 +40,7 @@ async def take(
 
 
 async def release(session: AsyncSession, job_ids: Collection[str]) -> None:
-    """The keys of these jobs are free again: they were cancelled or discarded, so none of them counts."""
+    """Free the keys that these jobs hold, for example because the jobs were cancelled or discarded."""
     for some in chunks(storable(job_ids)):
         await session.execute(
             delete(UniqueKey).where(col(UniqueKey.job_id).in_(some)),
@@ -49,7 +49,7 @@ async def release(session: AsyncSession, job_ids: Collection[str]) -> None:
 
 
 async def forget_expired(session: AsyncSession, *, limit: int) -> int:
-    """Remove keys whose window is over, so many at most, the first to end first. Answers with how many."""
+    """Delete at most `limit` keys whose window is over, the earliest first. Returns how many were deleted."""
     require_limit(limit, MAX_PRUNED)
     old = (
         select(col(UniqueKey.kind), col(UniqueKey.key))

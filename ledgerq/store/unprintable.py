@@ -1,7 +1,7 @@
-"""The characters that `enqueue_job` refuses, as a pattern: those that Unicode 14 does not print.
+"""A pattern of the characters that the SQL function `enqueue_job` refuses: those not printable in Unicode 14.
 
-Migrations of applications name it, as 0005 of the task manager does: it never changes. The versions of ledgerq's
-schema have their own copies.
+Migrations of applications import it, for example 0005 of the task manager: so it must never change. The versions of
+ledgerq's schema have their own copies.
 """
 
 UNPRINTABLE = (

@@ -15,9 +15,10 @@ from ledgerq.store.audit import buffered_entries
 
 @asynccontextmanager
 async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
-    """Changes made inside the block are written at its end at the latest: all rows together, all entries together.
+    """Collect the block's changes and write them at its end at the latest: all rows at once, all audit entries at once.
 
-    So an error of the database comes late and does not say whose it is: for batches, which are then split.
+    A database error then comes late and does not say which job caused it. So this is for batches, which are split after
+    an error.
     """
     sync: Any = session.sync_session
     sync.waiting, sync.met = {}, []
@@ -30,14 +31,15 @@ async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
 
 
 async def write(session: AsyncSession, entity: SQLModel) -> None:
-    """Write a row that was changed, now or at the end of `deferred_writes`.
+    """Write a changed row: at once, or at the end of the `deferred_writes` block around the call.
 
     Raises:
         ConstraintError: the database refuses the row.
     """
     sync: Any = session.sync_session
     waiting, recorder = getattr(sync, "waiting", None), getattr(sync, "recorder", None)
-    if waiting is None or (recorder and recorder.rules_of(type(entity))):  # its entry is its job's
+    # an audited row is flushed at once, while the session knows which job changes it
+    if waiting is None or (recorder and recorder.rules_of(type(entity))):
         await flush(session, [entity])
     else:
         waiting[id(entity)] = entity
@@ -45,7 +47,7 @@ async def write(session: AsyncSession, entity: SQLModel) -> None:
 
 @contextmanager
 def reading_others(session: AsyncSession) -> Iterator[None]:
-    """What is read inside the block is of other rows than those that wait: it does not write them first."""
+    """For reads of rows that no deferred write changes: the block's reads do not flush the deferred writes first."""
     sync: Any = session.sync_session
     sync.locking = True
     try:
@@ -56,7 +58,7 @@ def reading_others(session: AsyncSession) -> Iterator[None]:
 
 
 async def flush(session: AsyncSession, entities: Iterable[SQLModel]) -> None:
-    """Write what was added and changed.
+    """Flush the session. On SQLite, first check the references of `entities`, so that an error can name the field.
 
     Raises:
         ConstraintError: the database refuses a row.
@@ -70,10 +72,12 @@ async def flush(session: AsyncSession, entities: Iterable[SQLModel]) -> None:
 
 @asynccontextmanager
 async def naming_references(session: AsyncSession, rows: Iterable[SQLModel]) -> AsyncIterator[None]:
-    """As `translated`, for statements past the session; `rows` is what they write, if it must be searched.
+    """As `translated`, for statements that bypass the session. `rows` are the rows that the statements write.
+
+    SQLite does not say which reference is broken, so `rows` are then searched for it.
 
     Raises:
-        ConstraintError: with the field, on SQLite too.
+        ConstraintError: the database refuses a row; names the field, on SQLite too.
     """
     try:
         with translated():
@@ -86,10 +90,10 @@ async def naming_references(session: AsyncSession, rows: Iterable[SQLModel]) -> 
 
 
 async def _check_references(session: AsyncSession, entity: SQLModel) -> None:
-    """SQLite does not say which reference is broken: look for it.
+    """Look up the rows that the entity refers to, since SQLite does not say which reference is broken.
 
     Raises:
-        MissingReference: with the field.
+        MissingReference: a referenced row does not exist; names the field.
     """
     table = inspect(type(entity)).local_table
     constraints = (c for c in table.constraints if isinstance(c, ForeignKeyConstraint))

@@ -1,1 +1,1 @@
-"""The demonstration: real jobs from one process, through Redis and a worker, into PostgreSQL, then counted."""
+"""The demo: one process enqueues jobs, a worker runs them on PostgreSQL, then the rows are counted."""

@@ -1,4 +1,4 @@
-"""`python -m worker.demo`: real jobs through a real Redis into a real PostgreSQL of their own, counted at the end."""
+"""`python -m worker.demo`: runs real jobs on a Redis and a PostgreSQL of its own, and counts the rows at the end."""
 
 import sys
 from typing import Annotated
@@ -19,7 +19,7 @@ def main(
     jobs: Annotated[int, typer.Option(min=MIN_JOBS, max=1_000_000)] = 1_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Run real jobs through a real Redis into a real PostgreSQL of their own, and count."""
+    """Run real jobs on a Redis and a PostgreSQL of the demo's own, and count the rows."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err,
         disable=as_json or not err.is_terminal, transient=True,

@@ -1,4 +1,4 @@
-"""Counting in the database: whether every job has exactly its rows and its audit entries."""
+"""Counts rows in the database, to check that every job has left exactly its rows and its audit entries."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _EVERYTHING = {INCLUDE_DELETED: True}
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A job as the producer says that it enqueued it."""
+    """A job that the producer says it has enqueued."""
 
     job_id: str
     kind: str
@@ -31,7 +31,7 @@ SENT = TypeAdapter(Sent)
 
 @dataclass(slots=True)
 class Tally:
-    """What the database holds, and every job of which it holds something else than it should."""
+    """How many rows each table has, and in `wrong` a line for each job whose rows are not as expected."""
 
     jobs: int
     projects: int = 0
@@ -44,12 +44,12 @@ class Tally:
 
     @property
     def agrees(self) -> bool:
-        """True if every job has exactly its rows and its audit entries, and nothing else is there."""
+        """True if every job has exactly its rows and its audit entries, and there are no others."""
         return not self.wrong
 
 
 async def tally(session: AsyncSession, sent: Sequence[Sent]) -> Tally:
-    """Count the rows and compare each job with what it should have left."""
+    """Count the rows, and compare each job's rows with the job's payload."""
     entries = (await session.scalars(select(AuditLog))).all()
     counted = Tally(
         jobs=len(sent),
@@ -98,7 +98,7 @@ def _disagreements(counted: Tally, sent: Sequence[Sent]) -> list[str]:
 async def _wrong_rows(
     session: AsyncSession, sent: Sequence[Sent], entries: Sequence[AuditLog]
 ) -> list[str]:
-    """The jobs whose row, found by its audit entry, does not hold what the job carried."""
+    """The jobs whose row, found by the audit entry, does not hold the values of the job's payload."""
     rows = {
         (table.__tablename__, str(row["id"])): row
         for table in (Project, Worker, Task)
@@ -127,5 +127,5 @@ def _holds(rows: dict[tuple[Any, str], Any], entry: AuditLog | None, job: Sent) 
         return bool(row["id"] == job.payload["task_id"] and row["deleted_at"])
     if job.kind == "change_task_status":
         return bool(row["id"] == job.payload["task_id"] and row["status"] == job.payload["status"])
-    moved_since = {"status"}  # by another job, maybe
+    moved_since = {"status"}  # another job may have changed it
     return all(row[name] == job.payload[name] for name in job.payload.keys() - moved_since)

@@ -1,4 +1,4 @@
-"""What the demo's producer enqueues: a small company's work, the same for the same seed."""
+"""The jobs that the demo's producer enqueues: a small company's work. The same seed makes the same jobs."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _MOVES = (TaskStatus.IN_PROGRESS, TaskStatus.BLOCKED, TaskStatus.CANCELLED)
 
 
 class Plan:
-    """How many jobs of each kind make up `jobs`, and what each one carries."""
+    """How many of the `jobs` are of each kind, and the payload of each."""
 
     def __init__(self, jobs: int, *, seed: int) -> None:
         self._random = random.Random(seed)

@@ -1,6 +1,6 @@
-"""The demo's second process, `python -m worker.demo.producer JOBS SEED`. It knows Redis only.
+"""The demo's producer, `python -m worker.demo.producer JOBS SEED`. It uses Redis only, not the database.
 
-One line of JSON on standard output for each job that it enqueued: its id, kind and payload.
+It prints one line of JSON for each job that it has enqueued: the job's id, kind and payload.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ ACTOR = "agent:demo"
 
 
 async def produce(jobs: int, seed: int) -> None:
-    """Enqueue the plan in the order in which its jobs need each other's ids."""
+    """Enqueue the jobs of the plan, first those whose ids later jobs need; returns when all have ended."""
     plan = Plan(jobs, seed=seed)
     async with JobClient.open(load(WorkerConfig)) as client:
         projects_jobs = await enqueue(client, plan.create_projects())
@@ -28,7 +28,7 @@ async def produce(jobs: int, seed: int) -> None:
         wanted = list(plan.create_tasks(projects, workers))
         tasks: list[int] = await results(await enqueue(client, wanted))
         parents = list(zip(tasks, wanted, strict=True))[: len(tasks) // 2]
-        leaves = tasks[len(parents) :]  # deleting one of these deletes nothing else
+        leaves = tasks[len(parents) :]  # tasks that get no subtasks, so that a delete marks one row
         moved, deleted = leaves[: plan.changes], leaves[plan.changes :]
         last = await enqueue(client, plan.create_subtasks(parents, workers))
         last += await enqueue(client, plan.change_statuses(moved))
@@ -37,7 +37,7 @@ async def produce(jobs: int, seed: int) -> None:
 
 
 async def enqueue(client: JobClient, payloads: Iterable[Payload]) -> list[EnqueuedJob]:
-    """Put them on the queue and say so."""
+    """Put the payloads on the queue as jobs, and print a line for each."""
     wanted = list(payloads)
     jobs = await client.enqueue_many(Request(payload, actor=ACTOR) for payload in wanted)
     _say(jobs, wanted)
@@ -51,7 +51,7 @@ def _say(jobs: Sequence[EnqueuedJob], payloads: Sequence[Payload]) -> None:
             "kind": payload.kind,
             "payload": payload.model_dump(mode="json"),
         }
-        print(json.dumps(line), flush=True)  # noqa: T201 - its output is what it is for
+        print(json.dumps(line), flush=True)  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo from its first to its last step: servers, migrations, a worker, a producer, the count."""
+"""The steps of the demo: start the servers, migrate, start a worker and a producer, count."""
 
 import asyncio
 import os
@@ -22,16 +22,16 @@ from ledgerq.workers import PREFIX
 from worker.demo.count import SENT, Sent, Tally, tally
 
 SEED = 20_261_123
-_ROOT = str(Path(__file__).resolve().parents[2])  # the children don't look into the current folder
+_ROOT = str(Path(__file__).resolve().parents[2])  # where the child processes find their modules
 
 
 class DemoError(LedgerqError):
-    """A process of the demo failed; the text is what it said."""
+    """A process of the demo failed; the text says which, and how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the demo prints. `seconds` runs from the first job enqueued to the last one answered."""
+    """The result of the demo. `seconds` is the time from the first enqueued job to the last answer."""
 
     tally: Tally
     seconds: float
@@ -50,12 +50,12 @@ class Report:
 
 
 def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None]) -> Report:
-    """Run the whole demonstration in a throw-away folder.
+    """Run the whole demo in a temporary folder.
 
     Args:
-        jobs: how many to enqueue.
-        say: told what happens next, for a person.
-        progress: told how many jobs have been enqueued so far.
+        jobs: how many jobs to enqueue.
+        say: called with a text about the next step.
+        progress: called with the number of jobs that have been enqueued so far.
 
     Raises:
         DemoError: the worker or the producer failed.
@@ -75,7 +75,7 @@ def run(jobs: int, *, say: Callable[[str], None], progress: Callable[[int], None
 
 @contextmanager
 def _worker(running: Servers, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process for the length of the block; it must live through it, and end cleanly."""
+    """Run a worker process until the block ends; raises DemoError if the worker does not end with status 0."""
     with os.fdopen(open_private(log, os.O_WRONLY), "wb") as output:
         worker = _python("ledgerq", "worker", servers=running, stderr=output)
         try:
@@ -92,7 +92,7 @@ def _produce(
     worker: subprocess.Popen[bytes],
     progress: Callable[[int], None],
 ) -> tuple[list[Sent], float]:
-    """What the second process enqueued, and how long it took until all of it was answered."""
+    """Run the producer. Returns the jobs that it enqueued, and the seconds until all of them had their answer."""
     arguments = ("worker.demo.producer", str(jobs), str(SEED))
     producer = _python(*arguments, servers=running, stdout=subprocess.PIPE)
     watch = threading.Thread(target=_end_with, args=(worker, producer), daemon=True)
@@ -116,7 +116,7 @@ def _produce(
 
 
 def _end_with(worker: subprocess.Popen[bytes], producer: subprocess.Popen[bytes]) -> None:
-    """A producer whose worker died would wait for its results for ever."""
+    """End the producer if the worker has died: otherwise it would never stop waiting for its results."""
     while producer.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             worker.wait(0.2)
@@ -134,7 +134,7 @@ def _python(
     stdout: int | None = None,
     stderr: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A module as a process that knows these servers, and no setting of the person's."""
+    """Start a module as a process with the URLs of these servers, and without the user's LEDGERQ_ settings."""
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", *arguments],

@@ -1,8 +1,8 @@
 """The versions of ledgerq's schema: numbered, frozen, each as SQL for PostgreSQL and for SQLite beside this file.
 
-A version's statements can be run again without harm: what they make is made once. A change of the schema is a new
-version, with the statements that take it back. Each names every constraint, and its last statement notes it in
-`schema_version`, with the oldest code that can work on it.
+A version's statements may be run twice: they make nothing that exists already. A change of the schema is a new
+version, with statements that undo it. A version's statements name every constraint, and the last one writes the version
+into `schema_version`, with the oldest version of the code that can work on it.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from pathlib import Path
 from ledgerq.database.own_schema import SCHEMA, in_schema
 from ledgerq.errors import MigrationFailed
 
-NEWEST = 1  # what `ledgerq migrate` brings a database to
-NEEDED = 1  # what this code cannot do without
+NEWEST = 1  # the version to which `ledgerq migrate` brings a database
+NEEDED = 1  # the oldest version with which this code works
 
 _FOLDER = Path(__file__).parent
 _END = ";\n\n"  # of a statement: a semicolon and an empty line
@@ -26,13 +26,13 @@ def upgrading(dialect: str, found: int, to: int, schema: str = SCHEMA) -> Iterat
 
 
 def downgrading(dialect: str, found: int, to: int, schema: str = SCHEMA) -> Iterator[str]:
-    """The statements that bring a database from one version to an earlier one; 0 is without our tables."""
+    """The statements that bring a database from one version to an earlier one; 0 drops ledgerq's tables."""
     for version in range(found, _checked(to), -1):
         yield from statements(f"v{version}.down", dialect, schema)
 
 
 def adopting(dialect: str, schema: str = SCHEMA) -> Iterator[str]:
-    """The statements that make version 1 of the tables of ledgerq 0.1; where there are none, they make it anew."""
+    """The statements that turn the tables of ledgerq 0.1 into version 1; if there are none, they create version 1."""
     moves = dialect == "postgresql"  # on SQLite the tables stay where they are
     yield from statements("adopt", dialect, schema) if moves else ()
     yield from statements("v1", dialect, schema)
@@ -41,7 +41,7 @@ def adopting(dialect: str, schema: str = SCHEMA) -> Iterator[str]:
 
 @cache
 def statements(name: str, dialect: str, schema: str = SCHEMA) -> tuple[str, ...]:
-    """What a file says, one statement each."""
+    """The SQL statements of a file beside this one."""
     sql = (_FOLDER / f"{name}.{dialect}.sql").read_text()
     if dialect == "postgresql":
         sql = in_schema(sql, schema)
