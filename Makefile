@@ -7,8 +7,10 @@ DOCS   := .venv-docs
 CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
 TEST_PROCESSES ?= 3
+# an image that forbids compiled files would have each process compile the library anew
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo dev test check docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
+.PHONY: demo dev test check check-style check-types check-layers check-migrations docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/python -m worker.demo --jobs 1000
@@ -19,13 +21,21 @@ dev: $(READY)  ## keep PostgreSQL, Redis and a worker running in .ledgerq/
 test: $(READY)  ## the whole test suite, on servers of its own, in TEST_PROCESSES processes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
-check: $(READY)  ## the definition of clean: format, lint, types, layers
+check: check-types check-style check-layers check-migrations  ## the definition of clean; `make -j2` does two at once
+
+check-types: $(READY)
+	$(BIN)/mypy
+	cd examples/shop && $(CURDIR)/$(BIN)/mypy --cache-dir $(CURDIR)/.mypy_cache/shop
+
+check-style: $(READY)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy
 	$(BIN)/basedpyright
-	cd examples/shop && $(CURDIR)/$(BIN)/mypy --cache-dir $(CURDIR)/.mypy_cache/shop
+
+check-layers: $(READY)
 	$(BIN)/lint-imports
+
+check-migrations: $(READY)
 	rm -f $(VENV)/check.sqlite3 && export DATABASE_URL=sqlite:///$(VENV)/check.sqlite3 \
 		&& $(BIN)/alembic upgrade head && $(BIN)/alembic check
 

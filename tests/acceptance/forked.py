@@ -1,58 +1,149 @@
-"""A command in a process of its own that is forked from one which has imported the libraries, once.
+"""Real Python processes that start at once: forked from one which has imported the libraries (`fork_server.py`).
 
-Of a command's two seconds they are most. `ledgerq.cli`, the command, is imported anew each time, as it reads its
-environment and its terminal.
+They are started, signalled and waited for as by `subprocess`. Tests of how a process starts start one anew.
 """
 
-import multiprocessing
+import atexit
+import json
 import os
-import runpy
+import select
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
+from typing import IO
 
-_LIBRARIES = (
-    "aiosqlite", "alembic.command", "arq.worker", "asyncpg", "ledgerq.store.grants", "ledgerq.store.schema", "jobs.kinds",
-    "ledgerq.execution.interventions", "ledgerq.execution.process", "jobs.schedule", "pydantic_settings", "redis.asyncio", "rich.progress",
-    "rich.table", "structlog", "typer.main",
-)  # fmt: skip
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([__name__, *_LIBRARIES])
+_SERVER = Path(__file__).with_name("fork_server.py")
+_one_at_a_time = threading.Lock()
+
+
+@cache
+def _server() -> socket.socket:
+    """The fork server; it ends with what it has forked when nobody holds this socket."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, str(_SERVER)], stdin=its.fileno(), start_new_session=True
+        )
+    atexit.register(process.wait)
+    atexit.register(ours.close)
+    return ours
+
+
+class Popen:
+    """What `subprocess.Popen([sys.executable, *arguments], …)` is, as far as the tests use it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        stdin: int | None = None,
+        stdout: int = 1,
+        stderr: int = 2,
+        start_new_session: bool = False,
+    ) -> None:
+        asked = {
+            "arguments": [*arguments],
+            "env": {**env},
+            "cwd": str(cwd),
+            "session": start_new_session,
+        }
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._told, tells = os.pipe()
+        self.returncode: int | None = None
+        try:
+            files = [nothing if stdin is None else stdin, stdout, stderr, tells]
+            with _one_at_a_time:
+                socket.send_fds(_server(), [json.dumps(asked).encode()], files)
+        finally:
+            os.close(tells)
+            os.close(nothing)
+        self._said = b""
+        while b"\n" not in self._said:
+            self._hear()
+        self.pid = int(self._said.split(b"\n")[0])
+
+    def _hear(self) -> None:
+        more = os.read(self._told, 100)
+        if not more:
+            raise ChildProcessError("the fork server has ended")
+        self._said += more
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, once it has ended: the number of a signal, below zero, if one ended it.
+
+        Raises:
+            TimeoutExpired: it has not ended in so many seconds.
+        """
+        while self.returncode is None:
+            ready, _, _ = select.select([self._told], [], [], timeout)
+            if not ready:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self._hear()
+            _, status, *rest = self._said.split(b"\n")
+            if rest:
+                self.returncode = int(status)
+                os.close(self._told)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
 
 
 def run(
-    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: float
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    seconds: float,
+    text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """What `python -m ledgerq` with these arguments says, and its exit status.
+    """What `python` with these arguments says, told that text, and its exit status.
 
     Raises:
         TimeoutExpired: it has not ended by then; it is killed.
     """
-    with TemporaryDirectory() as name:
-        said = Path(name, "out"), Path(name, "err")
-        process = _forks.Process(target=_be, args=(arguments, dict(env), cwd, said))
-        process.start()
-        process.join(seconds)
-        in_time = not process.is_alive()
-        process.kill()
-        process.join()
-        out, err = (file.read_text() if file.exists() else "" for file in said)
-        status = process.exitcode or 0
-        process.close()
-    if not in_time:
-        raise subprocess.TimeoutExpired(arguments, seconds, out, err)
-    return subprocess.CompletedProcess(arguments, status, out, err)
+    with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        given.write(text or "")
+        given.seek(0)
+        process = Popen(
+            arguments,
+            env=env,
+            cwd=cwd,
+            stdin=given.fileno(),
+            stdout=out.fileno(),
+            stderr=err.fileno(),
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise subprocess.TimeoutExpired(arguments, seconds, _all(out), _all(err)) from None
+        status = process.wait()
+        return subprocess.CompletedProcess(arguments, status, _all(out), _all(err))
 
 
-def _be(
-    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, said: tuple[Path, Path]
-) -> None:
-    for number, file in enumerate(said, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    sys.argv = ["ledgerq", *arguments]
-    runpy.run_module("ledgerq", run_name="__main__", alter_sys=True)
+def _all(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()

@@ -10,7 +10,7 @@
 
 import os
 import re
-import subprocess
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,10 +20,12 @@ from pathlib import Path
 import asyncpg
 from markdown_it import MarkdownIt
 
+from tests.acceptance import forked
 from tests.acceptance.processes import Process
 
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 OF_PEOPLE = {"pip", "make", "docker", "uvicorn", "arq", "systemctl"}  # what no test starts
+LEDGERQ = str(Path(sys.executable).with_name("ledgerq"))
 LASTING = re.compile(r"ledgerq (dev|worker)\b")  # goes on until it is stopped
 RUN = """
 import ast, asyncio, inspect, sys
@@ -35,6 +37,13 @@ if code.co_flags & inspect.CO_COROUTINE:
 else:
     exec(code, namespace)
 """
+
+
+def _arguments(command: str) -> list[str]:
+    """What `python` is given by a command: a page's are plain words, without what a shell would read into them."""
+    program, *words = shlex.split(command)
+    assert program in {"python", "ledgerq"}, command
+    return words if program == "python" else [LEDGERQ, *words]
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Shell:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
         elif block.language == "python":
-            self._start([sys.executable, "-c", RUN, f"line {block.line}"], block, block.text)
+            self._start(["-c", RUN, f"line {block.line}"], block, block.text)
         elif block.language == "console":
             for command, printed in block.commands:
                 self._command(command, printed, block)
@@ -118,24 +127,20 @@ class Shell:
             self._stack.enter_context(self._lasting(command))
         else:
             fails = printed.startswith("ledgerq: ")
-            said = self._start(["bash", "-ec", command], block, fails=fails)
+            said = self._start(_arguments(command), block, fails=fails)
             if printed.strip():
                 wanted = ".*".join(re.escape(part.strip()) for part in printed.split("…"))
                 assert re.fullmatch(wanted, said.strip(), re.DOTALL), f"line {block.line}:\n{said}"
 
     def _start(
-        self, command: Sequence[str], block: Block, text: str | None = None, *, fails: bool = False
+        self,
+        arguments: Sequence[str],
+        block: Block,
+        text: str | None = None,
+        *,
+        fails: bool = False,
     ) -> str:
-        done = subprocess.run(
-            command,
-            input=text,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = forked.run(arguments, cwd=self.folder, env=self.environment, seconds=60, text=text)
         said = done.stderr if fails else done.stdout
         assert (done.returncode != 0) == fails, f"line {block.line}:\n{done.stdout}{done.stderr}"
         return said
@@ -143,9 +148,10 @@ class Shell:
     @contextmanager
     def _lasting(self, command: str) -> Iterator[None]:
         """A worker on the page's servers, until the page ends. `dev` has the worker, and servers of its own beside."""
-        ledgerq = str(Path(sys.executable).with_name("ledgerq"))
         process = Process(
-            [ledgerq, "worker", *command.split()[2:]], self.environment, cwd=self.folder
+            [sys.executable, LEDGERQ, "worker", *command.split()[2:]],
+            self.environment,
+            cwd=self.folder,
         )
         try:
             process.wait_for("worker.started")

@@ -24,7 +24,8 @@ STOCK = (sys.executable, "-m", "arq", "worker.app.WorkerSettings")
 
 def ledgerq(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command to its end, in a process that need not import the libraries."""
-    return forked.run(arguments, env={**os.environ, **(env or {})}, cwd=ROOT, seconds=60)
+    words = ("-m", "ledgerq", *arguments)
+    return forked.run(words, env={**os.environ, **(env or {})}, cwd=ROOT, seconds=60)
 
 
 def ledgerq_anew(
@@ -50,8 +51,21 @@ def one_line(result: subprocess.CompletedProcess[str], *, status: int = 1) -> st
     return line
 
 
+def _forked(command: Sequence[str], **how: Any) -> "forked.Popen | subprocess.Popen[bytes]":
+    program, *arguments = command
+    assert program == sys.executable
+    return forked.Popen(arguments, **how)
+
+
+def _anew(command: Sequence[str], **how: Any) -> "forked.Popen | subprocess.Popen[bytes]":
+    return subprocess.Popen(command, **how)
+
+
 class Process:
-    """A process whose standard error is read line by line as it comes."""
+    """A process whose standard error is read line by line as it comes.
+
+    A Python program is forked from a process that has imported the libraries; `anew` starts it as a person does.
+    """
 
     def __init__(
         self,
@@ -60,23 +74,27 @@ class Process:
         *,
         start_new_session: bool = False,
         cwd: Path = ROOT,
+        anew: bool = False,
     ) -> None:
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=start_new_session,
-        )
+        reading, writing = os.pipe()
+        self._standard_error = os.fdopen(reading)
+        try:
+            self.process = (_anew if anew else _forked)(
+                command,
+                cwd=cwd,
+                env=environment,
+                stderr=writing,
+                start_new_session=start_new_session,
+            )
+        finally:
+            os.close(writing)
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
+        for line in self._standard_error:
             with self._news:
                 self.lines.append(line.rstrip())
                 self._news.notify_all()
@@ -128,8 +146,7 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
-        if self.process.stderr:
-            self.process.stderr.close()
+        self._standard_error.close()
 
 
 def environment(config: Config, **more: str) -> dict[str, str]:
@@ -145,9 +162,11 @@ def environment(config: Config, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def worker_process(config: Config, command: Sequence[str] = OURS, **more: str) -> Iterator[Process]:
+def worker_process(
+    config: Config, command: Sequence[str] = OURS, anew: bool = False, /, **more: str
+) -> Iterator[Process]:
     """A worker that has started; killed at the end if it still runs."""
-    process = Process(command, environment(config, **more))
+    process = Process(command, environment(config, **more), anew=anew)
     try:
         process.wait_for("worker.started")
         yield process

@@ -14,8 +14,10 @@ from db.models import Task
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
+from tests.acceptance import forked
 from tests.acceptance.processes import (
     ROOT,
+    STOCK,
     environment,
     ledgerq,
     one_line,
@@ -130,15 +132,8 @@ async def test_a_bad_payload_is_refused_before_it_is_enqueued(
 
 def test_the_stock_command_names_a_wrong_setting_too() -> None:
     """`arq worker.app.WorkerSettings` with a wrong setting: one line, no traceback."""
-    result = subprocess.run(
-        [sys.executable, "-m", "arq", "worker.app.WorkerSettings"],
-        env={**os.environ, **NOWHERE, "REDIS_URL": "http://:hunter2@x"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    env = {**os.environ, **NOWHERE, "REDIS_URL": "http://:hunter2@x"}
+    result = forked.run(STOCK[1:], env=env, cwd=ROOT, seconds=60)
     assert "REDIS_URL: is not a Redis URL" in one_line(result)
 
 

@@ -2,9 +2,8 @@
 
 import importlib
 import inspect
+import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ledgerq.cli.main import commands as app
 from ledgerq.config import CommandSettings, WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.settings import variables
+from tests.acceptance import forked
 from tests.acceptance.pages import OF_PEOPLE, Shell, blocks_of, environment
 from tests.acceptance.processes import ROOT
 from tests.conftest import plain
@@ -133,17 +133,8 @@ def default_of(kind: type[BaseSettings], field: str) -> str:
 
 def test_the_page_of_the_command_line_is_the_code() -> None:
     """`make docs` writes it anew."""
-    command = [
-        sys.executable,
-        "-m",
-        "typer",
-        "ledgerq.cli.main",
-        "utils",
-        "docs",
-        "--name",
-        "ledgerq",
-    ]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = ("-m", "typer", "ledgerq.cli.main", "utils", "docs", "--name", "ledgerq")
+    made = forked.run(words, env=os.environ, cwd=ROOT, seconds=60).stdout
     assert CLI.read_text().strip() == made.strip(), "run: make docs"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance import forked
 from tests.acceptance.processes import Process
 
 pytestmark = pytest.mark.timeout(180)
@@ -16,10 +17,7 @@ pytestmark = pytest.mark.timeout(180)
 
 def run(folder: Path, *words: str, env: dict[str, str] | None = None) -> str:
     """A command in the folder; what it printed."""
-    ran = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, env={**os.environ, **(env or {})},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    ran = forked.run(("-m", *words), cwd=folder, env={**os.environ, **(env or {})}, seconds=60)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
@@ -27,7 +25,8 @@ def run(folder: Path, *words: str, env: dict[str, str] | None = None) -> str:
 @pytest.fixture
 def service(tmp_path: Path) -> Path:
     """A service as the command makes it."""
-    said = run(tmp_path, "ledgerq", "init", "my-shop")
+    init = [sys.executable, "-m", "ledgerq", "init", "my-shop"]  # as a person starts it
+    said = subprocess.run(init, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "cd my-shop" in said
     return tmp_path / "my-shop"
 
@@ -51,7 +50,11 @@ def test_it_runs_by_dev_and_does_a_job(service: Path) -> None:
     """From the README: `ledgerq dev`, and in another terminal `ledgerq enqueue`."""
     command = [sys.executable, "-m", "ledgerq", "dev"]
     dev = Process(
-        command, {**os.environ, "LEDGERQ_LOG_FORMAT": "json"}, start_new_session=True, cwd=service
+        command,
+        {**os.environ, "LEDGERQ_LOG_FORMAT": "json"},
+        start_new_session=True,
+        cwd=service,
+        anew=True,
     )
     try:
         dev.wait_for("worker.started", seconds=60)
@@ -69,10 +72,7 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     """With the rule; a folder that is there already, too, and nothing in it is touched."""
     (tmp_path / "there").mkdir()
     for wrong in (name, "there"):
-        ran = subprocess.run(
-            [sys.executable, "-m", "ledgerq", "init", wrong],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        ran = forked.run(("-m", "ledgerq", "init", wrong), env=os.environ, cwd=tmp_path, seconds=60)
         assert (ran.returncode, ran.stdout) == (2, "")
         assert "NAME" in ran.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["there"]

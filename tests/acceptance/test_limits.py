@@ -1,8 +1,7 @@
 """Commands end in time, by one line, whatever a server does that accepts connections."""
 
+import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import pytest
 
 from ledgerq.cli import limits
 from ledgerq.config import Config
+from tests.acceptance import forked
 from tests.acceptance.processes import ROOT, environment, ledgerq, one_line
 
 
@@ -83,13 +83,6 @@ def test_a_command_ends_though_its_work_does_not_let_itself_be_cancelled() -> No
         "        except asyncio.CancelledError:\n            pass\n"
         "run_within(0.2, work())\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ended = forked.run(("-c", source), env=os.environ, cwd=ROOT, seconds=30)
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [f"ledgerq: {limits.TookTooLong(0.2)}"]

@@ -65,8 +65,8 @@ async def backends(sessions: Sessions) -> int:
 async def test_an_idle_worker_ends_at_once_with_status_0(
     command: Sequence[str], config: Config, sessions: Sessions
 ) -> None:
-    """The engine is disposed: no backend of the worker is left."""
-    with worker_process(config, command) as worker:
+    """The engine is disposed: no backend of the worker is left. This one is started as a person does it."""
+    with worker_process(config, command, True) as worker:
         assert await backends(sessions) >= 1
         worker.signal(signal.SIGTERM)
         assert await ended(worker, command) == 0

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -98,27 +99,30 @@ def test_the_development_servers_are_closed_to_other_users_whatever_the_umask(
             assert [port for each in started for port in each.net_connections("inet")] == []
 
 
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that other users enter. Each pytest that starts closes the one above `tmp_path`."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @as_root
-def test_another_user_reaches_no_development_server(tmp_path: Path) -> None:
+def test_another_user_reaches_no_development_server(reachable: Path) -> None:
     """Neither a file nor a socket, even where the folder stands in the open."""
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
-    with embedded.servers(tmp_path / "dev"):
-        paths = [str(path) for path in everything(tmp_path / "dev")]
+    with embedded.servers(reachable / "dev"):
+        paths = [str(path) for path in everything(reachable / "dev")]
         assert _reached_by(NOBODY, *paths) == ""
-    (tmp_path / "open").write_text("")
-    (tmp_path / "open").chmod(0o666)
-    assert (
-        _reached_by(NOBODY, str(tmp_path / "open")) != ""
-    )  # the question can be answered with yes
+    (reachable / "open").write_text("")
+    (reachable / "open").chmod(0o666)
+    asked = str(reachable / "open")
+    assert _reached_by(NOBODY, asked) != ""  # the question can be answered with yes
 
 
 @as_root
-def test_the_development_servers_run_for_a_plain_user_too(tmp_path: Path) -> None:
+def test_the_development_servers_run_for_a_plain_user_too(reachable: Path) -> None:
     """Without any right of root."""
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
-    home = tmp_path / "home"
+    home = reachable / "home"
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
     program = "import sys, pathlib; from ledgerq import embedded\n"

@@ -180,7 +180,7 @@ async def test_a_deadlock_is_tried_again_and_both_end_well(sessions: Sessions) -
     await asyncio.gather(in_transaction(sessions, one), in_transaction(sessions, two))
     names = {project.name for project in await rows(sessions, Project)}
     assert len(names) == 1
-    assert tries == 3
+    assert tries >= 3  # where the other is slow, the one that was ended may be so again
 
 
 @pytest.mark.parametrize("attempts", [1, 4])

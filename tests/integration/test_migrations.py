@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import SchemaBehind
 from ledgerq.store.schema import current_revision, require_current
 from ledgerq.tables import METADATA
+from tests.acceptance import forked
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,13 +105,8 @@ async def test_migrations_and_models_make_the_same_schema(
 def test_plain_alembic_does_the_same(empty: DatabaseConfig) -> None:
     """`alembic upgrade head` with DATABASE_URL is `ledgerq migrate`."""
     url = empty.url.render_as_string(hide_password=False)
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=ROOT,
-        env={"DATABASE_URL": url, "PATH": ""},
-        check=True,
-        capture_output=True,
-    )
+    words, env = ("-m", "alembic", "upgrade", "head"), {"DATABASE_URL": url, "PATH": ""}
+    assert forked.run(words, env=env, cwd=ROOT, seconds=60).returncode == 0
     migrate(empty)
     command.check(alembic_config(empty))
 
@@ -127,14 +121,10 @@ async def test_a_schema_that_is_behind_is_refused(empty: DatabaseConfig) -> None
         assert await current_revision(database) == head_revision()
 
 
-def upgrade_in_another_process(config: DatabaseConfig) -> subprocess.Popen[bytes]:
+def upgrade_in_another_process(config: DatabaseConfig) -> forked.Popen:
     url = config.url.render_as_string(hide_password=False)
-    return subprocess.Popen(
-        [sys.executable, "-m", "ledgerq", "migrate"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
-        stderr=subprocess.PIPE,
-    )
+    env = {**os.environ, "DATABASE_URL": url}
+    return forked.Popen(("-m", "ledgerq", "migrate"), env=env, cwd=ROOT)
 
 
 def test_several_deploys_at_once(
@@ -142,8 +132,7 @@ def test_several_deploys_at_once(
 ) -> None:
     """One migrates, the others wait and find it done; all end with status 0."""
     deploys = [upgrade_in_another_process(empty_postgresql) for _ in range(4)]
-    ends = [(deploy.communicate(timeout=60)[1], deploy.returncode) for deploy in deploys]
-    assert [status for _, status in ends] == [0] * 4, ends
+    assert [deploy.wait(60) for deploy in deploys] == [0] * 4
     command.check(alembic_config(empty_postgresql))
 
 
@@ -159,7 +148,7 @@ async def test_a_deploy_that_is_killed_lets_the_next_one_through(
             await eventually(lambda: migration_waits(database))
         finally:
             stuck.kill()
-            stuck.communicate()
+            stuck.wait()
         await session.rollback()
     await asyncio.to_thread(migrate, empty_postgresql)
     await asyncio.to_thread(command.check, alembic_config(empty_postgresql))

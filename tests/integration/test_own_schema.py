@@ -1,8 +1,6 @@
 """ledgerq's tables have a schema of their own: a service's tables, its Alembic history and its search_path never meet them."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from ledgerq.store.schema import bring_up, require_current
 from ledgerq.store.tables import METADATA, AuditLog, OutboxMessage, ProcessedJob
 from ledgerq.store.versions import NEWEST, upgrading
 from ledgerq.wire.envelope import Envelope, encode
+from tests.acceptance import forked
 from tests.support import rows
 
 
@@ -276,10 +275,7 @@ async def test_a_services_own_history_brings_our_tables_up_and_never_drops_them(
     )
 
     def alembic(*words: str) -> str:
-        ran = subprocess.run(
-            [sys.executable, "-m", "alembic", *words], cwd=tmp_path, capture_output=True, text=True,
-            env={"URL": url, "PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[2]}"}, check=False,
-        )  # fmt: skip
+        ran = forked.run(("-m", "alembic", *words), env={"URL": url}, cwd=tmp_path, seconds=60)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 

@@ -9,6 +9,7 @@ import pytest
 
 from ledgerq.cli.find_app import find_app, require_app
 from ledgerq.errors import SettingError, UsageError
+from tests.acceptance import forked
 
 SHOP = "from ledgerq import App\n\napp = App(jobs=[])\nother = 3\n\n\nclass Site:\n    app = app\n"
 
@@ -138,8 +139,7 @@ def test_the_option_names_one_and_a_command_that_needs_none_works_without(folder
     theirs = {name: value for name, value in os.environ.items() if name != "LEDGERQ_APP"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ledgerq", *arguments]
-        return subprocess.run(command, env=theirs, capture_output=True, text=True, check=False)
+        return forked.run(("-m", "ledgerq", *arguments), env=theirs, cwd=Path.cwd(), seconds=60)
 
     assert "prune_processed_jobs" in run("kinds", "--app", "shop_of_test:app").stdout
     missing = run("kinds")
