@@ -68,7 +68,7 @@ class Shop:
     def process(self, program: str, *words: str) -> Iterator[Process]:
         """A command that goes on; SIGTERM ends it well."""
         command = [str(self.programs / program), *words]
-        process = Process(command, {**OF_A_PERSON, **self.settings}, cwd=self.folder)
+        process = Process(command, {**OF_A_PERSON, **self.settings}, cwd=self.folder, anew=True)
         try:
             yield process
             process.signal(signal.SIGTERM)
