@@ -1,4 +1,4 @@
-"""Where the queue is."""
+"""The settings of Redis and of the default queue."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

@@ -6,8 +6,8 @@
 ledgerq adds `u` and `q`; arq and older versions of ledgerq ignore them. `q` names the job's queue, because all queues
 of one Redis share the job ids. `q` is the last key, so that a Lua script finds it without reading the rest. The body
 of a stock arq client has no `q`. Reserved names begin with an underscore and never reach the payload model: `_actor`
-(who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted when
-the job ends). The prefix `cron:` of a kind marks a job of the schedule.
+(who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted
+when the job ends). The prefix `cron:` of a kind marks a job of the schedule.
 """
 
 import hashlib
