@@ -2,8 +2,8 @@
 
 arq's keys of a job contain the job id alone, so all queues of one Redis share the ids. Bodies and results of ledgerq
 therefore name their queue (`ledgerq.wire.envelope.queue_of`), and the scripts check the name. ledgerq's own keys
-contain the queue. Where a job id follows, the queue's length stands before the queue: else queue `a` with the id `b:c` would
-have the key of queue `a:b` with the id `c`.
+contain the queue. Where a job id follows, the queue's length stands before the queue: else queue `a` with the id `b:c`
+would have the key of queue `a:b` with the id `c`.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from ledgerq.wire.envelope import queue_of
 
 
 class OwnJob(Job):
-    """arq's `Job` for a job of this queue. If another queue's job has the id, the methods answer as if there were none."""
+    """arq's `Job` for a job of this queue. If another queue's job has the id, the methods answer as for a free id."""
 
     __slots__ = ()
 

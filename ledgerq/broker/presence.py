@@ -95,7 +95,7 @@ async def keep_beating(
         await keep_going(beat_once, RedisError, OSError, failed=failed, longest=interval)
     finally:
         try:
-            async with asyncio.timeout(2):  # if Redis does not answer, another worker removes the name later
+            async with asyncio.timeout(2):  # else another worker removes the name later
                 await redis.zrem(key, worker)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("heartbeat.failed", error=one_line(error))
