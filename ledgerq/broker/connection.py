@@ -133,7 +133,7 @@ class _Lean(AbstractConnection):
         if self._useless:
             return True
         stream = self._reader
-        if stream and not stream.at_eof() and not stream._buffer:  # type: ignore[attr-defined] # noqa: SLF001 - else it is a read that times out
+        if stream and not stream.at_eof() and not stream._buffer:  # type: ignore[attr-defined] # noqa: SLF001 - avoids a read that times out
             return False
         return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
 
@@ -222,7 +222,7 @@ async def require_redis(
     except (AuthenticationError, NoPermissionError, ReadOnlyError) as error:
         raise RedisRefuses(str(error)) from error
     except (RedisError, OSError) as error:
-        refused = error.__cause__ or error.__context__  # while it connected
+        refused = error.__cause__ or error.__context__  # while redis-py connected
         if isinstance(refused, AuthenticationError | NoPermissionError):
             raise RedisRefuses(str(refused)) from error
         reason = first_line(error)
@@ -234,7 +234,7 @@ async def require_redis(
 
 
 def address_of(redis: ArqRedis) -> str:
-    """Where this client connects to, without the password."""
+    """The server and database to which this client connects, as text without the password."""
     where = redis.connection_pool.connection_kwargs
     place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
     return f"{place}, database {where.get('db', 0)}"

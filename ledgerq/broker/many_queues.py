@@ -42,12 +42,12 @@ class ServedQueues(Protocol):
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """For how long a claim holds."""
+        """How long a claim holds, and the limits for jobs whose workers died."""
 
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
     ) -> FetchResult:
-        """Claim due jobs."""
+        """Claim due jobs, with the arguments of `Broker.claim`."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
@@ -132,7 +132,7 @@ class ManyQueues:
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """For how long a claim holds."""
+        """How long a claim holds, and the limits for jobs whose workers died."""
         return self._any.lease_settings
 
     def twin(self, redis: ArqRedis) -> "ManyQueues":

@@ -48,7 +48,7 @@ async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: st
 
 
 async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
-    """What jobs waited for in the last minute, the newest first."""
+    """The reasons for which jobs of this queue waited in the last minute, the newest first."""
     now, _ = await redis.time()
     found = []
     for reason, note in (await redis.hgetall(waits_key(queue))).items():  # type: ignore[misc]

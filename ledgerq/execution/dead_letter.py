@@ -172,7 +172,7 @@ def storable_job_id(job_id: str) -> str:
 
 
 def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
-    """The payload, or None if PostgreSQL's JSONB would refuse it."""
+    """The payload; None if a text in it holds NUL, which PostgreSQL's JSONB refuses."""
     return None if holds_nul(to_json(payload)) else payload
 
 

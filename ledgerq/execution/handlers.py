@@ -61,7 +61,7 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
 async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
     """Call the kind's function for many jobs, once for all these jobs."""
     kind, now = jobs[0].kind, datetime.now(UTC)
-    assert kind.handle_many  # noqa: S101 - the caller has seen it
+    assert kind.handle_many  # noqa: S101 - the caller has checked this
     handle_many = kind.handle_many
 
     async def handle(given: JobSession) -> Sequence[Any]:

@@ -126,7 +126,7 @@ class _Flow:
                 error = late(seconds, stalled(started), time.monotonic() - started)
             return await self._after_failure(error, jobs)
         for job in jobs:
-            if job.id not in outcomes:  # it had ended before
+            if job.id not in outcomes:  # the job had ended before
                 outcomes |= await self.run([job])
         return outcomes
 
@@ -169,7 +169,7 @@ class _Flow:
         for part in (jobs[:middle], jobs[middle:]):
             shared = self.registry.shares_commits(
                 kind
-            )  # not any more, if the first part has shown it
+            )  # the first part may have called `keep_apart`
             for batch in [part] if shared else [[job] for job in part]:
                 outcomes |= await self.run(batch)
         return outcomes

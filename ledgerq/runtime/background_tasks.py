@@ -15,7 +15,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
 class BackgroundTasks:
-    """Tasks that are ended together."""
+    """Tasks that `end` cancels together."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []

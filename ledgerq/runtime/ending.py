@@ -29,7 +29,7 @@ async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
         async with asyncio.timeout(seconds):
             await work
     except TimeoutError:
-        log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
+        log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - the stack shows nothing
 
 
 def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
@@ -114,7 +114,7 @@ def leave_at_once(status: int) -> None:
 
 
 def _left_running() -> list[str]:
-    frames = sys._current_frames()  # noqa: SLF001 - as above
+    frames = sys._current_frames()  # noqa: SLF001 - there is no other way
     threads = [
         f"thread {thread.name} in {_where(frames.get(thread.ident or 0))}"
         for thread in threading.enumerate()

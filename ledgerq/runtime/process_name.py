@@ -19,7 +19,7 @@ def process_name() -> str:
 
 
 def runs_here(name: str) -> bool:
-    """True if the process of that name runs on this machine, or in this container."""
+    """True if the process of that name runs in this container, or on this machine if there is no container."""
     return name.startswith(f"{_machine(socket.gethostname())}:")
 
 

@@ -172,10 +172,10 @@ def presentable(text: str, longest: int) -> str:
 
 
 def check_job_id(job_id: str) -> None:
-    """Refuse an id that could not be stored, logged and typed.
+    """Refuse a job id that can't be stored, logged and typed.
 
     Raises:
-        Undecodable: it is empty, too long, or holds control characters.
+        Undecodable: the id is empty, too long, or holds control characters.
     """
     if not 1 <= len(job_id) <= MAX_JOB_ID:
         raise Undecodable("job_id", f"must have 1 to {MAX_JOB_ID} characters")

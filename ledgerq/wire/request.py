@@ -125,10 +125,10 @@ class Request:
 
 
 def require_printable(field: str, value: object, longest: int) -> None:
-    """Refuse a text that could not be stored, logged and typed.
+    """Refuse a value that can't be stored, logged and typed. `field` is the name in the error.
 
     Raises:
-        InvalidRequest: it is empty, too long, or holds control characters.
+        InvalidRequest: the value is no text, is empty, has more than `longest` characters, or control characters.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
         raise InvalidRequest(field, f"must have 1 to {longest} printable characters")

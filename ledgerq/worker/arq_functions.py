@@ -250,10 +250,10 @@ def _told(call: Call, result: Any, options: Options, success: bool) -> bytes:
 
 
 def _shown(result: Any) -> str:
-    """A result, cut to length."""
+    """The result as text for arq's log, cut to length."""
     try:
         return truncate(repr(result))
-    except Exception as error:  # noqa: BLE001 - it is somebody else's repr, and the job is done
+    except Exception as error:  # noqa: BLE001 - the result's own repr runs here, and the job is done
         return f"<repr raised {type(error).__name__}>"
 
 
@@ -262,5 +262,5 @@ def _extra_of(error: BaseException) -> Any:
     extra = getattr(error, "extra", None)
     try:
         return extra() if callable(extra) else extra
-    except Exception as raised:  # noqa: BLE001 - as above
+    except Exception as raised:  # noqa: BLE001 - the error's own code runs here
         return repr(type(raised))

@@ -203,7 +203,7 @@ class Heartbeat:
         )
 
     def hand_back_now(self) -> None:
-        """From another thread: hand back all jobs, because the process ends while its loop stands still."""
+        """Hand back all jobs, because the process ends while its loop is blocked. Called from another thread."""
         stall = Stall(
             self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
         )
@@ -228,7 +228,7 @@ class Heartbeat:
         ]
         try:
             handed_back = sum(await broker.acknowledge(acks)) if acks else 0
-        except Exception as failure:  # noqa: BLE001 - as above
+        except Exception as failure:  # noqa: BLE001 - redis-py raises more than its own errors
             log.warning("event_loop.hand_back_failed", error=one_line(failure))
             return
         if handed_back:

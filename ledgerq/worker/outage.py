@@ -21,7 +21,7 @@ class Outage:
     _backoff: Backoff = field(default_factory=Backoff)
 
     def suspect_database(self) -> None:
-        """A job lost its connection: claim nothing more until the database answers."""
+        """Claim nothing more until the database answers, because a job lost its connection."""
         self.database_suspected = True
 
     async def for_database(self, database: Database) -> bool:

@@ -92,7 +92,7 @@ class JobWorker(ArqWorker):
         """Run until stopped, or in burst mode until nothing is left to do.
 
         Raises:
-            Unreachable: Redis or the database does not answer at the start; later both may come and go.
+            Unreachable: Redis or the database does not answer at the start. A later outage raises nothing.
             SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
         await self.open_pool()
@@ -202,7 +202,7 @@ class JobWorker(ArqWorker):
         return claimed
 
     def _wanted(self, active: ActiveJobs) -> int:
-        """How many jobs of any kind there is room for."""
+        """How many more jobs there is room for, not counting jobs in batches."""
         if not self.allow_pick_jobs or active.isolated:
             return 0
         free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
@@ -234,7 +234,7 @@ class JobWorker(ArqWorker):
         return self._job_completion_wait + 3 * self.grace
 
     def handle_sig(self, signum: signal.Signals) -> None:
-        """Stop now: running jobs are rolled back and handed back to the queue."""
+        """Stop now: roll back the running jobs and hand them back to the queue."""
         self._stop(signum, 0)
 
     def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
