@@ -39,6 +39,6 @@ class Delivery:
 
     @property
     def is_first(self) -> bool:
-        """True if no earlier attempt, crash or interruption of the job is known, also by its body."""
+        """True if no earlier attempt, crash or interruption of the job is known, and its body counts no attempt."""
         before = self.attempt > 1 or self.crashes or self.interruptions
         return not before and not self.envelope.attempt

@@ -157,7 +157,7 @@ class _Flow:
     async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Decide on jobs whose transaction was rolled back.
 
-        A batch runs again in halves, to find the bad job; but not if the database failed, which affects all jobs.
+        A batch runs again in halves, to find the bad job; but not if the connection to the database was lost.
         """
         if len(jobs) == 1 or _is_the_databases(error):  # smaller batches would not help
             return {job.id: await self.conclude(error, job.delivery) for job in jobs}

@@ -54,8 +54,9 @@ class Policy:
     max_traceback: int = MAX_TRACEBACK
 
     def delay(self, attempt: int) -> float:
-        """Seconds until the next attempt, drawn between 0 and backoff · 2^(attempt - 1), at most `longest_backoff`.
+        """Seconds until the next attempt: exponential backoff with full jitter.
 
+        The seconds are drawn between 0 and backoff · 2^(attempt - 1), or `longest_backoff` if that is less.
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
         ceiling = min(self.longest_backoff, self.backoff * 2 ** min(attempt - 1, 30))

@@ -63,6 +63,6 @@ def lag_of_running_loop() -> Lag | None:
 
 
 def stalled_by_others(job_id: str) -> Stalled:
-    """A function from a moment to the seconds since then in which others than this job blocked the running loop."""
+    """A function that answers how many seconds, since a given moment, the running loop was blocked, not by this job."""
     lag = lag_of_running_loop()
     return partial(lag.others, job_id) if lag else NEVER

@@ -107,7 +107,10 @@ class ActiveJobs:
         await self._end([claim], [ack])
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
-        """Start jobs that share transactions. If one of them is cancelled, the others are handed back."""
+        """Start jobs that share transactions, in one task. If one is cancelled for a reason, the others are handed back.
+
+        If one of the jobs cancels the task itself, each job runs again alone.
+        """
         claims = [claim for claim in claims if claim.job_id not in self.tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))

@@ -219,7 +219,7 @@ async def call_hook(hook: Hook | None, context: dict[Any, Any], options: Options
 
 
 def done(call: Call, result: Any, options: Options, *, success: bool) -> Ack:
-    """The ack of a job that has ended. The result is kept as long as the function says, or else the worker."""
+    """The ack of a job that has ended. The function sets how long the result is kept, or else the worker does."""
     function = options.functions.get(call.function)
     for_ever, keep = options.keep_result_forever, options.keep_result_s
     if function is not None:
@@ -258,7 +258,7 @@ def _shown(result: Any) -> str:
 
 
 def _extra_of(error: BaseException) -> Any:
-    """The attribute `extra` of an error, by which arq's users add to the log; if it is callable, its answer."""
+    """The attribute `extra` of an error, by which arq's users add to the log; called if it is a function."""
     extra = getattr(error, "extra", None)
     try:
         return extra() if callable(extra) else extra

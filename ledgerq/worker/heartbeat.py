@@ -76,7 +76,7 @@ class Heartbeat:
     _handing_back: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
 
     def start(self) -> None:
-        """Begin to beat. Must be called in the thread of the worker's loop."""
+        """Start the heartbeat's thread. Must be called in the thread of the worker's loop."""
         self._answered, self._watched_thread = time.monotonic(), threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="ledgerq-heart", daemon=True)
         self._thread.start()
@@ -181,7 +181,7 @@ class Heartbeat:
         self._answered = time.monotonic()
 
     def _step(self, lag: Lag) -> "_Step":
-        """What the worker's loop is doing, and for which job: the job's handler, or a task that the handler made."""
+        """What the worker's loop does now, and for which job: it may run the job's handler or a task of the handler."""
         frame = self._frame()
         while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001 - asyncio tells nobody
             frame = frame.f_back
@@ -267,7 +267,7 @@ class Owner(Protocol):
 
     @property
     def pool(self) -> ArqRedis:
-        """The worker's connections to Redis. The heartbeat makes its own, to the server of these."""
+        """The worker's connections to Redis. The heartbeat opens its own connections to that server."""
 
 
 def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Heartbeat:

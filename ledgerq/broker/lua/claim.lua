@@ -3,7 +3,7 @@
 -- KEYS  queue, running, aborted, cancelled, exclusive slot, workers
 -- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now,
 --       crashes after which a job runs alone, crashes after which a job is given up,
---       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut to one byte more),
+--       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
 --       further jobs wanted of the batchable kinds, the names of these kinds
 -- A body that names another queue is not answered, and arq's keys of its id are left alone: the attempt 0 in
 -- the entry of such a claim says so.
@@ -221,7 +221,7 @@ if idle == 0 and wanted + batch_limit > 0 then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
             local is_batchable = fits_a_batch(id, job.body, crashes + interruptions, job.fresh)
-            if (is_batchable and batch_limit or wanted) == 0 then break end -- no room: later jobs must not overtake this one
+            if (is_batchable and batch_limit or wanted) == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
                 if is_batchable then batch_limit = batch_limit - 1 else wanted = wanted - 1 end
                 claim(id, due[i + 1], job, crashes, interruptions, log, is_batchable)
