@@ -64,7 +64,7 @@ class Registry:
         return kind.is_batchable and kind.name not in self._apart
 
     def keep_apart(self, name: str) -> None:
-        """From now on, give each job of this kind its own transaction: one left state that others would share."""
+        """From now on, give each job of this kind its own transaction: one left state in a shared transaction."""
         self._apart.add(name)
         self._look_who_shares()
 

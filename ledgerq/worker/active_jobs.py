@@ -107,7 +107,7 @@ class ActiveJobs:
         await self._end([claim], [ack])
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
-        """Start jobs that share transactions, in one task. If one is cancelled for a reason, the others are handed back.
+        """Start jobs that share transactions, in one task. If one is cancelled from outside, the rest is handed back.
 
         If one of the jobs cancels the task itself, each job runs again alone.
         """
