@@ -1,4 +1,4 @@
-"""What a handler's annotations say: its payload and its result; and what can't be a job, with the cure."""
+"""Reads the payload and result types from a handler's annotations; refuses an unfit handler, and names the cure."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ def read_handler(handler: Callable[..., Any], context: type) -> type[Any]:
     """The payload class of `async def handler(context: JobContext, payload: CloseOrder) -> int`.
 
     Raises:
-        DefinitionError: it is no such function.
+        DefinitionError: the handler has another form, or JSON can't carry its result.
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
@@ -31,10 +31,10 @@ def read_handler(handler: Callable[..., Any], context: type) -> type[Any]:
 def read_handler_of_many(
     handler: Callable[..., Any], context: type, payload: type[Payload[Any]]
 ) -> None:
-    """Look at a function of many contexts and many payloads of this kind.
+    """Check a kind's function for many jobs: it takes a sequence of contexts and one of this kind's payloads.
 
     Raises:
-        DefinitionError: it is no such function.
+        DefinitionError: the function has another form.
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
@@ -51,10 +51,10 @@ def read_handler_of_many(
 
 
 def require_payload(payload: object, where: str) -> None:
-    """Refuse what no job can carry.
+    """Refuse an annotation that is not a payload class with a kind. `where` is the place that the error names.
 
     Raises:
-        DefinitionError: it is no payload class, or one without a kind.
+        DefinitionError: `payload` is no payload class, or a payload class without a kind.
     """
     if not isinstance(payload, type) or not issubclass(payload, Payload) or payload is Payload:
         raise DefinitionError(
@@ -71,10 +71,10 @@ def require_payload(payload: object, where: str) -> None:
 
 
 def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
-    """Refuse a result that JSON can't carry, or that the payload does not promise.
+    """Refuse a result type that JSON can't carry, or that differs from the payload class's result type, `promised`.
 
     Raises:
-        DefinitionError: so it is, or the annotation is missing.
+        DefinitionError: the result type is refused, or the handler has no annotation for its result.
     """
     if "return" not in hints:
         raise _no_result(name)
@@ -148,7 +148,7 @@ def _require_context(found: object, context: type, where: str, *, many: bool = F
 
 
 def _element(hint: object) -> object:
-    """Of a sequence or list, what it holds."""
+    """The type of the items in `Sequence[…]` or `list[…]`; None for any other annotation."""
     if get_origin(hint) not in {Sequence, list}:
         return None
     return get_args(hint)[0]
