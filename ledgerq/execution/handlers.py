@@ -24,14 +24,14 @@ from ledgerq.text import leaves
 
 async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
     """Call the handler of a job that has the transaction to itself; answers with the handler's result."""
-    origin, now = _origin(job), datetime.now(UTC)
+    origin, now = origin_of(job), datetime.now(UTC)
     await set_origin(session, origin)  # not reset: the commit flushes more
     fence = Fence(session, stalled=stalled_by_others(job.id))
 
     async def handle(given: JobSession) -> Any:
         return await job.handle(_context(given, job, origin, now))
 
-    return await _handled(fence, handle, _bound(job))
+    return await _handled(fence, handle, bound_of(job))
 
 
 async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
@@ -44,7 +44,7 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
     answers, now = [], datetime.now(UTC)
     async with deferred_writes(session):
         for job in jobs:
-            origin = _origin(job)
+            origin = origin_of(job)
             await set_origin(session, origin)
             fence = Fence(session, shared=True, stalled=stalled_by_others(job.id))
 
@@ -53,7 +53,7 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
             ) -> Any:
                 return await job.handle(_context(given, job, origin, now))
 
-            answers.append(await _handled(fence, handle, _bound(job)))
+            answers.append(await _handled(fence, handle, bound_of(job)))
         await set_origin(session, None)
     return answers
 
@@ -65,7 +65,7 @@ async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Seq
     handle_many = kind.handle_many
 
     async def handle(given: JobSession) -> Sequence[Any]:
-        contexts = [_context(given, job, _origin(job), now) for job in jobs]
+        contexts = [_context(given, job, origin_of(job), now) for job in jobs]
         return await handle_many(contexts, [job.payload for job in jobs])
 
     return await _handled(Fence(session), handle, {"kind": kind.name, "jobs": len(jobs)})  # type: ignore[no-any-return]
@@ -108,7 +108,7 @@ def _context(
     return JobContext(session, origin, now, job.resources)
 
 
-def _origin(job: Job[Any]) -> Origin:
+def origin_of(job: Job[Any]) -> Origin:
     """The origin of the job's changes, for the audit log."""
     return Origin(
         actor=job.envelope.actor,
@@ -119,7 +119,7 @@ def _origin(job: Job[Any]) -> Origin:
     )
 
 
-def _bound(job: Job[Any]) -> dict[str, Any]:
+def bound_of(job: Job[Any]) -> dict[str, Any]:
     """The fields about the job that each log line of its handler has."""
     bound = {"job_id": job.id, "kind": job.kind.name, "attempt": job.delivery.attempt}
     return bound | {"trace_id": job.envelope.trace_id} if job.envelope.trace_id else bound

@@ -14,7 +14,7 @@ from ledgerq.database.engine import Sessions
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import InvalidRequest, NotReplayable, Undecodable
 from ledgerq.execution.dead_letter import UNKNOWN_KIND, storable_json
-from ledgerq.store import audit, dead_letters, inbox, outbox, unique_keys
+from ledgerq.store import audit, dead_letters, inbox, outbox, steps, unique_keys
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.outbox import Message
@@ -247,6 +247,8 @@ async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _E
     ids = [message.job_id for message in messages]
     if edit.new_job_id is None:
         await inbox.delete_receipts(session, ids)
+        if edit.payload is not None or edit.kind is not None:
+            await steps.forget(session, ids)  # they were done for other fields
         if edit.payload is not None:
             await outbox.remove(session, ids)  # a job staged under the id has the old payload
     elif await outbox.find_many(session, ids):

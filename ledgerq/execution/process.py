@@ -2,12 +2,13 @@
 
 1. read      check each delivery: its body, its kind, its payload by the kind's payload class
 2. group     jobs of a kind that shares transactions go together, each other job by itself
-3. open      open the transaction: all that follows commits together, or nothing does
-4. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
-5. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
-6. outbox    delete the outbox rows of staged jobs
-7. commit    at the end of the transaction; after a conflict with another one, again from 3
-8. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
+3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded
+4. open      open the transaction: all that follows commits together, or nothing does
+5. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
+6. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
+7. outbox    delete the outbox rows of staged jobs
+8. commit    at the end of the transaction; after a conflict with another one, again from 4
+9. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
              bad job, `ledgerq.execution.retry` decides: it is tried again or buried
 """
 
@@ -29,6 +30,7 @@ from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import handle_alone, handle_together, told_to_stop
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.outside import answered
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive
 from ledgerq.runtime.lag import stalled_by_others
@@ -118,7 +120,8 @@ class _Flow:
         limit = timeout(seconds)
         try:
             async with limit:
-                outcomes = await self._in_one_transaction(jobs)
+                ready = [await answered(self.sessions, job, self.policy.max_result) for job in jobs]
+                outcomes = await self._in_one_transaction(ready)
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
                 raise

@@ -23,10 +23,11 @@ class Job(Generic[P]):
     envelope: Envelope
     id: str
     resources: Any
+    answers: tuple[Any, ...] = ()  # of the kind's `outside` function, if it has one
 
     async def handle(self, context: JobContext[Any]) -> Any:
         """Call the kind's handler inside the context's transaction; answers with the handler's result."""
-        return await self.kind.handle(context, self.payload)
+        return await self.kind.handle(context, self.payload, *self.answers)
 
 
 class Registry:

@@ -10,22 +10,62 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from ledgerq.errors import DefinitionError
 from ledgerq.wire.payload import Payload, result_type
 
+_CONTEXT_AND_PAYLOAD = ("context", "payload")
 
-def read_handler(handler: Callable[..., Any], context: type) -> type[Any]:
+
+def read_handler(
+    handler: Callable[..., Any], context: type, outside: "tuple[type[Any], Any] | None" = None
+) -> type[Any]:
     """The payload class of `async def handler(context: JobContext, payload: CloseOrder) -> int`.
+
+    Args:
+        handler: the function.
+        context: the class of its first argument.
+        outside: the payload and the answer of the kind's function outside; then the handler takes that answer, third.
 
     Raises:
         DefinitionError: the handler has another form, or JSON can't carry its result.
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
-    hints, (first, second) = _hints(handler, name), _parameters(handler, name)
+    hints = _hints(handler, name)
+    first, second, *third = _parameters(handler, name, 2 if outside is None else 3)
     _require_context(hints.get(first), context, f"{name}({first})")
     payload = hints.get(second)
     require_payload(payload, f"{name}({second})")
     assert isinstance(payload, type)  # noqa: S101 - as was required
     require_result(hints, result_type(payload), name)
+    if outside is not None:
+        for argument, wanted in ((second, outside[0]), (third[0], outside[1])):
+            found = hints.get(argument)
+            if found is not wanted and found != wanted:
+                raise DefinitionError(
+                    f"{name}({argument})",
+                    f"must be annotated as {_shown(wanted)}, as its function outside has it",
+                    "let both name the same types",
+                )
     return payload
+
+
+def read_outside(function: Callable[..., Any], context: type) -> tuple[type[Any], Any]:
+    """The payload class and the answer of `async def charge(outside: Outside, order: ChargeOrder) -> Receipt`.
+
+    Raises:
+        DefinitionError: it is no such function.
+    """
+    name = _name(function)
+    if not inspect.iscoroutinefunction(function):
+        cure = "write async def; a plain function that it gives to outside.step or outside.call runs in a thread"
+        raise DefinitionError(f"{name}: job(outside=)", "is no async def", cure)
+    hints = _hints(function, name)
+    first, second = _parameters(function, name, 2)
+    _require_context(hints.get(first), context, f"{name}({first})")
+    payload = hints.get(second)
+    require_payload(payload, f"{name}({second})")
+    assert isinstance(payload, type)  # noqa: S101 - as was required
+    if "return" not in hints:
+        raise _no_result(name)
+    return payload, hints["return"]
 
 
 def read_handler_of_many(
@@ -38,7 +78,7 @@ def read_handler_of_many(
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
-    hints, (first, second) = _hints(handler, name), _parameters(handler, name)
+    hints, (first, second) = _hints(handler, name), _parameters(handler, name, 2)
     _require_context(_element(hints.get(first)), context, f"{name}({first})", many=True)
     if _element(hints.get(second)) is not payload:
         raise DefinitionError(
@@ -106,25 +146,27 @@ def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:
     if not inspect.iscoroutinefunction(handler):
         raise DefinitionError(
             name,
-            "is a plain def, which ledgerq runs in a thread, outside the transaction, only where the job says so; this "
-            "version has no way to say so",
-            "write async def",
+            "is a plain def, which would stop all jobs of the worker while it runs; ledgerq runs one in a thread, outside of "
+            "the transaction, only where the job says so",
+            "write async def; what is slow goes to a function of @job(outside=…), which may run it in a thread",
         )
 
 
-def _parameters(handler: Callable[..., Any], name: str) -> tuple[str, str]:
+def _parameters(handler: Callable[..., Any], name: str, count: int) -> list[str]:
     names = [
         each.name
         for each in inspect.signature(handler).parameters.values()
         if each.default is each.empty or each.kind is each.VAR_POSITIONAL
     ]
-    if len(names) != 2:  # noqa: PLR2004 - as the message says
+    if len(names) != count:
+        both = "two arguments, a context and a payload"
+        all_three = "three arguments: a context, a payload and what its function outside answers"
         raise DefinitionError(
             f"{name}({', '.join(names)})",
-            "must take two arguments, a context and a payload",
+            f"must take {both if count == len(_CONTEXT_AND_PAYLOAD) else all_three}",
             "as in: async def close_order(context: JobContext, order: CloseOrder) -> int",
         )
-    return names[0], names[1]
+    return names
 
 
 def _hints(handler: Callable[..., Any], name: str) -> dict[str, Any]:
