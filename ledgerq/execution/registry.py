@@ -52,6 +52,7 @@ class Registry:
                 )
             self._kinds[kind.name] = kind
             self.queues[kind.name] = kind.queue
+        self.outside_kinds = frozenset(kind.name for kind in self if kind.outside)
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:

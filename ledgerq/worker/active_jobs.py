@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import structlog
 
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.errors import CancelledByItself
+from ledgerq.errors import CancelledByItself, Undecodable
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.poller import BatchSize
+
+_NO_ROOM = 500  # milliseconds before a job is claimed again for which there was no slot
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -37,15 +40,16 @@ class ActiveJobs:
         acker: sends their acks.
         on_ended: is called when a job or a batch has ended.
         batches: learns how large batches were, and how long they took.
+        max_outside: the most jobs that work outside of the database at once. They take no slot of the other jobs.
     """
 
     def __init__(
         self,
         executor: Executor,
         acker: Acker,
-        *,
         on_ended: Callable[[], None],
         batches: BatchSize,
+        max_outside: int,
     ) -> None:
         self._executor, self._acker, self._on_ended = executor, acker, on_ended
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -53,7 +57,8 @@ class ActiveJobs:
         self._reasons: dict[str, CancelReason] = {}
         self.started = 0  # number of jobs that were started
         self.isolated = False  # the running job must run alone: workers died with it
-        self._batches = batches
+        self.outside = 0  # number of running jobs whose kind works outside of the database
+        self._batches, self._max_outside = batches, max_outside
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Start the claimed jobs: all that may share a transaction in one task, each other job in its own.
@@ -72,14 +77,36 @@ class ActiveJobs:
             self.start_batch(batch)
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
-        """Start a job, unless this worker runs the job already. An aborted job is ended without a run."""
+        """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended.
+
+        A job that works outside of the database goes back to the queue for a moment if all slots for such jobs are taken.
+        """
         if claim.job_id in self.tasks:
+            return
+        outside = not aborted and self._works_outside(claim)
+        if outside and self.outside >= self._max_outside:
+            self._own(claim, self._give_back(claim), outside=False)
             return
         self.isolated = self.isolated or claim.runs_isolated
         self.started += 1
-        task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
+        self._own(claim, self._take_to_its_end(claim, aborted=aborted), outside=outside)
+
+    def _own(self, claim: Claim, work: Coroutine[Any, Any, None], *, outside: bool) -> None:
+        task = asyncio.create_task(work)
         self.tasks[claim.job_id] = task
-        task.add_done_callback(lambda _: self._ended(claim.job_id))
+        self.outside += outside
+        task.add_done_callback(lambda _: self._ended(claim.job_id, outside=outside))
+
+    def _works_outside(self, claim: Claim) -> bool:
+        processor = self._executor.processor
+        kinds = processor.registry.outside_kinds if processor else ()
+        with suppress(Undecodable):
+            return bool(kinds) and claim.envelope.kind in kinds
+        return False
+
+    async def _give_back(self, claim: Claim) -> None:
+        """The jobs behind it have their turn meanwhile. No attempt is counted."""
+        await self._acker.acknowledge([Ack(claim.job_id, "release", _NO_ROOM)])
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
         """Cancel a job if it runs; the first reason is the one that counts."""
@@ -94,8 +121,9 @@ class ActiveJobs:
             self._reasons.setdefault(job_id, CancelReason.STOPPING)
             job.cancel()
 
-    def _ended(self, job_id: str) -> None:
+    def _ended(self, job_id: str, *, outside: bool) -> None:
         del self.tasks[job_id]
+        self.outside -= outside
         self.isolated = False
         self._on_ended()
 

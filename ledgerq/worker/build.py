@@ -41,6 +41,7 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
+        "max_outside": config.worker.max_outside,
         "hand_back_after": settings.job_timeout - _OURS_FIRST + config.worker.blocked_after,
     }
     # the hooks find the `Lifecycle` in ctx

@@ -67,17 +67,18 @@ class JobWorker(ArqWorker):
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
+        max_outside: int = 100,
         **arqs: Unpack[ArqOptions],
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
         super().__init__(functions, **arqs)
         self.queues = tuple(dict.fromkeys(queues)) or (self.queue_name,)
-        self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
+        self.grace, self.blocked_after, self._max_outside = grace, blocked_after, max_outside
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
         self._batches, self.waits = BatchSize(batch), dict[Wait, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
-        self._background_tasks = BackgroundTasks()
+        self._background_tasks, self.owns_process = BackgroundTasks(), False
         self._broker: ServedQueues | None = None
         self._active: ActiveJobs | None = None
         self._processor: Processor | None = None  # for ledgerq's kinds
@@ -136,7 +137,7 @@ class JobWorker(ArqWorker):
             self.name, self.ctx, Options.of(self), self._processor, self.counters, self._left,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
         )  # fmt: skip
-        return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
+        return ActiveJobs(executor, acker, self._poller.job_ended, self._batches, self._max_outside)
 
     def _notifier(self, broker: ServedQueues) -> QueueNotifier:
         relay, poller = self._processor.relay if self._processor else None, self._poller
@@ -202,10 +203,10 @@ class JobWorker(ArqWorker):
         return claimed
 
     def _wanted(self, active: ActiveJobs) -> int:
-        """How many more jobs there is room for, not counting jobs in batches."""
+        """How many more jobs there is room for, not counting jobs in batches and jobs that work outside."""
         if not self.allow_pick_jobs or active.isolated:
             return 0
-        free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
+        free = self.max_jobs - (len(self.tasks) - self._batches.jobs - active.outside)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,10 @@ from sqlalchemy import text
 from db import projects
 from db.inputs import NewProject
 from db.models import Project
+from jobs.kinds import CreateProject, create_project
 from ledgerq import DefinitionError, JobContext, Kind, Outside, Payload, Permanent, RetryLater, job
+from ledgerq.client import JobClient
+from ledgerq.config import Config
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.transaction import transaction
@@ -27,7 +30,7 @@ from ledgerq.execution.retry import Policy
 from ledgerq.store import audit, inbox, steps
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobState, JobStep, StepState
-from tests.support import count, delivery, letter, process_one, rows
+from tests.support import count, delivery, eventually, halt, letter, our_worker, process_one, rows
 
 POLICY = Policy(timeout=5, max_attempts=3)
 
@@ -575,3 +578,49 @@ async def test_an_answer_is_recorded_though_the_database_is_away_for_a_while(
     assert isinstance(await run(any_sessions, payments, delivery(Charge())), Completed)
     assert len(payments.calls) == 1
     assert away == []
+
+
+class Wait(Payload[None], kind="wait"):
+    """Waits at the party until the test lets it go."""
+
+
+async def test_waiting_jobs_take_no_slot_and_no_connection_of_the_quick_ones(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Not if all slots for waiting jobs are taken either: what is behind them runs."""
+    waiting, gate = 0, asyncio.Event()
+
+    async def wait(outside: Outside, payload: Wait) -> None:
+        nonlocal waiting
+        waiting += 1
+        await gate.wait()
+
+    async def done(context: JobContext, payload: Wait, nothing: None) -> None:
+        """Nothing is left to do."""
+
+    registry = Registry([job(outside=wait)(done), create_project])
+    quick = replace(
+        config, worker=config.worker.model_copy(update={"max_outside": 12, "max_jobs": 2})
+    )
+    worker = our_worker(quick, registry, handle_signals=False)
+    running = asyncio.create_task(worker.main())
+    waits = await client.enqueue_many([Wait() for _ in range(30)])
+
+    async def all_taken() -> bool:
+        return waiting == 12
+
+    await eventually(all_taken)
+    for n in range(5):
+        job_id = await client.enqueue(CreateProject(name=f"quick {n}"))
+        assert await job_id.result(timeout=10) == n + 1
+    async with sessions() as session:
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+        assert await session.scalar(text(ours)) == 0
+    assert waiting == 12
+    gate.set()
+    for each in waits:
+        await each.result(timeout=20)
+    assert waiting == 30
+    async with sessions() as session:
+        assert set(await session.scalars(text("SELECT attempt FROM ledgerq.processed_job"))) == {1}
+    await halt(worker, running)
