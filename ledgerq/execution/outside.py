@@ -29,9 +29,8 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
         with connecting():
             await session.connection()
         with translated():
-            ended = await inbox.find(session, job.id)
-            known = {} if ended else await steps.of_job(session, job.id)
-    if ended:
+            known = await steps.of_running_job(session, job.id)
+    if known is None:
         return job
     if any(each.payload_hash != payload_hash for each in known.values()):
         raise PayloadMismatch(job.id)

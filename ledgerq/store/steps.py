@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import delete, exists, literal, select, update
+from sqlalchemy import String, bindparam, delete, exists, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -15,6 +15,21 @@ from ledgerq.store.tables import JobProgress, JobStep, ProcessedJob, StepState
 
 _ROWS = JobStep.__table__  # type: ignore[attr-defined]
 _SILENT = {"synchronize_session": False}
+_ID = bindparam("id", type_=String)
+# made once: each step runs them
+_OF_RUNNING = (
+    select(exists().where(col(ProcessedJob.job_id) == _ID), JobStep)
+    .select_from(select(literal(1)).subquery().outerjoin(JobStep, col(JobStep.job_id) == _ID))
+    .order_by(col(JobStep.begun_at), col(JobStep.name))
+)
+_GIVEN = [each for each in _ROWS.c if each.name != "changed_at"]
+_ROW = select(*(bindparam(each.name, type_=each.type) for each in _GIVEN)).where(
+    ~exists().where(col(ProcessedJob.job_id) == bindparam("job_id", type_=String))
+)
+_ADD = {
+    name: insert(_ROWS).from_select(_GIVEN, _ROW).on_conflict_do_nothing().returning(_ROWS.c.name)
+    for name, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
+}
 
 
 async def of_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
@@ -32,14 +47,25 @@ async def find(session: AsyncSession, job_id: str, name: str) -> JobStep | None:
     return await session.get(JobStep, (job_id, name), populate_existing=True)
 
 
+async def of_running_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep] | None:
+    """The steps of a job by name, in one trip; None if the job has ended."""
+    await reach_our_tables(session)
+    rows = (await session.execute(_OF_RUNNING, {"id": job_id})).all()
+    if rows[0][0]:
+        return None
+    found: list[JobStep | None] = [step for _, step in rows]
+    return {step.name: step for step in found if step is not None}
+
+
 async def add(session: AsyncSession, values: Mapping[str, Any]) -> bool:
-    """Add a step of a job that has not ended. False if there is one of its name already, or if the job has ended."""
-    columns = [_ROWS.c[name] for name in values]
-    row = select(*(literal(value, _ROWS.c[name].type) for name, value in values.items()))
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    added = insert(_ROWS).from_select(columns, row.where(_goes_on(values["job_id"])))
-    made = added.on_conflict_do_nothing().returning(_ROWS.c.name)
-    return (await session.execute(made)).first() is not None
+    """Add a step of a job that has not ended. False if the job has a step of this name already, or has ended.
+
+    Args:
+        session: the caller's.
+        values: all columns of the row but `changed_at`.
+    """
+    statement = _ADD[session.get_bind().dialect.name]
+    return (await session.execute(statement, dict(values))).first() is not None
 
 
 async def change(

@@ -180,7 +180,9 @@ class JobWorker(ArqWorker):
             await self._poller.until_free()  # there is no room, or the due job must wait
         elif not claimed.more:
             await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
-        elif not self._batch_limit(active):
+        elif not (
+            active.outside or self._batch_limit(active)
+        ):  # those outside have left their slots
             await self._poller.until_free()
 
     async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
