@@ -12,32 +12,29 @@ async def send_invoice(context: JobContext[Clients], send: SendInvoice, address:
 ```
 """
 
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any, Concatenate, Generic, ParamSpec, overload
 
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import TypeVar
 
 from ledgerq.context import JobContext, S
-from ledgerq.database.session import LedgerqSession
-from ledgerq.database.sqlstate import connecting, translated
+from ledgerq.database.session import JobSession, LedgerqSession
+from ledgerq.database.sqlstate import FOREIGN, connecting, translated
 from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
-from ledgerq.runtime.calls import call_within
+from ledgerq.runtime.calls import Calls
 from ledgerq.store.audit import Origin
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobStep, StepState
-from ledgerq.text import cut, one_line, storable
+from ledgerq.text import leaves, one_line
 from ledgerq.wire.answers import AnswerType, answer_type, type_like
 from ledgerq.wire.result import storable_result
+from ledgerq.wire.step_names import StepNames
 
-MAX_STEPS = 1_000  # of one job
-MAX_NAME = 100  # characters
 MAX_KEPT = 8 * 2**20  # bytes of JSON that the steps of one job answer with
-MAX_NOTE = 200  # characters
-_PROGRESS = 1.0  # seconds between two that are written
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -46,9 +43,8 @@ T = TypeVar("T")
 class Outside(Generic[S]):
     """Outside of the transaction: no transaction is open, no connection to the database is held.
 
-    A job's `outside` function runs before its handler. Its answer is the handler's third argument. It may wait for as long as
-    the job's `timeout` allows; the worker renews the job's lease meanwhile. `resources` is what the application's
-    `resources=` yields, `origin` says who asked for the job.
+    A job's `outside` function runs before its handler, which takes its answer as third argument. It may wait as long as
+    the job's `timeout` allows. `resources` is what `App(resources=)` yields, `origin` says who asked for the job.
 
     ```python
     address = await outside.step("address", outside.resources.address_of, order.customer)
@@ -62,14 +58,14 @@ class Outside(Generic[S]):
         self.job_id, self.attempt = origin.job_id, origin.attempt or 1
         self.origin, self.resources = origin, resources
         self._records, self._max_result = records, max_result
-        self._used: set[str] = set()
         self._kept = sum(len(to_json(each.result)) for each in records.known.values())
-        self._told = 0.0
+        self._names, self._calls = StepNames(), Calls(_mark_foreign)
+        self._cursors: dict[str, AnswerType[Any]] = {}
+        self._one_page = asyncio.Lock()
 
     def key(self, name: str) -> str:
         """An idempotency key: 32 hex digits, the same in each attempt of this job with this payload, another one for each name."""
-        parts = (self.job_id.encode(), self._records.payload_hash, name.encode())
-        return sha256(b"\0".join(parts)).hexdigest()[:32]
+        return self._records.key(name)
 
     async def read(
         self,
@@ -81,22 +77,27 @@ class Outside(Generic[S]):
         async with self._records.sessions() as session:
             with connecting():
                 await session.connection()
-            with translated():
-                return await function(session, *args, **kwargs)
+            given = JobSession(session, self.job_id)  # which can't commit
+            try:
+                with translated():
+                    return await function(given, *args, **kwargs)
+            finally:
+                given.end()
 
     @overload
     async def call(
-        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
+        self, function: Callable[..., Awaitable[T]], /, *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
     ) -> T: ...  # fmt: skip
 
     @overload
     async def call(
-        self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
+        self, function: Callable[..., T], /, *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
     ) -> T: ...  # fmt: skip
 
     async def call(
         self,
         function: Callable[..., Any],
+        /,
         *args: Any,
         timeout: float | None = None,  # noqa: ASYNC109 - it names the call
         **kwargs: Any,
@@ -106,23 +107,23 @@ class Outside(Generic[S]):
         Args:
             function: a plain `def` runs in a thread.
             args: for the function.
-            timeout: in seconds; None is as long as the job may take. A thread can't be stopped: it is left to its end.
             kwargs: for the function.
+            timeout: in seconds; None is as long as the job may take. A thread can't be stopped: it is left to its end.
 
         Raises:
             TimeoutError: it took longer; names the function.
         """
-        return await call_within(timeout, function, *args, **kwargs)
+        return await self._calls.make(timeout, function, *args, **kwargs)
 
     @overload
     async def step(
-        self, name: str, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
+        self, name: str, function: Callable[..., Awaitable[T]], /, *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
         at_most_once: bool = False, **kwargs: Any,
     ) -> T: ...  # fmt: skip
 
     @overload
     async def step(
-        self, name: str, function: Callable[..., T], *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
+        self, name: str, function: Callable[..., T], /, *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
         at_most_once: bool = False, **kwargs: Any,
     ) -> T: ...  # fmt: skip
 
@@ -130,6 +131,7 @@ class Outside(Generic[S]):
         self,
         name: str,
         function: Callable[..., Any],
+        /,
         *args: Any,
         timeout: float | None = None,  # noqa: ASYNC109 - as above
         at_most_once: bool = False,
@@ -137,39 +139,40 @@ class Outside(Generic[S]):
     ) -> Any:
         """Call something outside, and record what it answers: a later attempt of the job reads the record and does not call.
 
-        The call is made at least once: a worker that dies between the answer and its record leaves no record. So give
-        the other side an idempotency key. The answer is given back as JSON would give it, in the type that the function's
-        annotation names, in the first attempt too.
+        The call is made at least once: a worker that dies between the answer and its record leaves no record. The answer
+        is what JSON would give back, in the type that the function's annotation names, in the first attempt too.
 
         Args:
             name: of the step, 1 to 100 printable characters. A job uses it once: in a loop, number the names.
             function: is called with the other arguments; a plain `def` runs in a thread.
             args: for the function.
-            timeout: of the call, in seconds; None is as long as the job may take.
-            at_most_once: for a side that knows no idempotency keys: the intent is committed before the call. If no answer
-                is recorded after it, whatever the reason, the job is buried as `in_doubt`, and a person decides.
             kwargs: for the function.
+            timeout: of the call, in seconds; None is as long as the job may take.
+            at_most_once: for a side without idempotency keys: the intent is committed before the call. If no answer is
+                recorded after it, the job is buried as `in_doubt`, and a person decides.
 
         Raises:
             InDoubt: the call of a step that is called at most once may have been made.
             InvalidRequest: the name was used before in this run, or can't be one; or these are more than 1,000 steps.
-            StepUnusable: JSON can't carry the answer, or it is larger than LEDGERQ_MAX_RESULT, or those of all steps of
-                the job are larger than 8 MiB. The step counts as done.
+            StepUnusable: the answer can't be kept: it is no JSON, or too large. The step counts as done.
             DefinitionError: the function's annotation names a type that JSON can't carry; nothing was called.
             TimeoutError: the call took longer than `timeout`.
         """
-        self._use(name)
+        self._names.take(name)
         kind: AnswerType[Any] = answer_type(function)
         if (recorded := self._records.known.get(name)) is not None:
             return self._answer(kind, recorded)
         begun = datetime.now(UTC)
-        if at_most_once:
-            await self._records.begin(name, begun)
+        if (
+            at_most_once
+            and (found := await self._records.begin(name, begun)).state is not StepState.BEGUN
+        ):
+            return self._answer(kind, found)
         try:
-            answer = await call_within(timeout, function, *args, **kwargs)
+            answer = await self._calls.make(timeout, function, *args, **kwargs)
         except Exception as error:
             if at_most_once:
-                raise InDoubt(name) from error
+                raise self._records.stop(InDoubt(name)) from error
             raise
         result, problem = self._storable(kind, answer)
         return self._answer(kind, await self._records.finish(name, begun, result, problem))
@@ -189,7 +192,7 @@ class Outside(Generic[S]):
             InvalidRequest: as `step`.
             InvalidResult, ResultTooLarge: the answer can't be kept; nothing is.
         """
-        self._use(name)
+        self._names.take(name)
         kind: AnswerType[T] = answer_type(function)
         if (recorded := self._records.known.get(name)) is not None:
             return self._answer(kind, recorded)
@@ -200,11 +203,18 @@ class Outside(Generic[S]):
 
         return self._answer(kind, await self._records.in_transaction(name, work))
 
-    def cursor(self, name: str, start: T) -> T:
-        """Where `advance` has left off, in an earlier attempt maybe; at first, the start. It has the start's type."""
-        self._use(name)
+    def cursor(self, name: str, start: T, *, type: Any = None) -> T:  # noqa: A002 - as in pydantic
+        """Where `advance` has left off, in an earlier attempt maybe; at first, the start.
+
+        `type` is that of the values, if JSON does not tell: `tuple[datetime, int]`. None is the start's class.
+        """
+        self._names.take(name)
+        kind: AnswerType[T] = type_like(start) if type is None else AnswerType(TypeAdapter(type))
+        self._cursors[name] = kind
         recorded = self._records.known.get(name)
-        return start if recorded is None else self._answer(type_like(start), recorded)
+        if recorded is not None and recorded.state is not StepState.OPEN:
+            raise InvalidRequest(f"cursor {name}", "was a step of this job; give it another name")
+        return start if recorded is None else self._answer(kind, recorded)
 
     async def advance(
         self,
@@ -225,43 +235,37 @@ class Outside(Generic[S]):
 
         Raises:
             JobIsOver: the job has ended, or another worker has moved the cursor.
-            InvalidResult, ResultTooLarge: the value can't be kept; nothing is.
+            InvalidRequest, InvalidResult, ResultTooLarge: the cursor can't have this value; nothing is kept.
         """
-        if name not in self._used:
+        kind = self._cursors.get(name)
+        if kind is None:
             raise InvalidRequest(
-                f"step {name}", "is no cursor; call outside.cursor(…) before the loop"
+                f"cursor {name}", "is not there; call outside.cursor(…) before the loop"
             )
 
         async def work(session: LedgerqSession) -> None:
             await function(self._context(session), *args, **kwargs)
 
-        kept = storable_result(type_like(value).as_json(value), self._max_result)
-        await self._records.advance(name, kept, work)
+        kept = storable_result(kind.as_json(value), self._max_result)
+        if not kind.keeps(value, kept):
+            raise InvalidRequest(
+                f"cursor {name}",
+                "its value is another one after JSON; name its type: cursor(…, type=)",
+            )
+        async with self._one_page:  # pages of one job are done one after another
+            await self._records.advance(name, kept, work)
 
     async def progress(self, done: int, of: int | None = None, note: str | None = None) -> None:
         """Tell how far the job is, for `ledgerq job`. At most one in a second is written, and the last one."""
-        now = time.monotonic()
-        if now - self._told < _PROGRESS and done != of:
-            return
-        self._told = now
-        said = None if note is None else cut(storable(note), MAX_NOTE)
-        await self._records.tell_progress(done, of, said)
+        await self._records.tell_progress(done, of, note)
+
+    async def close(self) -> None:
+        """End the steps that the function has left under way: they must not go on beside the next attempt."""
+        self._names.close()
+        await self._calls.close()
 
     def _context(self, session: LedgerqSession) -> JobContext[S]:
         return JobContext(session, self.origin, datetime.now(UTC), self.resources)
-
-    def _use(self, name: str) -> None:
-        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise InvalidRequest("step", f"its name must have 1 to {MAX_NAME} printable characters")
-        if name in self._used:
-            raise InvalidRequest(
-                f"step {name}", "is there twice in one run; in a loop, number the names"
-            )
-        if len(self._used) >= MAX_STEPS:
-            raise InvalidRequest(
-                "step", f"a job has at most {MAX_STEPS:,} steps; stage another job"
-            )
-        self._used.add(name)
 
     def _storable(self, kind: AnswerType[Any], answer: Any) -> tuple[Any, str | None]:
         """What is kept of the answer; or why it can't be."""
@@ -276,10 +280,21 @@ class Outside(Generic[S]):
 
     def _answer(self, kind: AnswerType[T], step: JobStep) -> T:
         if step.state is StepState.BEGUN:
-            raise InDoubt(step.name)
+            raise self._records.stop(InDoubt(step.name))
         if step.error is not None:
-            raise StepUnusable(step.name, step.error)
+            raise self._records.stop(StepUnusable(step.name, step.error))
+        if step.state is StepState.OPEN and step.name not in self._cursors:
+            raise InvalidRequest(
+                f"step {step.name}", "was a cursor of this job; give it another name"
+            )
         try:
             return kind.from_json(step.result)
         except ValueError as error:  # other code has recorded it, or the annotation is wrong
-            raise StepUnusable(step.name, f"is not of its type: {one_line(error)}") from error
+            problem = f"is not of its type: {one_line(error)}"
+            raise self._records.stop(StepUnusable(step.name, problem)) from error
+
+
+def _mark_foreign(error: BaseException) -> None:
+    """A step's errors are not this database's: another database's say nothing of it."""
+    for each in leaves(error):
+        each.__dict__.setdefault(FOREIGN, True)

@@ -13,9 +13,11 @@ from ledgerq.store import audit, dead_letters, steps
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.tables import JobProgress, JobStep, StepState
 from ledgerq.text import cut, shown
+from ledgerq.wire.result import storable_result
 
 _SAID = {StepState.BEGUN: "in doubt", StepState.OPEN: "goes on", StepState.DONE: "done"}
 _MAX_REASON = 1000
+MAX_ANSWER = 262_144  # bytes of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ async def resolve(
     actor: str,
     reason: str,
 ) -> None:
-    """Say of a step in doubt whether it happened. The job goes on from there when it is replayed.
+    """Say of a step whether it happened: of one in doubt, or of one whose answer is of no use. A replay goes on from there.
 
     Args:
         sessions: of the database.
@@ -75,7 +77,8 @@ async def resolve(
 
     Raises:
         NotBuried: the job has no dead letter.
-        InvalidRequest: no step of that name is in doubt; names those that are.
+        InvalidRequest: the job has no step of that name; names those that it has.
+        InvalidResult, ResultTooLarge: the answer can't be kept.
     """
 
     async def once(session: AsyncSession) -> None:
@@ -83,12 +86,12 @@ async def resolve(
         if letter is None:
             raise NotBuried([job_id])
         known = await steps.of_job(session, job_id)
-        doubtful = [each.name for each in known.values() if each.state is StepState.BEGUN]
-        if name not in doubtful:
-            there = f"in doubt are: {', '.join(doubtful)}" if doubtful else "none is in doubt"
-            raise InvalidRequest("step", f"{name!r} is not in doubt; {there}")
+        if name not in known:
+            there = f"the job has: {', '.join(known)}" if known else "the job has none"
+            raise InvalidRequest("step", f"there is no step {name!r}; {there}")
         if happened:
-            await steps.keep_answer(session, job_id, name, answer)
+            kept = storable_result(answer, MAX_ANSWER)
+            await steps.keep_answer(session, job_id, name, kept)
         else:
             await steps.remove(session, job_id, name)
         said = {"step": name, "happened": happened, "reason": cut(reason, _MAX_REASON)}

@@ -66,6 +66,7 @@ async def replay(
     edit = _Edit(payload, kind, new_job_id)
     edit.check(job_ids)
     with translated():
+        await steps.require_none_in_doubt(session, job_ids if edit != _Edit() else ())
         letters = await dead_letters.take(session, job_ids)
         messages = [_message(letter, edit) for letter in letters]
         await _make_way(session, messages, edit)
@@ -247,10 +248,9 @@ async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _E
     ids = [message.job_id for message in messages]
     if edit.new_job_id is None:
         await inbox.delete_receipts(session, ids)
-        if edit.payload is not None or edit.kind is not None:
-            await steps.forget(session, ids)  # they were done for other fields
-        if edit.payload is not None:
-            await outbox.remove(session, ids)  # a job staged under the id has the old payload
+        if edit != _Edit():
+            await steps.forget(session, ids)  # the jobs did them for other fields
+            await outbox.remove(session, ids)  # a staged message would have the old fields
     elif await outbox.find_many(session, ids):
         raise InvalidRequest("new_job_id", "is staged already; give an id that is new")
     for job_id in sorted(await inbox.hashes(session, ids)):

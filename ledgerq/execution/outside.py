@@ -39,6 +39,7 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
     outside: Outside[Any] = Outside(origin, job.resources, records, max_result=max_result)
     try:
         answer = await run_apart(lambda: function(outside, job.payload), bound_of(job))
+        records.require_going_on()  # its function may have caught why it can't
     except Exception as error:
         if not records.is_over:
             raise
@@ -46,4 +47,6 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
             if await inbox.find(session, job.id):
                 return job
         raise Snooze(_ELSEWHERE) from error
+    finally:
+        await outside.close()
     return replace(job, answers=(answer,))

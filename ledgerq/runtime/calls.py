@@ -9,10 +9,48 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 MAX_THREADS = 32
+PATIENCE = 3.0  # seconds for cancelled calls to end
+
+
+class Calls:
+    """Calls of one owner, some at the same time, which end with it.
+
+    Args:
+        failed: is told what a call raises, before it goes on.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+        self._tasks = set[asyncio.Task[Any]]()
+
+    async def make(
+        self, seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `call_within`."""
+        task = asyncio.current_task()
+        assert task  # noqa: S101 - a coroutine runs in one
+        is_first = task not in self._tasks
+        self._tasks.add(task)
+        try:
+            return await call_within(seconds, function, *args, **kwargs)
+        except Exception as error:
+            self._failed(error)
+            raise
+        finally:
+            if is_first:
+                self._tasks.discard(task)
+
+    async def close(self) -> None:
+        """Cancel the tasks that are still in a call, but not the one that asks for it; wait for them a moment."""
+        left = {each for each in self._tasks if each is not asyncio.current_task()}
+        for each in left:
+            each.cancel()
+        if left:
+            await asyncio.wait(left, timeout=PATIENCE)
 
 
 async def call_within(
-    seconds: float | None, function: Callable[..., Any], *args: Any, **kwargs: Any
+    seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """What the function answers, in so many seconds at most. A plain function runs in a thread of a bounded pool.
 
@@ -24,14 +62,28 @@ async def call_within(
         async with limit:
             if is_async(function):
                 return await function(*args, **kwargs)
-            work = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+            work = functools.partial(
+                contextvars.copy_context().run, _in_thread, function, *args, **kwargs
+            )
             answer = await asyncio.get_running_loop().run_in_executor(_threads(), work)
             return await answer if inspect.isawaitable(answer) else answer
+    except (
+        SystemExit,
+        KeyboardInterrupt,
+    ) as error:  # in a task of its own it would end the event loop
+        raise RuntimeError(f"the function raised {type(error).__name__}") from error
     except TimeoutError as error:
         if not limit.expired():
             raise
         name = getattr(function, "__qualname__", repr(function))
         raise TimeoutError(f"{name} took longer than {seconds:g} s") from error
+
+
+def _in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:  # no future can carry it
+        raise RuntimeError("the function raised StopIteration") from error
 
 
 def is_async(function: Callable[..., Any]) -> bool:

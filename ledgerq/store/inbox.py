@@ -154,6 +154,12 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
     return found
 
 
+async def withdraw_receipt(session: AsyncSession, job_id: str) -> None:
+    """Take back the receipt that this transaction has inserted. Until its end, who would end the job still waits for it."""
+    gone = delete(ProcessedJob).where(col(ProcessedJob.job_id) == job_id)
+    await session.execute(gone, execution_options={"synchronize_session": False})
+
+
 async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> None:
     """Delete the receipts of these jobs, if they are dead: the jobs may run again."""
     for some in chunks(storable(job_ids)):

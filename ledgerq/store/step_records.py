@@ -1,9 +1,11 @@
 """Records the steps of one job, each in a transaction of its own, beside an entry in the audit log."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import structlog
@@ -13,18 +15,26 @@ from ledgerq.database import transaction
 from ledgerq.database.engine import Sessions
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import LedgerqSession
-from ledgerq.database.sqlstate import is_interruption
-from ledgerq.errors import InDoubt
+from ledgerq.database.sqlstate import is_interruption, is_transient
+from ledgerq.errors import InDoubt, InvalidRequest, JobError, Refused, RetryLater, Snooze
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.runtime.process_name import process_name
-from ledgerq.store import audit, steps
+from ledgerq.store import audit, inbox, steps
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.audited import set_origin
 from ledgerq.store.tables import JobStep, StepState
-from ledgerq.text import one_line
+from ledgerq.text import cut, one_line, storable
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 Work = Callable[[LedgerqSession], Awaitable[Any]]
+Recording = Callable[[LedgerqSession], Awaitable[JobStep | None]]
+
+MAX_NOTE = 200  # characters
+_PROGRESS = 1.0  # seconds between two that are written
+
+OF_A_STEP = "ledgerq_of_a_step"  # in the `info` of a session whose transaction records a step
+_AT_WORK = set[asyncio.Task[Any]]()  # the event loop keeps no task alive
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
@@ -53,8 +63,10 @@ class StepRecords:
     origin: Origin
     payload_hash: bytes
     known: Mapping[str, JobStep]
-    is_over: bool = False
-    recorded: int = 0  # in this run
+    stopped_by: Exception | None = (
+        None  # why the job can't go on, whatever its function makes of that
+    )
+    _told: float = 0  # when progress was written, by time.monotonic
     _moved: dict[str, Any] = field(default_factory=dict)  # where the cursors are
 
     @property
@@ -62,8 +74,27 @@ class StepRecords:
         """The job."""
         return str(self.origin.job_id)
 
-    async def begin(self, name: str, begun: datetime) -> None:
-        """Commit the intent of a step that is called at most once.
+    @property
+    def is_over(self) -> bool:
+        """True if the job has ended, or goes on in another worker."""
+        return isinstance(self.stopped_by, JobIsOver)
+
+    def stop(self, why: E) -> E:
+        """Let the job end by this error, even if its function catches it."""
+        self.stopped_by = self.stopped_by or why
+        return why
+
+    def require_going_on(self) -> None:
+        """Raise what the job is to end by, if there is something.
+
+        Raises:
+            JobIsOver, InDoubt, StepUnusable: as it was raised before.
+        """
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    async def begin(self, name: str, begun: datetime) -> JobStep:
+        """Commit the intent of a step that is called at most once; or answer with its record, if it is done meanwhile.
 
         Raises:
             InDoubt: another delivery of the job has begun it.
@@ -74,11 +105,13 @@ class StepRecords:
         async def once(session: LedgerqSession) -> JobStep | None:
             if await steps.add(session, values):
                 return JobStep(**values)
-            if await steps.find(session, self.job_id, name):
-                raise InDoubt(name)
-            return None
+            found = await steps.find(session, self.job_id, name)
+            own = found and (found.begun_at, found.worker) == (begun, values["worker"])
+            if found and found.state is StepState.BEGUN and not own:  # its commit was not heard of
+                raise self.stop(InDoubt(name))
+            return found
 
-        await self._in_the_end(once, name)
+        return await self._in_the_end(once, name)
 
     async def finish(self, name: str, begun: datetime, result: Any, problem: str | None) -> JobStep:
         """Record what a step answered; answers with its record, or with another delivery's, if that was first.
@@ -93,13 +126,14 @@ class StepRecords:
             found = None if is_new else await steps.find(session, self.job_id, name)
             if found and found.state is StepState.BEGUN:
                 is_new = await steps.change(session, self.job_id, name, None, _end_of(values))
+                found = None
             if is_new:
                 found = JobStep(**values)
             if is_new or found is None:
                 await self._tell(session, name, recorded=is_new)
             return found
 
-        return await self._in_the_end(once, name)
+        return await whatever_comes(self._in_the_end(once, name))
 
     async def in_transaction(self, name: str, work: Work) -> JobStep:
         """Do a step in the transaction that records it; or answer with its record, if another delivery was first.
@@ -117,7 +151,7 @@ class StepRecords:
             await self._tell(session, name)
             return JobStep(**{**values, "result": result})
 
-        return await self._required(await transaction.in_transaction(self.sessions, once), name)
+        return self._required(await self._while_it_runs(once), name)
 
     async def advance(self, name: str, value: Any, work: Work) -> None:
         """Do a part in the transaction that moves the cursor from where this run knows it.
@@ -126,6 +160,8 @@ class StepRecords:
             JobIsOver: the job has ended, or another delivery of it has moved the cursor.
         """
         known = self.known.get(name)
+        if value == self._moved.get(name, known.result if known else self):
+            raise InvalidRequest(f"cursor {name}", "stays where it was; a page moves it")
         before = self._moved.get(name, known.result if known else None)
         values = self._values(name, StepState.OPEN, datetime.now(UTC), value)
 
@@ -147,16 +183,26 @@ class StepRecords:
             await self._tell(session, name)
             return JobStep(**values)
 
-        await self._required(await transaction.in_transaction(self.sessions, once), name)
+        self._required(await self._while_it_runs(once), name)
         self._moved[name] = value
 
+    def key(self, name: str) -> str:
+        """The idempotency key of a step: of the job, its payload and the name."""
+        parts = (self.job_id.encode(), self.payload_hash, name.encode())
+        return sha256(b"\0".join(parts)).hexdigest()[:32]
+
     async def tell_progress(self, done: int, total: int | None, note: str | None) -> None:
-        """Write down how far the job is. That the database is away now is no reason to fail."""
+        """Write down how far the job is, once a second. That the database is away now is no reason to fail."""
+        now = time.monotonic()
+        if now - self._told < _PROGRESS and done != total:
+            return
+        self._told = now
+        said = None if note is None else cut(storable(note), MAX_NOTE)
         try:
             async with transaction.transaction(self.sessions) as session:
-                await steps.tell_progress(session, self.job_id, done, total, note)
+                await steps.tell_progress(session, self.job_id, done, total, said)
         except Exception as error:
-            if not is_interruption(error):
+            if not is_transient(error):
                 raise
             log.debug("step.progress_not_told", job_id=self.job_id, error=one_line(error))
 
@@ -176,35 +222,73 @@ class StepRecords:
     async def _fenced(self, session: LedgerqSession, work: Work) -> Any:
         await set_origin(session, self.origin)
         fence = Fence(session, stalled=stalled_by_others(self.job_id))
-        return await fence.run(self.job_id, work)
+        try:
+            return await fence.run(self.job_id, work)
+        except Exception as error:
+            asks = isinstance(error, JobError | Refused | RetryLater | Snooze)
+            if not asks and (lost := await fence.why_lost()):
+                raise lost from error
+            raise
+
+    async def _while_it_runs(self, work: Recording) -> JobStep | None:
+        """A transaction that holds the job's receipt: who would end the job waits for it. None if the job has ended."""
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            session.info[OF_A_STEP] = True
+            kind = self.origin.kind or ""
+            if not await inbox.insert_receipt(session, self.job_id, kind, self.payload_hash):
+                return None
+            await inbox.withdraw_receipt(session, self.job_id)
+            return await work(session)
+
+        return await transaction.in_transaction(self.sessions, once)
 
     async def _tell(self, session: LedgerqSession, name: str, *, recorded: bool = True) -> None:
         told = {"step": name, **({} if recorded else {"recorded": False})}
         await audit.record(session, self.origin, Change("job", self.job_id, "step", {}, told))
 
-    async def _in_the_end(
-        self, work: Callable[[LedgerqSession], Awaitable[JobStep | None]], name: str
-    ) -> JobStep:
+    async def _in_the_end(self, work: Recording, name: str) -> JobStep:
         """Record it, however long the database is away: without the record the call would be made again."""
         backoff = Backoff()
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            session.info[OF_A_STEP] = True
+            return await work(session)
+
         while True:
             try:
-                found = await transaction.in_transaction(self.sessions, work)
+                found = await transaction.in_transaction(self.sessions, once)
             except Exception as error:
-                if not is_interruption(error):
+                if not (is_interruption(error) or is_transient(error)):
                     raise
                 said = one_line(error)
                 log.warning("step.not_recorded_yet", step=name, job_id=self.job_id, error=said)
                 await asyncio.sleep(backoff.next())
             else:
-                return await self._required(found, name)
+                return self._required(found, name)
 
-    async def _required(self, step: JobStep | None, name: str) -> JobStep:
+    def _required(self, step: JobStep | None, name: str) -> JobStep:
         if step is None:
-            self.is_over = True
-            raise JobIsOver(self.job_id, name)
-        self.recorded += 1
+            raise self.stop(JobIsOver(self.job_id, name))
         return step
+
+
+async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:
+    """Await the work to its end, however often this task is cancelled meanwhile; then be cancelled."""
+    task, cancelled = asyncio.create_task(work), False
+    _AT_WORK.add(task)
+    task.add_done_callback(_AT_WORK.discard)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001 - it is raised below
+            break
+    answer = task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return answer
 
 
 def _end_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sqlmodel import col
 from ledgerq.bounds import chunks, is_storable, storable
 from ledgerq.columns import utc_now
 from ledgerq.database.own_schema import reach_our_tables
+from ledgerq.errors import NotReplayable
 from ledgerq.store.tables import JobProgress, JobStep, ProcessedJob, StepState
 
 _ROWS = JobStep.__table__  # type: ignore[attr-defined]
@@ -97,7 +98,7 @@ async def keep_answer(session: AsyncSession, job_id: str, name: str, result: Any
     await session.execute(
         update(JobStep)
         .where(col(JobStep.job_id) == job_id, col(JobStep.name) == name)
-        .values(state=StepState.DONE, result=result, changed_at=utc_now()),
+        .values(state=StepState.DONE, result=result, error=None, changed_at=utc_now()),
         execution_options=_SILENT,
     )
 
@@ -108,6 +109,21 @@ async def remove(session: AsyncSession, job_id: str, name: str) -> None:
         delete(JobStep).where(col(JobStep.job_id) == job_id, col(JobStep.name) == name),
         execution_options=_SILENT,
     )
+
+
+async def require_none_in_doubt(session: AsyncSession, job_ids: Collection[str]) -> None:
+    """Refuse to run jobs with other fields, or under another id, while nobody knows whether a step has happened.
+
+    Raises:
+        NotReplayable: a step of one of them is in doubt.
+    """
+    for some in chunks(storable(job_ids)):
+        doubtful = select(JobStep).where(
+            col(JobStep.job_id).in_(some), col(JobStep.state) == StepState.BEGUN
+        )
+        for step in await session.scalars(doubtful):
+            problem = f"step {step.name} is in doubt; say first what happened: ledgerq dead resolve"
+            raise NotReplayable(step.job_id, "steps", problem)
 
 
 async def forget(session: AsyncSession, job_ids: Collection[str]) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from inspect import iscoroutinefunction
+from types import FunctionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -28,7 +30,9 @@ class AnswerType(Generic[T]):
         if self.adapter is None:
             return answer
         try:
-            return self.adapter.dump_python(answer, mode="json", warnings="error")
+            return self.adapter.dump_python(
+                answer, mode="json", warnings="error", by_alias=False, round_trip=True
+            )
         except (PydanticSerializationError, ValueError):
             return answer
 
@@ -41,12 +45,19 @@ class AnswerType(Generic[T]):
         if self.adapter is None:
             return value  # type: ignore[no-any-return]
         try:
-            return self.adapter.validate_json(to_json(value))  # type: ignore[no-any-return]
+            return self.adapter.validate_json(to_json(value), by_name=True, by_alias=True)  # type: ignore[no-any-return]
         except ValidationError as error:
             told = error.errors(include_url=False, include_input=False)[0]
             raise ValueError(
                 f"{told['msg']} at {'.'.join(map(str, told['loc'])) or 'the top'}"
             ) from None
+
+    def keeps(self, value: T, kept: Any) -> bool:
+        """True if the value is the same after JSON."""
+        try:
+            return bool(self.from_json(kept) == value)
+        except ValueError:
+            return False
 
 
 def answer_type(function: Callable[..., Any]) -> AnswerType[Any]:
@@ -58,12 +69,19 @@ def answer_type(function: Callable[..., Any]) -> AnswerType[Any]:
     while isinstance(function, partial):
         function = function.func
     function = getattr(function, "__func__", function)
-    if not hasattr(function, "__annotations__"):
-        function = type(function).__call__
-    return _type_of(function)
+    if not isinstance(function, FunctionType):
+        function = getattr(type(function), "__call__", function)  # noqa: B004 - it is looked at
+    if not getattr(function, "__annotations__", None):
+        return AnswerType()
+    known = _KNOWN.get(function)
+    if known is None:
+        known = _KNOWN[function] = _type_of(function)
+    return known
 
 
-@lru_cache(maxsize=1_000)
+_KNOWN: WeakKeyDictionary[Callable[..., Any], AnswerType[Any]] = WeakKeyDictionary()
+
+
 def _type_of(function: Callable[..., Any]) -> AnswerType[Any]:
     try:
         answer = get_type_hints(function).get("return", Any)
@@ -75,7 +93,13 @@ def _type_of(function: Callable[..., Any]) -> AnswerType[Any]:
         return AnswerType()
     try:
         adapter = TypeAdapter[Any](answer)
-        adapter.json_schema(mode="serialization")
+        schema = adapter.json_schema(mode="serialization")
+        if '"writeOnly"' in str(schema).replace("'", '"'):  # a secret would come back as asterisks
+            raise DefinitionError(
+                f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}",
+                "holds a secret, which is not written down",
+                "answer with what the job needs, not with a secret",
+            )
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
         raise DefinitionError(
             f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}",

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 from sqlalchemy import text
 
 from db import projects
@@ -16,12 +17,20 @@ from db.inputs import NewProject
 from db.models import Project
 from jobs.kinds import CreateProject, create_project
 from ledgerq import DefinitionError, JobContext, Kind, Outside, Payload, Permanent, RetryLater, job
+from ledgerq.admin.steps import resolve
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Disconnected
+from ledgerq.errors import (
+    Deadlock,
+    Disconnected,
+    InvalidRequest,
+    InvalidResult,
+    LockTimeout,
+    NotReplayable,
+)
 from ledgerq.execution import interventions
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
@@ -624,3 +633,237 @@ async def test_waiting_jobs_take_no_slot_and_no_connection_of_the_quick_ones(
     async with sessions() as session:
         assert set(await session.scalars(text("SELECT attempt FROM ledgerq.processed_job"))) == {1}
     await halt(worker, running)
+
+
+async def test_an_answer_in_hand_is_recorded_though_the_job_is_stopped(
+    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout, a stop or a failed sibling that comes while it is written does not throw it away."""
+    payments, add, recording, gate = Payments(), steps.add, asyncio.Event(), asyncio.Event()
+
+    async def add_slowly(*args: Any) -> bool:
+        recording.set()
+        await gate.wait()
+        return await add(*args)
+
+    monkeypatch.setattr(steps, "add", add_slowly)
+    running = asyncio.create_task(run(any_sessions, payments, delivery(Charge())))
+    await recording.wait()
+    running.cancel()
+    asyncio.get_running_loop().call_later(0.1, gate.set)
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert isinstance(await run(any_sessions, payments, delivery(Charge(), attempt=2)), Completed)
+    assert len(payments.calls) == 1
+
+
+async def test_a_lock_in_the_way_of_a_record_does_not_call_again(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever passes is waited for."""
+    payments, add, waits = Payments(), steps.add, [LockTimeout(), Deadlock()]
+
+    async def add_later(*args: Any) -> bool:
+        if waits:
+            raise waits.pop()
+        return await add(*args)
+
+    monkeypatch.setattr(steps, "add", add_later)
+    assert isinstance(await run(sessions, payments, delivery(Charge())), Completed)
+    assert len(payments.calls) == 1
+
+
+async def test_a_step_that_is_left_under_way_ends_with_the_function(any_sessions: Sessions) -> None:
+    """It does not go on beside the next attempt, nor begin after the job's end."""
+    slow, left = Payments(held=asyncio.Event()), []
+
+    async def bad() -> int:
+        await slow.asked.wait()
+        raise ZeroDivisionError
+
+    async def both(outside: Outside[Payments], charge: Charge) -> Receipt:
+        left.append(outside)
+        await asyncio.gather(
+            outside.step("slow", slow.charge, 1, idempotency_key="0" * 32), outside.step("bad", bad)
+        )
+        raise AssertionError
+
+    kind = job(outside=both)(charge.handle)
+    assert isinstance(await run(any_sessions, slow, delivery(Charge()), kind), Retry)
+    slow.held.set()  # type: ignore[union-attr]
+    with pytest.raises(InvalidRequest, match="comes after the end"):
+        await left[0].step("late", slow.charge, 1, idempotency_key="0" * 32)
+    assert await count(any_sessions, JobStep) == 0
+
+
+@pytest.mark.parametrize("caught", ["over", "doubt"])
+async def test_a_function_that_catches_why_its_job_cannot_go_on_does_not_go_on(
+    any_sessions: Sessions, caught: str
+) -> None:
+    """The job ends as if it had let it pass."""
+    payments = Payments(held=asyncio.Event())
+
+    async def careless(outside: Outside[Payments], charge: Charge) -> Receipt:
+        with suppress(Exception):
+            await outside.step(
+                "charge", outside.resources.charge, 7, idempotency_key="0" * 32, at_most_once=True
+            )
+        return Receipt(id=UUID(int=0), amount=0)
+
+    kind = job(outside=careless)(charge.handle)
+    running = asyncio.create_task(run(any_sessions, payments, delivery(Charge()), kind))
+    await payments.asked.wait()
+    if caught == "over":
+        async with transaction(any_sessions) as session:
+            await interventions.cancel(session, "job-1", actor="ada", reason="x")
+        payments.held.set()  # type: ignore[union-attr]
+        assert await running == Duplicate(JobState.CANCELLED)
+        async with any_sessions() as session:
+            entries = await audit.of_job(session, "job-1")
+        assert entries[-1].after == {"step": "charge", "recorded": False}
+    else:
+        running.cancel()
+        await asyncio.wait([running])
+        again = await run(any_sessions, payments, delivery(Charge(), attempt=2), kind)
+        assert isinstance(again, Buried)
+        assert again.reason == "in_doubt"
+    assert await count(any_sessions, Project) == 0
+
+
+class Aliased(BaseModel):
+    """As many services answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    receipt_id: UUID = Field(alias="receiptId")
+    at: datetime
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def year(self) -> int:
+        """Of the receipt."""
+        return self.at.year
+
+
+async def test_an_answer_has_its_type_in_each_attempt(any_sessions: Sessions) -> None:
+    """Models with aliases and computed fields, times, tuples."""
+    seen: list[Any] = []
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+
+    async def ask() -> tuple[Aliased, dict[str, datetime]]:
+        return Aliased(receiptId=UUID(int=5), at=now), {"at": now}
+
+    async def outside_of_it(outside: Outside, charge: Charge) -> Receipt:
+        seen.append(await outside.step("ask", ask))
+        raise RetryLater(1)
+
+    kind = job(outside=outside_of_it)(charge.handle)
+    for attempt in (1, 2):
+        assert isinstance(
+            await run(any_sessions, None, delivery(Charge(), attempt=attempt), kind), Retry
+        )
+    assert seen[0] == seen[1] == await ask()
+
+
+async def test_a_cursor_keeps_its_type_or_is_refused_before_a_crash_shows_it(
+    any_sessions: Sessions,
+) -> None:
+    """What JSON would change needs its type named."""
+    start, seen = (datetime(2026, 1, 1, tzinfo=UTC), 0), []
+
+    async def pages(outside: Outside, charge: Charge) -> Receipt:
+        kind = {"type": tuple[datetime, int]} if charge.amount else {}
+        at, n = outside.cursor("rows", start, **kind)
+        seen.append((at, n))
+        await outside.advance("rows", (at + timedelta(days=1), n + 1), add_page, [])
+        raise RetryLater(1)
+
+    kind = job(outside=pages)(charge.handle)
+    refused = await run(any_sessions, None, delivery(Charge(amount=0), "untyped"), kind)
+    assert "name its type" in str(refused.error)
+    for attempt in (1, 2):
+        await run(any_sessions, None, delivery(Charge(), attempt=attempt), kind)
+    assert seen[-1] == (start[0] + timedelta(days=1), 1)
+
+
+async def test_who_cancels_a_job_waits_for_its_transaction_outside(sessions: Sessions) -> None:
+    """As for a handler's: no rows come after the cancellation."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def add(context: JobContext[Any]) -> None:
+        begun.set()
+        await gate.wait()
+        await projects.create(context.session, context.origin, NewProject(name="x"))
+
+    async def reserve(outside: Outside, charge: Charge) -> Receipt:
+        await outside.transaction("reserve", add)
+        return Receipt(id=UUID(int=0), amount=1)
+
+    running = asyncio.create_task(
+        run(sessions, None, delivery(Charge()), job(outside=reserve)(charge.handle))
+    )
+    await begun.wait()
+
+    async def cancel() -> Any:
+        async with transaction(sessions) as session:
+            return await interventions.cancel(session, "job-1", actor="ada", reason="x")
+
+    cancelling = asyncio.create_task(cancel())
+    await asyncio.wait([cancelling], timeout=0.3)
+    assert not cancelling.done()
+    gate.set()
+    await cancelling
+    await running
+    assert await count(sessions, Project) >= 1
+
+
+async def test_reading_outside_cannot_commit(any_sessions: Sessions) -> None:
+    """What it writes would stand though the job failed."""
+
+    async def write(session: LedgerqSession) -> None:
+        session.add(Project(name="x"))
+        await session.commit()
+
+    async def read(outside: Outside, charge: Charge) -> Receipt:
+        await outside.read(write)
+        raise AssertionError
+
+    outcome = await run(any_sessions, None, delivery(Charge()), job(outside=read)(charge.handle))
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "not_allowed_in_job"
+    assert await count(any_sessions, Project) == 0
+
+
+async def test_a_replay_with_other_fields_is_refused_while_a_step_is_in_doubt(
+    any_sessions: Sessions,
+) -> None:
+    """The effect might happen twice, and nobody would know."""
+    await run(any_sessions, Payments(fails=1), delivery(Charge()), once_only())
+    for edit in ({"payload": {"amount": 8}}, {"new_job_id": "job-2"}):
+        with pytest.raises(NotReplayable, match="step charge is in doubt"):
+            async with transaction(any_sessions) as session:
+                await interventions.replay(session, ["job-1"], actor="ada", reason="x", **edit)
+
+
+async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
+    any_sessions: Sessions,
+) -> None:
+    """With an answer that can be kept, which the job goes on with."""
+
+    async def ask() -> Any:
+        return object()
+
+    async def outside_of_it(outside: Outside, charge: Charge) -> Receipt:
+        return Receipt.model_validate(await outside.step("ask", ask))
+
+    kind = job(outside=outside_of_it)(charge.handle)
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Buried)
+    said = {"actor": "ada", "reason": "looked"}
+    with pytest.raises(InvalidRequest, match="the job has: ask"):
+        await resolve(any_sessions, "job-1", "no", happened=False, answer=None, **said)
+    with pytest.raises(InvalidResult):
+        await resolve(any_sessions, "job-1", "ask", happened=True, answer="\x00", **said)
+    answer = {"id": str(UUID(int=3)), "amount": 3}
+    await resolve(any_sessions, "job-1", "ask", happened=True, answer=answer, **said)
+    async with transaction(any_sessions) as session:
+        await interventions.replay(session, ["job-1"], actor="ada", reason="x")
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
