@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledgerq.database.engine import Database
 from ledgerq.errors import UsageError
-from ledgerq.store.audit_rules import Rules
+from ledgerq.store.audit_rules import TableRules, rules_by_table
 from ledgerq.store.audit_trigger import AuditedTable, name_of
 
 _FIND = text(
@@ -26,10 +26,10 @@ _FIND = text(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table in the database, and the rules of its audited class; None if the application audits no such class."""
+    """A table in the database, and the rules of its audited classes; None if the application audits no such class."""
 
     row: Any
-    rules: Rules | None
+    rules: TableRules | None
 
 
 async def attach(
@@ -64,8 +64,8 @@ async def attach(
         row.name,
         rules.entity_type if rules else own_name,
         row.keys,
-        {*mask, *(rules.columns(rules.audited.mask) if rules else ())},
-        {*exclude, *(rules.columns(rules.audited.exclude) if rules else ())},
+        {*mask, *(rules.masked if rules else ())},
+        {*exclude, *(rules.excluded if rules else ())},
     )
     return audited.attach(database.tables.schema)
 
@@ -100,12 +100,11 @@ async def _find(connection: AsyncConnection, database: Database, table: str) -> 
         problem = f"there is no table {table}" if row is None else f"{table} is no table"
         raise UsageError("TABLE", problem, "name one, with its schema if the search_path lacks it")
     recorder = database.tables.recorder
-    for rules in recorder.rules.values() if recorder else ():
-        for each in rules.tables:
-            same = await connection.scalar(
-                text("SELECT to_regclass(:one) = to_regclass(:other)"),
-                {"one": name_of(each), "other": table},
-            )
-            if same:
-                return Found(row, rules)
+    for rules in rules_by_table(recorder.rules.values()).values() if recorder else ():
+        same = await connection.scalar(
+            text("SELECT to_regclass(:one) = to_regclass(:other)"),
+            {"one": name_of(rules.table), "other": table},
+        )
+        if same:
+            return Found(row, rules)
     return Found(row, None)

@@ -1,6 +1,7 @@
 """The values of one row before and after a flush, as far as the session has loaded them: this module reads nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import InstanceState, PassiveFlag
@@ -16,6 +17,39 @@ MASK = "***"
 _DOCUMENTS = "ledgerq_documents"  # in a state's `info`
 _UNKNOWN: Any = object()  # the value is not loaded
 Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The names that entries of one type show as `***`, or not at all: of attributes and of their columns."""
+
+    masked: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+
+    def left(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as an entry may show them."""
+        return {
+            name: MASK if name in self.masked and value is not None else value
+            for name, value in values.items()
+            if name not in self.excluded
+        }
+
+
+def hidden_names(rules: Iterable[Rules]) -> dict[str, Hidden]:
+    """What the entries of each type hide. A type has the rows of a class and of all that inherit from it."""
+    found = dict[str, Hidden]()
+    for each in rules:
+        so_far = found.get(each.entity_type, Hidden())
+        found[each.entity_type] = Hidden(
+            so_far.masked | _names(each, each.masked),
+            so_far.excluded | _names(each, each.audited.exclude),
+        )
+    return {name: each for name, each in found.items() if each != Hidden()}
+
+
+def _names(rules: Rules, fields: Iterable[str]) -> set[str]:
+    attributes = rules.mapper.attrs
+    return {name for f in fields for name in (f, *(c.name for c in attributes[f].columns))}
 
 
 def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:

@@ -8,6 +8,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import event, inspect
@@ -21,7 +22,7 @@ from ledgerq.errors import NotAudited
 from ledgerq.store.audit import Change, Origin, check_origin, entry_of
 from ledgerq.store.audit_rules import Audited, Rules, rules_for
 from ledgerq.store.audit_trigger import SET_ORIGIN, origin_as_json
-from ledgerq.store.audit_values import RowValues, expressions_of, keep_documents
+from ledgerq.store.audit_values import RowValues, expressions_of, hidden_names, keep_documents
 from ledgerq.store.tables import AuditLog
 
 BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
@@ -37,6 +38,7 @@ class FlushRecorder:
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
+        self._hidden = hidden_names(self.rules.values())
         # True if triggers write entries: they must be told the origin, see set_origin
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
         self.session_class: type[SyncSession] = type(
@@ -54,7 +56,16 @@ class FlushRecorder:
         except KeyError:
             named = next((self.rules[each] for each in entity.__mro__ if each in self.rules), None)
             found = self._known[entity] = named.of_subclass(entity) if named else None
+            if found:
+                self._hidden = hidden_names(filter(None, self._known.values()))
             return found
+
+    def shown(self, change: Change) -> Change:
+        """A change that is recorded by hand, without what the rules of its table's classes hide."""
+        hidden = self._hidden.get(change.entity_type)
+        if hidden is None:
+            return change
+        return replace(change, before=hidden.left(change.before), after=hidden.left(change.after))
 
     def require_seen(self, session: Session, table: object, statement: str) -> None:
         """Refuse a statement that bypasses the session's flush, if it changes an audited table without a trigger.

@@ -21,7 +21,7 @@ from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
-from ledgerq.store.audit_trigger import require_attached
+from ledgerq.store.audit_attached import require_attached
 from ledgerq.wire.payload import Payload
 from tests.audited_shop import Card, Order, Person, Stock, opened_shop
 from tests.support import delivery
