@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledgerq.database.engine import Database
@@ -22,6 +23,12 @@ _FIND = text(
     "AND a.attrelid = c.oid ORDER BY k.place)::text[] AS keys "
     "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:table)"
 )
+_NO_NAME = {
+    "0A000",
+    "42601",
+    "42602",
+}  # of PostgreSQL: another database's table, bad syntax, no valid name
+_NAMING = "name one, with its schema if the search_path lacks it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ async def attach(
     async with database.engine.connect() as connection:
         found = await _find(connection, database, table)
     row, rules = found.row, found.rules
+    _require_others(row, database.tables.schema)
     if not row.keys:
         raise UsageError("TABLE", f"{table} has no primary key", "give it one")
     for option, names in (("--mask", mask), ("--exclude", exclude)):
@@ -70,6 +78,17 @@ async def attach(
     return audited.attach(database.tables.schema)
 
 
+def _require_others(row: Any, schema: str) -> None:
+    """Refuse PostgreSQL's tables and ledgerq's own: the log would log itself.
+
+    Raises:
+        UsageError: it is such a table.
+    """
+    if row.schema in {schema, "information_schema"} or row.schema.startswith("pg_"):
+        whose = "ledgerq's own" if row.schema == schema else "PostgreSQL's own"
+        raise UsageError("TABLE", f"{row.schema}.{row.name} is {whose}", "name one of yours")
+
+
 async def detach(database: Database, table: str) -> Sequence[str]:
     """The statements by which PostgreSQL stops auditing the table. The entries stay.
 
@@ -95,10 +114,15 @@ async def _find(connection: AsyncConnection, database: Database, table: str) -> 
             "SQLite has no triggers for statements",
             "let the session audit the class: App(audited=[…])",
         )
-    row = (await connection.execute(_FIND, {"table": table})).one_or_none()
+    try:
+        row = (await connection.execute(_FIND, {"table": table})).one_or_none()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NO_NAME:
+            raise
+        raise UsageError("TABLE", f"{table!r} is no table's name", _NAMING) from error
     if row is None or not row.is_table:
         problem = f"there is no table {table}" if row is None else f"{table} is no table"
-        raise UsageError("TABLE", problem, "name one, with its schema if the search_path lacks it")
+        raise UsageError("TABLE", problem, _NAMING)
     recorder = database.tables.recorder
     for rules in rules_by_table(recorder.rules.values()).values() if recorder else ():
         same = await connection.scalar(

@@ -1,6 +1,6 @@
 """The values of one row before and after a flush, as far as the session has loaded them: this module reads nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,26 @@ def _is_expression(value: object) -> bool:
     return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
-def keep_documents(state: InstanceState[Any], rules: Rules) -> None:
-    """Copy each value that can be changed in place, so that a later entry can show its former state."""
-    held = state.dict
-    state.info[_DOCUMENTS] = {
-        field: (held[field], as_json(held[field])) for field in rules.documents if field in held
-    }
+def keep_documents(
+    state: InstanceState[Any], rules: Rules, read: Collection[str] | None = None
+) -> None:
+    """Copy values that can be changed in place, so that a later entry can show their former state.
+
+    `read`: only these fields were read from the database; None: all of them.
+    """
+    held, copies = state.dict, state.info.setdefault(_DOCUMENTS, {})
+    if read is None:
+        copies.clear()
+    for field in rules.documents:
+        if field in held and (read is None or field in read):
+            copies[field] = as_json(held[field])
+
+
+def forget_documents(state: InstanceState[Any], fields: Iterable[str] | None = None) -> None:
+    """Drop the copies of some fields, or of all: their values are not known any more."""
+    copies = state.info.get(_DOCUMENTS, {})
+    for field in tuple(copies) if fields is None else fields:
+        copies.pop(field, None)
 
 
 class RowValues:
@@ -153,11 +167,9 @@ class RowValues:
             if field in self._expressions
             else _before(self._state, field)
         )
-        copied = self._state.info.get(_DOCUMENTS, {}).get(field)
-        if copied is not None:
-            of, copy = copied
-            if value is of or (value is _UNKNOWN and self._held.get(field) is of):
-                return copy
+        copies = self._state.info.get(_DOCUMENTS, {})
+        if field in copies:  # the value itself may have been changed in place
+            return copies[field]
         return value if value is _UNKNOWN else as_json(value)
 
 

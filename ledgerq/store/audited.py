@@ -6,23 +6,29 @@
 4. at a statement   refuse statements that bypass the flush, like `update(Order)`, unless a trigger writes the entries
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import event, inspect
+from sqlalchemy import Alias, UpdateBase, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstanceState, ORMExecuteState, Session
+from sqlalchemy.orm import FromStatement, InstanceState, ORMExecuteState, Session
 from sqlalchemy.orm.util import identity_key
 
 from ledgerq.database.bulk_insert import insert_rows_now
 from ledgerq.database.session import SyncSession
 from ledgerq.errors import NotAudited
 from ledgerq.store.audit import Change, Origin, check_origin, entry_of
-from ledgerq.store.audit_rules import Audited, Rules, rules_for
+from ledgerq.store.audit_rules import Audited, Rules, TableRules, rules_by_table, rules_for
 from ledgerq.store.audit_trigger import SET_ORIGIN, origin_as_json
-from ledgerq.store.audit_values import RowValues, expressions_of, hidden_names, keep_documents
+from ledgerq.store.audit_values import (
+    RowValues,
+    expressions_of,
+    forget_documents,
+    hidden_names,
+    keep_documents,
+)
 from ledgerq.store.tables import AuditLog
 
 BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
@@ -38,6 +44,7 @@ class FlushRecorder:
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
+        self._tables: dict[Any, TableRules] = dict(rules_by_table(self.rules.values()))
         self._hidden = hidden_names(self.rules.values())
         # True if triggers write entries: they must be told the origin, see set_origin
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
@@ -48,6 +55,8 @@ class FlushRecorder:
         event.listen(self.session_class, "after_flush", self._after_flush)
         event.listen(self.session_class, "do_orm_execute", self._before_statement)
         event.listen(self.session_class, "loaded_as_persistent", self._loaded)
+        for entity, rules in self.rules.items():
+            _watch(entity, rules)
 
     def rules_of(self, entity: type[Any]) -> Rules | None:
         """The rules of a class, or of its nearest audited parent; None if it is not audited."""
@@ -57,6 +66,7 @@ class FlushRecorder:
             named = next((self.rules[each] for each in entity.__mro__ if each in self.rules), None)
             found = self._known[entity] = named.of_subclass(entity) if named else None
             if found:
+                _watch(entity, found)
                 self._hidden = hidden_names(filter(None, self._known.values()))
             return found
 
@@ -73,9 +83,17 @@ class FlushRecorder:
         Raises:
             NotAudited: the statement would leave no entry.
         """
-        for rules in self.rules.values():
-            if not _by_trigger(session, rules) and table in rules.tables:
-                raise NotAudited.past_the_session(rules.name, statement)
+        rules = self._on(table)
+        if rules and not _by_trigger(session, rules):
+            raise NotAudited.past_the_session(rules.name, statement)
+
+    def _on(self, table: Any) -> TableRules | Rules | None:
+        """The rules of a table, or of what stands for one, like an alias; None if it is not audited."""
+        while isinstance(table, Alias):
+            table = table.element
+        return self._tables.get(table) or next(
+            (rules for rules in self.rules.values() if table in rules.tables), None
+        )
 
     def _before_flush(self, session: Any, *_: object) -> None:
         session.expressions = {}
@@ -110,13 +128,41 @@ class FlushRecorder:
         if not (state.is_insert or state.is_update or state.is_delete):
             return
         statement: Any = state.statement
-        described = statement.entity_description
-        if not state.execution_options.get(BY_HAND):
-            verb = type(statement).__name__.lower()
-            self.require_seen(state.session, described["table"], f"{verb}({described['name']})")
+        if isinstance(statement, FromStatement):
+            statement = statement.element
+        if isinstance(statement, UpdateBase) and not state.execution_options.get(BY_HAND):
+            self._require_dml_seen(state.session, statement)
+
+    def _require_dml_seen(self, session: Session, statement: UpdateBase) -> None:
+        rules = self._on(statement.table)
+        if rules and not _by_trigger(session, rules):
+            name = statement.entity_description.get("name") or rules.name
+            raise NotAudited.past_the_session(rules.name, f"{_verb(statement)}({name})")
 
 
-def _by_trigger(session: Session, rules: Rules) -> bool:
+def _watch(entity: type[Any], rules: Rules) -> None:
+    """Hear of each time that documents of the class are read again, or forgotten; in any session."""
+    for name, listener in (("refresh", _read_again), ("expire", _expired)):
+        if rules.documents and not event.contains(entity, name, listener):
+            event.listen(entity, name, listener)
+
+
+def _read_again(entity: object, context: Any, fields: Collection[str] | None) -> None:
+    recorder: FlushRecorder | None = getattr(context.session, "recorder", None)
+    rules = recorder.rules_of(type(entity)) if recorder else None
+    if rules and rules.documents:
+        keep_documents(inspect(entity), rules, fields)
+
+
+def _expired(entity: object, fields: Collection[str] | None) -> None:
+    forget_documents(inspect(entity), fields)
+
+
+def _verb(statement: UpdateBase) -> str:
+    return "insert" if statement.is_insert else "update" if statement.is_update else "delete"
+
+
+def _by_trigger(session: Session, rules: Rules | TableRules) -> bool:
     """True if a trigger writes the entries. On SQLite, which has no such triggers, the flush writes them."""
     return rules.by_trigger and session.get_bind().dialect.name == "postgresql"
 
@@ -158,7 +204,8 @@ async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
     sync: Any = session.sync_session
     sync.origin = origin
     recorder: FlushRecorder | None = getattr(sync, "recorder", None)
-    if recorder and recorder.uses_triggers and session.get_bind().dialect.name == "postgresql":
+    needed = recorder.uses_triggers if recorder else not isinstance(sync, SyncSession)
+    if needed and session.get_bind().dialect.name == "postgresql":
         await session.execute(SET_ORIGIN, {"origin": origin_as_json(origin)})
 
 
@@ -174,13 +221,18 @@ async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None
     A job's handler does not need this: the author is the job's actor. Earlier changes are flushed when the block
     begins, the block's changes when it ends, also when it ends by an error.
 
+    With a session of another sessionmaker, on PostgreSQL, the author is that of the triggers' entries only.
+
     Raises:
         Refused: the log can't store the origin; the error names the field.
+        NotAudited: on SQLite, the session is not one of ledgerq's: nothing would write entries.
     """
     check_origin(origin)
-    await session.flush()
     sync: Any = session.sync_session
-    before = sync.origin
+    if not isinstance(sync, SyncSession) and session.get_bind().dialect.name != "postgresql":
+        raise NotAudited.by_another_session()
+    await session.flush()
+    before = getattr(sync, "origin", None)
     await set_origin(session, origin)
     try:
         yield
