@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Alias, UpdateBase, event, inspect
+from sqlalchemy import Alias, Connection, Engine, Result, UpdateBase, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import FromStatement, InstanceState, ORMExecuteState, Session
 from sqlalchemy.orm.util import identity_key
@@ -44,13 +45,15 @@ class FlushRecorder:
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
-        self._tables: dict[Any, TableRules] = dict(rules_by_table(self.rules.values()))
+        self._tables: dict[Any, TableRules | Rules | None] = {**rules_by_table(self.rules.values())}
         self._hidden = hidden_names(self.rules.values())
         # True if triggers write entries: they must be told the origin, see set_origin
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
         self.session_class: type[SyncSession] = type(
-            "AuditingSession", (SyncSession,), {"recorder": self}
+            "AuditingSession", (SyncSession,), {"recorder": self, "by_hand": False}
         )
+        self._sessions: WeakKeyDictionary[Connection, ref[Session]] = WeakKeyDictionary()
+        event.listen(self.session_class, "after_begin", self._begun)
         event.listen(self.session_class, "before_flush", self._before_flush)
         event.listen(self.session_class, "after_flush", self._after_flush)
         event.listen(self.session_class, "do_orm_execute", self._before_statement)
@@ -91,9 +94,12 @@ class FlushRecorder:
         """The rules of a table, or of what stands for one, like an alias; None if it is not audited."""
         while isinstance(table, Alias):
             table = table.element
-        return self._tables.get(table) or next(
-            (rules for rules in self.rules.values() if table in rules.tables), None
-        )
+        try:
+            return self._tables[table]
+        except KeyError:
+            found = next((each for each in self.rules.values() if table in each.tables), None)
+            self._tables[table] = found
+            return found
 
     def _before_flush(self, session: Any, *_: object) -> None:
         session.expressions = {}
@@ -124,20 +130,57 @@ class FlushRecorder:
         if rules and rules.documents:
             keep_documents(inspect(entity), rules)
 
-    def _before_statement(self, state: ORMExecuteState) -> None:
+    def _before_statement(self, state: ORMExecuteState) -> Result[Any] | None:
         if not (state.is_insert or state.is_update or state.is_delete):
-            return
+            return None
         statement: Any = state.statement
         if isinstance(statement, FromStatement):
             statement = statement.element
-        if isinstance(statement, UpdateBase) and not state.execution_options.get(BY_HAND):
+        if state.execution_options.get(BY_HAND):
+            return _by_hand(state)
+        if isinstance(statement, UpdateBase):
             self._require_dml_seen(state.session, statement)
+        return None
+
+    def listen(self, engine: Engine) -> None:
+        """Look at the statements that sessions send over this engine's connections, within others or past the ORM too.
+
+        What a statement has inside, SQLAlchemy's compiled form tells, which it keeps; to walk each statement is dearer.
+        """
+        event.listen(engine, "before_cursor_execute", self._before_cursor)
+
+    def _begun(self, session: Session, _: object, connection: Connection) -> None:
+        self._sessions[connection] = ref(session)
+
+    def _before_cursor(self, connection: Connection, *given: Any) -> None:
+        context: Any = given[3]
+        within = getattr(context.compiled, "ctes", None)
+        if not (within or context.isinsert or context.isupdate or context.isdelete):
+            return
+        held = self._sessions.get(connection)
+        session: Any = held() if held else None
+        if session is None or session._flushing or session.by_hand:  # noqa: SLF001 - nothing else tells of a flush
+            return
+        if not context.execution_options.get(BY_HAND):
+            for each in (context.compiled.statement, *(cte.element for cte in within or ())):
+                if isinstance(each, UpdateBase):
+                    self._require_dml_seen(session, each)
 
     def _require_dml_seen(self, session: Session, statement: UpdateBase) -> None:
         rules = self._on(statement.table)
         if rules and not _by_trigger(session, rules):
             name = statement.entity_description.get("name") or rules.name
             raise NotAudited.past_the_session(rules.name, f"{_verb(statement)}({name})")
+
+
+def _by_hand(state: ORMExecuteState) -> Result[Any]:
+    """Run the statement. SQLAlchemy does not hand the option on to each statement that it makes of it."""
+    session: Any = state.session
+    session.by_hand = True
+    try:
+        return state.invoke_statement()
+    finally:
+        session.by_hand = False
 
 
 def _watch(entity: type[Any], rules: Rules) -> None:

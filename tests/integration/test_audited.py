@@ -440,6 +440,63 @@ async def test_a_refused_statement_is_named_as_it_was_written(
     assert f"is audited, and {said} changes rows" in str(refused.value)
 
 
+async def _in_a_cte(session: Any) -> None:
+    changed = update(Stock).values(amount=7).returning(Stock.sku)
+    await session.execute(select(changed.cte()))
+
+
+async def _beside_a_select(session: Any) -> None:
+    await session.execute(select(Visit.id).add_cte(delete(Stock).cte()))
+
+
+async def _by_the_connection(session: Any) -> None:
+    await (await session.connection()).execute(update(Stock).values(amount=7))
+
+
+async def _by_the_sync_connection(session: Any) -> None:
+    await session.run_sync(lambda sync: sync.connection().execute(delete(Stock)))
+
+
+WITHIN = [_in_a_cte, _beside_a_select, _by_the_connection, _by_the_sync_connection]
+
+
+@pytest.mark.parametrize("send", WITHIN)
+async def test_a_statement_within_another_or_past_the_orm_is_refused(
+    shop: Database, send: Any
+) -> None:
+    """Before it runs; SQLite has no statements that change rows within others."""
+    if shop.config.is_sqlite and send in WITHIN[:2]:
+        return
+    async with by(shop) as session:
+        session.add(Stock(region="EU", sku=1, amount=5))
+    with pytest.raises(NotAudited, match=r"shop_stock|Stock: is audited, and (update|delete)\("):
+        async with by(shop) as session:
+            await send(session)
+    async with by(shop) as session:
+        session.add(Stock(region="EU", sku=2, amount=5))
+        await session.connection()
+        await session.flush()
+        assert (await session.get_one(Stock, ("EU", 1))).amount == 5
+
+
+async def test_statements_by_hand_run_in_every_form(shop: Database) -> None:
+    """Also where SQLAlchemy makes others of one, and over the connection; only the marked one does."""
+    by_hand = {audit.BY_HAND: True}
+    async with by(shop) as session:
+        rows = [{"region": "EU", "sku": n, "amount": n} for n in range(3)]
+        await session.execute(insert(Stock), rows, execution_options=by_hand)
+        await session.execute(update(Stock), rows, execution_options=by_hand)
+        connection = await session.connection()
+        await connection.execute(update(Stock).values(amount=9), execution_options=by_hand)
+    assert await entries(shop) == []
+    with pytest.raises(NotAudited):
+        async with by(shop) as session:
+            await session.execute(delete(Stock), execution_options=by_hand)
+            await session.execute(delete(Stock))
+    async with shop.engine.begin() as connection:  # no session's
+        await connection.execute(delete(Stock))
+
+
 async def test_rows_inserted_past_the_session_are_refused(shop: Database) -> None:
     """By the function for many rows too."""
     with pytest.raises(NotAudited, match=r"insert_rows\(Card\)"):
