@@ -27,6 +27,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.retention import EVERY_HOUR, prune_processed_jobs
 from ledgerq.schedule import Recurring
+from ledgerq.store.audit_rules import as_listed
 from ledgerq.store.audited import FlushRecorder
 from ledgerq.wire.arq_formats import Deserializer, Serializer
 from ledgerq.wire.names import CRON_PREFIX
@@ -104,7 +105,7 @@ class App:
             jobs.append(prune_processed_jobs)
             schedule.append(EVERY_HOUR)
         _check(jobs, schedule, self.metadata)
-        metadata, audited = tuple(self.metadata), tuple(self.audited)
+        metadata, audited = tuple(self.metadata), as_listed(self.audited)
         recorder = FlushRecorder(audited) if audited else None
         for name, value in {
             "jobs": tuple(jobs),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledgerq.database.engine import Database
 from ledgerq.errors import UsageError
-from ledgerq.store.audit_rules import Rules
+from ledgerq.store.audit_rules import TableRules, rules_by_table
 from ledgerq.store.audit_trigger import AuditedTable, name_of
 
 _FIND = text(
@@ -22,14 +23,20 @@ _FIND = text(
     "AND a.attrelid = c.oid ORDER BY k.place)::text[] AS keys "
     "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:table)"
 )
+_NO_NAME = {
+    "0A000",
+    "42601",
+    "42602",
+}  # of PostgreSQL: another database's table, bad syntax, no valid name
+_NAMING = "name one, with its schema if the search_path lacks it"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table in the database, and the rules of its audited class; None if the application audits no such class."""
+    """A table in the database, and the rules of its audited classes; None if the application audits no such class."""
 
     row: Any
-    rules: Rules | None
+    rules: TableRules | None
 
 
 async def attach(
@@ -43,6 +50,7 @@ async def attach(
     async with database.engine.connect() as connection:
         found = await _find(connection, database, table)
     row, rules = found.row, found.rules
+    _require_others(row, database.tables.schema)
     if not row.keys:
         raise UsageError("TABLE", f"{table} has no primary key", "give it one")
     for option, names in (("--mask", mask), ("--exclude", exclude)):
@@ -64,10 +72,21 @@ async def attach(
         row.name,
         rules.entity_type if rules else own_name,
         row.keys,
-        {*mask, *(rules.columns(rules.audited.mask) if rules else ())},
-        {*exclude, *(rules.columns(rules.audited.exclude) if rules else ())},
+        {*mask, *(rules.masked if rules else ())},
+        {*exclude, *(rules.excluded if rules else ())},
     )
     return audited.attach(database.tables.schema)
+
+
+def _require_others(row: Any, schema: str) -> None:
+    """Refuse PostgreSQL's tables and ledgerq's own: the log would log itself.
+
+    Raises:
+        UsageError: it is such a table.
+    """
+    if row.schema in {schema, "information_schema"} or row.schema.startswith("pg_"):
+        whose = "ledgerq's own" if row.schema == schema else "PostgreSQL's own"
+        raise UsageError("TABLE", f"{row.schema}.{row.name} is {whose}", "name one of yours")
 
 
 async def detach(database: Database, table: str) -> Sequence[str]:
@@ -95,17 +114,21 @@ async def _find(connection: AsyncConnection, database: Database, table: str) -> 
             "SQLite has no triggers for statements",
             "let the session audit the class: App(audited=[…])",
         )
-    row = (await connection.execute(_FIND, {"table": table})).one_or_none()
+    try:
+        row = (await connection.execute(_FIND, {"table": table})).one_or_none()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NO_NAME:
+            raise
+        raise UsageError("TABLE", f"{table!r} is no table's name", _NAMING) from error
     if row is None or not row.is_table:
         problem = f"there is no table {table}" if row is None else f"{table} is no table"
-        raise UsageError("TABLE", problem, "name one, with its schema if the search_path lacks it")
+        raise UsageError("TABLE", problem, _NAMING)
     recorder = database.tables.recorder
-    for rules in recorder.rules.values() if recorder else ():
-        for each in rules.tables:
-            same = await connection.scalar(
-                text("SELECT to_regclass(:one) = to_regclass(:other)"),
-                {"one": name_of(each), "other": table},
-            )
-            if same:
-                return Found(row, rules)
+    for rules in rules_by_table(recorder.rules.values()).values() if recorder else ():
+        same = await connection.scalar(
+            text("SELECT to_regclass(:one) = to_regclass(:other)"),
+            {"one": name_of(rules.table), "other": table},
+        )
+        if same:
+            return Found(row, rules)
     return Found(row, None)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from asyncpg import PostgresError
 from pydantic_core import from_json
-from sqlalchemy import URL, MetaData, text
+from sqlalchemy import URL, Engine, MetaData, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -35,6 +35,9 @@ class Recorder(Protocol):
     @property
     def rules(self) -> Mapping[type[Any], Any]:
         """The rules of each audited class: see ledgerq.store.audit_rules."""
+
+    def listen(self, engine: Engine) -> None:
+        """Look at the statements that sessions send over this engine's connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ def build_database(
     if pooled and not config.is_sqlite:
         pool = _pool(config)
     engine = build_engine(config, tables.schema, **pool)
+    if tables.recorder:
+        tables.recorder.listen(engine.sync_engine)
     sessions = async_sessionmaker(
         engine,
         class_=LedgerqSession,

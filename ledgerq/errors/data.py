@@ -30,6 +30,14 @@ class NotAudited(Refused):
         )
 
     @classmethod
+    def by_another_session(cls) -> "NotAudited":
+        """The error for a session that writes no entries, on a database without triggers that do."""
+        return cls(
+            "session",
+            "is not one of ledgerq's, and writes no audit entries; take it from open_database(tables=app.tables)",
+        )
+
+    @classmethod
     def past_the_session(cls, entity: str, statement: str) -> "NotAudited":
         """The error for a statement that changes rows past the session, which would write no entries for them."""
         return cls(

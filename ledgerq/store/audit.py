@@ -104,7 +104,7 @@ class Change:
 
 
 async def record(session: AsyncSession, origin: Origin, *changes: Change) -> None:
-    """Write one entry for each change, in one statement.
+    """Write one entry for each change, in one statement. What `Audited` masks or excludes is hidden in these entries too.
 
     Raises:
         Refused: the log can't store the origin or a change as it is; the error names the field.
@@ -115,11 +115,12 @@ async def record(session: AsyncSession, origin: Origin, *changes: Change) -> Non
 async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Change]]) -> None:
     """As `record`, for changes of several origins."""
     entries, checked = list[dict[str, Any]](), None
+    recorder = getattr(session.sync_session, "recorder", None)
     for origin, change in changes:
         if origin is not checked:  # mostly, all changes have the same origin
             check_origin(origin)
             checked = origin
-        entries.append(entry_of(origin, change))
+        entries.append(entry_of(origin, recorder.shown(change) if recorder else change))
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
         gathered.extend(entries)

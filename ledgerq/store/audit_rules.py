@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, PickleType, inspect
+from sqlalchemy import ARRAY, JSON, PickleType, Table, inspect
 from sqlalchemy.dialects.postgresql import HSTORE
 from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Mapper
@@ -15,6 +15,7 @@ from ledgerq.errors import DefinitionError
 from ledgerq.store.entities import column_fields, entity_type_of, key_fields
 
 _WHERE = "App(audited=)"
+_OPTIONS = ("mask", "exclude", "replaced")
 _IN_PLACE = (ARRAY, HSTORE, JSON, PickleType)  # Python can change their values without assigning
 
 
@@ -27,7 +28,8 @@ class Audited:
     ```
 
     Args:
-        entity: the class, of SQLModel or SQLAlchemy; classes that inherit from it are audited too.
+        entity: the class, of SQLModel or SQLAlchemy; classes that inherit from it are audited too, and hide what it
+            hides.
         mask: columns, by the names of their attributes, whose values an entry shows as `***`.
         exclude: columns that no entry shows; a change of these columns alone leaves no entry.
         replaced: columns of JSON or arrays to which the service only assigns new values, and never changes them in
@@ -46,8 +48,12 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`Audited`, checked and completed for one class. `documents`: fields whose values can be changed in place."""
+    """`Audited`, checked and completed for one class. `documents`: fields whose values can be changed in place.
 
+    `name` is that of the listed class: this one, or the nearest one that it inherits from.
+    """
+
+    name: str
     audited: Audited
     mapper: Mapper[Any]
     entity_type: str
@@ -55,11 +61,6 @@ class Rules:
     fields: tuple[str, ...]
     masked: frozenset[str]
     documents: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        """The name of the class."""
-        return self.mapper.class_.__name__
 
     @property
     def by_trigger(self) -> bool:
@@ -73,35 +74,140 @@ class Rules:
 
     def of_subclass(self, entity: type[Any]) -> "Rules":
         """The rules for a class that inherits from this one and may have more columns."""
-        return _rules(replace(self.audited, entity=entity))
+        return _rules(replace(self.audited, entity=entity), self.name)
 
-    def columns(self, fields: Collection[str]) -> list[str]:
-        """The names of some fields' columns in the database."""
-        return sorted(self.mapper.attrs[field].columns[0].name for field in fields)
+
+@dataclass(frozen=True, slots=True)
+class TableRules:
+    """What all rules together say about one table. `keys`, `masked` and `excluded` are names of its columns."""
+
+    table: Table
+    name: str
+    entity_type: str
+    by_trigger: bool
+    keys: tuple[str, ...]
+    masked: frozenset[str]
+    excluded: frozenset[str]
+
+
+def as_listed(audited: object) -> tuple[type[Any] | Audited, ...]:
+    """What `App(audited=)` lists.
+
+    Raises:
+        DefinitionError: it is no list.
+    """
+    if isinstance(audited, Iterable) and not isinstance(audited, str | type):
+        return tuple(audited)
+    one = audited.entity if isinstance(audited, Audited) else audited
+    name = getattr(one, "__name__", repr(one))
+    raise DefinitionError(_WHERE, f"{name} alone is no list", "write audited=[…]")
 
 
 def rules_for(audited: Iterable[type[Any] | Audited]) -> dict[type[Any], Rules]:
-    """The rules of each class.
+    """The rules of each listed class, and then of each class that inherits from one.
+
+    What one of them hides is hidden in the entries of all: a column that a parent masks, or another class of the same
+    table, is masked in the subclass too.
 
     Raises:
         DefinitionError: a class can't be audited as `Audited` says.
     """
-    found: dict[type[Any], Rules] = {}
+    asked = dict[type[Any], Audited]()
     for each in audited:
-        asked = each if isinstance(each, Audited) else Audited(each)
-        rules = _rules(asked)
-        if asked.entity in found:
-            raise DefinitionError(_WHERE, f"{rules.name} is listed twice", "list it once")
-        found[asked.entity] = rules
+        one = each if isinstance(each, Audited) else Audited(each)
+        _require_options(one)
+        if one.entity in asked:
+            raise DefinitionError(_WHERE, f"{one.entity.__name__} is listed twice", "list it once")
+        asked[one.entity] = one
+    listed = tuple(asked.values())
+    found = {one.entity: _rules(_completed(one, listed), one.entity.__name__) for one in listed}
+    for one in listed:
+        for mapper in inspect(one.entity).self_and_descendants:
+            if (entity := mapper.class_) not in found:
+                nearest = next(asked[each] for each in entity.__mro__ if each in asked)
+                completed = _completed(replace(nearest, entity=entity), listed)
+                found[entity] = _rules(completed, nearest.entity.__name__)
+    rules_by_table(found.values())  # refuses contradictions
     return found
 
 
-def _rules(asked: Audited) -> Rules:
+def rules_by_table(rules: Iterable[Rules]) -> dict[Table, TableRules]:
+    """The rules of each table to which the classes write.
+
+    Raises:
+        DefinitionError: a trigger shall write the entries of one class of a table, and the flush those of another.
+    """
+    found = dict[Table, TableRules]()
+    for each in rules:
+        tables: Any = each.mapper.tables
+        for table in sorted(tables, key=str):
+            masked, excluded = (
+                frozenset(c.name for c in _columns(each.mapper, fields) if c.table is table)
+                for fields in (each.masked, each.audited.exclude)
+            )
+            keys = tuple(column.name for column in table.primary_key)
+            own = TableRules(
+                table, each.name, each.entity_type, each.by_trigger, keys, masked, excluded
+            )
+            found[table] = _joined(found[table], own) if table in found else own
+    return found
+
+
+def _joined(one: TableRules, other: TableRules) -> TableRules:
+    if one.by_trigger != other.by_trigger:
+        raise DefinitionError(
+            _WHERE,
+            f"{one.name} and {other.name} have rows in table {one.table}, and one of them only is by_trigger",
+            "say by_trigger=True for both, or for none",
+        )
+    return replace(one, masked=one.masked | other.masked, excluded=one.excluded | other.excluded)
+
+
+def _completed(asked: Audited, listed: Collection[Audited]) -> Audited:
+    """With what is said of the classes that it inherits from, and of its columns under other classes."""
+    entity: Any = asked.entity
+
+    def whole(option: str) -> frozenset[str]:
+        names, columns = set(getattr(asked, option)), set[Any]()
+        for each in listed:
+            if issubclass(asked.entity, each.entity):
+                names |= set(getattr(each, option))
+            columns |= _columns(inspect(each.entity), getattr(each, option))
+        return frozenset(
+            field
+            for field in column_fields(entity)
+            if field in names or not columns.isdisjoint(_columns(inspect(entity), [field]))
+        )
+
+    return replace(asked, mask=whole("mask"), exclude=whole("exclude"), replaced=whole("replaced"))
+
+
+def _columns(mapper: Mapper[Any], fields: Iterable[str]) -> set[Any]:
+    """The columns of tables that the fields stand for: in a joined inheritance a key is a column of each table."""
+    return {
+        base
+        for field in fields
+        for column in mapper.attrs[field].columns
+        for base in column.base_columns
+    }
+
+
+def _require_options(asked: Audited) -> None:
+    """Refuse names that are no columns.
+
+    Raises:
+        DefinitionError: the class is not mapped, or an option names what it does not have.
+    """
+    entity: Any = asked.entity
+    _mapper(entity)
+    for option in _OPTIONS:
+        _require_fields(asked, option, column_fields(entity))
+
+
+def _rules(asked: Audited, name: str) -> Rules:
     entity: Any = asked.entity
     mapper = _mapper(entity)
     fields, keys = column_fields(entity), key_fields(entity)
-    for option in ("mask", "exclude", "replaced"):
-        _require_fields(asked, option, fields)
     if in_key := sorted(set(asked.mask) & set(keys)):
         raise DefinitionError(
             _option(asked, "mask"),
@@ -113,7 +219,7 @@ def _rules(asked: Audited) -> Rules:
     for field in sorted(documents - set(asked.replaced)):
         _require_mutable(asked, mapper, field)
     masked = frozenset(asked.mask)
-    return Rules(asked, mapper, entity_type_of(entity), keys, told, masked, documents)
+    return Rules(name, asked, mapper, entity_type_of(entity), keys, told, masked, documents)
 
 
 def _mapper(entity: Any) -> Mapper[Any]:

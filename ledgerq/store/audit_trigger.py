@@ -5,6 +5,7 @@ session's flush (see ledgerq.store.audited), but with the names of columns inste
 """
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +13,17 @@ from typing import Any
 
 from sqlalchemy import Table, text
 
-from ledgerq.database.engine import Database, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
-from ledgerq.errors import SettingError
+from ledgerq.store.audit_rules import TableRules
 
 SETTING = "ledgerq.origin"  # a transaction's setting: the origin of its changes, as JSON
 SET_ORIGIN = text(f"SELECT set_config('{SETTING}', :origin, true)")
 TRIGGER = "ledgerq_audit"  # … _insert, _update, _delete, _truncate
+TRIGGERS = tuple(f"{TRIGGER}_{verb}" for verb in ("insert", "update", "delete", "truncate"))
 _FUNCTIONS = Path(__file__).with_suffix(".sql")
+VERSION_MARK = (
+    "version of ledgerq's audit triggers:"  # in the source of the function that they call
+)
 _FIRES = {
     "insert": "AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows",
     "update": "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
@@ -39,12 +43,18 @@ def origin_as_json(origin: Any) -> str:
 class AuditedTable:
     """A table to which triggers are attached. All names are those in the database."""
 
-    schema: str
+    schema: str | None
     name: str
     entity_type: str
     keys: Sequence[str]
     masked: Collection[str] = ()
     excluded: Collection[str] = ()
+
+    @classmethod
+    def of(cls, rules: TableRules) -> "AuditedTable":
+        """The table as the rules of its classes want it."""
+        named = rules.table.schema, rules.table.name
+        return cls(*named, rules.entity_type, rules.keys, rules.masked, rules.excluded)
 
     def attach(self, schema: str = SCHEMA) -> list[str]:
         """The statements that attach the triggers, in order; `schema` is that of ledgerq's tables."""
@@ -72,7 +82,14 @@ class AuditedTable:
 
     @property
     def _quoted(self) -> str:
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
+        own = quoted(self.name)
+        return f"{quoted(self.schema)}.{own}" if self.schema else own
+
+
+def functions_version() -> int:
+    """The version of the triggers' functions; `ledgerq audit attach` replaces older ones."""
+    [version] = re.findall(rf"{VERSION_MARK} (\d+)", _FUNCTIONS.read_text())
+    return int(version)
 
 
 def _functions(schema: str) -> list[str]:
@@ -91,41 +108,13 @@ def _array(names: Collection[str]) -> str:
     return "{" + ",".join(f'"{name}"' for name in inner) + "}"
 
 
-_ATTACHED = text(
-    "SELECT name, EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(name) AND tgname = :trigger) AS attached "
-    "FROM unnest(CAST(:tables AS text[])) AS tables(name)"
-)
-
-
-async def require_attached(database: Database) -> None:
-    """Refuse a database in which a change of an audited class would leave two entries, or none.
-
-    Raises:
-        SettingError: a class is audited by trigger and its table has none, or by the flush and its table has a trigger.
-        Unreachable: the database does not answer.
-    """
-    recorder = database.tables.recorder
-    if recorder is None or database.config.is_sqlite:
-        return
-    classes = {name_of(table): rules for rules in recorder.rules.values() for table in rules.tables}
-    asked = {"tables": list(classes), "trigger": f"{TRIGGER}_update"}
-    with unreachable(database.config):
-        async with database.engine.connect() as connection:
-            found = (await connection.execute(_ATTACHED, asked)).all()
-    for name, attached in found:
-        rules = classes[name]
-        if rules.by_trigger and not attached:
-            cure = f"run: ledgerq audit attach {name}"
-            raise SettingError(rules.name, f"table {name} lacks the trigger that audits it", cure)
-        if attached and not rules.by_trigger:
-            raise SettingError(
-                rules.name,
-                f"a trigger audits table {name}, and App(audited=) lets the session do so too",
-                f"say Audited({rules.name}, by_trigger=True), or run: ledgerq audit detach {name}",
-            )
-
-
 def name_of(table: Table) -> str:
     """The table's name as `to_regclass` reads it."""
     own = quoted(table.name)
     return f"{quoted(table.schema)}.{own}" if table.schema else own
+
+
+def listed_in(array: str) -> set[str]:
+    """The names in the text of a PostgreSQL array that `attach` has made."""
+    quoted_names = re.findall(r'"((?:[^"\\]|\\.)*)"', array)
+    return {re.sub(r"\\(.)", r"\1", name) for name in quoted_names}

@@ -40,7 +40,16 @@ DECLARE
     keys text[] := TG_ARGV[1];
     masked text[] := TG_ARGV[2];
     excluded text[] := TG_ARGV[3];
+    missing text;  -- version of ledgerq's audit triggers: 2 (raise it with each change of a function in this file)
 BEGIN
+    -- a column that was renamed is not the one that was to be hidden, or is no longer the key
+    SELECT name INTO missing FROM unnest(keys || masked || excluded) AS told(name) WHERE NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = name AND attnum > 0 AND NOT attisdropped
+    );
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION '% is audited with a column %, which it does not have any more: run ledgerq audit attach % again',
+            TG_TABLE_NAME, missing, TG_TABLE_NAME USING ERRCODE = 'undefined_column';
+    END IF;
     IF TG_OP = 'INSERT' THEN
         INSERT INTO ledgerq.audit_log
             (entity_type, entity_id, action, actor, before, after, job_id, kind, attempt, trace_id)

@@ -1,6 +1,7 @@
 """The values of one row before and after a flush, as far as the session has loaded them: this module reads nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import InstanceState, PassiveFlag
@@ -18,6 +19,39 @@ _UNKNOWN: Any = object()  # the value is not loaded
 Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The names that entries of one type show as `***`, or not at all: of attributes and of their columns."""
+
+    masked: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+
+    def left(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as an entry may show them."""
+        return {
+            name: MASK if name in self.masked and value is not None else value
+            for name, value in values.items()
+            if name not in self.excluded
+        }
+
+
+def hidden_names(rules: Iterable[Rules]) -> dict[str, Hidden]:
+    """What the entries of each type hide. A type has the rows of a class and of all that inherit from it."""
+    found = dict[str, Hidden]()
+    for each in rules:
+        so_far = found.get(each.entity_type, Hidden())
+        found[each.entity_type] = Hidden(
+            so_far.masked | _names(each, each.masked),
+            so_far.excluded | _names(each, each.audited.exclude),
+        )
+    return {name: each for name, each in found.items() if each != Hidden()}
+
+
+def _names(rules: Rules, fields: Iterable[str]) -> set[str]:
+    attributes = rules.mapper.attrs
+    return {name for f in fields for name in (f, *(c.name for c in attributes[f].columns))}
+
+
 def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:
     """The fields to which an SQL expression is assigned; after the flush the session may not know that they changed."""
     return {
@@ -31,12 +65,26 @@ def _is_expression(value: object) -> bool:
     return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
-def keep_documents(state: InstanceState[Any], rules: Rules) -> None:
-    """Copy each value that can be changed in place, so that a later entry can show its former state."""
-    held = state.dict
-    state.info[_DOCUMENTS] = {
-        field: (held[field], as_json(held[field])) for field in rules.documents if field in held
-    }
+def keep_documents(
+    state: InstanceState[Any], rules: Rules, read: Collection[str] | None = None
+) -> None:
+    """Copy values that can be changed in place, so that a later entry can show their former state.
+
+    `read`: only these fields were read from the database; None: all of them.
+    """
+    held, copies = state.dict, state.info.setdefault(_DOCUMENTS, {})
+    if read is None:
+        copies.clear()
+    for field in rules.documents:
+        if field in held and (read is None or field in read):
+            copies[field] = as_json(held[field])
+
+
+def forget_documents(state: InstanceState[Any], fields: Iterable[str] | None = None) -> None:
+    """Drop the copies of some fields, or of all: their values are not known any more."""
+    copies = state.info.get(_DOCUMENTS, {})
+    for field in tuple(copies) if fields is None else fields:
+        copies.pop(field, None)
 
 
 class RowValues:
@@ -119,11 +167,9 @@ class RowValues:
             if field in self._expressions
             else _before(self._state, field)
         )
-        copied = self._state.info.get(_DOCUMENTS, {}).get(field)
-        if copied is not None:
-            of, copy = copied
-            if value is of or (value is _UNKNOWN and self._held.get(field) is of):
-                return copy
+        copies = self._state.info.get(_DOCUMENTS, {})
+        if field in copies:  # the value itself may have been changed in place
+            return copies[field]
         return value if value is _UNKNOWN else as_json(value)
 
 

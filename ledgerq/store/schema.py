@@ -12,6 +12,8 @@ from ledgerq.database.engine import Database, Tables, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import MigrationFailed, SchemaAhead, SchemaBehind, SettingError
+from ledgerq.store.audit_rules import rules_by_table
+from ledgerq.store.audit_trigger import AuditedTable
 from ledgerq.store.versions import NEEDED, NEWEST, upgrading
 
 _LOOK = text(
@@ -92,7 +94,7 @@ def refuse_unadopted(connection: Connection, schema: str) -> None:
 
 
 async def create_tables(database: Database) -> None:
-    """Make all tables at once, without migrations: for tests and demos.
+    """Make all tables at once, without migrations, and attach the audit triggers: for tests and demos.
 
     The database is marked with the newest revision, so that a worker accepts it.
     """
@@ -198,6 +200,12 @@ def _create_all(connection: Connection, tables: Tables) -> None:
         bring_up(connection, tables.schema)
         for metadata in tables.metadata:
             metadata.create_all(connection)
+        if tables.recorder and connection.dialect.name == "postgresql":
+            for each in rules_by_table(tables.recorder.rules.values()).values():
+                for statement in (
+                    AuditedTable.of(each).attach(tables.schema) if each.by_trigger else ()
+                ):
+                    connection.exec_driver_sql(statement)
         if tables.migrations is not None:
             script = ScriptDirectory.from_config(alembic_config(tables))
             MigrationContext.configure(connection).stamp(script, "head")

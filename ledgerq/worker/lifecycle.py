@@ -14,7 +14,7 @@ from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.held import Held
 from ledgerq.runtime.process_name import process_name
-from ledgerq.store.audit_trigger import require_attached
+from ledgerq.store.audit_attached import require_attached
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
 from ledgerq.worker.processor import PROCESSOR, Processor
@@ -43,8 +43,7 @@ class Lifecycle:
         Raises:
             Unreachable: the database does not answer.
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
-            SettingError: the role lacks a grant, an audit trigger is missing, or a table has one although the session's
-                flush audits it.
+            SettingError: the role lacks a grant, or the triggers that audit a table are not as its class wants.
             Exception: whatever `App(resources=)` raises.
         """
         end_in_children(asyncio.get_running_loop())

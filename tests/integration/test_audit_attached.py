@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel import col
 
-from ledgerq import audit
+from ledgerq import App, audit
 from ledgerq.admin.audit import attach, detach, run
 from ledgerq.audit import Audited, AuditLog, Origin, acting_as, key_text
-from ledgerq.database.engine import Database
+from ledgerq.database.engine import Database, build_database
+from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import savepoint, transaction
 from ledgerq.errors import NotAudited, SettingError, UsageError
 from ledgerq.execution.outcome import Completed
@@ -21,9 +23,10 @@ from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
-from ledgerq.store.audit_trigger import require_attached
+from ledgerq.store.audit_attached import require_attached
+from ledgerq.store.schema import create_tables
 from ledgerq.wire.payload import Payload
-from tests.audited_shop import Card, Order, Person, Stock, opened_shop
+from tests.audited_shop import METADATA, Card, Order, Person, Stock, opened_shop
 from tests.support import delivery
 
 ADA = Origin("user:ada", job_id="j", kind="k", attempt=3, trace_id="t")
@@ -231,6 +234,11 @@ async def test_what_cannot_be_attached_is_refused_with_the_cure(shop: Database) 
         await connection.execute(text("CREATE TABLE keyless (a int)"))
     for table, options, said in (
         ("nothing", {}, "there is no table nothing"),
+        ("x.y.z", {}, "'x.y.z' is no table's name"),
+        ("a.b.c.d", {}, "'a.b.c.d' is no table's name"),
+        ("ledgerq.audit_log", {}, "ledgerq.audit_log is ledgerq's own"),
+        ("ledgerq.outbox_message", {}, "ledgerq.outbox_message is ledgerq's own"),
+        ("pg_class", {}, "pg_catalog.pg_class is PostgreSQL's own"),
         ("keyless", {}, "has no primary key"),
         ("shop_stock", {"mask": ["colour"]}, "has no column 'colour'"),
         ("shop_stock", {"mask": ["sku"]}, "part of the primary key"),
@@ -253,6 +261,40 @@ async def test_a_table_that_no_class_stands_for_is_audited_too(shop: Database) -
     assert await told(shop) == [
         ("old.It's", "1", "create", {}, {"the id": 1, "secret": "***"}),
     ]
+
+
+async def test_tables_made_for_a_test_are_attached(empty_postgresql_url: URL) -> None:
+    """So that a test sees the entries that the service will leave."""
+    app = App(jobs=[], metadata=METADATA, audited=BY_TRIGGER)
+    database = build_database(DatabaseConfig(url=empty_postgresql_url), app.tables)
+    try:
+        await create_tables(database)
+        await create_tables(database)
+        await require_attached(database)
+        async with transaction(database.sessions) as session, acting_as(session, ADA):
+            session.add(Card(number="4000", holder="Bo"))
+        assert [e[4] for e in await told(database)] == [{"id": 1, "number": "***"}]
+    finally:
+        await database.dispose()
+
+
+async def test_a_session_of_another_maker_tells_the_triggers_who_acts(shop: Database) -> None:
+    """Until the block ends."""
+    plain = async_sessionmaker(shop.engine)
+    async with plain() as session, session.begin(), acting_as(session, ADA):
+        session.add(Stock(region="EU", sku=1))
+        async with acting_as(session, Origin("inner")):
+            session.add(Stock(region="EU", sku=2))
+        session.add(Stock(region="EU", sku=3))
+    assert [actor for actor, *_ in await authors(shop)] == ["user:ada", "inner", "user:ada"]
+
+
+async def test_on_sqlite_a_session_of_another_maker_is_refused(sqlite_url: URL) -> None:
+    """Nothing would write the entries; the sentence says which session does."""
+    async with opened_shop(sqlite_url) as shop, async_sessionmaker(shop.engine)() as session:
+        with pytest.raises(NotAudited, match=r"take it from open_database\(tables="):
+            async with acting_as(session, ADA):
+                pass
 
 
 async def test_on_sqlite_the_session_writes_the_entries_that_a_trigger_would(

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, insert, select, update
+from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from ledgerq import audit
@@ -140,6 +141,64 @@ async def test_a_change_inside_of_json_says_what_it_was(shop: Database) -> None:
         ({"details": {"gift": False}}, {"details": {"gift": True}}),
         ({"lines": ["pen", "ink"]}, {"lines": ["pen", "ink", "cap"]}),
     ]
+
+
+async def _refresh(session: Any, order: Order) -> None:
+    await session.refresh(order, with_for_update=True)
+
+
+async def _populate(session: Any, order: Order) -> None:
+    await session.get_one(Order, order.id, with_for_update=True, populate_existing=True)
+
+
+async def _load_another(session: Any, order: Order) -> None:
+    order.lines.append("early")
+    with session.no_autoflush:
+        await session.refresh(order, ["note"])
+    order.lines.remove("early")
+
+
+async def _change_in_place(session: Any, order: Order) -> None:
+    order.lines.append("early")
+
+
+async def _undo(session: Any, order: Order) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with savepoint(session):
+            order.lines.append("undone")
+            await session.flush()
+            raise ZeroDivisionError
+    await session.refresh(order)
+
+
+@pytest.mark.parametrize("how", [_refresh, _populate, _load_another, _change_in_place, _undo])
+@pytest.mark.parametrize("assigned", [False, True])
+async def test_what_json_was_is_told_however_it_was_read(
+    shop: Database, how: Any, assigned: bool
+) -> None:
+    """Read again, under a lock, beside another column, after a savepoint; changed in place, assigned, or both."""
+    await new_order(shop, lines=["pen"])
+    async with by(shop) as session:
+        order = await session.get_one(Order, ORDER_ID)
+        await how(session, order)
+        if assigned:
+            order.lines = ["new"]
+        else:
+            order.lines.append("ink")
+    *_, before, after = (await told(shop))[-1]
+    assert before["lines"] == ["pen"]
+    assert after["lines"][-1] == ("new" if assigned else "ink")
+
+
+async def test_what_json_was_is_not_told_if_it_was_forgotten(shop: Database) -> None:
+    """Someone else may have changed the row since."""
+    await new_order(shop, lines=["pen"])
+    async with by(shop) as session:
+        order = await session.get_one(Order, ORDER_ID)
+        session.expire(order)
+        await session.execute(text("UPDATE shop_order SET lines = '[\"ink\"]'"))
+        order.lines = ["new"]
+    assert (await told(shop))[-1][3:] == ({}, {"lines": ["new"]})
 
 
 async def test_a_column_that_is_left_out_leaves_no_entry(shop: Database) -> None:
@@ -330,6 +389,10 @@ BULK = {
     "delete": lambda: delete(Stock),
     "insert": lambda: insert(Stock).values(region="x", sku=1, amount=1),
     "core": lambda: update(Stock.__table__).values(amount=1),  # type: ignore[arg-type]
+    "alias": lambda: update(aliased(Stock)).values(amount=1),
+    "from a statement": lambda: select(Stock).from_statement(
+        update(Stock).values(amount=1).returning(Stock)
+    ),
     "inherited": lambda: update(Clerk.__table__).values(desk="1"),  # type: ignore[arg-type]
 }
 
@@ -343,6 +406,95 @@ async def test_a_statement_past_the_session_is_refused(shop: Database, statement
     async with by(shop) as session:
         await session.execute(statement(), execution_options={audit.BY_HAND: True})
         await session.execute(update(Visit).values(page="x"))
+
+
+async def test_statements_on_a_class_that_is_not_audited_run(shop: Database) -> None:
+    """In each form that SQLAlchemy has for them."""
+    async with transaction(shop.sessions) as session:
+        inserted = insert(Visit).values(id=1, page="a").returning(Visit)
+        changed = update(Visit).values(page="b").returning(Visit)
+        for statement, page in ((inserted, "a"), (changed, "b")):
+            found = await session.scalars(select(Visit).from_statement(statement))
+            assert [visit.page for visit in found] == [page]
+            session.expire_all()
+        by_text = select(Visit).from_statement(text("SELECT * FROM shop_visit"))
+        assert len((await session.scalars(by_text)).all()) == 1
+
+
+NAMED = {
+    "update(Stock)": lambda: update(aliased(Stock)).values(amount=1),
+    "insert(Stock)": lambda: select(Stock).from_statement(
+        insert(Stock).values(region="x", sku=1, amount=1).returning(Stock)
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "statement"), NAMED.items(), ids=NAMED)
+async def test_a_refused_statement_is_named_as_it_was_written(
+    shop: Database, said: str, statement: Any
+) -> None:
+    """By its verb and the class."""
+    with pytest.raises(NotAudited) as refused:
+        async with by(shop) as session:
+            await session.execute(statement())
+    assert f"is audited, and {said} changes rows" in str(refused.value)
+
+
+async def _in_a_cte(session: Any) -> None:
+    changed = update(Stock).values(amount=7).returning(Stock.sku)
+    await session.execute(select(changed.cte()))
+
+
+async def _beside_a_select(session: Any) -> None:
+    await session.execute(select(Visit.id).add_cte(delete(Stock).cte()))
+
+
+async def _by_the_connection(session: Any) -> None:
+    await (await session.connection()).execute(update(Stock).values(amount=7))
+
+
+async def _by_the_sync_connection(session: Any) -> None:
+    await session.run_sync(lambda sync: sync.connection().execute(delete(Stock)))
+
+
+WITHIN = [_in_a_cte, _beside_a_select, _by_the_connection, _by_the_sync_connection]
+
+
+@pytest.mark.parametrize("send", WITHIN)
+async def test_a_statement_within_another_or_past_the_orm_is_refused(
+    shop: Database, send: Any
+) -> None:
+    """Before it runs; SQLite has no statements that change rows within others."""
+    if shop.config.is_sqlite and send in WITHIN[:2]:
+        return
+    async with by(shop) as session:
+        session.add(Stock(region="EU", sku=1, amount=5))
+    with pytest.raises(NotAudited, match=r"shop_stock|Stock: is audited, and (update|delete)\("):
+        async with by(shop) as session:
+            await send(session)
+    async with by(shop) as session:
+        session.add(Stock(region="EU", sku=2, amount=5))
+        await session.connection()
+        await session.flush()
+        assert (await session.get_one(Stock, ("EU", 1))).amount == 5
+
+
+async def test_statements_by_hand_run_in_every_form(shop: Database) -> None:
+    """Also where SQLAlchemy makes others of one, and over the connection; only the marked one does."""
+    by_hand = {audit.BY_HAND: True}
+    async with by(shop) as session:
+        rows = [{"region": "EU", "sku": n, "amount": n} for n in range(3)]
+        await session.execute(insert(Stock), rows, execution_options=by_hand)
+        await session.execute(update(Stock), rows, execution_options=by_hand)
+        connection = await session.connection()
+        await connection.execute(update(Stock).values(amount=9), execution_options=by_hand)
+    assert await entries(shop) == []
+    with pytest.raises(NotAudited):
+        async with by(shop) as session:
+            await session.execute(delete(Stock), execution_options=by_hand)
+            await session.execute(delete(Stock))
+    async with shop.engine.begin() as connection:  # no session's
+        await connection.execute(delete(Stock))
 
 
 async def test_rows_inserted_past_the_session_are_refused(shop: Database) -> None:

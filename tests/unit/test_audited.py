@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
-from sqlalchemy import JSON
+from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from ledgerq import App, Audited
@@ -30,7 +30,25 @@ class Order(Base):
     lines: Mapped[Any] = mapped_column(JSON)
 
 
+class Person(Base):
+    __tablename__ = "audited_person"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "role", "polymorphic_identity": "person"}  # noqa: RUF012
+
+
+class Clerk(Person):
+    __tablename__ = "audited_clerk"
+    id: Mapped[int] = mapped_column(ForeignKey("audited_person.id"), primary_key=True)
+    tags: Mapped[Any] = mapped_column(JSON)
+    __mapper_args__ = {"polymorphic_identity": "clerk"}  # noqa: RUF012
+
+
 REFUSED = {
+    "JSON of a subclass that is changed unseen": (
+        Person,
+        "SQLAlchemy does not see changes inside of Clerk.tags",
+    ),
     "no mapped class": (Base, "App(audited=): Base is no mapped class; name the classes"),
     "no class": ("orders", "App(audited=): 'orders' is no mapped class"),
     "JSON that is changed unseen": (
@@ -63,6 +81,25 @@ def test_a_class_is_listed_once() -> None:
         App(
             jobs=[], audited=[Audited(Order, exclude={"lines"}), Audited(Order, replaced={"lines"})]
         )
+
+
+@pytest.mark.parametrize("by_trigger", [Person, Clerk])
+def test_the_classes_of_one_table_are_all_audited_by_triggers_or_none(by_trigger: Any) -> None:
+    """A trigger sees the rows of both; the flush would tell of them twice, or nobody would."""
+    audited = [
+        Audited(each, by_trigger=each is by_trigger, replaced={"tags"} if each is Clerk else ())
+        for each in (Person, Clerk)
+    ]
+    for order in (audited, audited[::-1]):
+        with pytest.raises(DefinitionError, match="have rows in table audited_person, and one"):
+            App(jobs=[], audited=order)
+
+
+def test_audited_is_a_list() -> None:
+    """One class alone is refused in a sentence."""
+    for one in (Order, Audited(Order, exclude={"lines"}), 5):
+        with pytest.raises(DefinitionError, match=r"alone is no list; write audited=\["):
+            App(jobs=[], audited=one)  # type: ignore[arg-type]
 
 
 def test_json_that_is_left_out_or_only_assigned_need_not_tell_of_changes() -> None:
