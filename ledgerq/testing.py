@@ -109,14 +109,15 @@ class JobTester:
 
         Raises:
             JobNotCompleted: the job is to be retried, is buried or was cancelled; the cause is what the handler raised.
+            UnexpectedResult: the answer is not of the type that the payload names.
         """
         outcome = await self.outcome(payload, job_id=job_id, trace_id=trace_id)
+        last = next(reversed(self._delivered))
         match outcome:
             case Completed(result) | Duplicate(JobState.DONE, result):
-                answer: R = answer_of(type(payload), result)
+                answer: R = answer_of(last, type(payload), result)
                 return answer
             case _:
-                last = next(reversed(self._delivered))
                 error = outcome.error if isinstance(outcome, Retry | Buried) else None
                 raise JobNotCompleted(last, payload.kind, outcome) from error
 
@@ -163,7 +164,8 @@ class JobTester:
                 outcome = await self._process(delivery, self._sessions())
                 if not isinstance(outcome, Completed | Duplicate):
                     raise JobNotCompleted(message.job_id, message.kind, outcome) from outcome.error
-                answers.append(outcome.result)
+                payload = self.app.registry().resolve(delivery).kind.payload
+                answers.append(answer_of(message.job_id, payload, outcome.result))
         return answers
 
     def advance(self, by: timedelta) -> None:

@@ -93,7 +93,9 @@ class Registry:
         kind = self.kind(envelope.kind)
         try:
             # as JSON: there a strict model takes a date or an enum by its text, and nothing else
-            payload = kind.payload.model_validate_json(to_json(envelope.payload))
+            payload = kind.payload.model_validate_json(
+                to_json(envelope.payload), by_alias=True, by_name=True
+            )
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
         return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)

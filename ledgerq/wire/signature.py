@@ -8,6 +8,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ledgerq.errors import DefinitionError
+from ledgerq.wire.ambiguous import why_ambiguous
 from ledgerq.wire.payload import Payload, result_type
 
 
@@ -86,13 +87,20 @@ def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
             "let Payload[…] and the handler name the same type",
         )
     try:
-        TypeAdapter(answer).json_schema(mode="serialization")
+        adapter = TypeAdapter(answer)
+        adapter.json_schema(mode="serialization")
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
         raise DefinitionError(
             f"{name}() -> {_shown(answer)}",
             "JSON can't carry such a result",
             "answer with numbers, texts, lists, dicts, dataclasses or models; or with None",
         ) from None
+    if promised is not Any and (problem := why_ambiguous(adapter)):
+        raise DefinitionError(
+            f"{name}() -> {_shown(answer)}",
+            f"{problem}: producers could not read it back",
+            "let each place have one type",
+        )
 
 
 def _no_result(name: str) -> DefinitionError:
