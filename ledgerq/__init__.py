@@ -23,6 +23,7 @@ from ledgerq.broker.settings import BrokerConfig
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.errors import DefinitionError, LedgerqError, Permanent, Refused, RetryLater, Snooze
 from ledgerq.job import JobContext, Kind, job
+from ledgerq.outside import Outside
 from ledgerq.schedule import Recurring
 from ledgerq.sessions import (
     Database,
@@ -52,6 +53,7 @@ __all__ = [
     "Kind",
     "LedgerqError",
     "Origin",
+    "Outside",
     "Payload",
     "Permanent",
     "Recurring",

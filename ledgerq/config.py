@@ -53,6 +53,12 @@ class WorkerConfig(BrokerConfig):
     max_jobs: int = Field(
         default=10, ge=1, le=1000, description="the jobs that one worker runs at once, 1 to 1000"
     )
+    max_outside: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="the jobs that may work outside of the database at once, beside LEDGERQ_MAX_JOBS",
+    )
     batch: int = Field(
         default=500,
         ge=1,

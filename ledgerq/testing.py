@@ -235,11 +235,11 @@ class JobTester:
                 yield opened
 
     def _by_our_clock(self, kind: Kind[Any, Any]) -> Kind[Any, Any]:
-        handle: Callable[[JobContext[Any], Any], Awaitable[Any]] = kind.handle
+        handle: Callable[..., Awaitable[Any]] = kind.handle
 
         @functools.wraps(handle)
-        async def later(context: JobContext[Any], payload: Any) -> Any:
-            return await handle(replace(context, now=context.now + self._ahead), payload)
+        async def later(context: JobContext[Any], *given: Any) -> Any:
+            return await handle(replace(context, now=context.now + self._ahead), *given)
 
         return replace(kind, handle=later)
 

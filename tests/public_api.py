@@ -13,7 +13,7 @@ from typing import Any
 
 MODULES = (
     "ledgerq", "ledgerq.alembic", "ledgerq.app", "ledgerq.audit", "ledgerq.bounds", "ledgerq.client", "ledgerq.columns",
-    "ledgerq.embedded", "ledgerq.errors", "ledgerq.fastapi", "ledgerq.job", "ledgerq.logs", "ledgerq.schedule",
+    "ledgerq.embedded", "ledgerq.errors", "ledgerq.fastapi", "ledgerq.job", "ledgerq.logs", "ledgerq.outside", "ledgerq.schedule",
     "ledgerq.sessions", "ledgerq.settings", "ledgerq.staging", "ledgerq.tables", "ledgerq.testing", "ledgerq.workers",
 )  # fmt: skip
 _CALLED = {"__init__", "__call__"}

@@ -27,6 +27,7 @@ from ledgerq import (
     Kind,
     LedgerqError,
     Origin,
+    Outside,
     Payload,
     Permanent,
     Recurring,
@@ -74,6 +75,14 @@ class Clients:
     """What the service's handlers use beside the database."""
 
     greeting: str
+
+    async def address_of(self, customer: str) -> str:
+        """Asks somebody."""
+        return customer
+
+    def now(self) -> int:
+        """A plain function, which runs in a thread."""
+        return 0
 
 
 class CloseOrder(Payload[int], kind="close_order"):
@@ -125,6 +134,25 @@ async def send_invoice(context: JobContext[Clients], send: SendInvoice) -> None:
         raise Permanent("the order has no customer")
 
 
+async def order_of(session: LedgerqSession, order_id: UUID) -> Order:
+    """Reads in a session that is opened for it."""
+    return await session.get_one(Order, order_id)
+
+
+async def find_address(outside: Outside[Clients], send: SendInvoice) -> str:
+    """What is done outside of the database answers in its own type."""
+    assert_type(await outside.read(order_of, send.order_id), Order)
+    assert_type(await outside.step("address", outside.resources.address_of, "Ada"), str)
+    assert_type(await outside.call(outside.resources.now), int)
+    assert_type(outside.cursor("rows", [0]), list[int])
+    return outside.key("address")
+
+
+@job(outside=find_address)
+async def send_letter(context: JobContext[Clients], send: SendInvoice, address: str) -> None:
+    """The handler's third argument is that answer."""
+
+
 @job(shares_commit=True)
 async def send_report(context: JobContext, send: SendReport) -> None:
     """A context whose resources have any type."""
@@ -145,6 +173,7 @@ app = App(
     resources=open_resources,
 )
 assert_type(close_order, Kind[CloseOrder, int])
+assert_type(send_letter, Kind[SendInvoice, None])
 
 
 async def produce(redis: BrokerConfig, tester: JobTester) -> None:

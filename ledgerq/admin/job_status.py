@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from ledgerq.admin.queues import NO_QUEUES, Queues, known_queues, queue_of_job
 from ledgerq.admin.status import RunningJob, moment, now_ms, number, read_running, text
+from ledgerq.admin.steps import Progress, Step, told_progress, told_step
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import (
     failures_key,
@@ -23,7 +24,7 @@ from ledgerq.config import Config
 from ledgerq.database.engine import Sessions, open_database
 from ledgerq.errors import LedgerqError, Undecodable
 from ledgerq.execution.dead_letter import UNKNOWN_KIND
-from ledgerq.store import audit, dead_letters, inbox, outbox
+from ledgerq.store import audit, dead_letters, inbox, outbox, steps
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, decode, queue_of
 from ledgerq.wire.foreign import foreign_format, foreign_function
@@ -72,6 +73,8 @@ class JobStatus:
     interruptions: int = 0
     attempts: Sequence[Mapping[str, Any]] = ()
     audit: Sequence[Entry] = ()
+    steps: Sequence[Step] = ()
+    progress: Progress | None = None
     problem: str | None = None
     note: str | None = None
 
@@ -84,6 +87,8 @@ class _Kept:
     letter: DeadLetter | None
     message: OutboxMessage | None
     entries: Sequence[AuditLog]
+    steps: Sequence[Step]
+    progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ async def _look_in_database(sessions: Sessions, job_id: str) -> _Kept:
             await dead_letters.find(session, job_id),
             await outbox.find(session, job_id),
             await audit.of_job(session, job_id),
+            tuple(map(told_step, (await steps.of_job(session, job_id)).values())),
+            told_progress(await steps.progress_of(session, job_id)),
         )
 
 
@@ -217,6 +224,8 @@ def _combined(job_id: str, kept: _Kept, seen: _Seen) -> JobStatus:
         audit=[
             Entry(e.at, e.actor, e.action, f"{e.entity_type} {e.entity_id}") for e in kept.entries
         ],
+        steps=kept.steps,
+        progress=kept.progress,
     )
     if found.state == "running" and running:
         return replace(found, running_since=running.since, worker=running.worker)

@@ -1,1 +1,1 @@
-"""Redis: connection, keys, scripts, claims, signs of life, and the relay that fills it from the outbox."""
+"""All that talks to Redis: connection, keys, scripts, claims, signs of life, and the relay of staged jobs."""

@@ -1,7 +1,7 @@
-"""The queue on Redis as our worker uses it: claim, renew and finish, each one script and one round trip.
+"""What a worker does with a queue: claim jobs, renew leases, acknowledge claims; each is one script, one round trip.
 
-A claim is a lease: it names its owner by a token, runs out by Redis' own clock, and can only be renewed
-or ended by its owner. Claimed jobs move behind those that are due, so they never stand in the way.
+A claim holds for a lease, which Redis' clock measures. A claim names its owner by a token; only the owner can renew or
+end the claim. A claimed job stays on the queue, due again at the end of its lease, and so comes after the due jobs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,22 +25,22 @@ AckAction = Literal["done", "retry", "release", "interrupt"]
 
 
 class RenewalStatus(IntEnum):
-    """What became of a lease that was to be renewed."""
+    """The answer of Redis to the renewal of one lease."""
 
     RENEWED = 1
-    GONE = 0  # Redis has forgotten the job
-    TAKEN = -1  # it ran out, and somebody else has the job
+    GONE = 0  # Redis has lost the claim
+    TAKEN = -1  # the lease ran out, and another worker has the job
 
 
 @dataclass(slots=True, kw_only=True)
 class Claim(Delivery):
-    """A delivery that is ours for the length of the lease.
+    """A delivery that this worker holds for the length of a lease.
 
-    `body` is empty if Redis has lost it, or has the body of another queue's job under the id. Of one that is too
-    long it is the beginning, a byte longer than what is accepted.
+    `body` is empty if Redis has lost it, or if the body under the job's id is of another queue's job. A body that is
+    too long is cut to one byte more than `MAX_BODY_BYTES`. `score` is when the job was due, in milliseconds since 1970.
 
-    `is_batchable` if it was claimed as one whose kind shares transactions, for its first attempt, `runs_isolated` if no
-    other job may be claimed while it runs: it has lost workers before.
+    `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `runs_isolated`: no other
+    job may be claimed while this one runs, because workers died with it before.
     """
 
     score: float
@@ -50,9 +50,11 @@ class Claim(Delivery):
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """How a claim ends. Times are milliseconds; `keep` 0 keeps the result for ever.
+    """What Redis is told of a claim that has ended. Times are milliseconds.
 
-    `outlive` leaves the claim there for a while, so that the same cron job is not enqueued again.
+    `delay` is the time until the job is due again, for each action but `done`. `result` is kept for `keep`; 0 keeps it
+    without limit, an empty `result` is not kept. `note` is added to the log of the job's failures. `outlive` is how
+    long arq's mark of a running job stays after the end, so that a tick of a cron job is not enqueued twice.
     """
 
     job_id: str
@@ -66,23 +68,30 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What a look at the queue brought. `drain_first` asks to let all running jobs end before the next look."""
+    """What one poll of the queue has found.
+
+    `drain_first`: let all running jobs end before the next poll, because the next job must run alone. `aborted` and
+    `cancelled` are the ids of jobs to stop: by arq's `Job.abort`, and by `ledgerq cancel`.
+    """
 
     jobs: Sequence[Claim] = ()
     drain_first: bool = False
     aborted: Collection[str] = ()
     cancelled: Collection[str] = ()
-    due_in: float | None = None  # seconds until the next job is due
+    due_in: float | None = None  # seconds until the next job is due; None if there is none
 
     @property
     def more(self) -> bool:
-        """True if a job is due that was not claimed."""
+        """True if a job is due that this poll did not claim."""
         return self.due_in == 0
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """For how long a job is claimed, in seconds, and after how many lost workers it runs alone, and is given up."""
+    """How long a claim holds without renewal: `lease`, in seconds; and the limits for jobs whose workers died.
+
+    A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up.
+    """
 
     lease: float = 15
     isolate_after_crashes: int = 2
@@ -90,12 +99,12 @@ class LeaseSettings:
 
     @property
     def lease_ms(self) -> int:
-        """As Redis wants it."""
+        """The lease in milliseconds."""
         return int(self.lease * 1000)
 
 
 class Broker:
-    """One worker's hold on one queue. Its token is new with each start of the worker."""
+    """One worker's claims on one queue. `token` names their owner; each start of the worker draws a new token."""
 
     def __init__(
         self, redis: Redis, queue: str, worker: str, lease_settings: LeaseSettings
@@ -119,9 +128,9 @@ class Broker:
         lease_settings: LeaseSettings,
         token: str | None = None,
     ) -> "Broker":
-        """A broker on connections of its own to where `redis` goes, which never send a command twice.
+        """A broker with its own connections to the server of `redis`. They never send a command twice.
 
-        With the `token` of another one it holds on to the same claims.
+        With the `token` of another broker, this one owns that broker's claims too. None draws a new token.
         """
         broker = cls(own_connections(redis), queue, worker, lease_settings)
         broker.token = token or broker.token
@@ -129,23 +138,23 @@ class Broker:
 
     @property
     def queues(self) -> Sequence[str]:
-        """The key of its queue."""
+        """The key of the broker's one queue."""
         return (self.queue,)
 
     def twin(self, redis: ArqRedis) -> "Broker":
-        """Another one that holds on to the same claims, on connections of its own, for another event loop."""
+        """A second broker for these claims, with connections of its own, for use in another event loop."""
         return Broker.connect(redis, self.queue, self.worker, self.lease_settings, self.token)
 
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
     ) -> FetchResult:
-        """Claim due jobs, in their order.
+        """Claim due jobs, the earliest first.
 
         Args:
-            wanted: at most so many of any kind.
-            busy: how many this worker runs now.
-            batch_limit: so many more, if they are of kinds whose jobs share a transaction.
-            batchable_kinds: these.
+            wanted: maximum number of jobs, without those that count against `batch_limit`.
+            busy: number of jobs that this worker runs now.
+            batch_limit: maximum number of further jobs, at their first attempt, of `batchable_kinds`.
+            batchable_kinds: the kinds whose jobs may share a transaction.
         """
         lease_settings = self.lease_settings
         keys = self._keys_of_claim
@@ -164,7 +173,7 @@ class Broker:
         )
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
-        """Hold on to these jobs for another lease."""
+        """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
         answers = await self._renew(
             keys=self._keys[:2],
             args=[self.lease_settings.lease_ms, self.token, *map(raw, job_ids)],
@@ -172,7 +181,7 @@ class Broker:
         return {job_id: RenewalStatus(each) for job_id, each in zip(job_ids, answers, strict=True)}
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """End claims; False for each that was not ours any more: then nothing was done."""
+        """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""
         arguments: list[Any] = [self.token]
         for each in acks:
             arguments += [
@@ -182,21 +191,25 @@ class Broker:
         return [bool(each) for each in await self._acknowledge(keys=self._keys, args=arguments)]
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
-        """Jobs that are ours on Redis, but not here: the answer to their claim was lost on its way."""
+        """The ids of jobs that this worker has claimed on Redis but does not know: the claim's answer was lost.
+
+        Args:
+            known: the ids of the jobs that this worker knows.
+        """
         entries: dict[bytes, bytes] = await self.redis.hgetall(running_key(self.queue))  # type: ignore[misc]
         mine = f"{self.token}|".encode()
         ours = (text(job_id) for job_id, entry in entries.items() if entry.startswith(mine))
         return [job_id for job_id in ours if job_id not in known]
 
     async def close(self) -> None:
-        """Let go of Redis."""
+        """Close the connections to Redis."""
         await self.redis.aclose(close_connection_pool=True)
 
 
 def own_connections(redis: ArqRedis) -> Redis:
-    """Connections to where `redis` goes, which never send a command twice.
+    """A client with its own connections to the server of `redis`. They never send a command twice.
 
-    A claim whose answer is lost must not be sent again unseen: it would claim other jobs.
+    A claim whose answer was lost must not be repeated by the client: the second command would claim other jobs.
     """
     pool = redis.connection_pool
     options = {"socket_timeout": 5, "socket_connect_timeout": 2, **pool.connection_kwargs}
@@ -205,7 +218,7 @@ def own_connections(redis: ArqRedis) -> Redis:
 
 
 def _note(ack: Ack) -> bytes:
-    """As JSON; one that can't be so is left out: it must not keep other jobs from ending."""
+    """The note as JSON; empty if JSON can't carry the note, so that the other claims still end."""
     try:
         return to_json(ack.note) if ack.note else b""
     except ValueError:
@@ -213,12 +226,12 @@ def _note(ack: Ack) -> bytes:
 
 
 def text(job_id: bytes) -> str:
-    """An id as text, whatever its bytes: `raw` gives them back."""
+    """A job id as text. Bytes that are no UTF-8 are kept as surrogates, which `raw` turns back into bytes."""
     return job_id.decode(errors="surrogateescape")
 
 
 def raw(job_id: str) -> bytes:
-    """An id as Redis has it."""
+    """A job id as the bytes that Redis has."""
     return job_id.encode(errors="surrogateescape")
 
 
@@ -244,7 +257,7 @@ def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: Lease
 
 
 def _history(log: bytes) -> tuple[Mapping[str, Any], ...]:
-    """What is legible of it: a hand-made key must not cost the job."""
+    """The entries of a job's log of failures; none if a line is not JSON: somebody's edit must not stop the job."""
     try:
         entries = [from_json(line) for line in log.split(b"\n") if line]
     except ValueError:

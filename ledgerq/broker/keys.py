@@ -1,8 +1,9 @@
-"""Every key on Redis. Those of arq are as arq has them, so that stock clients and workers understand them.
+"""The names of all keys on Redis. Jobs have arq's keys, so that stock arq clients and workers understand them.
 
-arq's keys of a job hold its id only, so all queues of one Redis share the ids: a body and a result of ours name
-their queue (`ledgerq.wire.envelope.queue_of`), and the scripts ask. Keys of ours carry the queue, and its length before
-it where something follows: else queue `a` with the id `b:c` would meet queue `a:b` with the id `c`.
+arq's keys of a job contain the job id alone, so all queues of one Redis share the ids. Bodies and results of ledgerq
+therefore name their queue (`ledgerq.wire.envelope.queue_of`), and the scripts check the name. ledgerq's own keys
+contain the queue. Where a job id follows, the queue's length stands before the queue: else queue `a` with the id `b:c`
+would have the key of queue `a:b` with the id `c`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pydantic_core import to_json
 ABORTED = abort_jobs_ss  # sorted set: the jobs that arq's clients want aborted
 RUNNING, FAILURES = "ledgerq:running:", "ledgerq:trouble:"
 
-# what the scripts build keys of, by the names that they use
+# the scripts build their keys from these: name in Lua → the beginning of a key, or a key
 FOR_SCRIPTS = {
     "ABORTED": ABORTED,
     "JOB": job_key_prefix,
@@ -35,58 +36,58 @@ __all__ = ["ABORTED", "in_progress_key_prefix", "retry_key_prefix"]
 
 
 def job_key(job_id: str) -> str:
-    """The body of a queued job."""
+    """Text: the body of a job that has not ended."""
     return f"{job_key_prefix}{job_id}"
 
 
 def result_key(job_id: str) -> str:
-    """What the job answered, for as long as results are kept."""
+    """Text: the job's result, for as long as results are kept."""
     return f"{result_key_prefix}{job_id}"
 
 
 def running_key(queue: str) -> str:
-    """Hash: job → `token|since|attempt|worker`, since in milliseconds, for what is claimed now.
+    """Hash of the claims: job id → `token|since|attempt|worker`; `since` is milliseconds since 1970.
 
-    An entry whose lease has run out belongs to a worker that died.
+    An entry whose lease has run out belongs to a worker that died, or that did not renew in time.
     """
     return f"{RUNNING}{queue}"
 
 
 def cancel_key(queue: str) -> str:
-    """Sorted set: the jobs that `cancel` waits for, and since when, in milliseconds."""
+    """Sorted set: id of a job whose end `ledgerq cancel` waits for → since when, in milliseconds since 1970."""
     return f"ledgerq:cancel:{queue}"
 
 
 def watched_keys(queues: Sequence[str]) -> list[str]:
-    """The keys whose changes make it worth while for a worker of these queues to look again."""
+    """The keys whose change tells a worker of these queues to poll again."""
     return [*queues, ABORTED, *map(cancel_key, queues)]
 
 
 def failures_key(queue: str, job_id: str) -> str:
-    """Hash: what went wrong so far: `crashes`, `interruptions`, and `log`, one JSON object a line."""
+    """Hash of a job's failures: the counts `crashes` and `interruptions`, and `log`, one JSON object a line."""
     return f"{FAILURES}{len(queue.encode())}:{queue}:{job_id}"
 
 
 def unique_key(queue: str, kind: str, key: str) -> str:
-    """The job that has this unique key, until its window is over."""
+    """Text: the id of the job that has this unique key, until the key's window is over."""
     return f"ledgerq:unique:{to_json([queue, kind, key]).decode()}"
 
 
 def workers_key(queue: str) -> str:
-    """Sorted set: worker → when it was last seen, in seconds."""
+    """Sorted set: name of a worker → its last sign of life, in seconds since 1970."""
     return f"ledgerq:workers:{queue}"
 
 
 def waits_key(queue: str) -> str:
-    """Hash: a reason for which jobs wait → when one last did, and for what."""
+    """Hash: reason for which jobs wait → JSON with the time of the last such job and a text."""
     return f"ledgerq:waits:{queue}"
 
 
 def exclusive_slot_key(queue: str) -> str:
-    """Which worker makes room for a job that must run alone."""
+    """Text: `token|job id` of the worker that drains, to run that job alone."""
     return f"ledgerq:lane:{queue}"
 
 
 def epoch_key(queue: str) -> str:
-    """An id of the server, noted by a relay. If it is missing or another one, Redis has lost data."""
+    """Text: the id of the Redis server that a relay has noted. If it is missing or differs, Redis has lost data."""
     return f"ledgerq:epoch:{queue}"

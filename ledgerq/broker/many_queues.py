@@ -1,7 +1,7 @@
-"""Several queues as one: what a worker that serves more than one asks in place of a `Broker`.
+"""Several queues with the interface of one: a worker that serves more than one queue uses it in place of a `Broker`.
 
-claim    each queue in turn, another one first each time, as long as there is room: no queue starves while others are full
-route    renewals and acknowledgements go to the queue that the job was claimed from
+claim    polls all queues, and begins with another one each time, so that no queue starves while others are full
+route    sends renewals and acknowledgements to the queue from which the job was claimed
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class ServedQueues(Protocol):
-    """What a worker asks of its queues: of one by `Broker`, of several by `ManyQueues`."""
+    """The interface of a worker to its queues: `Broker` has it for one queue, `ManyQueues` for several."""
 
     @property
     def redis(self) -> Redis:
@@ -42,33 +42,33 @@ class ServedQueues(Protocol):
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """For how long a claim holds."""
+        """How long a claim holds, and the limits for jobs whose workers died."""
 
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
     ) -> FetchResult:
-        """Claim due jobs."""
+        """Claim due jobs, with the arguments of `Broker.claim`."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
-        """Hold on to these jobs for another lease."""
+        """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """End claims; False for each that was not ours any more."""
+        """End claims; True for each that ended. False if this worker had lost the claim."""
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
-        """Jobs that are ours on Redis, but not here."""
+        """The ids of jobs that this worker has claimed on Redis, but that are not in `known`."""
 
     def twin(self, redis: ArqRedis) -> "ServedQueues":
-        """Another one that holds on to the same claims, on connections of its own, for another event loop."""
+        """A second object for these claims, with connections of its own, for use in another event loop."""
 
     async def close(self) -> None:
-        """Let go of Redis."""
+        """Close the connections to Redis."""
 
 
 def served(
     redis: ArqRedis, queues: Iterable[str], worker: str, lease_settings: LeaseSettings
 ) -> ServedQueues:
-    """The queues as a worker of this name holds on to them. One queue costs what a `Broker` does."""
+    """The served queues of the worker of this name: a `Broker` for one queue, `ManyQueues` for several."""
     first, *others = dict.fromkeys(queues)
     if not others:
         return Broker.connect(redis, first, worker, lease_settings)
@@ -82,7 +82,7 @@ def _brokers(
     lease_settings: LeaseSettings,
     token: str | None = None,
 ) -> list[Broker]:
-    """One for each queue, with one pool of connections and one token."""
+    """A broker for each queue. The brokers share one pool of connections and one token."""
     own = own_connections(redis)
     brokers = [Broker(own, queue, worker, lease_settings) for queue in queues]
     for each in brokers:
@@ -92,17 +92,17 @@ def _brokers(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
-    """A claim of ours, on the queue of this broker. Compared by identity: a later claim of the job is another one."""
+    """From which queue a job was claimed. Compared by identity: a later claim of the job is another object."""
 
     queue: str
 
 
 class ManyQueues:
-    """One worker's hold on several queues.
+    """One worker's claims on several queues.
 
     Args:
         brokers: one for each queue, with one token and one pool of connections.
-        held: the claims by job id, which is unique on a Redis; a twin shares it.
+        held: job id → the queue of its claim; a twin shares the dictionary. Job ids are unique on one Redis.
     """
 
     def __init__(self, brokers: Sequence[Broker], held: dict[str, _Held]) -> None:
@@ -132,11 +132,11 @@ class ManyQueues:
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """For how long a claim holds."""
+        """How long a claim holds, and the limits for jobs whose workers died."""
         return self._any.lease_settings
 
     def twin(self, redis: ArqRedis) -> "ManyQueues":
-        """Another one that holds on to the same claims, on connections of its own, for another event loop."""
+        """A second object for these claims, with connections of its own, for use in another event loop."""
         token = self._any.token
         brokers = _brokers(redis, self._brokers, self.worker, self.lease_settings, token)
         return ManyQueues(brokers, self._held)
@@ -144,10 +144,10 @@ class ManyQueues:
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
     ) -> FetchResult:
-        """Claim due jobs of all queues, as `Broker.claim` does of one.
+        """Claim due jobs of all queues, with the arguments of `Broker.claim`.
 
-        A queue is asked even if there is no room: it tells of jobs to cancel, and when the next one is due. If a
-        queue fails after another one has answered, the answer counts, and the failure is raised at the next claim.
+        A queue is polled even without room: its answer names jobs to cancel, and when the next job is due. If a queue
+        fails after jobs of another queue were claimed, those jobs are the answer; the next call raises the failure.
         """
         if failure := self._failure:
             self._failure = None
@@ -174,19 +174,20 @@ class ManyQueues:
         return _joined(found, self._take(found))
 
     def _turn(self) -> list[str]:
-        """The queues, beginning with another one each time."""
+        """The keys of the queues, beginning with another one at each call."""
         turn = list(self._turns)
         self._turns.rotate(-1)
         return turn
 
     def _first(self, queue: str) -> None:
-        """It is asked first at the next claim: whether the others may claim then is for it to say."""
+        """Poll this queue first at the next claim: its answer decides whether jobs of other queues may be claimed."""
         self._turns.rotate(-self._turns.index(queue))
 
     def _take(self, found: Iterable[FetchResult]) -> list[Claim]:
-        """The claims, with their queues noted; not those of ids that are held from another queue.
+        """Note the queue of each claim; answers with the claims.
 
-        Such an entry has no body that is its own. It falls due again after its lease.
+        A claim is left out if this worker holds its id from another queue: the body under the id is of that queue's
+        job. The claim that is left out falls due again after its lease.
         """
         claims = []
         for claim in (claim for each in found for claim in each.jobs):
@@ -197,7 +198,7 @@ class ManyQueues:
         return claims
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
-        """Hold on to these jobs for another lease. Each queue is asked: that takes away what Redis has lost."""
+        """Renew the leases of these jobs. Each queue is asked, because its script also removes claims of lost jobs."""
         ids = self._by_queue(job_ids, lambda job_id: job_id)
         renewed: dict[str, RenewalStatus] = {}
         for queue, broker in self._brokers.items():
@@ -205,7 +206,7 @@ class ManyQueues:
         return renewed
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """End claims; False for each that was not ours any more: then nothing was done."""
+        """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""
         before = {each.job_id: self._held.get(each.job_id) for each in acks}
         ended: dict[str, bool] = {}
         for queue, some in self._by_queue(acks, lambda ack: ack.job_id).items():
@@ -224,7 +225,7 @@ class ManyQueues:
         return parts
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
-        """Jobs that are ours on Redis, but not here: the answer to their claim was lost on its way."""
+        """The ids of jobs that this worker has claimed on Redis but that are not in `known`; notes their queues."""
         found = []
         for queue, broker in self._brokers.items():
             for job_id in await broker.orphaned_claims(known):
@@ -233,7 +234,7 @@ class ManyQueues:
         return found
 
     async def close(self) -> None:
-        """Let go of Redis."""
+        """Close the connections to Redis."""
         await self._any.close()
 
 

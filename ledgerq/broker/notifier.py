@@ -1,8 +1,8 @@
-"""Hears at once that a queue has changed, whoever changed it: Redis tells by client-side caching.
+"""Tells the poller at once that a queue has changed, by Redis' client-side caching.
 
-Redis 6 and later notify a connection when keys of a prefix change (`CLIENT TRACKING … BCAST`,
-https://redis.io/docs/latest/develop/reference/client-side-caching/), a stock arq client's ZADD too. It is a
-hint: what is missed is found by the next look at the queue.
+Redis 6 and later notify a connection when keys with a prefix change (`CLIENT TRACKING … BCAST`,
+https://redis.io/docs/latest/develop/reference/client-side-caching/), also if a stock arq client changed them.
+A notification is a hint: if one is lost, the next poll finds the change.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-_SILENCE = 15.0  # seconds after which the connection is asked whether it still is one
-_APART = 0.002  # seconds between two readings of a worker that waits for changes
-_APART_AT_WORK = 0.5  # … the longest, of one that has no room for more jobs
-_AGAIN = 0.1  # seconds after the end of a connection
+_SILENCE = 15.0  # seconds without a notification after which the connection is pinged
+_APART = 0.002  # seconds between two reads while the worker waits for changes
+_APART_AT_WORK = 0.5  # … at most, while the worker does not wait for changes
+_AGAIN = 0.1  # seconds from the end of a connection to the next one
 _INVALIDATIONS = "__redis__:invalidate"
-_EMPTIED = re.compile(rb"[*$]-1\r\n")  # a message about no key in particular: all are gone
+_EMPTIED = re.compile(rb"[*$]-1\r\n")  # an invalidation of no key in particular: all keys are gone
 
 
 class QueueNotifier:
-    """Listens on a connection of its own.
+    """Listens for changes on a connection of its own.
 
     Args:
-        pool: how to reach Redis.
-        prefixes: of the keys whose changes matter.
-        on_listening: is told whether changes are heard from now on.
-        on_change: is called when something has changed, or may have.
+        pool: makes the connection to Redis.
+        prefixes: prefixes of the keys whose changes matter.
+        on_listening: is called with True when Redis begins to notify, with False when the connection ends.
+        on_change: is called when such a key has changed, or may have.
         on_emptied: is called when Redis lost all keys.
-        interested: set while somebody wants to hear.
+        interested: is set while the worker waits for changes; notifications are read less often otherwise.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class QueueNotifier:
         self._pool, self._prefixes = pool, prefixes
         self._on_listening, self._on_change, self._on_emptied = on_listening, on_change, on_emptied
         self._interested = interested
-        self._refused = False  # and told of
+        self._refused = False  # Redis forbade listening, and a log line said so
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -62,7 +62,7 @@ class QueueNotifier:
         await keep_going(self.run_once, RedisError, OSError, TimeoutError, failed=failed)
 
     async def run_once(self) -> float:
-        """Listen for as long as the connection lasts."""
+        """Listen for as long as the connection lasts; answers with the seconds until the next one."""
         connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await self._subscribe(connection)
@@ -95,13 +95,13 @@ class QueueNotifier:
         await connection.read_response()
 
     async def _listen(self, connection: AbstractConnection) -> None:
-        # a fleet at work makes thousands of messages a second, and any byte says what there is to
-        # say: they are read in heaps, and not as messages, which takes 100 times as long (`make bench-private`)
-        reader, asked = connection._reader, False  # noqa: SLF001 - it has no other way to read in heaps
+        # busy workers cause thousands of messages a second, and any byte means that a key changed: so the bytes
+        # are read in chunks; to parse the messages takes 100 times as long (`make bench-private`)
+        reader, asked = connection._reader, False  # noqa: SLF001 - it has no other way to read chunks
         while reader:
             news = await _read(reader)
             if news == b"" or (news is None and asked):
-                return  # it is no connection any more
+                return  # the connection is closed or dead
             if news is None:
                 await connection.send_command("PING", check_health=False)
             else:
@@ -113,14 +113,14 @@ class QueueNotifier:
             asked = news is None
 
     async def _until_interested(self) -> None:
-        """While the worker has no room, nothing is read; not for ever, or Redis would close the connection."""
+        """Read nothing until the worker waits for changes; at most 0.5 s, or Redis would close the connection."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_APART_AT_WORK):
                 await self._interested.wait()
 
 
 def _apart(prefixes: Iterable[str]) -> list[str]:
-    """Without those that begin with another one: Redis refuses two that cover one key."""
+    """The prefixes, without those that begin with another prefix: Redis refuses two prefixes that cover one key."""
     kept: list[str] = []
     for prefix in sorted(set(prefixes)):
         if not kept or not prefix.startswith(kept[-1]):
@@ -129,7 +129,7 @@ def _apart(prefixes: Iterable[str]) -> list[str]:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes | None:
-    """What has come; nothing if the connection is closed, None if it is silent."""
+    """The bytes that have arrived; b"" if the connection is closed, None if nothing arrives for `_SILENCE` seconds."""
     try:
         async with asyncio.timeout(_SILENCE):
             return await reader.read(65_536)

@@ -1,4 +1,4 @@
-"""Jobs of one queue: arq's handle on one, and what those that have ended answered. All queues of one Redis share the ids."""
+"""arq's `Job` and the results of jobs, restricted to one queue: all queues of one Redis share the job ids."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,34 +14,34 @@ from ledgerq.wire.envelope import queue_of
 
 
 class OwnJob(Job):
-    """A job of this queue. What another queue holds under the id is as good as none."""
+    """arq's `Job` for a job of this queue. If another queue's job has the id, the methods answer as for a free id."""
 
     __slots__ = ()
 
     async def result(self, timeout: float | None = None, **options: Any) -> Any:  # noqa: ASYNC109 - as in arq
-        """As in arq.
+        """Wait for the job's result and answer with it, as arq's `Job.result` does.
 
         Raises:
-            ResultNotFound: there is no such job of this queue, or its result is not kept.
+            ResultNotFound: this queue has no job with the id, or the job's result is not kept.
         """
         if await self._is_of_another():
             raise ResultNotFound(f"the id {self.job_id} is of another queue's job")
         return await super().result(timeout, **options)
 
     async def info(self) -> JobDef | None:
-        """As in arq."""
+        """What arq's `Job.info` answers about the job; None if another queue's job has the id."""
         return None if await self._is_of_another() else await super().info()
 
     async def result_info(self) -> JobResult | None:
-        """As in arq."""
+        """What arq's `Job.result_info` answers about the result; None if another queue's job has the id."""
         return None if await self._is_of_another() else await super().result_info()
 
     async def status(self) -> JobStatus:
-        """As in arq."""
+        """The job's status, as arq's `Job.status` has it; `not_found` if another queue's job has the id."""
         return JobStatus.not_found if await self._is_of_another() else await super().status()
 
     async def abort(self, *, timeout: float | None = None, poll_delay: float = 0.5) -> bool:  # noqa: ASYNC109 - as in arq
-        """As in arq; False, and nothing is asked, if there is no such job of this queue."""
+        """Abort the job, as arq's `Job.abort` does. If another queue's job has the id, do nothing and answer False."""
         if await self._is_of_another():
             return False
         return await super().abort(timeout=timeout, poll_delay=poll_delay)
@@ -53,7 +53,7 @@ class OwnJob(Job):
 
 
 def _queue_of_result(kept: bytes) -> str | None:
-    """The queue that a kept result names: '' if it is not from our workers, None if it does not say."""
+    """The queue that a kept result names; '' if no worker of ledgerq wrote the result, None if it names no queue."""
     with suppress(ValueError):
         result = from_wire(kept)
         return result.get("q") if isinstance(result, dict) else ""
@@ -61,15 +61,15 @@ def _queue_of_result(kept: bytes) -> str | None:
 
 
 async def answers(redis: ArqRedis, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """The answers of those that have ended, in one round trip, by id.
+    """The results of those jobs that have ended, by job id, in one round trip.
 
     Args:
-        redis: where they are.
-        wanted: the key of the queue of each, by its id.
+        redis: the client.
+        wanted: job id → the key of the job's queue.
 
     Raises:
-        JobFailed: the first of them that was buried.
-        ResultExpired: one is neither queued nor is its result kept.
+        JobFailed: a job has ended without a result: it was buried or cancelled. The error is for the first such job.
+        ResultExpired: a job is not queued, and its result is not kept.
     """
     values = await redis.mget(
         [key for job_id in wanted for key in (job_key(job_id), result_key(job_id))]
@@ -83,7 +83,7 @@ async def answers(redis: ArqRedis, wanted: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _own_result(kept: bytes, queue: str) -> dict[str, Any] | None:
-    """What is kept under the id, if it is of this queue."""
+    """The kept result; None if it can't be read, or names another queue."""
     try:
         result = from_wire(kept)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a worker tells of itself on Redis: that it lives, and what its jobs wait for."""
+"""What a worker reports about itself on Redis: its signs of life, and what its jobs wait for."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-ALIVE = "ledgerq_alive"  # in arq's ctx: when our worker last looked at its queue, time.monotonic
+ALIVE = "ledgerq_alive"  # in arq's ctx: when the worker last polled its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
-SILENCE = 3 * BEAT  # a worker not seen for so long is taken for dead
+SILENCE = 3 * BEAT  # seconds without a sign of life after which a worker counts as dead
 _FORGOTTEN = 3600.0
-RECENT = 60  # seconds for which a note says something about now
+RECENT = 60  # seconds for which a note counts as current
 _KEPT = 300
 _MAX_SECONDS = 300  # characters of a text
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A reason for which a job was put off, such as `lock` or `unknown_kind`; `seconds` since it last was."""
+    """A reason for which jobs wait, for example `lock`. `text` explains the last such wait, noted `seconds` ago."""
 
     reason: str
     text: str
@@ -38,7 +38,7 @@ class Wait:
 
 
 async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: str) -> None:
-    """Note that a job waits for something that is not its own fault. The last note of each reason is kept."""
+    """Note on Redis that a job waits for something that others must fix. The last note of each reason is kept."""
     seconds, _ = await redis.time()
     note = json.dumps({"at": int(seconds), "text": text[:_MAX_SECONDS]})
     async with redis.pipeline(transaction=False) as pipe:
@@ -48,7 +48,7 @@ async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: st
 
 
 async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
-    """What jobs waited for in the last minute, the newest first."""
+    """The reasons for which jobs of this queue waited in the last minute, the newest first."""
     now, _ = await redis.time()
     found = []
     for reason, note in (await redis.hgetall(waits_key(queue))).items():  # type: ignore[misc]
@@ -56,14 +56,17 @@ async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
             read = json.loads(note)
             at, text = float(read["at"]), str(read["text"])
         except (ValueError, TypeError, KeyError):
-            continue  # a hand wrote it
+            continue  # somebody edited it
         if now - at < RECENT:
             found.append(Wait(reason.decode(errors="replace"), text, max(0.0, now - at)))
     return sorted(found, key=lambda wait: wait.seconds)
 
 
 def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
-    """False if our worker has not looked at its queue for a while, not counting that its loop stood still."""
+    """False if the worker has not polled its queue for 30 s, not counting `still`. True if its polls are not known.
+
+    `still` is how many seconds the worker's event loop has stood still.
+    """
     looked = ctx.get(ALIVE)
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE
 
@@ -71,14 +74,14 @@ def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
 async def keep_beating(
     redis: ArqRedis, worker: str, alive: Callable[[], bool], *, interval: float = BEAT
 ) -> None:
-    """Show that this worker lives, whenever `alive` says so, until cancelled; then take its name off.
+    """Write signs of life of this worker, until cancelled; then remove the worker's name.
 
     Args:
-        redis: where the queue is.
-        worker: its name.
-        alive: asked before each beat.
-        interval: seconds between two beats. `claim.lua` knows a worker whose lease slipped to be living if it
-            beats three times in a lease.
+        redis: the client; its default queue gets the signs of life.
+        worker: the worker's name.
+        alive: is called before each beat; if it answers False, the beat is left out.
+        interval: seconds between two beats. If a worker beats three times in a lease, `claim.lua` can tell that it
+            lives, although a lease of the worker has run out.
     """
     key = workers_key(redis.default_queue_name)
 
@@ -92,14 +95,14 @@ async def keep_beating(
         await keep_going(beat_once, RedisError, OSError, failed=failed, longest=interval)
     finally:
         try:
-            async with asyncio.timeout(2):  # a Redis that does not answer forgets it by itself
+            async with asyncio.timeout(2):  # else another worker removes the name later
                 await redis.zrem(key, worker)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("heartbeat.failed", error=one_line(error))
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:
-    """One sign of life on the client's queue, by Redis' clock."""
+    """Write one sign of life to the client's default queue, with the time of Redis' clock."""
     key, now = workers_key(redis.default_queue_name), await _now(redis)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zadd(key, {worker: now})
@@ -108,7 +111,7 @@ async def beat(redis: ArqRedis, worker: str) -> None:
 
 
 async def living_workers(redis: ArqRedis, queue: str | None = None) -> list[str]:
-    """The workers of this queue, else of the default queue, that showed a sign of life in the last `SILENCE` seconds."""
+    """The names of the workers with a sign of life in the last `SILENCE` seconds. `queue` None is the default queue."""
     since = await _now(redis) - SILENCE
     key = workers_key(queue or redis.default_queue_name)
     found = await redis.zrangebyscore(key, since, "+inf")

@@ -1,4 +1,4 @@
-"""Puts jobs on the queue, and takes those off that have ended in the database or are to begin anew from there."""
+"""Puts jobs on the queue, and removes jobs that have ended in the database or are staged again there."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ledgerq.broker.scripts import script
 
 
 class Entry(NamedTuple):
-    """A job as `enqueue.lua` reads it. Times are milliseconds; no `unique_key` is an empty one, a key on Redis."""
+    """A job as `enqueue.lua` reads it. Times are milliseconds. `unique_key` is a key on Redis, or '' for none."""
 
     job_id: str
     body: bytes
@@ -25,8 +25,8 @@ class Place(NamedTuple):
     Args:
         is_new: the entry was added.
         job_id: the entry's own, or the id of the job that has its unique key already.
-        content: the body or the result of the job that was there before.
-        holder: None, or the other queue that has this id; an empty text if it is not known which.
+        content: the body or the result of the job that was there before; empty if unknown.
+        holder: another queue, if its job has this id; '' if that queue is unknown; None if no other queue has the id.
     """
 
     is_new: bool
@@ -38,13 +38,13 @@ class Place(NamedTuple):
 async def enqueue(
     redis: ArqRedis, queue: str, entries: Sequence[Entry], *, again: bool = False
 ) -> list[Place]:
-    """Put jobs on the queue, in one round trip; an id that is there stays as it is.
+    """Put jobs on the queue, in one round trip. A job whose id is already in use is not changed.
 
     Args:
-        redis: where the queue is.
-        queue: its key.
+        redis: the client.
+        queue: the queue's key.
         entries: the jobs.
-        again: they may have ended, and their results be kept: they go on the queue all the same.
+        again: also put a job on the queue if Redis keeps an earlier result of the job.
     """
     arguments: list[bytes | str | int] = [int(again)]
     for entry in entries:
@@ -69,14 +69,14 @@ async def remove_from_queue(
     keep: int = 0,
     unique_key: str = "",
 ) -> int:
-    """Forget these jobs on Redis, except those that a worker has; answers with how many went.
+    """Remove these jobs from Redis, except those that a worker has claimed; answers with how many were removed.
 
     Args:
-        redis: where the queue is.
-        queue: its key.
-        results: for each job what to answer to who waits for it, or nothing.
-        keep: for how many seconds.
-        unique_key: on Redis; it is free from now on if it is one of theirs.
+        redis: the client.
+        queue: the queue's key.
+        results: job id → the result that a waiting client gets, or b"" for none.
+        keep: seconds for which these results are kept.
+        unique_key: a unique key on Redis, which is deleted if one of these jobs has it; '' for none.
     """
     arguments: list[bytes | str | int] = [keep * 1000]
     for job_id, result in results.items():

@@ -1,8 +1,8 @@
-"""The Redis URLs that people have, made into one that says no more than where the server is, and how to get in.
+"""Reduces a Redis URL to the place of the server, the credentials and the options of TLS.
 
-redis-py lets options of the URL come before those of its caller. One that changes what an answer looks
-like, how long a command may take or what a connection is called would undo what ledgerq relies on, so each
-is refused by name: https://redis.readthedocs.io/en/stable/connections.html
+In redis-py, options of the URL override those of the caller. An option that changes the form of answers, a timeout or
+the name of a connection would break what ledgerq relies on. So ledgerq refuses each such option by name:
+https://redis.readthedocs.io/en/stable/connections.html
 """
 
 import os
@@ -34,10 +34,10 @@ _YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def understood(url: SecretStr) -> SecretStr:
-    """The URL as redis-py takes it.
+    """The URL in the form that redis-py takes.
 
     Raises:
-        ValueError: it is no Redis URL, or has an option that we don't take; never repeats the password.
+        ValueError: the URL is not valid, or has an option that ledgerq refuses. The text never repeats the password.
     """
     text = url.get_secret_value()
     check_text(text)
@@ -138,7 +138,7 @@ def _tls(options: Mapping[str, str], *, secure: bool) -> dict[str, str]:
 
 
 def _required(value: str) -> str:
-    """Python's own spelling, CERT_NONE, is as good as redis-py's."""
+    """The value as redis-py spells it, for example `none`; Python's spelling, `CERT_NONE`, is accepted too."""
     mode = value.lower().removeprefix("cert_")
     if mode not in {"none", "optional", "required"}:
         raise ValueError("has an unknown ssl_cert_reqs; known are none, optional, required")

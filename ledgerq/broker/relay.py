@@ -1,7 +1,7 @@
-"""The relay: puts staged jobs on Redis when they are due, and again if Redis forgot them.
+"""The relay: puts staged jobs on Redis when they are due, and again if Redis has lost them.
 
-One loop in every worker, any number of them. What it puts there twice, Redis keeps once; what Redis
-keeps twice, the inbox settles.
+Each worker runs one relay; any number may run at once. If two relays put a job on Redis, Redis keeps it once, under
+the job's id. If a job is delivered twice all the same, its receipt makes the second delivery a duplicate.
 """
 
 import asyncio
@@ -36,24 +36,24 @@ from ledgerq.wire.envelope import (
 )
 from ledgerq.wire.queue_name import carried_to
 
-BATCH = 500  # messages in one round trip
+BATCH = 500  # messages that are taken from the outbox at once
 _MAX_LOGGED = 10_000
-_AGAIN = 0.1  # seconds after the end of a connection
+_AGAIN = 0.1  # seconds from the end of a connection to the next one
 _TROUBLE = (RedisError, SQLAlchemyError, LedgerqError, OSError, TimeoutError)
 
 log = structlog.stdlib.get_logger("ledgerq.relay")
 
 
 class Relay:
-    """From the outbox to the queues, whoever serves them.
+    """Puts the due messages of the outbox on their queues, also on queues that this worker does not serve.
 
     Args:
-        redis: where the queues are.
-        sessions: of the database with the outbox.
+        redis: the client.
+        sessions: sessions of the database with the outbox.
         queue: the default queue's key.
-        interval: seconds between two looks, unless a full batch was due.
-        kinds: the queue of each kind that the workers know, None for the default queue. A message that names no queue
-            is theirs to carry if they know its kind. None takes all.
+        interval: seconds between two reads of the outbox; after a full batch the next read follows at once.
+        kinds: kind → its queue, or None for the default queue. A message that names no queue and is of another kind is
+            left to other applications' relays for ten minutes. Without `kinds` the relay takes all messages.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Relay:
         self._told: set[tuple[str, str]] = set()  # what was wrong with which message
 
     def wake(self) -> None:
-        """Something may be due: look now."""
+        """Read the outbox at once, because a message may be due."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Relay until cancelled, whatever Redis and the database do meanwhile."""
+        """Put due messages on Redis until cancelled; go on after failures of Redis and of the database."""
         await keep_going(
             self.run_once,
             *_TROUBLE,
@@ -85,11 +85,11 @@ class Relay:
         )
 
     async def run_once(self) -> float:
-        """Put on Redis what is due now; a full batch has more behind it."""
+        """Put due messages on Redis; answers with the seconds until the next round, 0 after a full batch."""
         return 0 if await self.dispatch() == BATCH else self.interval
 
     async def listen(self, database: Database) -> None:
-        """Look at once when the database tells that something was staged, until cancelled."""
+        """Wake the relay each time the database notifies of a staged job, until cancelled."""
 
         async def listen_once() -> float:
             await listen(database, self.wake)
@@ -99,7 +99,7 @@ class Relay:
         await keep_going(listen_once, *_TROUBLE, failed=failed)
 
     async def dispatch(self) -> int:
-        """Put on Redis what is due now, a batch at most; answers with how many."""
+        """Put due messages on Redis, at most `BATCH`; answers with how many were due."""
         async with self._one_at_a_time:
             return await self._dispatch()
 
@@ -116,7 +116,7 @@ class Relay:
         return len(due)
 
     async def _notice_loss(self) -> None:
-        """If Redis was restarted, emptied or replaced since a relay last looked, all is due again."""
+        """Make all messages due again if Redis was restarted, emptied or replaced since a relay last checked."""
         found, current = await self._epoch()
         if found is not None and found == current:
             return
@@ -129,7 +129,7 @@ class Relay:
             log.info("relay.redis_is_new")
 
     async def _epoch(self) -> tuple[str | None, str]:
-        """The epoch noted on Redis, and the one it is: the id that a server draws when it starts."""
+        """The epoch that a relay has noted on Redis, or None; and the current one, the id of the server's start."""
         noted = await self.redis.get(epoch_key(self.queue))
         found = noted.decode(errors="replace") if noted else None
         try:
@@ -148,12 +148,12 @@ class Relay:
             except ResponseError as error:
                 if queue == self.queue or type(error) not in {ResponseError, NoPermissionError}:
                     raise
-                # a key that is no queue, or one that is forbidden here: the others are not held up by it
+                # the key is no queue, or is forbidden to this user: the other queues go on
                 said = one_line(error)
                 log.warning("relay.queue_refused", queue=queue, jobs=len(some), error=said)
 
     def _queue_of(self, message: OutboxMessage) -> str:
-        """The key of the queue that the message names, or else its kind; one that can't be a queue names none."""
+        """The key of the message's queue, or else of its kind's. A name that is not valid means the default queue."""
         try:
             return carried_to(message.queue, message.kind, self._kinds or {}, self.queue)
         except ValueError as error:
@@ -172,7 +172,7 @@ class Relay:
                 self._told.discard(("id", message.job_id))
 
     def _tell_held(self, job_id: str, holder: str) -> None:
-        """The message stays in the outbox, and is tried again later and later."""
+        """Log that another job on Redis has the message's id. The message stays in the outbox, and is tried again."""
         if not self._is_news("id", job_id):
             return
         log.warning(
@@ -183,7 +183,7 @@ class Relay:
         )
 
     def _is_news(self, what: str, job_id: str) -> bool:
-        """True once for each message."""
+        """True at the first call for this problem (`what`) of this message, so that it is logged once."""
         if (what, job_id) in self._told:
             return False
         if len(self._told) >= _MAX_LOGGED:
@@ -192,7 +192,7 @@ class Relay:
         return True
 
     async def _take_back(self, messages: Sequence[OutboxMessage]) -> None:
-        """They did not get there: due now, not after the pause."""
+        """Make these messages due at once, and not after the usual pause, because they did not reach Redis."""
         try:
             async with transaction(self.sessions) as session:
                 await outbox.due_now(session, [message.job_id for message in messages])
@@ -201,9 +201,9 @@ class Relay:
 
 
 def _body(message: OutboxMessage, queue: str) -> bytes:
-    """The job as it travels. A row that somebody's own SQL left out of shape goes as it is, to be buried.
+    """The body of a staged job. A row with a payload that is not valid, written by other SQL, is sent to be buried.
 
-    Its author is never lost: what can't travel as an actor goes spelt out and cut.
+    The body always has the actor: unprintable characters are escaped, and a long name is cut.
     """
     created = int(message.created_at.timestamp() * 1000)
     actor = presentable(message.actor, MAX_ACTOR) or UNKNOWN_ACTOR

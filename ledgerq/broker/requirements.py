@@ -1,4 +1,4 @@
-"""What Redis must be and allow: its version, the commands and the keys. Asked at the start of a worker, and by health."""
+"""Checks the version of Redis, and the commands and keys that it allows: at a worker's start, and for health."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from ledgerq.broker.keys import (
 )
 from ledgerq.broker.scripts import script
 
-OLDEST = 7  # the scripts use flags that older ones do not know
+OLDEST = 7  # major version; the scripts use flags that earlier versions do not know
 _PROBE = "ledgerq-probe"  # a job id that nobody has
-_INVALIDATIONS = "__redis__:invalidate"  # the channel on which Redis tells that something came
-_OWN_KEY = "ledgerq:probe"  # a key that only these tries have
-# … and MULTI has been named where EXEC stands alone
+_INVALIDATIONS = "__redis__:invalidate"  # the channel on which Redis notifies of changed keys
+_OWN_KEY = "ledgerq:probe"  # a key that only these checks use
+# errors that refuse nothing; EXEC lacks its MULTI only if MULTI was refused, which is reported by itself
 _NO_REFUSAL = ("invalid expire time", "EXEC without MULTI", "MISCONF", "NOREPLICAS")
-# what is sent outside of scripts, by us and by arq, or not in a way that changes something
+# the commands that ledgerq and arq send outside scripts, here in a form that changes nothing
 OUTSIDE_SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("EVAL", "return 1", "0"),
     ("EVALSHA", "0" * 40, "0"),
@@ -39,24 +39,24 @@ OUTSIDE_SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("EXEC",),
     ("ZCARD", _OWN_KEY),
     ("EXPIRE", _OWN_KEY, "1", "XX"),
-    # no time to live: whoever may run it is told that
+    # a time to live of 0: a user who may run the command gets an error about the time
     ("PSETEX", _OWN_KEY, "0", ""),
-    ("SUBSCRIBE", _INVALIDATIONS),  # the last: RESP2 takes hardly anything after it
+    ("SUBSCRIBE", _INVALIDATIONS),  # the last: RESP2 allows few commands after it
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What this Redis lacks, and the cure. `passing` if it may mend itself, and a worker can begin without it."""
+    """Something that this Redis lacks, and the cure. `passing`: a worker can start without it, as it may come back."""
 
     problem: str
     cure: str
     passing: bool = False
-    slows: bool = False  # all works without it, only later
+    slows: bool = False  # everything works without it, but with delays
 
 
 async def server(redis: ArqRedis) -> Mapping[str, Any]:
-    """What INFO says of the server; nothing where it is forbidden."""
+    """The answer of Redis to INFO server; empty if INFO is forbidden."""
     try:
         found: Mapping[str, Any] = await redis.info("server")
     except ResponseError:
@@ -65,7 +65,7 @@ async def server(redis: ArqRedis) -> Mapping[str, Any]:
 
 
 def unfit(about: Mapping[str, Any]) -> Missing | None:
-    """Why a server of that kind can't be used."""
+    """Why ledgerq can't use the server that INFO describes: its version or its mode; None if it can."""
     version = str(about.get("redis_version", ""))
     if version and _major(version) < OLDEST:
         return Missing(f"is version {version}", f"use Redis {OLDEST} or later, or Valkey")
@@ -78,7 +78,7 @@ def unfit(about: Mapping[str, Any]) -> Missing | None:
 
 
 async def missing(redis: ArqRedis, queues: Iterable[str] = ()) -> list[Missing]:
-    """What it refuses of the commands that a worker of these queues needs, without changing anything."""
+    """The commands and keys that a worker of these queues needs and Redis refuses. Nothing on Redis is changed."""
     user = user_of(redis)
     outside = await _missing_outside_scripts(redis, user)
     if any(not each.slows for each in outside):
@@ -88,7 +88,7 @@ async def missing(redis: ArqRedis, queues: Iterable[str] = ()) -> list[Missing]:
         for queue in dict.fromkeys((redis.default_queue_name, *queues))
         for refused in await _refused_inside_scripts(redis, queue)
     ]
-    return list(dict.fromkeys([*inside, *outside]))  # one rule mends all that lack the same
+    return list(dict.fromkeys([*inside, *outside]))  # equal ones have one cure
 
 
 async def _refused_inside_scripts(
@@ -103,7 +103,7 @@ async def _refused_inside_scripts(
 
 
 async def _missing_outside_scripts(redis: ArqRedis, user: str) -> list[Missing]:
-    """What is not to be had inside a script, on a connection of its own: SUBSCRIBE makes it useless for others."""
+    """Try the commands that a script can't run. SUBSCRIBE spoils a connection, so they have one of their own."""
     connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     found = dict[str, Missing]()
     try:
@@ -121,7 +121,7 @@ async def _refusal(connection: AbstractConnection, *words: str) -> ResponseError
     try:
         await connection.read_response()
     except (NoScriptError, OutOfMemoryError, ReadOnlyError):
-        return None  # the probe tells of the last two
+        return None  # the script `probe` reports the last two
     except ResponseError as error:
         return None if str(error).startswith(_NO_REFUSAL) else error
     return None
@@ -137,17 +137,17 @@ def _refused_outside(user: str, command: str, error: ResponseError) -> Missing:
 
 
 def _polls(found: Missing) -> Missing:
-    """A worker that hears of nothing asks every now and then."""
+    """Mark the lack as one that only slows a worker: without notifications it polls."""
     return replace(found, passing=True, slows=True)
 
 
 def user_of(redis: ArqRedis) -> str:
-    """The name that we log in with."""
+    """The name of the user as whom the client logs in to Redis."""
     return redis.connection_pool.connection_kwargs.get("username") or "default"
 
 
 def _refused(user: str, command: str, key: str, error: str) -> Missing:
-    """What one refusal of the probe means. Inside a script Redis says `NOPERM`, or only that the user can't."""
+    """The lack that an error of Redis shows. Inside a script Redis says `NOPERM`, or only that the user can't."""
     if error.startswith(("OOM", "MISCONF", "NOREPLICAS")):
         return Missing(
             f"takes no writes ({error.partition('. ')[0]})",

@@ -1,4 +1,4 @@
-"""The Lua scripts in `lua/`, each read once; our keys and `owner.lua` stand before each of them."""
+"""The Lua scripts in `lua/`, each read once. The keys of `FOR_SCRIPTS` and `owner.lua` are put before each script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).parent / "lua"
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script ready to be called. Redis is sent its text when it does not know it, or has forgotten it."""
+    """A script ready to be called, by its hash. The text is sent only if Redis does not know the script."""
 
     redis: Redis
     text: str
@@ -26,7 +26,7 @@ class Script:
     async def __call__(
         self, keys: Sequence[str | bytes] = (), args: Sequence[bytes | str | float] = ()
     ) -> Any:
-        """Run it. The text is sent and run by one command, between which nobody can make Redis forget it."""
+        """Run the script. If Redis does not know the script, a single command sends and runs its text."""
         try:
             return await self.redis.evalsha(self.sha, len(keys), *keys, *args)  # type: ignore[misc, arg-type]
         except NoScriptError:
@@ -34,12 +34,12 @@ class Script:
 
 
 def script(redis: Redis, name: str) -> Script:
-    """The script of that name."""
+    """The script in the file `lua/<name>.lua`."""
     return script_of(redis, _text(name))
 
 
 def script_of(redis: Redis, text: str) -> Script:
-    """A script of that text."""
+    """A script with this text."""
     return Script(redis, text, _digest(text))
 
 

@@ -1,4 +1,4 @@
-"""Where the queue is."""
+"""The settings of Redis and of the default queue."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from ledgerq.wire.queue_name import checked_key
 
 
 class BrokerConfig(Settings):
-    """What a producer needs: Redis, and the queue for jobs that name none.
+    """The settings that a producer needs: the URL of Redis, and the key of the default queue.
 
     ```python
     config = BrokerConfig(redis_url="redis://localhost:6379/0", queue="shop:queue")

@@ -188,8 +188,10 @@ def _show_queues(found: Status) -> None:
 
 def _show_job(found: JobStatus) -> None:
     fields = asdict(found)
-    attempts, entries = fields.pop("attempts"), fields.pop("audit")
+    attempts, entries, steps = fields.pop("attempts"), fields.pop("audit"), fields.pop("steps")
     print_fields(fields)
     print_attempts(attempts)
+    if steps:
+        print_rows(("step", *list(steps[0])[1:]), [each.values() for each in steps])
     if entries:
         print_rows(list(entries[0]), [each.values() for each in entries])

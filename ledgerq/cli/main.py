@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.admin import health as health_checks
-from ledgerq.cli import audit, dead_letters, init, jobs
+from ledgerq.cli import audit, dead_letters, init, jobs, steps
 from ledgerq.cli import migrate as migrate_command
 from ledgerq.cli.dev import run_dev
 from ledgerq.cli.find_app import (
@@ -48,6 +48,7 @@ init.add_to(commands)
 migrate_command.add_to(commands)
 jobs.add_to(commands)
 dead_letters.add_to(commands)
+steps.add_to(dead_letters.commands)
 audit.add_to(commands)
 
 # errors that mean a wrong option: `enqueue` and `dead` make jobs of their options

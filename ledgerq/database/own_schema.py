@@ -26,7 +26,7 @@ _MAX_NAME = 63  # bytes of a name in PostgreSQL
 _PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
 
 
-def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
+def checked_schema(schema: Any, setting: str = "App(schema=)") -> str:
     """The name, if it is valid for a schema.
 
     Raises:

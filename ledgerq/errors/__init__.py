@@ -44,6 +44,8 @@ LedgerqError                    the root of ledgerq's errors; the text is one li
     │   └── UnknownFields       the payload has fields that this code does not know; newer code may know them
     ├── InvalidResult           the handler's answer is not JSON that the database can store
     ├── ResultTooLarge          the handler's answer is larger than LEDGERQ_MAX_RESULT
+    ├── StepUnusable            a step was done outside of the database, and its answer could not be kept
+    ├── InDoubt                 a step that is called at most once may have happened: a person decides
     ├── UnknownKind             the application has no such kind; a newer worker may know it
     ├── PayloadMismatch         a job of this id has another payload
     ├── InvalidRequest          a producer's request has an invalid argument
@@ -102,6 +104,7 @@ from ledgerq.errors.jobs import (
     DeadLetterReason,
     Expired,
     HeldUp,
+    InDoubt,
     InvalidPayload,
     InvalidRequest,
     InvalidResult,
@@ -114,6 +117,7 @@ from ledgerq.errors.jobs import (
     ResultTooLarge,
     RetryLater,
     Snooze,
+    StepUnusable,
     TimedOut,
     Undecodable,
     UnknownFields,
@@ -143,6 +147,7 @@ __all__ = [
     "HandlerSilent",
     "HeldUp",
     "IdHeld",
+    "InDoubt",
     "InvalidPayload",
     "InvalidRequest",
     "InvalidResult",
@@ -173,6 +178,7 @@ __all__ = [
     "SessionShared",
     "SettingError",
     "Snooze",
+    "StepUnusable",
     "StillReferenced",
     "StillRuns",
     "TimedOut",

@@ -31,6 +31,8 @@ class DeadLetterReason(StrEnum):
     INVALID_PAYLOAD = "invalid_payload"
     INVALID_RESULT = "invalid_result"
     RESULT_TOO_LARGE = "result_too_large"
+    STEP_UNUSABLE = "step_unusable"
+    IN_DOUBT = "in_doubt"
     UNKNOWN_KIND = "unknown_kind"
     PAYLOAD_MISMATCH = "payload_mismatch"
     INVALID_REQUEST = "invalid_request"
@@ -159,6 +161,33 @@ class NotBuried(JobError):
         self.job_ids = tuple(job_ids)
         problem = f"not among the dead letters: {', '.join(self.job_ids)}"
         super().__init__([Problem("job_id", problem)])
+
+
+class StepUnusable(JobError):
+    """A step was done, and its answer could not be kept. It is not done again, and the job can't go on from it."""
+
+    reason = DeadLetterReason.STEP_UNUSABLE
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__([Problem(f"step {name}", f"was done, and its answer {problem}")])
+
+
+class InDoubt(JobError):
+    """A step that is called at most once was begun, and no answer is recorded: it may have happened, or not."""
+
+    reason = DeadLetterReason.IN_DOUBT
+
+    def __init__(self, name: str) -> None:
+        self.step = name
+        super().__init__(
+            [
+                Problem(
+                    f"step {name}",
+                    "may have happened: it was begun, and no answer is recorded; look at the other side, then say which: "
+                    f"ledgerq dead resolve JOB_ID --step {name!r} --happened ANSWER, or --did-not-happen",
+                )
+            ]
+        )
 
 
 class NotReplayable(JobError):

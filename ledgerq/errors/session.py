@@ -53,6 +53,6 @@ class HandlerSilent(LedgerqError):
         self.seconds, self.limit = seconds, limit
         super().__init__(
             f"the handler did not use its transaction for {seconds:.1f} s, and PostgreSQL ended it after "
-            f"{limit:g} s (LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT); move what is slow outside of the "
-            "transaction, into a job that stages this one when it has its answer"
+            f"{limit:g} s (LEDGERQ_DB_IDLE_IN_TRANSACTION_TIMEOUT); move what is slow out of the "
+            "transaction: @job(outside=…)"
         )

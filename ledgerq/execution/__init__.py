@@ -1,1 +1,1 @@
-"""From a delivery to its outcome, through one transaction."""
+"""Takes a delivery to its outcome, through one transaction."""

@@ -1,4 +1,4 @@
-"""Burying a job: what is kept of it in the dead letters, whatever it held."""
+"""Buries a job: writes its dead letter, whatever its body and its error contain."""
 
 import asyncio
 import hashlib
@@ -24,9 +24,9 @@ from ledgerq.wire.names import MAX_QUEUE
 from ledgerq.wire.readable import readable_parts
 from ledgerq.wire.result import holds_nul
 
-UNKNOWN_KIND = "unknown"  # of a job whose bytes name none
+UNKNOWN_KIND = "unknown"  # the kind of a job whose body names none
 MAX_NOTE = 500  # characters that are kept of the error of one attempt
-MAX_ATTEMPTS = 100  # attempts that a letter tells of, the last ones
+MAX_ATTEMPTS = 100  # attempts that a dead letter keeps, the latest ones
 _DEFAULTS = Policy()
 _MAX_WAIT = 30.0  # seconds for the letter's own transaction
 
@@ -34,9 +34,10 @@ _MAX_WAIT = 30.0  # seconds for the letter's own transaction
 async def bury(
     delivery: Delivery, outcome: Buried, sessions: Sessions, policy: Policy
 ) -> Buried | Duplicate | Retry:
-    """Put a job among the dead letters, in a transaction of its own; if that fails, try again later.
+    """Write the dead letter of a job that is given up, in a transaction of its own.
 
-    A job that has ended meanwhile, by another delivery, is not buried: it was done, or is dead already.
+    Answers with `Duplicate` if another delivery has ended the job meanwhile: then no dead letter is written. Answers
+    with `Retry` if the transaction fails: then the job is delivered again.
     """
     try:
         async with asyncio.timeout(_MAX_WAIT):
@@ -52,7 +53,7 @@ async def bury(
 async def _keep_what_can_be_kept(
     sessions: Sessions, delivery: Delivery, outcome: Buried, policy: Policy
 ) -> Duplicate | None:
-    """If something in the letter is such as the database can't hold, less of it; the job's bytes it can."""
+    """Write the dead letter; if the database refuses a value in it, write one with the raw body and fewer fields."""
     try:
         letter = letter_of(delivery, outcome, policy)
         return await _keep(sessions, delivery, outcome, letter)
@@ -65,7 +66,7 @@ async def _keep_what_can_be_kept(
 
 
 class _Indescribable(Exception):
-    """Stands for an error of which the database keeps nothing but the name of its class."""
+    """Stands in for an error whose text the database may refuse: keeps only the name of the error's class."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(storable(type(error).__name__))
@@ -75,10 +76,10 @@ async def _keep(
     sessions: Sessions, delivery: Delivery, outcome: Buried, letter: DeadLetter
 ) -> Duplicate | None:
     kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery)
-    # an id that no worker would take may still be that of a message
+    # an id that is not valid for a job may still be in the outbox
     staged = {letter.job_id, storable(delivery.job_id)}
     if isinstance(outcome.error, PayloadMismatch):
-        staged.discard(delivery.job_id)  # that one is another job
+        staged.discard(delivery.job_id)  # another job has this id
     async with transaction(sessions) as session:
         if not await inbox.insert_receipt(
             session,
@@ -97,7 +98,7 @@ async def _keep(
 
 
 def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> DeadLetter:
-    """All that is known of a job that is given up, each text cut to its length."""
+    """The dead letter of a job that is given up: all that is known of the job, with long texts cut."""
     read = readable_parts(delivery.body)
     payload = storable_json(dict(read.envelope.payload)) if read.envelope else None
     told = described(outcome.error, policy.max_error)
@@ -130,13 +131,13 @@ def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -
 
 
 def _queue_of(delivery: Delivery, envelope: Envelope | None) -> str | None:
-    """The key of the queue that the job came from, where it is known and can be kept."""
+    """The key of the queue that the job came from; None if the key is unknown or can't be stored."""
     queue = delivery.queue or (envelope.queue if envelope else None)
     return queue if queue and len(queue) <= MAX_QUEUE and queue.isprintable() else None
 
 
 def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
-    """The job's own, if it can be stored; for another payload under its id, one made of both."""
+    """The job's id in a form that can be stored. If another payload ran under the id, a hash of this one is added."""
     job_id = storable_job_id(delivery.job_id)
     if isinstance(outcome.error, PayloadMismatch):
         return f"{job_id[:180]}~{_payload_hash(delivery).hex()[:16]}"
@@ -144,9 +145,9 @@ def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
 
 
 def fingerprint(kind: str | None, outcome: Buried) -> str:
-    """The same for jobs of a kind that failed in the same way: in one place, or by the same fields.
+    """A hash that is equal for jobs of one kind with equal reason, error class, place in the code, and fields at fault.
 
-    Of a group of exceptions the ones in it count, whatever their order: the group itself is always alike.
+    Of a group of exceptions, the exceptions in the group count, in any order; the group itself does not.
     """
     fields = ",".join(sorted({problem.field for problem in outcome.problems}))
     failures = sorted(f"{type(each).__name__}:{_place(each)}" for each in leaves(outcome.error))
@@ -160,7 +161,7 @@ def _place(error: BaseException) -> str:
 
 
 def storable_job_id(job_id: str) -> str:
-    """The id itself, or if it can't be stored, a readable part of it and a hash of the whole."""
+    """The id itself if it is valid; else a readable part of the id and a hash of the whole."""
     try:
         check_job_id(job_id)
     except Undecodable:
@@ -171,7 +172,7 @@ def storable_job_id(job_id: str) -> str:
 
 
 def storable_json(payload: dict[str, Any]) -> dict[str, Any] | None:
-    """The payload, or None if PostgreSQL's JSONB would refuse it."""
+    """The payload; None if a text in it holds NUL, which PostgreSQL's JSONB refuses."""
     return None if holds_nul(to_json(payload)) else payload
 
 

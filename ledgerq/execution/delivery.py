@@ -9,10 +9,11 @@ from ledgerq.wire.envelope import Envelope, decode
 
 @dataclass(slots=True)
 class Delivery:
-    """One arrival of a job at a worker, as it came; a job may arrive more than once.
+    """One arrival of a job at a worker. A job may arrive more than once.
 
-    `attempt` counts from 1. Arrivals that ended with the worker or its connections are counted
-    apart: `crashes`, `interruptions`. `history` tells of the earlier ones, as far as it is known.
+    `attempt` counts from 1. Earlier arrivals that spent no attempt are counted apart: `crashes` are those during which
+    the worker died, `interruptions` those that lost the connection to the database or were held up by other jobs.
+    `history` has a note on each earlier arrival that went wrong, as far as known.
     """
 
     job_id: str
@@ -22,7 +23,7 @@ class Delivery:
     interruptions: int = 0
     history: tuple[Mapping[str, Any], ...] = ()
     worker: str = ""
-    queue: str = ""  # the key of the queue that it came from; '' if that is not known
+    queue: str = ""  # the key of the queue that the job came from; '' if unknown
     _envelope: Envelope | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -30,7 +31,7 @@ class Delivery:
         """The body, decoded once.
 
         Raises:
-            Undecodable: it is no job.
+            Undecodable: the body is not valid.
         """
         if self._envelope is None:
             self._envelope = decode(self.body)
@@ -38,6 +39,6 @@ class Delivery:
 
     @property
     def is_first(self) -> bool:
-        """True if nothing has gone wrong with the job before, as far as it is known."""
+        """True if no earlier attempt, crash or interruption of the job is known, and its body counts no attempt."""
         before = self.attempt > 1 or self.crashes or self.interruptions
         return not before and not self.envelope.attempt

@@ -1,7 +1,7 @@
 """Calls the handlers of the jobs that share a transaction, each behind a fence.
 
-Nothing that a job leaves in the transaction reaches the next one: what can't be cleaned away, `SET LOCAL` or an
-advisory lock, raises `SharesState`.
+No job sees what an earlier job has left in the transaction. If a job leaves something that can't be removed, a
+`SET LOCAL` or an advisory lock, the fence raises `SharesState`.
 """
 
 import asyncio
@@ -23,25 +23,28 @@ from ledgerq.text import leaves
 
 
 async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
-    """What the handler answers for a job that has the transaction to itself."""
-    origin, now = _origin(job), datetime.now(UTC)
-    await set_origin(session, origin)  # it stays: what is not flushed yet is so at the commit
+    """Call the handler of a job that has the transaction to itself; answers with the handler's result."""
+    origin, now = origin_of(job), datetime.now(UTC)
+    await set_origin(session, origin)  # not reset: the commit flushes more
     fence = Fence(session, stalled=stalled_by_others(job.id))
 
     async def handle(given: JobSession) -> Any:
         return await job.handle(_context(given, job, origin, now))
 
-    return await _handled(fence, handle, _bound(job))
+    return await _handled(fence, handle, bound_of(job))
 
 
 async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
-    """What the handlers answer for jobs of one kind, in their order."""
+    """Call the handler for each of several jobs of one kind; answers with the results, in the order of the jobs.
+
+    If the kind has a function for many jobs, call that function once instead.
+    """
     if jobs[0].kind.handle_many:
         return await _handle_many(session, jobs)
     answers, now = [], datetime.now(UTC)
     async with deferred_writes(session):
         for job in jobs:
-            origin = _origin(job)
+            origin = origin_of(job)
             await set_origin(session, origin)
             fence = Fence(session, shared=True, stalled=stalled_by_others(job.id))
 
@@ -50,29 +53,30 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
             ) -> Any:
                 return await job.handle(_context(given, job, origin, now))
 
-            answers.append(await _handled(fence, handle, _bound(job)))
+            answers.append(await _handled(fence, handle, bound_of(job)))
         await set_origin(session, None)
     return answers
 
 
 async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
-    """By the kind's own function for many, which knows that they share a transaction."""
+    """Call the kind's function for many jobs, once for all these jobs."""
     kind, now = jobs[0].kind, datetime.now(UTC)
-    assert kind.handle_many  # noqa: S101 - the caller has seen it
+    assert kind.handle_many  # noqa: S101 - the caller has checked this
     handle_many = kind.handle_many
 
     async def handle(given: JobSession) -> Sequence[Any]:
-        contexts = [_context(given, job, _origin(job), now) for job in jobs]
+        contexts = [_context(given, job, origin_of(job), now) for job in jobs]
         return await handle_many(contexts, [job.payload for job in jobs])
 
     return await _handled(Fence(session), handle, {"kind": kind.name, "jobs": len(jobs)})  # type: ignore[no-any-return]
 
 
 async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
-    """What a handler answers, kept apart from the worker and inside its transaction.
+    """Run a handler behind the fence, isolated from the worker; answers with the handler's result.
 
     Raises:
-        HandlerSilent, Disconnected: the connection is gone, and what the handler raised may be a consequence.
+        HandlerSilent, Disconnected: the connection to the database was lost. The handler's own error, which may be a
+            consequence, is the cause of this one.
     """
     job_id = bound.get("job_id", "")
     try:
@@ -84,13 +88,13 @@ async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
 
 
 def _asks(error: BaseException) -> bool:
-    """True if the handler says what is to become of its job."""
+    """True if the error is one by which a handler decides on its job: to fail, to refuse, to retry, or to snooze."""
     asking = (JobError, Refused, RetryLater, Snooze)
     return any(issubclass(type(each), asking) for each in leaves(error))
 
 
 def told_to_stop(error: BaseException) -> bool:
-    """True if this task is cancelled from outside, not by what the handler awaited."""
+    """True if this task was cancelled or closed from outside; False for a cancellation by the handler's own code."""
     if isinstance(error, GeneratorExit):
         return True
     task = asyncio.current_task()
@@ -100,12 +104,12 @@ def told_to_stop(error: BaseException) -> bool:
 def _context(
     session: LedgerqSession, job: Job[Any], origin: Origin, now: datetime
 ) -> JobContext[Any]:
-    """What the handler is given."""
+    """The context that the handler is called with."""
     return JobContext(session, origin, now, job.resources)
 
 
-def _origin(job: Job[Any]) -> Origin:
-    """Whose doing it is what the job changes."""
+def origin_of(job: Job[Any]) -> Origin:
+    """The origin of the job's changes, for the audit log."""
     return Origin(
         actor=job.envelope.actor,
         job_id=job.id,
@@ -115,7 +119,7 @@ def _origin(job: Job[Any]) -> Origin:
     )
 
 
-def _bound(job: Job[Any]) -> dict[str, Any]:
-    """What each log line of the handler says of its job."""
+def bound_of(job: Job[Any]) -> dict[str, Any]:
+    """The fields about the job that each log line of its handler has."""
     bound = {"job_id": job.id, "kind": job.kind.name, "attempt": job.delivery.attempt}
     return bound | {"trace_id": job.envelope.trace_id} if job.envelope.trace_id else bound

@@ -1,7 +1,7 @@
-"""What a person may do about a job, in one transaction: replay or discard a dead one, cancel any.
+"""What an operator may do about a job, in one transaction: replay or discard a dead job, cancel one that has not ended.
 
-A replay puts the job into the outbox, from where the relay takes it; the letter goes, the audit log keeps
-who did it and why. A job that was discarded or cancelled never runs, however often it is delivered.
+A replay stages the job again and deletes its dead letter; the relay then puts the job on Redis. The audit log keeps who
+did it and why. A job that was discarded or cancelled never runs, however often it is delivered.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from ledgerq.database.engine import Sessions
 from ledgerq.database.sqlstate import translated
 from ledgerq.errors import InvalidRequest, NotReplayable, Undecodable
 from ledgerq.execution.dead_letter import UNKNOWN_KIND, storable_json
-from ledgerq.store import audit, dead_letters, inbox, outbox, unique_keys
+from ledgerq.store import audit, dead_letters, inbox, outbox, steps, unique_keys
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.outbox import Message
@@ -24,13 +24,13 @@ from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode,
 from ledgerq.wire.readable import readable_parts
 from ledgerq.wire.request import MAX_ACTOR, require_free_names, require_printable
 
-PAGE = 500  # letters in one transaction
+PAGE = 500  # dead letters in one page
 _MAX_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A dead job that will run again, under its own id or a new one."""
+    """A dead job that will run again as `job_id`, its own id or a new one. `letter_of` is the id in its dead letter."""
 
     letter_of: str
     job_id: str
@@ -47,20 +47,20 @@ async def replay(
     kind: str | None = None,
     new_job_id: str | None = None,
 ) -> list[Replayed]:
-    """Let these dead jobs run once more; answers with those that had a letter.
+    """Stage these dead jobs again; answers with those that had a dead letter.
 
     Args:
-        session: the caller's; all of them are staged with its commit, or none.
-        job_ids: as the letters have them.
-        actor: who replays, for the audit log. The job itself keeps its own.
+        session: the caller's session; its commit stages all jobs, or none.
+        job_ids: the job ids in the dead letters.
+        actor: who replays, for the audit log. The job keeps its own actor.
         reason: why, for the audit log.
-        payload: instead of the letter's, for one job; the caller has validated it.
-        kind: instead of the letter's, which may name none.
-        new_job_id: run as a new job, for one whose id was done with another payload.
+        payload: replaces the payload of one job; the caller has validated it.
+        kind: replaces the kind in the dead letter, which may have none.
+        new_job_id: the id for one job whose own id has ended with another payload.
 
     Raises:
-        NotReplayable: one can't run as it is; says what to give.
-        InvalidRequest, Undecodable: an argument is such as no worker would take.
+        NotReplayable: a job can't run with what its dead letter has; the error says what to give.
+        InvalidRequest, Undecodable: an argument is not valid.
     """
     actor, reason = _checked(actor, reason)
     edit = _Edit(payload, kind, new_job_id)
@@ -85,9 +85,9 @@ async def replay(
 async def discard(
     session: AsyncSession, job_ids: Collection[str], *, actor: str, reason: str
 ) -> list[str]:
-    """Throw these letters away; answers with those that were there. The jobs stay dead for good.
+    """Delete these dead letters; answers with the job ids that had one. The jobs stay dead for good.
 
-    Their unique keys are free again: what is staged under one of them is a new job.
+    Their unique keys are free again: a job that is staged with one of these keys is a new job.
     """
     actor, reason = _checked(actor, reason)
     with translated():
@@ -114,18 +114,18 @@ async def cancel(
     reason: str,
     envelope: Envelope | None = None,
 ) -> JobState | None:
-    """See to it that this job never runs, if it has not ended; answers with the state it is in now.
+    """Cancel a job that has not ended, so that it never runs; answers with the state in which the job is then.
 
-    None means that it was made to run again in this moment: ask once more. While the job runs, its
-    transaction holds its row in the inbox, and this waits for it, as long as `lock_timeout` allows.
-    A unique key that the job has is free again.
+    None means that a replay has just deleted the job's receipt: call again. While the job runs, its
+    transaction locks its receipt; this function waits for the lock, as long as `lock_timeout` allows.
+    The unique key of a cancelled job is free again.
 
     Args:
-        session: the caller's; the job is cancelled with its commit.
-        job_id: the job, known or yet to come.
+        session: the caller's session; the job is cancelled with its commit.
+        job_id: the job's id; the job may not have been enqueued yet.
         actor: who cancels, for the audit log.
         reason: why, for the audit log.
-        envelope: the job as it is on the queue, if the caller has it.
+        envelope: the job's envelope from the queue, if the caller has read it.
 
     Raises:
         LockTimeout: the job runs.
@@ -153,7 +153,7 @@ async def cancel(
 
 
 def staged_envelope(message: OutboxMessage) -> Envelope:
-    """A staged job as it travels, whatever somebody's own SQL has put there for a payload."""
+    """The envelope of a staged job. A payload that is no JSON object, written by other SQL, counts as empty."""
     payload = message.payload if isinstance(message.payload, dict) else {}
     return Envelope(message.kind, payload, message.actor, message.trace_id)
 
@@ -161,7 +161,7 @@ def staged_envelope(message: OutboxMessage) -> Envelope:
 async def pages(
     sessions: Sessions, which: DeadLetterFilter = ALL, *, size: int = PAGE
 ) -> AsyncIterator[Sequence[DeadLetter]]:
-    """All such letters, the newest first, in pages; those buried meanwhile are left out."""
+    """The dead letters that `which` selects, newest first, in pages; letters written meanwhile are left out."""
     before_id: int | None = None
     while True:
         async with sessions() as session:
@@ -173,7 +173,7 @@ async def pages(
 
 
 def obstacle(letter: DeadLetter) -> NotReplayable | None:
-    """Why this letter can't be replayed as it is, or None."""
+    """Why this dead letter can't be replayed without changes; None if it can."""
     try:
         _message(letter, _Edit())
     except NotReplayable as error:
@@ -183,7 +183,7 @@ def obstacle(letter: DeadLetter) -> NotReplayable | None:
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """What a replay changes."""
+    """The fields that a replay changes; None leaves a field as it is."""
 
     payload: Mapping[str, Any] | None = None
     kind: str | None = None
@@ -218,13 +218,13 @@ def _message(letter: DeadLetter, edit: _Edit) -> Message:
         payload=dict(envelope.payload),
         actor=envelope.actor,
         trace_id=envelope.trace_id,
-        # another kind has a queue of its own
+        # a job of another kind goes to its kind's queue
         queue=letter.queue if envelope.kind == letter.kind else None,
     )
 
 
 def _envelope(letter: DeadLetter, edit: _Edit) -> Envelope:
-    """The job as it was, or as far as it can be read, with what the edit changes."""
+    """The job's envelope from its dead letter, or else from the raw body, with the edit's changes."""
     read = readable_parts(letter.raw)
     kind = edit.kind or letter.kind or (read.envelope.kind if read.envelope else None)
     payload = letter.payload if edit.payload is None else edit.payload
@@ -243,12 +243,14 @@ def _envelope(letter: DeadLetter, edit: _Edit) -> Envelope:
 
 
 async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _Edit) -> None:
-    """The jobs have ended no more; those that were done, or a new id that is taken, are refused."""
+    """Delete the receipts of the dead jobs, so that they can run. Refuse a job that was done, or a new id in use."""
     ids = [message.job_id for message in messages]
     if edit.new_job_id is None:
         await inbox.delete_receipts(session, ids)
+        if edit.payload is not None or edit.kind is not None:
+            await steps.forget(session, ids)  # they were done for other fields
         if edit.payload is not None:
-            await outbox.remove(session, ids)  # what may be staged there has the old payload
+            await outbox.remove(session, ids)  # a job staged under the id has the old payload
     elif await outbox.find_many(session, ids):
         raise InvalidRequest("new_job_id", "is staged already; give an id that is new")
     for job_id in sorted(await inbox.hashes(session, ids)):
@@ -269,7 +271,7 @@ def _replay_entry(letter: DeadLetter, message: Message, edit: _Edit, reason: str
     before, edited = _before(letter), edit.payload is not None
     after: dict[str, Any] = {"reason": reason, "payload_edited": edited}
     if edited and letter.payload is not None:
-        before["payload"] = letter.payload  # the letter goes: here it can still be looked up
+        before["payload"] = letter.payload  # the dead letter is deleted: the audit log keeps it
     if message.kind != letter.kind:
         before["kind"], after["kind"] = letter.kind, message.kind
     if message.job_id != letter.job_id:

@@ -1,8 +1,8 @@
-"""Runs a handler step by step in a context of its own, so that nothing it does is taken for the worker's.
+"""Runs a handler step by step in a context of its own, so that its mistakes do not reach the worker.
 
-What it leaves in context variables ends with it. What it raises is an error of its job, whatever its class. If it
-cancels itself, that is its own affair. If it does not stop when it is told to, it is left where it is. If it forks and
-the child comes back here, the child ends.
+Values that the handler sets in context variables are dropped with its context. Whatever the handler raises, SystemExit
+too, is an error of its job. If the handler cancels its own task, only the job fails. A handler that does not stop
+within 3 s of a cancellation is abandoned. If the handler forks and the child returns here, the child ends.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[JobSession], Awaitable[Any]]
 
 JOB: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("job", default=None)
-PATIENCE = 3.0  # seconds for a handler to end that was told to stop; then it is left where it is
+PATIENCE = 3.0  # seconds in which a cancelled handler must end; after that it is abandoned
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 class HandlerMisbehaved(Exception):
-    """A handler raised what is no `Exception`: an exit, a cancellation of its own. `error` is that."""
+    """A handler raised `error`, which is no `Exception`: for example SystemExit, or a cancellation of its own."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -37,15 +37,15 @@ class HandlerMisbehaved(Exception):
 
 
 async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) -> T:
-    """What the work answers, done in a copy of this context, with `bound` in its log lines.
+    """Run `work` in a copy of this context, with `bound` in its log lines; answers with its result.
 
     Raises:
-        HandlerMisbehaved: it raised what is no Exception.
-        CancelledError: this task was told to stop.
+        HandlerMisbehaved: `work` raised an error that is no `Exception`.
+        CancelledError: this task was cancelled from outside.
     """
     context = contextvars.copy_context()
     context.run(structlog.contextvars.bind_contextvars, **bound)
-    context.run(JOB.set, bound)  # by which a task of the handler's is known as its own
+    context.run(JOB.set, bound)  # marks the tasks that the handler makes
     answer: T = await _Steps(_awaited(work), context, bound).take()
     return answer
 
@@ -55,7 +55,7 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 
 
 class _Steps:
-    """Takes a coroutine through its steps, from one await to the next."""
+    """Runs a coroutine step by step: a step goes from one await to the next."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class _Steps:
         assert task  # noqa: S101 - a coroutine runs in one
         self._work, self._context, self._bound, self._task = work, context, bound, task
         self._lag, self._pid = lag_of_running_loop(), os.getpid()
-        self._waiting: asyncio.TimerHandle | None = None  # for it to stop
+        self._waiting: asyncio.TimerHandle | None = None  # set while a cancelled handler ends
         self._left_behind = False
 
     @types.coroutine
     def take(self) -> Generator[Any, Any, Any]:
-        """The coroutine's answer."""
+        """Run the coroutine to its end; answers with its result."""
         step: Callable[[Any], Any] = self._work.send
         value: Any = None
         try:
@@ -90,7 +90,7 @@ class _Steps:
                 self._waiting.cancel()
 
     def _one(self, step: Callable[[Any], Any], value: Any) -> Any:
-        """One step; what it waits for then."""
+        """Run one step; answers with the future that the coroutine then awaits."""
         cancelling = self._task.cancelling()
         if self._lag:
             self._lag.at_work = self._bound
@@ -111,18 +111,21 @@ class _Steps:
             if self._lag:
                 self._lag.at_work = None
             if self._waiting and not self._task.cancelling():
-                self._waiting.cancel()  # it was a limit of the handler's own
+                self._waiting.cancel()  # a time limit in the handler ended its cancellation
                 self._waiting = None
 
     def _handed_on(self, error: BaseException) -> BaseException:
-        """What is raised at the await: the task is cancelled, or closed, or what was awaited has failed."""
+        """The error to raise at the coroutine's await: a cancellation, or the failure of the awaited future.
+
+        Closes the coroutine, and raises, if the task is closed or the handler is abandoned.
+        """
         if self._left_behind:
-            self._task.uncancel()  # that was our own
+            self._task.uncancel()  # `_lose_patience` cancelled it
             log.error(
                 "job.abandoned", **self._bound, problem="its handler did not stop when told to"
             )
         if self._left_behind or isinstance(error, GeneratorExit):
-            with suppress(BaseException):  # it may do in vain what it likes
+            with suppress(BaseException):  # its errors no longer count
                 self._context.run(self._work.close)
             raise asyncio.CancelledError if self._left_behind else error
         if isinstance(error, asyncio.CancelledError) and self._waiting is None:
@@ -136,7 +139,7 @@ class _Steps:
             self._task.cancel()
 
     def _forget_own_cancellations(self, cancelling: int) -> None:
-        """Only the handler can have cancelled this task while it was at work in it."""
+        """Undo the cancellations that this step added to the task: only the handler can have made them."""
         while self._task.cancelling() > cancelling:
             self._task.uncancel()
 

@@ -9,14 +9,14 @@ from ledgerq.store.tables import JobState
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Committed. `result` is what the handler answered, as JSON can carry it."""
+    """The job's transaction is committed. `result` is the handler's result, in JSON's types."""
 
     result: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The job had ended before: done with this result, cancelled, or dead; nothing was done now."""
+    """The job had ended before this delivery: done with `result`, cancelled, or dead. Its handler was not called."""
 
     state: JobState
     result: Any = None
@@ -24,10 +24,11 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Rolled back; to be delivered again after `delay` seconds. With `counts_as_attempt` it spends one of its attempts.
+    """The job was rolled back, and is delivered again after `delay` seconds.
 
-    `interrupted` if the connection to the database was lost. `waits_for` names what others have to mend: a lock, a
-    grant, a deploy.
+    `counts_as_attempt`: this delivery counts against the job's limit of attempts. `interrupted`: the connection to the
+    database was lost, or other jobs blocked the event loop. `waits_for` names what others must fix first, for example a
+    lock or a missing grant; '' if nothing.
     """
 
     delay: float
@@ -39,7 +40,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """Rolled back; never to be delivered again. It is among the dead letters."""
+    """The job was rolled back and given up; it is not delivered again. Its dead letter keeps these fields."""
 
     reason: DeadLetterReason
     error: BaseException

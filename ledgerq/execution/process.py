@@ -1,14 +1,15 @@
 """The flow of jobs, on one screen. A single delivery is a batch of one.
 
-1. read      each delivery, believing nothing: its bytes, its kind, its payload by the kind's rules
+1. read      check each delivery: its body, its kind, its payload by the kind's payload class
 2. group     jobs of a kind that shares transactions go together, each other job by itself
-3. open      the transaction: all that follows commits together or not at all
-4. receipt   a row in the inbox for each job; a job that has one already has ended: answer as then
-5. handle    each job, behind a fence: rows are added, flushed for their ids, written to the audit log
-6. outbox    the messages of staged jobs are removed
-7. commit    on leaving the transaction; if another one came first, all again from 3
-8. decide    what failed together is split, until the bad job is alone: the others commit. It is
-             tried again or buried, as `ledgerq.execution.retry` decides
+3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded
+4. open      open the transaction: all that follows commits together, or nothing does
+5. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
+6. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
+7. outbox    delete the outbox rows of staged jobs
+8. commit    at the end of the transaction; after a conflict with another one, again from 4
+9. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
+             bad job, `ledgerq.execution.retry` decides: it is tried again or buried
 """
 
 import time
@@ -29,6 +30,7 @@ from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import handle_alone, handle_together, told_to_stop
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.outside import answered
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive
 from ledgerq.runtime.lag import stalled_by_others
@@ -45,7 +47,10 @@ Outcomes = dict[str, Outcome]  # by the ids of the jobs
 async def process(
     deliveries: Sequence[Delivery], registry: Registry, sessions: Sessions, policy: Policy
 ) -> list[Outcome]:
-    """Take deliveries to their ends, in their order. Raises nothing but a cancellation, which rolls back."""
+    """Process deliveries; answers with their outcomes, in the order of the deliveries.
+
+    Raises nothing but a cancellation, which rolls the open transaction back.
+    """
     first: dict[str, Delivery] = {}
     for delivery in deliveries:
         first.setdefault(delivery.job_id, delivery)
@@ -53,7 +58,7 @@ async def process(
     return [
         outcomes[delivery.job_id]
         if delivery is first[delivery.job_id]
-        else (await process([delivery], registry, sessions, policy))[0]  # a duplicate in the list
+        else (await process([delivery], registry, sessions, policy))[0]  # twice in the list
         for delivery in deliveries
     ]
 
@@ -61,7 +66,7 @@ async def process(
 async def conclude(
     error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
 ) -> Outcome:
-    """What becomes of a job that failed; if it is given up, it is buried here."""
+    """Decide on a job that failed with `error`: answers with its outcome. A job that is given up is buried here."""
     outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
         return await bury(delivery, outcome, sessions, policy)
@@ -75,7 +80,7 @@ class _Flow:
     policy: Policy
 
     async def process(self, deliveries: Iterable[Delivery]) -> Outcomes:
-        """Deliveries of different jobs. Those that can't be read are decided on last: they delay nobody."""
+        """Process deliveries of different jobs. Those that can't be read are decided on last, to delay no other job."""
         jobs, unread, outcomes = [], [], Outcomes()
         for delivery in deliveries:
             try:
@@ -98,7 +103,7 @@ class _Flow:
         return self.registry.resolve(delivery)
 
     def group(self, jobs: Sequence[Job[Any]]) -> list[list[Job[Any]]]:
-        """Jobs that share a transaction, and each other one alone, such as one that has failed before."""
+        """Group first deliveries of a kind that shares transactions; each other job is a group of its own."""
         groups: dict[str, list[Job[Any]]] = {}
         alone = []
         for job in jobs:
@@ -109,13 +114,14 @@ class _Flow:
         return [*groups.values(), *alone]
 
     async def run(self, jobs: Sequence[Job[Any]]) -> Outcomes:
-        """Take them to their ends, in one transaction if all goes well."""
+        """Run jobs in one transaction, or in smaller parts if that fails; answers with their outcomes."""
         seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
         stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
         limit = timeout(seconds)
         try:
             async with limit:
-                outcomes = await self._in_one_transaction(jobs)
+                ready = [await answered(self.sessions, job, self.policy.max_result) for job in jobs]
+                outcomes = await self._in_one_transaction(ready)
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
                 raise
@@ -123,7 +129,7 @@ class _Flow:
                 error = late(seconds, stalled(started), time.monotonic() - started)
             return await self._after_failure(error, jobs)
         for job in jobs:
-            if job.id not in outcomes:  # it had ended before
+            if job.id not in outcomes:  # the job had ended before
                 outcomes |= await self.run([job])
         return outcomes
 
@@ -152,7 +158,10 @@ class _Flow:
         return await in_transaction(self.sessions, once)
 
     async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
-        """All was rolled back. Find out whose error it is, and let the others be done."""
+        """Decide on jobs whose transaction was rolled back.
+
+        A batch runs again in halves, to find the bad job; but not if the connection to the database was lost.
+        """
         if len(jobs) == 1 or _is_the_databases(error):  # smaller batches would not help
             return {job.id: await self.conclude(error, job.delivery) for job in jobs}
         kind, middle = jobs[0].kind, len(jobs) // 2
@@ -163,25 +172,31 @@ class _Flow:
         for part in (jobs[:middle], jobs[middle:]):
             shared = self.registry.shares_commits(
                 kind
-            )  # not any more, if the first part has shown it
+            )  # the first part may have called `keep_apart`
             for batch in [part] if shared else [[job] for job in part]:
                 outcomes |= await self.run(batch)
         return outcomes
 
     async def conclude(self, error: BaseException, delivery: Delivery) -> Outcome:
-        """By the policy, in a transaction of its own."""
+        """Decide on a failed job by the policy; a burial has a transaction of its own."""
         return await conclude(error, delivery, self.sessions, self.policy)
 
 
 def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:
-    """Why a job's time was over: by itself, or because the event loop stood still for others."""
+    """The error of a job whose time limit is over: `HeldUp` if it had less than `seconds` because of other jobs.
+
+    Args:
+        seconds: the time limit.
+        stalled: seconds for which other jobs blocked the event loop.
+        lasted: seconds since the job's start.
+    """
     return HeldUp(stalled) if lasted - stalled < seconds else TimedOut(seconds)
 
 
 async def _duplicate(session: LedgerqSession, job: Job[Any]) -> Duplicate:
     ended = await inbox.get_receipt(session, job.id)
     payload_hash = job.envelope.payload_hash
-    known = ended.payload_hash or payload_hash  # none is known of one that was never read
+    known = ended.payload_hash or payload_hash  # a receipt of an unread job has no hash
     if ended.state is not JobState.CANCELLED and known != payload_hash:
         raise PayloadMismatch(job.id)
     await outbox.remove(session, [job.id])

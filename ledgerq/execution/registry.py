@@ -15,7 +15,7 @@ from ledgerq.wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[P]):
-    """A delivery whose kind is known and whose payload holds."""
+    """A delivery whose kind is known and whose payload is valid."""
 
     kind: Kind[P, Any]
     payload: P
@@ -23,24 +23,26 @@ class Job(Generic[P]):
     envelope: Envelope
     id: str
     resources: Any
+    answers: tuple[Any, ...] = ()  # of the kind's `outside` function, if it has one
 
     async def handle(self, context: JobContext[Any]) -> Any:
-        """Do the work inside the context's transaction; returns what JSON can carry."""
-        return await self.kind.handle(context, self.payload)
+        """Call the kind's handler inside the context's transaction; answers with the handler's result."""
+        return await self.kind.handle(context, self.payload, *self.answers)
 
 
 class Registry:
-    """The kinds by name. Refuses two of one name.
+    """The kinds by name. `resources` is handed to handlers as `context.resources`.
 
-    `resources` is what handlers are given beside the session.
+    Raises:
+        DefinitionError: two kinds have one name.
     """
 
     def __init__(self, kinds: Iterable[Kind[Any]], resources: Any = None) -> None:
         self.resources = resources
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
-        self.batchable_kinds: tuple[str, ...] = ()  # whose jobs may share a transaction, by name
-        self.queues: dict[str, str | None] = {}  # by kind; None is the default queue
+        self.batchable_kinds: tuple[str, ...] = ()  # names; their jobs may share a transaction
+        self.queues: dict[str, str | None] = {}  # kind → queue; None is the default queue
         for kind in kinds:
             if kind.name in self._kinds:
                 raise DefinitionError(
@@ -50,6 +52,7 @@ class Registry:
                 )
             self._kinds[kind.name] = kind
             self.queues[kind.name] = kind.queue
+        self.outside_kinds = frozenset(kind.name for kind in self if kind.outside)
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:
@@ -59,11 +62,11 @@ class Registry:
         return name in self._kinds
 
     def shares_commits(self, kind: Kind[Any]) -> bool:
-        """True if jobs of the kind may share a transaction, and none has shown that it can't."""
+        """True if jobs of the kind may share a transaction, and `keep_apart` was not called for the kind."""
         return kind.is_batchable and kind.name not in self._apart
 
     def keep_apart(self, name: str) -> None:
-        """A job of this kind leaves something in its transaction: from now on each has its own."""
+        """From now on, give each job of this kind its own transaction: one left state in a shared transaction."""
         self._apart.add(name)
         self._look_who_shares()
 
@@ -74,7 +77,7 @@ class Registry:
         """The kind of that name.
 
         Raises:
-            UnknownKind: there is none.
+            UnknownKind: no kind has that name.
         """
         try:
             return self._kinds[name]
@@ -85,14 +88,14 @@ class Registry:
         """Decode the body, find the kind and validate the payload.
 
         Raises:
-            Undecodable: the body is no job.
-            UnknownKind: no such kind here.
-            InvalidPayload: with every field at fault.
+            Undecodable: the body is not valid.
+            UnknownKind: this worker has no kind of that name.
+            InvalidPayload: the payload is not valid; the error names every field at fault.
         """
         envelope = delivery.envelope
         kind = self.kind(envelope.kind)
         try:
-            # as JSON: there a strict model takes a date or an enum by its text, and nothing else
+            # as JSON, because from JSON a strict model takes dates and enums as texts
             payload = kind.payload.model_validate_json(
                 to_json(envelope.payload), by_alias=True, by_name=True
             )

@@ -1,4 +1,4 @@
-"""What is said of a job that has ended or failed: one log line, and a word to the client that waits."""
+"""Reports how a delivery has ended: a log line, and the error for a client that waits for the result."""
 
 from typing import assert_never
 
@@ -13,15 +13,15 @@ log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 class JobBuried(Exception):
-    """What a waiting client is told of a job that ended among the dead letters."""
+    """The error that a waiting client gets if the job was buried."""
 
 
 class JobCancelled(Exception):
-    """What a waiting client is told of a job that was cancelled."""
+    """The error that a waiting client gets if the job was cancelled."""
 
 
 def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
-    """What a waiting client is told instead of a result."""
+    """The error that a waiting client gets; None if the job has a result, or will be tried again."""
     match outcome:
         case Buried(reason, error):
             return JobBuried(f"{reason}: {one_line(error)}")

@@ -1,4 +1,4 @@
-"""What becomes of a job that failed: pure, from the error and what is known of the delivery."""
+"""Decides whether a failed job is tried again or buried, from its error and its delivery alone."""
 
 import random
 from dataclasses import dataclass, replace
@@ -32,12 +32,13 @@ from ledgerq.text import MAX_ERROR, MAX_TRACEBACK, leaves
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How patient we are. Times are seconds.
+    """The limits for jobs that fail. Times are seconds.
 
-    A job that waits for what others have to mend (older code or an older schema while a deploy is under way, a
-    missing grant, a lock that somebody holds) is given `deploy_attempts_factor` times the attempts. One whose connection to the database broke spends none, but does not go on
-    for ever: it might be what breaks it. One that lost its worker `isolate_after_crashes` times runs alone,
-    and after `max_crashes` never again. `max_result` is bytes of JSON, the other two are characters that are kept.
+    A job that waits for something that others must fix (older code or an older schema during a deploy, a missing grant,
+    a lock) has `deploy_attempts_factor` times `max_attempts`. A job that lost its connection to the database spends no
+    attempt, but is buried after `max_interruptions`, since the job itself may break the connection. A job whose worker
+    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON;
+    `max_error` and `max_traceback` are the characters that a dead letter keeps.
     """
 
     timeout: float = 60
@@ -53,8 +54,9 @@ class Policy:
     max_traceback: int = MAX_TRACEBACK
 
     def delay(self, attempt: int) -> float:
-        """Exponential backoff with full jitter: somewhere below backoff · 2^(attempt - 1).
+        """Seconds until the next attempt: exponential backoff with full jitter.
 
+        The seconds are drawn between 0 and backoff · 2^(attempt - 1), or `longest_backoff` if that is less.
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
         ceiling = min(self.longest_backoff, self.backoff * 2 ** min(attempt - 1, 30))
@@ -62,7 +64,7 @@ class Policy:
 
 
 def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
-    """Once more, or the dead letters. Raises nothing, whatever the error does when it is looked at."""
+    """Decide whether the job is tried again or buried. Raises nothing, even if the error's own code raises."""
     try:
         error = error.error if isinstance(error, HandlerMisbehaved) else error
         outcome = _decide(decisive(error), delivery, policy)
@@ -73,10 +75,11 @@ def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | 
 
 
 def decisive(error: BaseException) -> BaseException:
-    """Of the exceptions in a group the one that decides; of an error that is no group, itself.
+    """The exception in a group that decides on the job; an error that is no group decides itself.
 
-    What can never work comes first, then a lost connection, of which the rest may be a consequence, then a wish
-    to be called again. A wish that spends no attempt comes last: beside a failure it could go on for ever.
+    The order: an error with which the job can never succeed; a lost connection, which may be the cause of the others;
+    `RetryLater`; any other failure; `Snooze`. `Snooze` is last because it spends no attempt: if it came before a
+    failure, the job could fail without end.
     """
     return min(leaves(error), key=_rank)
 
@@ -118,7 +121,7 @@ def _decide(  # noqa: C901, PLR0911 - a case, an answer
 
 
 def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:
-    """Errors that are not ours, or are the database's."""
+    """Decide on errors of the database, and on errors that ledgerq does not know."""
     if is_interruption(error):
         return _interrupted(error, delivery, policy)
     if is_skew(error):
@@ -143,7 +146,7 @@ def _again(retry: Retry, reason: Reason, delivery: Delivery, most: int) -> Retry
 
 
 def _problems(error: BaseException) -> tuple[Problem, ...]:
-    """Those of a JobError; none if a class of somebody's has made something else of the attribute."""
+    """The problems of a JobError; none for other errors, or if a service's class uses `problems` for something else."""
     try:
         found = error.problems if issubclass(type(error), JobError) else ()  # type: ignore[attr-defined]
         return tuple(each for each in found if isinstance(each, Problem))
@@ -152,7 +155,10 @@ def _problems(error: BaseException) -> tuple[Problem, ...]:
 
 
 def _reason(error: BaseException) -> Reason:
-    """Of the nearest class that names one of ours: a class of somebody's may use the name for something else."""
+    """The reason that the error's class has, or else its nearest base class; `PERMANENT` if none has a reason.
+
+    A service's class may use the attribute for something else, which is ignored.
+    """
     own = (vars(each).get("reason") for each in type(error).__mro__)
     return next((reason for reason in own if isinstance(reason, Reason)), Reason.PERMANENT)
 
@@ -160,7 +166,7 @@ def _reason(error: BaseException) -> Reason:
 def _patient(
     reason: Reason, error: BaseException, delivery: Delivery, policy: Policy, waits_for: str = ""
 ) -> Retry | Buried:
-    """Others have to mend it, and are at it maybe."""
+    """Try again with more attempts than usual: others must fix the cause, and may be about to."""
     again = Retry(policy.delay(delivery.attempt), error, waits_for=waits_for or reason)
     return _again(again, reason, delivery, policy.max_attempts * policy.deploy_attempts_factor)
 

@@ -1,1 +1,1 @@
-"""The process and its event loop: its name, forks, lag, background tasks, its end."""
+"""The process and its event loop: the process's name, forks, the loop's lag, background tasks, the process's end."""

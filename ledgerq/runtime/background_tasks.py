@@ -1,4 +1,4 @@
-"""What runs beside the jobs for as long as the worker does, and must not end before it."""
+"""Background tasks: loops that run beside the jobs for as long as the worker does."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,17 +15,20 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
 class BackgroundTasks:
-    """Tasks that are ended together."""
+    """Tasks that `end` cancels together."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it until `end`."""
+        """Run `work` as a task, until `end` cancels it."""
         self._tasks.append(asyncio.create_task(work))
 
     async def end(self, seconds: float = 5, *, again_after: float = 0.5) -> None:
-        """Cancel all, and wait for them, but not for ever; those that go on are cancelled once more."""
+        """Cancel all tasks, and wait for them for about `seconds`.
+
+        Tasks that still run are cancelled again every `again_after` seconds. Tasks that run at the end are logged.
+        """
         deadline = asyncio.get_running_loop().time() + seconds
         while left := [task for task in self._tasks if not task.done()]:
             for task in left:
@@ -44,15 +47,15 @@ async def keep_going(
     wake: asyncio.Event | None = None,
     longest: float = inf,
 ) -> None:
-    """Do a part of some work again and again, until cancelled, whatever it raises.
+    """Call `run_once` again and again, until cancelled. After an error, wait for a backoff and go on.
 
     Args:
-        run_once: does a part; answers how many seconds later to do the next one, at the latest.
-        *expected: what may fail without being a fault of ours, such as a server that does not answer.
-        failed: is told the first such error of several in a row, as `error`.
-        recovered: is told how many failed when one does not, as `failures`.
-        wake: when set, the next part is done now.
-        longest: seconds that pass at most after a failure, whatever the backoff.
+        run_once: one round of the work; answers with the seconds until the next round.
+        *expected: errors that are no defect, for example of a server that does not answer; others are logged in full.
+        failed: is called with the first of several expected errors in a row: `failed(error=text)`.
+        recovered: is called when a round succeeds after failures: `recovered(failures=number)`.
+        wake: when set, the pause after a successful round ends at once.
+        longest: the longest pause after a failure, in seconds.
     """
     backoff = Backoff()
     while True:

@@ -1,4 +1,4 @@
-"""The end of a worker's process: in time, whatever its jobs have left running, with a line that names it."""
+"""Ends a worker's process in time, even if its jobs have left work running; a log line names that work."""
 
 import asyncio
 import logging
@@ -24,16 +24,19 @@ _POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a p
 
 
 async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
-    """Await it, but not for ever: what has not ended by then is named, and left."""
+    """Await `work` for at most `seconds`; after that, cancel it and log `what` as abandoned."""
     try:
         async with asyncio.timeout(seconds):
             await work
     except TimeoutError:
-        log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - it is no error of ours
+        log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - the stack shows nothing
 
 
 def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
-    """Run the loop until the task is done, though a job may stop the loop, or come back here in a forked child."""
+    """Run the loop until the task is done.
+
+    If a job stops the loop, the loop runs again. If a job forks and the child returns here, the child ends.
+    """
     pid = os.getpid()
     while True:
         try:
@@ -43,15 +46,15 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") 
                 leave_child(error)
             if task.done() or not isinstance(error, RuntimeError):
                 raise
-            log.exception("event_loop.was_stopped")  # by nobody but a job
+            log.exception("event_loop.was_stopped")  # only a job can have done it
         else:
             return
 
 
 class LastResort(threading.Thread):
-    """Ends the process if it has not ended so many seconds after it was told to: its loop may stand still.
+    """A thread that ends the process if the event loop has not ended `seconds` after a stop signal.
 
-    `hand_back` is called before that, to hand back the jobs.
+    The loop may be blocked by a job. `hand_back` is called first, to hand the jobs back to the queue.
     """
 
     def __init__(self, seconds: float, hand_back: Callable[[], None]) -> None:
@@ -60,18 +63,18 @@ class LastResort(threading.Thread):
         self._told, self._ended = threading.Event(), threading.Event()
 
     def listen(self, *signals: signal.Signals) -> None:
-        """Know of these signals, beside the event loop, which hears of them by a pipe."""
+        """Start to wait for these signals. The event loop still receives them, through a pipe."""
         for number in signals:
             signal.signal(number, lambda *_: self._told.set())
             signal.siginterrupt(number, False)
         self.start()
 
     def ended(self) -> None:
-        """The loop has ended by itself."""
+        """Note that the loop has ended by itself: this thread then leaves the process alone."""
         self._ended.set()
 
     def run(self) -> None:
-        """Wait to be told."""
+        """Wait for a signal, then for the loop's end; if that does not come in time, end the process with status 1."""
         self._told.wait()
         if self._ended.wait(self._seconds):
             return
@@ -82,9 +85,9 @@ class LastResort(threading.Thread):
 
 
 def leave_in(seconds: float) -> None:
-    """Let the interpreter end the process, for so long: then what keeps it is named, and left.
+    """Give the interpreter `seconds` to end the process; after that, log what keeps it running, and end the process.
 
-    It waits for threads, pools and child processes without a limit, after they were told to end.
+    The interpreter alone would wait without limit for threads, pools and child processes.
     """
     threading.Thread(
         target=_leave_after, args=(seconds,), name="ledgerq-leave", daemon=True
@@ -103,7 +106,7 @@ def _leave_after(seconds: float) -> None:
 
 
 def leave_at_once(status: int) -> None:
-    """End the process without waiting for anything, as the interpreter would."""
+    """Write out logs and output, and end the process with this exit status, without waiting for threads or children."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -111,7 +114,7 @@ def leave_at_once(status: int) -> None:
 
 
 def _left_running() -> list[str]:
-    frames = sys._current_frames()  # noqa: SLF001 - as above
+    frames = sys._current_frames()  # noqa: SLF001 - there is no other way
     threads = [
         f"thread {thread.name} in {_where(frames.get(thread.ident or 0))}"
         for thread in threading.enumerate()
@@ -123,7 +126,7 @@ def _left_running() -> list[str]:
 
 
 def _is_idle(frame: FrameType | None) -> bool:
-    """True of a thread of a pool that has nothing to do: the interpreter ends it."""
+    """True if the thread of this frame is an idle thread of a pool: the interpreter can end it."""
     if frame is None:
         return True
     return frame.f_code.co_name == "_worker" and frame.f_code.co_filename.endswith(_POOL)

@@ -1,8 +1,8 @@
-"""What a job's own child processes must not inherit: our signal handlers, our event loop, our connections.
+"""Takes the worker's signal handlers, event loop and connections away from child processes that a job forks.
 
-A forked child shares them with the worker. A SIGTERM to the child would go to the worker's loop, by the pipe that both
-have; a child that lives on would keep the worker's transactions open at the server after the worker has died; one that
-reads from a connection would take the worker's answers. Processes that are started otherwise (exec) inherit none of it.
+A forked child shares all three with the worker. A SIGTERM to the child would reach the worker's loop, through the pipe
+that both have. A child that outlives the worker would keep the worker's transactions open at the server. A child that
+reads from a connection would take the worker's answers. A process that is started by exec inherits none of them.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 def end_in_children(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on, in each process that is forked from this one, the loop and its connections are of no use."""
+    """From now on, cut each process that is forked from this one off from the loop and its connections."""
     _loops.add(loop)
     _register()
 
@@ -34,7 +34,7 @@ def _register() -> None:
 
 
 def _hold_signals() -> None:
-    """A signal to the child that comes before it has handlers of its own waits until it has."""
+    """Block the signals before a fork: a signal to the child waits until the child has reset its handlers."""
     _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
@@ -56,7 +56,7 @@ def _in_child() -> None:
 
 
 class _Leaves:
-    """In the place of a loop's selector: a child that comes back into the loop ends there."""
+    """Replaces the loop's selector in a child: a child that runs the loop ends at `select`."""
 
     def select(self, timeout: float | None = None) -> NoReturn:
         leave_child(None)
@@ -65,16 +65,16 @@ class _Leaves:
         return None
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: this selector has no descriptor to close."""
 
 
 def _cut_off(loop: Any) -> None:
-    """Put nothing in the place of all that the loop listens to, has to do, and listens with."""
+    """Replace the loop's descriptors by /dev/null, its ready callbacks by `leave_child`, its selector by `_Leaves`."""
     selector = getattr(loop, "_selector", None)
     if selector is None or selector.get_map() is None:
         return
     ready = getattr(loop, "_ready", None)
-    if ready is not None:  # what the worker would do next is not the child's to do
+    if ready is not None:  # the child must not run the worker's next callbacks
         leave = asyncio.Handle(leave_child, (None,), loop)
         count = len(ready) + 1
         ready.clear()
@@ -88,7 +88,10 @@ def _cut_off(loop: Any) -> None:
 
 
 def leave_child(error: BaseException | None) -> NoReturn:
-    """End a process that a handler forked and let come back into the worker's code: it is no worker."""
+    """End this process, a child that a handler forked and that returned into the worker's code.
+
+    Its exit status is that of a SystemExit in `error`, 1 for any other error (written to stderr), 0 without an error.
+    """
     status: object = 0
     if isinstance(error, SystemExit):
         status = error.code

@@ -1,4 +1,4 @@
-"""Keeps an async context manager open from one function to another, in a task of its own."""
+"""Keeps an async context manager open between two calls: one function enters it, another leaves it."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Held:
-    """An open context manager. One task enters and leaves it: anyio's task groups, inside many clients, insist on that."""
+    """Keeps a context manager open. One task enters and leaves it, because anyio's task groups require that."""
 
     def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
         self._manager = manager
@@ -14,7 +14,7 @@ class Held:
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self) -> Any:
-        """What the context manager yields. Raises what it raises."""
+        """Enter the context manager; answers with the value that it yields. Its errors are raised here."""
         entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(entered))
         await asyncio.wait({entered, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -23,7 +23,7 @@ class Held:
         return entered.result()
 
     async def leave(self) -> None:
-        """Leave it, and wait for that. Raises what it raises."""
+        """Leave the context manager, and wait until it is closed. Its errors are raised here."""
         self._over.set()
         if self._task:
             await self._task

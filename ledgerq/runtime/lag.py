@@ -1,6 +1,7 @@
-"""How long the event loop stood still, and because of which job: a job must not pay for its neighbour's blocking.
+"""Records how long the event loop stood still, and which job blocked it: no other job is blamed for that time.
 
-Whoever watches the loop notes it here; without a watch nothing is known, and nothing is excused.
+The worker's heartbeat watches the loop and writes the records. For a loop without a watch there are no records: all
+time then counts as the job's own.
 """
 
 import asyncio
@@ -14,12 +15,15 @@ from weakref import WeakKeyDictionary
 Stalled: TypeAlias = Callable[[float], float]  # since a moment (time.monotonic) → seconds
 NEVER: Stalled = lambda since: 0.0  # noqa: E731 - a value of that type
 
-_KEPT = 100  # stalls that are remembered
+_KEPT = 100  # stalls that are kept, the latest ones
 
 
 @dataclass(slots=True)
 class Stall:
-    """The loop stood still from `since` (time.monotonic) to `until`, so far; `job_id` held it up, if known."""
+    """A time in which the loop stood still: from `since` to `until` (time.monotonic).
+
+    `until` is moved on while the loop still stands. `job_id` is the job that blocked the loop, None if unknown.
+    """
 
     since: float
     until: float
@@ -30,14 +34,14 @@ class Stall:
 class Lag:
     """The stalls of one event loop. Written by the thread that watches it, read by the loop.
 
-    `at_work` is what a log line says of the job whose handler runs at this moment, if one does.
+    `at_work` holds the log fields of the job whose handler runs at this moment; None if no handler runs.
     """
 
     stalls: deque[Stall] = field(default_factory=lambda: deque(maxlen=_KEPT))
     at_work: Mapping[str, Any] | None = None
 
     def others(self, job_id: str, since: float) -> float:
-        """Seconds since then in which the loop stood still, but not because of this job."""
+        """Seconds after `since` (time.monotonic) in which the loop stood still, without those that this job caused."""
         return sum(
             max(0.0, stall.until - max(stall.since, since))
             for stall in tuple(self.stalls)
@@ -49,16 +53,16 @@ _watched: WeakKeyDictionary[asyncio.AbstractEventLoop, Lag] = WeakKeyDictionary(
 
 
 def watched(loop: asyncio.AbstractEventLoop) -> Lag:
-    """Where to note the stalls of this loop."""
+    """The record of this loop's stalls, which the first call creates."""
     return _watched.setdefault(loop, Lag())
 
 
 def lag_of_running_loop() -> Lag | None:
-    """What is known of the running loop; None if nobody watches it."""
+    """The record of the running loop's stalls; None if nobody watches the loop."""
     return _watched.get(asyncio.get_running_loop())
 
 
 def stalled_by_others(job_id: str) -> Stalled:
-    """For how long, since a moment, the running loop was held up by others than this job."""
+    """A function that answers how many seconds, since a given moment, the running loop was blocked, not by this job."""
     lag = lag_of_running_loop()
     return partial(lag.others, job_id) if lag else NEVER

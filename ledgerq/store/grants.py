@@ -12,7 +12,14 @@ from ledgerq.errors import SettingError
 from ledgerq.store.tables import METADATA
 
 LASTING = 5.0  # seconds after which a lock on a whole table is reported
-_DELETED_FROM = ("processed_job", "outbox_message", "dead_letter", "unique_key")
+_DELETED_FROM = (
+    "processed_job",
+    "job_step",
+    "job_progress",
+    "outbox_message",
+    "dead_letter",
+    "unique_key",
+)
 _ONLY_ADDED_TO = ("audit_log",)
 _ONLY_READ = ("schema_version",)
 _STRONG = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")

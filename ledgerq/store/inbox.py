@@ -13,6 +13,7 @@ from ledgerq.bounds import MAX_PRUNED, chunks, is_storable, require_limit, requi
 from ledgerq.columns import UtcDateTime
 from ledgerq.database.own_schema import OurSql, reach_our_tables
 from ledgerq.errors import NotAllowedInJob
+from ledgerq.store import steps
 from ledgerq.store.tables import JobState, ProcessedJob
 
 # made once: each job runs them, and an expression would be built and keyed anew each time
@@ -45,12 +46,15 @@ _OLD = (
 _BEFORE = bindparam("ended_before", type_=UtcDateTime)
 # by ctid: by job_id, PostgreSQL would read the whole table to find the rows again
 _PRUNE = OurSql(
-    "DELETE FROM ledgerq.processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
-    f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED))",
+    "WITH gone AS (DELETE FROM ledgerq.processed_job WHERE ctid = ANY "  # noqa: S608 - words of ours
+    f"(ARRAY(SELECT old.ctid {_OLD} FOR UPDATE SKIP LOCKED)) RETURNING job_id), "
+    "steps AS (DELETE FROM ledgerq.job_step USING gone WHERE job_step.job_id = gone.job_id), "
+    "progress AS (DELETE FROM ledgerq.job_progress USING gone WHERE job_progress.job_id = gone.job_id) "
+    "SELECT count(*) FROM gone",
     _BEFORE,
 )
 _PRUNE_ON_SQLITE = OurSql(
-    f"DELETE FROM ledgerq.processed_job WHERE rowid IN (SELECT old.rowid {_OLD})",  # noqa: S608 - as above
+    f"DELETE FROM ledgerq.processed_job WHERE rowid IN (SELECT old.rowid {_OLD}) RETURNING job_id",  # noqa: S608 - as above
     _BEFORE,
 )
 
@@ -162,7 +166,7 @@ async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> No
 
 
 async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) -> int:
-    """Delete at most `limit` receipts of jobs that ended before a time; returns how many. Buried jobs keep theirs.
+    """Delete at most `limit` receipts of jobs that ended before a time, and their steps; returns how many. Buried jobs keep theirs.
 
     If a job is delivered after its receipt was deleted, it runs once more.
 
@@ -171,9 +175,12 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
     """
     require_limit(limit, MAX_PRUNED)
     require_moment("ended_before", ended_before)
-    prune = _PRUNE if session.get_bind().dialect.name == "postgresql" else _PRUNE_ON_SQLITE
-    gone = await session.execute(prune.on(session), {"ended_before": ended_before, "limit": limit})
-    return int(gone.rowcount)  # type: ignore[attr-defined]
+    which = {"ended_before": ended_before, "limit": limit}
+    if session.get_bind().dialect.name == "postgresql":
+        return int(await session.scalar(_PRUNE.on(session), which) or 0)
+    gone = (await session.scalars(_PRUNE_ON_SQLITE.on(session), which)).all()
+    await steps.forget(session, gone)
+    return len(gone)
 
 
 async def count(session: AsyncSession) -> dict[JobState, int]:

@@ -1,4 +1,4 @@
-"""The tables of ledgerq: outbox, inbox, dead letters, unique keys, the audit log, and the schema's versions.
+"""The tables of ledgerq: outbox, inbox, steps, dead letters, unique keys, the audit log, and the schema's versions.
 
 `ledgerq.store.versions` has the SQL that creates them: a change here needs a new version there.
 """
@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import Index, LargeBinary, MetaData, Text, text
+from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, Text, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -110,6 +110,46 @@ class ProcessedJob(Base, table=True):
     )
     attempt: int | None = None
     processed_at: datetime = created_at()
+
+
+class StepState(StrEnum):
+    """How far a step is. Only `done` is final."""
+
+    BEGUN = "begun"  # its call may have been made: the intent of a step that is called at most once
+    OPEN = "open"  # a cursor: it goes on
+    DONE = "done"
+
+
+class JobStep(Base, table=True):
+    """A step that a job has done outside of the database: what was answered, as JSON has it.
+
+    `error` is set if the answer could not be kept: the step was done, and is not done again. Steps go with the job's receipt.
+    """
+
+    __tablename__ = "job_step"
+
+    job_id: str = Field(primary_key=True, max_length=200)
+    name: str = Field(primary_key=True, max_length=100)
+    state: StepState = Field(sa_type=choice(StepState, "state"))
+    payload_hash: bytes = Field(sa_type=LargeBinary)
+    result: Any = Field(default=None, sa_type=Json, nullable=True)
+    error: str | None = Field(default=None, sa_type=Text)
+    attempt: int
+    worker: str | None = Field(default=None, max_length=200)
+    begun_at: datetime = Field(sa_type=UtcDateTime)
+    changed_at: datetime = created_at()
+
+
+class JobProgress(Base, table=True):
+    """How far a job says it is: so much of the total is done. It goes with the job's receipt."""
+
+    __tablename__ = "job_progress"
+
+    job_id: str = Field(primary_key=True, max_length=200)
+    done: int = Field(sa_type=BigInteger)
+    total: int | None = Field(default=None, sa_type=BigInteger)
+    note: str | None = Field(default=None, max_length=200)
+    at: datetime = created_at()
 
 
 class DeadLetter(Base, table=True):

@@ -1,10 +1,12 @@
-"""How a worker reads and writes for arq when kinds of ours and a service's own arq functions share its queue.
+"""The serializers that arq is given when ledgerq's kinds and a service's own arq functions share a queue.
 
-    kind of ours       our JSON; also what the service's deserializer reads, if JSON can carry its keyword arguments
-    arq function       our JSON, or what the service's deserializer reads; with positional arguments too
-    neither            the function `UNROUTABLE`: the worker buries it, or leaves it on the queue
+What a body asks for decides how the worker reads it:
 
-A result is written as its job was: in JSON, or with the service's serializer.
+    a ledgerq kind     ledgerq's JSON; or the service's own format, if JSON can carry the keyword arguments
+    an arq function    ledgerq's JSON, or the service's own format; positional arguments are allowed
+    anything else      goes to the function `UNROUTABLE`: the worker buries the job, or leaves it on the queue
+
+A result is written in the format of its job: JSON, or the service's own format.
 """
 
 import time
@@ -24,11 +26,11 @@ from ledgerq.wire.names import CRON_PREFIX
 Serializer = Callable[[dict[str, Any]], bytes]
 Deserializer = Callable[[bytes], dict[str, Any]]
 
-FUNCTION, PROBLEM = "function", "problem"  # what `UNROUTABLE` is told beside the body
+FUNCTION, PROBLEM = "function", "problem"  # keyword arguments of `UNROUTABLE`, beside the body
 
 
 class Foreign(list[Any]):
-    """Positional arguments of a job that the service's deserializer read: its result is written to match."""
+    """Arguments of a job that the service's deserializer read: its serializer then writes the job's result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class ArqFormats:
     """The (de)serializers that arq is given.
 
     Args:
-        kinds: arq's names of our own kinds.
+        kinds: the names by which arq knows ledgerq's kinds.
         functions: names of the service's own arq functions.
-        serializer: the service's, for its arq clients; None if they read JSON.
-        deserializer: the same; None if they write JSON. Without it no foreign body is ever decoded.
+        serializer: writes the format that the service's arq clients read; None if they read JSON.
+        deserializer: reads the format that they write; None if they write JSON. Without it no foreign body is decoded.
     """
 
     kinds: Container[str]
@@ -48,10 +50,10 @@ class ArqFormats:
     deserializer: Deserializer | None = None
 
     def read_job(self, body: bytes) -> dict[str, Any]:
-        """What arq's worker is to run. The body of a job of ours is handed on whole, in JSON.
+        """The job that arq's worker runs for this body. A ledgerq kind gets the whole body, in JSON, as its argument.
 
-        It never raises: arq would delete the body. What can't be read, or has no function here, goes
-        to the function `UNROUTABLE`, and the flow of jobs says what is wrong with it.
+        Never raises, because arq would delete the body. A body that can't be read, or that asks for a function which
+        this worker lacks, goes to the function `UNROUTABLE`; processing that job then finds the error.
         """
         envelope = _envelope(body)
         if envelope and envelope.wire_name in self.kinds:
@@ -67,7 +69,10 @@ class ArqFormats:
         return self._unroutable(body, envelope, job, problem)
 
     def write(self, content: dict[str, Any]) -> bytes:
-        """A result in the format of its job. A new job in JSON if it is one of ours, else as arq's clients write it."""
+        """Serialize a result in the format of its job.
+
+        A new job becomes JSON if it is a ledgerq kind or a cron job; else the service's serializer writes it.
+        """
         arguments, name = content.get("a"), content["f"]
         if self.serializer is None:
             return to_wire(content)
@@ -78,7 +83,7 @@ class ArqFormats:
         return to_wire(content)
 
     def read(self, content: bytes) -> Any:
-        """A job or a result that arq's client asks for, in either format."""
+        """Deserialize a job or a result for arq's client: from JSON, or else with the service's deserializer."""
         try:
             return from_wire(content)
         except ValueError:
@@ -87,7 +92,7 @@ class ArqFormats:
             return self.deserializer(content)
 
     def _loaded(self, body: bytes) -> tuple[dict[str, Any] | None, str]:
-        """What the service's deserializer makes of it; None and why, if it makes no job of it."""
+        """The job that the service's deserializer reads; or None, and why ('' if there is no deserializer)."""
         if self.deserializer is None:
             return None, ""
         if len(body) > MAX_BODY_BYTES:
@@ -98,7 +103,7 @@ class ArqFormats:
             return None, f"arq_deserializer raised {one_line(error, 200)}"
 
     def _translated(self, job: dict[str, Any], body: bytes) -> dict[str, Any]:
-        """A foreign job that is no arq function's, as our JSON: it may be one of our kinds."""
+        """Convert a foreign job that asks for no arq function to ledgerq's JSON: it may be one of ledgerq's kinds."""
         try:
             translated = to_json(job)
         except ValueError as error:
@@ -113,7 +118,11 @@ class ArqFormats:
     def _unroutable(
         self, body: bytes, envelope: Envelope | None, job: dict[str, Any] | None, problem: str
     ) -> dict[str, Any]:
-        """`job` is told of where it has positional arguments and is no kind's: its function is not here."""
+        """A call of `UNROUTABLE` with the body.
+
+        The call names the function of `job` if `job` has positional arguments and is no ledgerq kind: it is then a job
+        of an arq function that this worker lacks.
+        """
         told = {PROBLEM: problem} if problem and foreign_format(body) else {}
         if job and job["a"] and job["f"] not in self.kinds:
             told[FUNCTION] = job["f"]
@@ -122,7 +131,7 @@ class ArqFormats:
         return {"f": UNROUTABLE, "a": [body], "k": told, "t": attempt, "et": enqueued}
 
     def _as_sent(self, content: dict[str, Any], arguments: Foreign) -> dict[str, Any]:
-        """A result as arq's client expects it, which may not have ledgerq installed."""
+        """A result that a stock arq client can read, even without ledgerq installed."""
         shown = {**content, "a": tuple(arguments)}
         if content["f"] in self.kinds and (sent := _envelope(arguments[0])):
             shown |= {"f": sent.wire_name, "a": (), "k": dict(sent.payload)}
@@ -147,7 +156,7 @@ def _json(body: bytes) -> Any:
 
 
 def _arq_job(content: Any) -> dict[str, Any] | None:
-    """A job as arq's clients build it, or None: whatever else stands there is not handed to arq."""
+    """The fields of a job as arq's clients write it; None if a field has a wrong type, since arq could not run it."""
     if not isinstance(content, dict):
         return None
     name, arguments, keywords = content.get("f"), content.get("a"), content.get("k")

@@ -1,4 +1,4 @@
-"""arq's side of the wire: how its hooks for (de)serialising read and write our JSON."""
+"""The serializer and the deserializer that ledgerq gives to arq: they write and read ledgerq's JSON."""
 
 import asyncio
 from typing import Any
@@ -8,14 +8,15 @@ from pydantic_core import from_json, to_json
 from ledgerq.errors import Undecodable
 from ledgerq.wire.envelope import decode
 
-_HASH = "h"  # in the result of a failed job: of kind and payload, for who enqueues the id again
-UNROUTABLE = "ledgerq.unroutable"  # arq's name for the function that takes what no kind fits
+_HASH = "h"  # in the result of a failed job: the hash of kind and payload, compared when the id is enqueued again
+UNROUTABLE = "ledgerq.unroutable"  # the function for bodies that fit no kind and no arq function
 
 
 def to_wire(content: dict[str, Any]) -> bytes:
-    """A job or a result as JSON. An error becomes its name and text; a body is shown as what it holds.
+    """Encode a job or a result as JSON. An error becomes its class name and text.
 
-    A result names its queue last, as bodies do: the scripts on Redis look there.
+    If the first argument is a body, the kind and the payload in it replace the function and the arguments. The queue
+    is the last key of a result, as it is of a body: the scripts on Redis read it there.
     """
     if content.get("a") and isinstance(content["a"][0], bytes):
         content = {**content, **_as_sent(content["a"][0], failed=content.get("s") is False)}
@@ -26,24 +27,27 @@ def to_wire(content: dict[str, Any]) -> bytes:
 
 
 def payload_hash(content: bytes) -> str:
-    """Of kind and payload in a body or a result, in hexadecimal.
+    """The SHA-256 of the kind and payload in a body or a result, in hexadecimal.
 
     Raises:
-        Undecodable: it is not ours to judge.
+        Undecodable: `content` holds no such hash, and its kind and payload can't be read.
     """
     return _kept_hash(content) or decode(content).payload_hash.hex()
 
 
 def from_wire(body: bytes) -> Any:
-    """A job or a result from JSON; never pickle, which would run what it reads."""
+    """Decode a job or a result from JSON. Pickle is never read: unpickling can run code."""
     content = from_json(body)
     if isinstance(content, dict) and content.get("r") == _as_text(asyncio.CancelledError()):
-        content["r"] = asyncio.CancelledError()  # by which arq knows a job that was aborted
+        content["r"] = asyncio.CancelledError()  # by this error arq recognises an aborted job
     return content
 
 
 def _as_sent(body: bytes, *, failed: bool) -> dict[str, Any]:
-    """What a result tells of the job; that of a failed one does not repeat the arguments, its letter has them."""
+    """The fields by which a result describes its job.
+
+    The result of a failed job has a hash in place of the payload, which the dead letter keeps.
+    """
     try:
         envelope = decode(body)
     except Undecodable:

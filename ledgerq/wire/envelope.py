@@ -1,13 +1,13 @@
-"""The wire: what stands in Redis under `arq:job:<id>`, as arq writes it, in JSON.
+"""The body of a job: JSON with arq's keys, which Redis holds under `arq:job:<id>`.
 
-    {"t": try, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue ms,
+    {"t": attempt, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue time in ms,
      "u": unique key, "q": queue}
 
-The last two are ours; arq and older versions of ledgerq pass over them. `q` says whose the body is, since all queues
-of one Redis share the ids; it is the last key, so that a script need not read the rest. A stock client's body has none.
-Reserved names begin with an underscore and never reach the payload model:
-`_actor` (who asks, for the audit log), `_trace_id`, and `_staged` (the job came out of the outbox and
-has a message there to settle). A kind that begins with `cron:` was put there by arq's schedule.
+ledgerq adds `u` and `q`; arq and older versions of ledgerq ignore them. `q` names the job's queue, because all queues
+of one Redis share the job ids. `q` is the last key, so that a Lua script finds it without reading the rest. The body
+of a stock arq client has no `q`. Reserved names begin with an underscore and never reach the payload model: `_actor`
+(who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted
+when the job ends). The prefix `cron:` of a kind marks a job of the schedule.
 """
 
 import hashlib
@@ -28,24 +28,24 @@ from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 MAX_BODY_BYTES = 1_000_000
 MAX_JOB_ID = 200
 MAX_ACTOR = 200  # as the audit log keeps it
-MAX_TRACE_ID = 64  # as above
+MAX_TRACE_ID = 64  # as the audit log keeps it
 UNKNOWN_ACTOR = "unknown"
 SCHEDULE_ACTOR = "schedule"
 
 _MAY_BE_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
-_HUGE_DIGITS = 300  # a number of as many digits is
+_HUGE_DIGITS = 300  # a number with this many digits may be too large for a float
 _IS_HUGE = re.compile(rb"[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _ORDERED = "o"
 _ORDERED_MARK = b'"_staged":"o"'
-_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # → the longest value
+_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # characters at most
 _READ = ("t", "f", "a", "k", "et", "u", "q")
-_TAIL = 1000  # bytes in which a body's last key is looked for, as in worker/lua/owner.lua
+_TAIL = 1000  # bytes at a body's end that are searched for its last key, as in broker/lua/owner.lua
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A job as it travels. `payload` holds the kind's own fields only."""
+    """The content of a job's body. `payload` holds the fields of the kind's payload class, without reserved names."""
 
     kind: str
     payload: Mapping[str, Any]
@@ -55,26 +55,26 @@ class Envelope:
     enqueued_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     scheduled: bool = False
     staged: bool = False
-    ordered: bool = False  # staged under an ordering key; only written, `has_ordering_key` reads it
-    queue: str | None = None  # None if a stock client, or an older one of ours, put it there
+    ordered: bool = False  # staged under an ordering key; `decode` does not set it
+    queue: str | None = None  # None if a stock arq client or an older ledgerq wrote the body
     unique: str | None = None  # the unique key that the job took on Redis
 
     @property
     def wire_name(self) -> str:
-        """The kind as arq names it."""
+        """The name of arq's function for the kind: `cron:` and the kind for a job of the schedule, else the kind."""
         return f"{CRON_PREFIX}{self.kind}" if self.scheduled else self.kind
 
     @property
     def payload_hash(self) -> bytes:
-        """SHA-256 of kind and payload, whatever the order of their keys."""
+        """The SHA-256 of kind and payload. The order of the payload's keys does not change it."""
         return hashlib.sha256(to_json([self.kind, _sorted(dict(self.payload))])).digest()
 
 
 def encode(envelope: Envelope, *, queue: str | None = None) -> bytes:
-    """The bytes to put on Redis, on this queue if the envelope names none.
+    """The body of the job. It names the envelope's queue, or else `queue`; if both are None, it names no queue.
 
     Raises:
-        Undecodable: actor, trace or length are such as no worker would take.
+        Undecodable: actor or trace id are not valid, or the body has more than `MAX_BODY_BYTES` bytes.
     """
     reserved: dict[str, str] = {}
     if envelope.actor != (SCHEDULE_ACTOR if envelope.scheduled else UNKNOWN_ACTOR):
@@ -105,12 +105,12 @@ def encode(envelope: Envelope, *, queue: str | None = None) -> bytes:
 
 @lru_cache(maxsize=64)
 def queue_mark(queue: str) -> bytes:
-    """How a body or a result of this queue ends."""
+    """The last bytes of each body and result that names this queue."""
     return b',"q":' + to_json(queue) + b"}"
 
 
 def queue_of(body: bytes) -> str | None:
-    """The queue that a body names by its last key, without reading the rest."""
+    """The queue that a body names by its last key; None if it names none. The rest of the body is not read."""
     if not body.endswith(b'"}'):
         return None
     _, mark, name = body[-_TAIL:].rpartition(b',"q":"')
@@ -126,10 +126,10 @@ def _ends_in(body: bytes, queue: object) -> bool:
 
 
 def decode(body: bytes) -> Envelope:
-    """Read the bytes of a job, believing nothing.
+    """Read the body of a job, and check its form and fields. The payload's own fields are not checked here.
 
     Raises:
-        Undecodable: with the field at fault; the text never repeats the bytes.
+        Undecodable: the body is not valid. The error names the field at fault, and never repeats the bytes.
     """
     content = _json_object(body)
     arguments, keywords = content.get("a", []), content.get("k", {})
@@ -159,20 +159,23 @@ def decode(body: bytes) -> Envelope:
 
 
 def has_ordering_key(body: bytes) -> bool:
-    """True if the relay marked these bytes so; without reading them, each delivery is asked."""
+    """True if the relay marked this body as staged under an ordering key.
+
+    Searches the bytes and does not decode them, because it is called for each delivery.
+    """
     return _ORDERED_MARK in body
 
 
 def presentable(text: str, longest: int) -> str:
-    """The text as it may stand in a reserved name: what is not printable spelt out, and cut."""
+    """A text that is valid for a reserved name: unprintable characters are escaped, the end is cut off."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:longest]
 
 
 def check_job_id(job_id: str) -> None:
-    """Refuse an id that could not be stored, logged and typed.
+    """Refuse a job id that can't be stored, logged and typed.
 
     Raises:
-        Undecodable: it is empty, too long, or holds control characters.
+        Undecodable: the id is empty, too long, or holds control characters.
     """
     if not 1 <= len(job_id) <= MAX_JOB_ID:
         raise Undecodable("job_id", f"must have 1 to {MAX_JOB_ID} characters")
@@ -195,19 +198,20 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 def _check_length(body: bytes) -> None:
     if len(body) > MAX_BODY_BYTES:
-        # a worker is handed one byte more than it may have, whatever the length
+        # a worker gets one byte more than is accepted of a longer body, so the true length is unknown
         length = f"more than {MAX_BODY_BYTES}" if len(body) == MAX_BODY_BYTES + 1 else len(body)
         raise Undecodable("body", f"has {length} bytes; at most {MAX_BODY_BYTES} are accepted")
 
 
 def _check_names(body: bytes, known: int) -> None:
-    """Refuse a name that stands there twice: the scripts on Redis read the first one, Python the last.
+    """Refuse a body that has one of its keys twice: the scripts on Redis would read the first, Python the last.
 
-    A body is looked at closely only if there is more in it than the names that are known, as in a nested payload.
+    `known` is the number of keys of the body and of its `k`. A body is parsed again only if it may have more keys, for
+    example in a nested payload.
     """
     blank = (
         b'" ' in body or b"\n" in body or b"\t" in body or b"\r" in body
-    )  # before a colon, maybe
+    )  # such a blank may stand before a colon
     if body.count(b'":') == known and not blank:
         return
     pairs = json.loads(body, object_pairs_hook=tuple, parse_int=str, parse_float=str)
@@ -226,14 +230,14 @@ def _check_once(pairs: Iterable[Any], names: Container[str]) -> None:
 
 
 def _may_be_huge(body: bytes) -> bool:
-    """True if a number in it might be too large; two expressions are quicker than one with both."""
+    """True if a number in the body may be too large for a float. Two regular expressions are faster than one."""
     if _MAY_BE_HUGE.search(body):
         return True
     return len(body) > _HUGE_DIGITS and _IS_HUGE.search(body) is not None
 
 
 def _finite(value: object) -> bool:
-    """1e400 is a number to JSON, infinity to Python, and nothing to PostgreSQL."""
+    """False if a number in the value is infinite: JSON allows 1e400, Python reads infinity, PostgreSQL refuses it."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Foreign bodies: jobs that a stock arq client wrote with a serializer that is not our JSON.
+"""Foreign bodies: jobs that a stock arq client wrote with pickle or msgpack, not with ledgerq's JSON.
 
-Nothing here decodes one. To unpickle is to run what the bytes say, so the first bytes have to tell: the format, and
+Nothing here decodes a foreign body, because unpickling can run code. The first bytes show the format and the name of
 the function, which arq writes second.
 """
 
@@ -8,22 +8,22 @@ import re
 
 from ledgerq.wire.names import MAX_KIND
 
-_PICKLE = re.compile(rb"\x80[\x02-\x05]")  # a protocol of today; JSON never begins so
-_MSGPACK = re.compile(rb"\x85\xa1")  # a map of five, the first key of one letter: arq's job
-_HEAD = 64  # bytes before the function's name, and its length, at most
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")  # protocols 2 to 5; JSON never begins with these bytes
+_MSGPACK = re.compile(rb"\x85\xa1")  # a map of five keys, the first of one letter, as in arq's jobs
+_HEAD = 64  # bytes in which the mark before the function's name is searched
 _PICKLED_NAME = re.compile(rb"\x8c\x01f\x94\x8c(.)", re.DOTALL)
 _PACKED_NAME = re.compile(rb"\xa1f(?:([\xa0-\xbf])|\xd9(.))", re.DOTALL)
 
 
 def foreign_format(body: bytes) -> str | None:
-    """`pickle` or `msgpack`; None if it is neither."""
+    """`pickle` or `msgpack`, by the first bytes; None if the body has neither format."""
     if _PICKLE.match(body):
         return "pickle"
     return "msgpack" if _MSGPACK.match(body) else None
 
 
 def foreign_function(body: bytes) -> str | None:
-    """The function that a foreign body asks for, if its first bytes tell."""
+    """The name of the function that a foreign body asks for; None if the first bytes do not show it."""
     written = foreign_format(body)
     if written is None:
         return None
@@ -33,6 +33,6 @@ def foreign_function(body: bytes) -> str | None:
         return None
     length = ord(found[found.lastindex or 1])
     if not is_pickle and found[1]:
-        length &= 0x1F  # msgpack's short text has its length in the mark
+        length &= 0x1F  # the mark of a short text in msgpack holds the length
     name = body[found.end() : found.end() + length].decode(errors="replace")
     return name if 1 <= len(name) <= MAX_KIND and name.isprintable() else None

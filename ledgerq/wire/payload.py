@@ -1,4 +1,4 @@
-"""What a job carries, as a strict model: its wire name, its fields, and the type of the answer."""
+"""`Payload`, the base class of what jobs carry: fields, the name of the kind, and the type of the result."""
 
 import typing
 from functools import cache
@@ -19,19 +19,20 @@ R = TypeVar("R", default=Any)
 
 
 class Payload(BaseModel, Generic[R]):
-    """What a job carries. Producers import it, so it says all that they need to know.
+    """The fields that a job of one kind carries. Producers and workers import the same payload class.
 
     ```python
     class CloseOrder(Payload[int], kind="close_order"):
         order_id: UUID
     ```
 
-    The type in brackets is that of the answer. `kind` is the name on the wire: it stays when the class is renamed. `queue`
-    is where the jobs of the kind wait; without one, on the process's default queue. The model is strict: a number is not a
-    text, an unknown field is an error, and no error repeats a value.
+    The type in brackets is the type of the handler's result. `kind` names the kind in each body: keep the name when you
+    rename the class. `queue` is the queue on which the jobs of the kind wait. Without `queue` they wait on the default
+    queue of the process that puts them on Redis. The model is strict: a number is not accepted for a text, an unknown
+    field is an error, and no error repeats a value.
 
     Raises:
-        DefinitionError: kind or queue is not such as can travel, or a field has the name of one of them.
+        DefinitionError: `kind` or `queue` is not a valid name, or a field is called `kind` or `queue`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -42,7 +43,7 @@ class Payload(BaseModel, Generic[R]):
     def __init_subclass__(
         cls, *, kind: str | None = None, queue: str | None = None, **options: Unpack[ConfigDict]
     ) -> None:
-        """Take the class's own words out of its head."""
+        """Read `kind` and `queue` from the class statement, and check them."""
         super().__init_subclass__(**options)
         if kind is not None:
             cls.kind = kind
@@ -60,7 +61,7 @@ class Payload(BaseModel, Generic[R]):
 
 
 def _require_kind(owner: str, kind: object) -> None:
-    """Kinds are printed, stored and typed."""
+    """Refuse a kind that can't be printed, stored and typed. None passes."""
     if kind is None:
         return
     problem = None
@@ -73,10 +74,10 @@ def _require_kind(owner: str, kind: object) -> None:
 
 
 def require_queue(where: str, queue: str | None) -> None:
-    """Refuse a name that can be no queue's.
+    """Refuse a name that is not valid for a queue. None passes.
 
     Raises:
-        DefinitionError: it is one; names the place.
+        DefinitionError: the name is not valid. The error begins with `where`.
     """
     if queue is None:
         return
@@ -103,16 +104,16 @@ def as_json(payload: type[Payload[Any]], answer: Any) -> Any:
 
 
 def answer_of(job_id: str, payload: type[Payload[Any]], result: Any) -> Any:
-    """What JSON carried, as the type that the payload names.
+    """A job's result, converted from JSON to the result type that the payload class names.
 
     Raises:
-        UnexpectedResult: it is not of that type; the error has no value of the answer.
+        UnexpectedResult: the result does not fit the type; the error shows no value of it.
     """
     adapter = _adapter(payload)
     if adapter is None:
         return result
     try:
-        # as JSON: there a strict model takes a date or a UUID by its text
+        # as JSON, because from JSON a strict model takes dates and UUIDs as texts
         return adapter.validate_json(to_json(result), by_alias=True, by_name=True)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]["msg"]
@@ -121,14 +122,14 @@ def answer_of(job_id: str, payload: type[Payload[Any]], result: Any) -> Any:
 
 @cache
 def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
-    """None if any answer will do."""
+    """Validates results of this payload class; None if the class names no result type."""
     named = result_type(payload)
     return None if named is Any else TypeAdapter(named)
 
 
 @cache
 def result_type(payload: type[Payload[Any]]) -> Any:
-    """The type in the brackets of `Payload[…]`; `Any` if there is none. None is its type, as for `get_type_hints`."""
+    """The type in the brackets of `Payload[…]`; `Any` without brackets; `NoneType` for `Payload[None]`."""
     answer = _named_in(payload, {})
     return type(None) if answer is None else answer
 

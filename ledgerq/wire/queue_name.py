@@ -1,7 +1,7 @@
-"""The names of queues: which are taken, and which queue a job is put on that names one, or none.
+"""The names of queues: which names are valid, and on which queue a job is put.
 
-A job names its queue in its request, or its payload's class does. `default` stands for the default queue of the process
-that puts the job on Redis, LEDGERQ_QUEUE; so does no name at all.
+The request of a job names its queue, or else the payload class does. A job for the queue `default`, or for none, goes
+to the default queue of the process that puts the job on Redis: LEDGERQ_QUEUE.
 """
 
 import os
@@ -16,17 +16,17 @@ from ledgerq.bounds import DEFAULT_QUEUE
 from ledgerq.settings import FILE, PREFIX, Settings, load
 from ledgerq.wire.names import MAX_QUEUE
 
-# keys on Redis that are something else, ours or arq's; arq's constants are out of reach here, a test compares
+# other keys of arq and ledgerq on Redis; this module may not import arq's constants, so a test compares them
 NO_QUEUES = ("arq:job:", "arq:in-progress:", "arq:result:", "arq:retry:", "arq:abort", "ledgerq:")
 NO_QUEUE_ENDS = ":health-check"
 _VARIABLE = f"{PREFIX}QUEUE"
 
 
 def checked_key(key: str) -> str:
-    """The key of a queue on Redis, if it can be one.
+    """Answer with `key` if it is valid as the key of a queue on Redis.
 
     Raises:
-        ValueError: it can't; the text says why.
+        ValueError: the key is not valid; the text says why.
     """
     if not 1 <= len(key) <= MAX_QUEUE:
         raise ValueError(f"must have 1 to {MAX_QUEUE} printable characters")
@@ -38,10 +38,10 @@ def checked_key(key: str) -> str:
 
 
 def checked_queue(name: str) -> str:
-    """A queue as a kind, a job or LEDGERQ_QUEUES names it: a key, or `default`.
+    """Answer with `name` if it is valid as a queue's name: a key on Redis, or `default`.
 
     Raises:
-        ValueError: it can't be one; the text says why.
+        ValueError: the name is not valid; the text says why.
     """
     if not isinstance(name, str):
         raise ValueError("must be a text")  # noqa: TRY004 - all that is wrong with a name is one error
@@ -51,15 +51,21 @@ def checked_queue(name: str) -> str:
 
 
 def queue_key(name: str | None, default: str) -> str:
-    """The key on Redis of the queue of that name, where `default` is the default queue's key."""
+    """The key on Redis of the queue `name`. None and "default" name the default queue, whose key is `default`."""
     return default if name is None or name == DEFAULT_QUEUE else name
 
 
 def carried_to(name: str | None, kind: str, kinds: Mapping[str, str | None], default: str) -> str:
-    """The key of the queue on which a staged job is put: the one that it names, or else its kind's.
+    """The key of the queue on which a staged job is put.
+
+    Args:
+        name: the queue that the job names, or None: then the queue of its kind.
+        kind: the job's kind.
+        kinds: kind → queue, None for the default queue.
+        default: the key of the default queue.
 
     Raises:
-        ValueError: what it names can't be a queue; the text says why.
+        ValueError: `name` is not valid for a queue; the text says why.
     """
     return queue_key(kinds.get(kind) if name is None else checked_queue(name), default)
 
@@ -73,15 +79,15 @@ class _Default(Settings):
 
 
 def queue_of_process() -> str | None:
-    """What LEDGERQ_QUEUE says in this process, or None where it says nothing.
+    """The key of the default queue that LEDGERQ_QUEUE or LEDGERQ_QUEUE_FILE sets; None if neither is set.
 
     Raises:
-        SettingError: it is set in a way that settings can't be.
+        SettingError: the value is not the key of a queue, or the file can't be used.
     """
     return _read(os.environ.get(_VARIABLE), os.environ.get(_VARIABLE + FILE))
 
 
 @lru_cache(maxsize=8)
 def _read(*given: str | None) -> str | None:
-    """Read again only when the environment has changed: each staged job asks."""
+    """Read the setting, only once for each value of the variables: each staged job asks for it."""
     return load(_Default).queue if any(given) else None

@@ -1,6 +1,6 @@
-"""What can be read of a job's bytes that are not a job: who asked, by which trace, for what.
+"""Reads kind, actor and trace id out of a body that is not valid as a whole.
 
-Something else in them is wrong; a person who looks at the dead letter still wants to know whose job it was.
+A person who looks at the dead letter still wants to know who asked for the job, and for which kind.
 """
 
 import json
@@ -22,7 +22,7 @@ from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 @dataclass(frozen=True, slots=True)
 class ReadableParts:
-    """Of a body, each part that is fit by itself; None stands for one that is not, or not there."""
+    """The valid parts of a body; None for a part that is missing or not valid. `envelope` is the whole body."""
 
     envelope: Envelope | None = None
     kind: str | None = None
@@ -31,7 +31,7 @@ class ReadableParts:
 
 
 def readable_parts(body: bytes | None) -> ReadableParts:
-    """The whole envelope if there is one, else what can be had without it. Raises nothing."""
+    """All parts if the body is valid, else each part that is valid by itself. Raises nothing."""
     try:
         envelope = decode(body or b"")
     except Undecodable:
@@ -59,7 +59,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
         content = json.loads(
             body.decode(errors="surrogateescape"),
             object_pairs_hook=_said_once,
-            parse_int=float,  # thousands of digits are no reason to give up
+            parse_int=float,  # int() refuses thousands of digits
         )
     except (ValueError, RecursionError):
         return {}
@@ -67,7 +67,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
 
 
 def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Without the value of a name that stands there twice: nobody could say which one is meant."""
+    """A dictionary of the pairs. A name that occurs twice gets the value None: it is unknown which value is meant."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         found[name] = None if name in found else value

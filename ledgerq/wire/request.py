@@ -1,4 +1,4 @@
-"""What a producer asks for: the same on Redis by the client and in a transaction by `ledgerq.staging`."""
+"""A producer's request for a job: the client enqueues it on Redis, `ledgerq.staging` stages it in a transaction."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,12 +20,12 @@ _MAX_DELAY = timedelta(seconds=MAX_DELAY)
 _DAYS = _MAX_DELAY.days
 _NUL = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u0000"
-)  # as JSON has it; a backslash before it is another text
+)  # NUL, as JSON escapes it; after an escaped backslash, u0000 is plain text
 
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """For the length of the window, a job of the same kind and key is the same job, done or not.
+    """For the length of `window`, requests of one kind with one key stand for one job, whether it has ended or not.
 
     ```python
     await client.enqueue(SendReport(), unique=Unique("report", timedelta(hours=1)))
@@ -45,10 +45,11 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A job to enqueue or to stage. The same `job_id` again is the same job: it runs once.
+    """A job to enqueue or to stage. A second request with one `job_id` is for the same job: it runs once.
 
-    `ordering_key` is for staged jobs: those of one key run one after another, in the order staged. `queue` comes
-    before the queue of the payload's class; `default` is the default queue.
+    Without `job_id`, the job gets a random id. The job is due after `delay`. `actor` is who asks, for the audit log.
+    `ordering_key` is for staged jobs: those with one key run one after another, in the order in which they were staged.
+    `queue` takes precedence over the queue of the payload's class; `default` names the default queue.
 
     ```python
     closing = [Request(CloseOrder(order_id=each.id), job_id=f"close:{each.id}") for each in orders]
@@ -56,7 +57,7 @@ class Request:
     ```
 
     Raises:
-        InvalidRequest: a field is such as no worker would take; the job id is looked at when it is used.
+        InvalidRequest: a field's value is not valid. `job_id` is checked later, when the job is enqueued or staged.
     """
 
     payload: Payload
@@ -92,7 +93,7 @@ class Request:
 
     @property
     def envelope(self) -> Envelope:
-        """As it travels.
+        """The job's kind, payload, actor and trace id, to be encoded as a body.
 
         Raises:
             InvalidRequest: the payload has a field whose name is reserved.
@@ -110,14 +111,14 @@ class Request:
 
     @property
     def may_exist(self) -> bool:
-        """False if its id is made up now: then no job can have it."""
+        """True if the job may exist already: the request has a job id or a unique key. A random id is always new."""
         return self.job_id is not None or self.unique is not None
 
     def checked_id(self) -> str:
-        """The id asked for, or a new one.
+        """The requested job id, or a new random one.
 
         Raises:
-            Undecodable: it is such as no worker would take.
+            Undecodable: the requested id is empty, too long, or holds control characters.
         """
         if self.job_id is None:
             return token_hex(16)
@@ -126,17 +127,17 @@ class Request:
 
 
 def require_printable(field: str, value: object, longest: int) -> None:
-    """Refuse a text that could not be stored, logged and typed.
+    """Refuse a value that can't be stored, logged and typed. `field` is the name in the error.
 
     Raises:
-        InvalidRequest: it is empty, too long, or holds control characters.
+        InvalidRequest: the value is no text, is empty, has more than `longest` characters, or control characters.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
         raise InvalidRequest(field, f"must have 1 to {longest} printable characters")
 
 
 def require_free_names(payload: Mapping[str, Any]) -> None:
-    """Refuse a payload that would say who asks, or where it comes from: see `ledgerq.wire.envelope`.
+    """Refuse a payload that uses reserved names, for example `_actor`: see `ledgerq.wire.envelope`.
 
     Raises:
         InvalidRequest: the name of a field begins with an underscore.
@@ -148,10 +149,10 @@ def require_free_names(payload: Mapping[str, Any]) -> None:
 
 
 def require_storable(body: bytes) -> None:
-    """Refuse what Redis could carry, but the outbox not keep, or no worker read.
+    """Refuse a body that the outbox can't store, or that no worker could read.
 
     Raises:
-        InvalidRequest: a text holds NUL, a number is too large, or all is nested too deep.
+        InvalidRequest: a text holds NUL, a number is too large, or the JSON is nested too deep.
     """
     if b"\\u0000" in body and _NUL.search(body):
         raise InvalidRequest("payload", "a text holds NUL, which no database keeps")
@@ -162,5 +163,5 @@ def require_storable(body: bytes) -> None:
 
 
 def as_requests(asked: "Iterable[Request | Payload]") -> list[Request]:
-    """Each with its defaults."""
+    """The requests in a list; each bare payload becomes a request with default values."""
     return [each if isinstance(each, Request) else Request(each) for each in asked]

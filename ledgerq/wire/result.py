@@ -1,4 +1,4 @@
-"""What a handler answers, as JSON can carry it and the database keep it; anything else is the result's own error."""
+"""Converts a handler's result to JSON that the database can store; refuses any other result with an error."""
 
 import math
 import re
@@ -16,8 +16,8 @@ from ledgerq.wire.payload import Payload, as_json
 _MAX_ID = 2**63
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _MAY_BE_NO_NUMBER = (b"NaN", b"Infinity")
-_MAX_DEPTH = 100  # what reads JSON stops at some 200
-_MAX_DIGITS = 4000  # … at 4,300
+_MAX_DEPTH = 100  # levels of nesting; JSON parsers stop at about 200
+_MAX_DIGITS = 4000  # of a whole number; Python's parser stops at 4,300
 _MAX_BITS = int(_MAX_DIGITS * math.log2(10))
 _TEXTS = (str, bytes, bytearray, bool)
 
@@ -28,11 +28,11 @@ def holds_nul(encoded: bytes) -> bool:
 
 
 def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None = None) -> Any:
-    """The result as JSON has it, in the type that the payload names.
+    """The result in JSON's types: a model becomes a dictionary, a date a text. With `payload`, by its result type.
 
     Raises:
-        InvalidResult: JSON can't carry it, or the database not keep it.
-        ResultTooLarge: it has more than `limit` bytes.
+        InvalidResult: JSON can't carry the result, or the database can't store it.
+        ResultTooLarge: the result has more than `limit` bytes of JSON.
     """
     if result is None or (type(result) is int and -_MAX_ID <= result <= _MAX_ID):
         return result  # the answer of most jobs
@@ -41,7 +41,7 @@ def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None 
         value = to_jsonable_python(result) if payload is None else as_json(payload, result)
         encoded = to_json(value)
         if len(encoded) > 2 * _MAX_DEPTH or any(word in encoded for word in _MAY_BE_NO_NUMBER):
-            _check(value, 0)  # a model's own code may answer something else than it holds
+            _check(value, 0)  # a model's own serializer may write other values than its fields hold
     except InvalidResult:
         raise
     except Exception as error:  # noqa: BLE001 - the result's own code runs here
@@ -54,7 +54,7 @@ def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None 
 
 
 def _check(value: Any, depth: int) -> None:
-    """Refuse what has no end, and what JSON's readers would not take, with its cure."""
+    """Refuse iterators that may have no end, and nesting or numbers that JSON parsers refuse; each error has a cure."""
     if value is None or isinstance(value, _TEXTS):
         return
     if isinstance(value, int | float):
@@ -81,7 +81,7 @@ def _check_number(value: float) -> None:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """What a value is made of, as far as it is known to be made of something."""
+    """The items of a container, or the values in the fields of a model or dataclass; empty for any other value."""
     if isinstance(value, Mapping):
         return value.values()
     if isinstance(value, list | tuple | set | frozenset | deque):

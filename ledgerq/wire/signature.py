@@ -1,4 +1,4 @@
-"""What a handler's annotations say: its payload and its result; and what can't be a job, with the cure."""
+"""Reads the payload and result types from a handler's annotations; refuses an unfit handler, and names the cure."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -11,35 +11,75 @@ from ledgerq.errors import DefinitionError
 from ledgerq.wire.ambiguous import why_ambiguous
 from ledgerq.wire.payload import Payload, result_type
 
+_CONTEXT_AND_PAYLOAD = ("context", "payload")
 
-def read_handler(handler: Callable[..., Any], context: type) -> type[Any]:
+
+def read_handler(
+    handler: Callable[..., Any], context: type, outside: "tuple[type[Any], Any] | None" = None
+) -> type[Any]:
     """The payload class of `async def handler(context: JobContext, payload: CloseOrder) -> int`.
 
+    Args:
+        handler: the function.
+        context: the class of its first argument.
+        outside: the payload and the answer of the kind's function outside; then the handler takes that answer, third.
+
     Raises:
-        DefinitionError: it is no such function.
+        DefinitionError: the handler has another form, or JSON can't carry its result.
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
-    hints, (first, second) = _hints(handler, name), _parameters(handler, name)
+    hints = _hints(handler, name)
+    first, second, *third = _parameters(handler, name, 2 if outside is None else 3)
     _require_context(hints.get(first), context, f"{name}({first})")
     payload = hints.get(second)
     require_payload(payload, f"{name}({second})")
     assert isinstance(payload, type)  # noqa: S101 - as was required
     require_result(hints, result_type(payload), name)
+    if outside is not None:
+        for argument, wanted in ((second, outside[0]), (third[0], outside[1])):
+            found = hints.get(argument)
+            if found is not wanted and found != wanted:
+                raise DefinitionError(
+                    f"{name}({argument})",
+                    f"must be annotated as {_shown(wanted)}, as its function outside has it",
+                    "let both name the same types",
+                )
     return payload
+
+
+def read_outside(function: Callable[..., Any], context: type) -> tuple[type[Any], Any]:
+    """The payload class and the answer of `async def charge(outside: Outside, order: ChargeOrder) -> Receipt`.
+
+    Raises:
+        DefinitionError: it is no such function.
+    """
+    name = _name(function)
+    if not inspect.iscoroutinefunction(function):
+        cure = "write async def; a plain function that it gives to outside.step or outside.call runs in a thread"
+        raise DefinitionError(f"{name}: job(outside=)", "is no async def", cure)
+    hints = _hints(function, name)
+    first, second = _parameters(function, name, 2)
+    _require_context(hints.get(first), context, f"{name}({first})")
+    payload = hints.get(second)
+    require_payload(payload, f"{name}({second})")
+    assert isinstance(payload, type)  # noqa: S101 - as was required
+    if "return" not in hints:
+        raise _no_result(name)
+    return payload, hints["return"]
 
 
 def read_handler_of_many(
     handler: Callable[..., Any], context: type, payload: type[Payload[Any]]
 ) -> None:
-    """Look at a function of many contexts and many payloads of this kind.
+    """Check a kind's function for many jobs: it takes a sequence of contexts and one of this kind's payloads.
 
     Raises:
-        DefinitionError: it is no such function.
+        DefinitionError: the function has another form.
     """
     name = _name(handler)
     _require_coroutine_function(handler, name)
-    hints, (first, second) = _hints(handler, name), _parameters(handler, name)
+    hints, (first, second) = _hints(handler, name), _parameters(handler, name, 2)
     _require_context(_element(hints.get(first)), context, f"{name}({first})", many=True)
     if _element(hints.get(second)) is not payload:
         raise DefinitionError(
@@ -52,10 +92,10 @@ def read_handler_of_many(
 
 
 def require_payload(payload: object, where: str) -> None:
-    """Refuse what no job can carry.
+    """Refuse an annotation that is not a payload class with a kind. `where` is the place that the error names.
 
     Raises:
-        DefinitionError: it is no payload class, or one without a kind.
+        DefinitionError: `payload` is no payload class, or a payload class without a kind.
     """
     if not isinstance(payload, type) or not issubclass(payload, Payload) or payload is Payload:
         raise DefinitionError(
@@ -72,10 +112,10 @@ def require_payload(payload: object, where: str) -> None:
 
 
 def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
-    """Refuse a result that JSON can't carry, or that the payload does not promise.
+    """Refuse a result type that JSON can't carry, or that differs from the payload class's result type, `promised`.
 
     Raises:
-        DefinitionError: so it is, or the annotation is missing.
+        DefinitionError: the result type is refused, or the handler has no annotation for its result.
     """
     if "return" not in hints:
         raise _no_result(name)
@@ -114,25 +154,27 @@ def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:
     if not inspect.iscoroutinefunction(handler):
         raise DefinitionError(
             name,
-            "is a plain def, which ledgerq runs in a thread, outside the transaction, only where the job says so; this "
-            "version has no way to say so",
-            "write async def",
+            "is a plain def, which would stop all jobs of the worker while it runs; ledgerq runs one in a thread, outside of "
+            "the transaction, only where the job says so",
+            "write async def; what is slow goes to a function of @job(outside=…), which may run it in a thread",
         )
 
 
-def _parameters(handler: Callable[..., Any], name: str) -> tuple[str, str]:
+def _parameters(handler: Callable[..., Any], name: str, count: int) -> list[str]:
     names = [
         each.name
         for each in inspect.signature(handler).parameters.values()
         if each.default is each.empty or each.kind is each.VAR_POSITIONAL
     ]
-    if len(names) != 2:  # noqa: PLR2004 - as the message says
+    if len(names) != count:
+        both = "two arguments, a context and a payload"
+        all_three = "three arguments: a context, a payload and what its function outside answers"
         raise DefinitionError(
             f"{name}({', '.join(names)})",
-            "must take two arguments, a context and a payload",
+            f"must take {both if count == len(_CONTEXT_AND_PAYLOAD) else all_three}",
             "as in: async def close_order(context: JobContext, order: CloseOrder) -> int",
         )
-    return names[0], names[1]
+    return names
 
 
 def _hints(handler: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -156,7 +198,7 @@ def _require_context(found: object, context: type, where: str, *, many: bool = F
 
 
 def _element(hint: object) -> object:
-    """Of a sequence or list, what it holds."""
+    """The type of the items in `Sequence[…]` or `list[…]`; None for any other annotation."""
     if get_origin(hint) not in {Sequence, list}:
         return None
     return get_args(hint)[0]

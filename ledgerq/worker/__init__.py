@@ -1,1 +1,1 @@
-"""The worker: it claims jobs, runs them, renews their leases, and acknowledges."""
+"""The worker: claims jobs, runs them, renews their leases, and acknowledges them."""

@@ -1,4 +1,4 @@
-"""Acknowledges claims in batches, again and again until Redis has heard: a lost "done" would be a second start."""
+"""Sends acks in batches, and again until Redis has answered: a job whose ack is lost would run a second time."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,7 +18,10 @@ MAX_AT_ONCE = 50
 
 @dataclass(slots=True)
 class Acker:
-    """Takes acknowledgements from jobs that run at the same time, and sends those that came together as one."""
+    """Collects the acks of jobs that run at the same time, and sends the waiting ones in one command.
+
+    `on_trouble` is called each time that sending fails.
+    """
 
     broker: ServedQueues
     on_trouble: Callable[[], None]
@@ -26,19 +29,19 @@ class Acker:
     _queued: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """Wait until Redis has ended these claims; False for each that was not ours any more."""
+        """Wait until Redis has answered; True for each claim that ended, False if this worker had lost the claim."""
         told: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._waiting.append((acks, told))
         self._queued.set()
         return await told
 
     async def run(self) -> None:
-        """Send what has come, until cancelled."""
+        """Send acks as they come, until cancelled."""
         # redis-py raises more than its own errors on a connection that was cut
         await keep_going(self.run_once, Exception, failed=partial(log.warning, "ack.delayed"))
 
     async def run_once(self) -> float:
-        """Wait for acknowledgements, and send those that came together."""
+        """Wait for acks, and send the waiting ones; answers with 0, the seconds until the next round."""
         await self._queued.wait()
         try:
             await self._send()

@@ -1,8 +1,9 @@
-"""The jobs that a worker runs now: each is started, can be cancelled for a reason, and is ended on Redis."""
+"""The jobs that a worker runs now: starts them, cancels them for a reason, and acknowledges them."""
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import structlog
 
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.errors import CancelledByItself
+from ledgerq.errors import CancelledByItself, Undecodable
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.poller import BatchSize
+
+_NO_ROOM = 500  # milliseconds before a job is claimed again for which there was no slot
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -21,42 +24,46 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 class CancelReason(Enum):
     """Why a running job is cancelled."""
 
-    ABORTED = auto()  # arq's Job.abort: it is over
-    CANCELLED = auto()  # `ledgerq cancel` waits for it to be rolled back, and then ends it for good
-    TAKEN = auto()  # its lease ran out, somebody else has it
+    ABORTED = auto()  # by arq's Job.abort: the job has ended
+    CANCELLED = auto()  # `ledgerq cancel` waits for the rollback, and then ends the job for good
+    TAKEN = auto()  # the lease ran out, and another worker has the job
     STOPPING = auto()  # the worker stops; the job runs elsewhere, and no attempt is spent
 
 
 class ActiveJobs:
-    """Runs claims as tasks, and owns them. `tasks` and `jobs` are by job id, as in arq, whose users may look at them.
+    """Runs claims as tasks. The attributes `tasks` and `jobs` map job ids to tasks, as those of arq's worker do.
+
+    A task in `tasks` takes a job from its start to its ack; a task in `jobs` only runs the handler.
 
     Args:
-        executor: runs them.
-        acker: ends them on Redis.
-        on_ended: is called when one has ended.
-        batches: is told of those that share a transaction.
+        executor: runs the claims.
+        acker: sends their acks.
+        on_ended: is called when a job or a batch has ended.
+        batches: learns how large batches were, and how long they took.
+        max_outside: the most jobs that work outside of the database at once. They take no slot of the other jobs.
     """
 
     def __init__(
         self,
         executor: Executor,
         acker: Acker,
-        *,
         on_ended: Callable[[], None],
         batches: BatchSize,
+        max_outside: int,
     ) -> None:
         self._executor, self._acker, self._on_ended = executor, acker, on_ended
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.jobs: dict[str, asyncio.Task[Any]] = {}
         self._reasons: dict[str, CancelReason] = {}
-        self.started = 0  # how many there have been
-        self.isolated = False  # the job that runs is one that may take its worker along
-        self._batches = batches
+        self.started = 0  # number of jobs that were started
+        self.isolated = False  # the running job must run alone: workers died with it
+        self.outside = 0  # number of running jobs whose kind works outside of the database
+        self._batches, self._max_outside = batches, max_outside
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
-        """Begin with what was claimed: all jobs that may share a transaction in one task, each other job in its own.
+        """Start the claimed jobs: all that may share a transaction in one task, each other job in its own.
 
-        Those in `aborted` are not run, only ended.
+        A job whose id is in `aborted` is ended without a run.
         """
         batch = []
         for claim in claims:
@@ -70,14 +77,36 @@ class ActiveJobs:
             self.start_batch(batch)
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
-        """Begin with a job, unless it runs here already; an aborted one is only ended."""
+        """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended.
+
+        A job that works outside of the database goes back to the queue for a moment if all slots for such jobs are taken.
+        """
         if claim.job_id in self.tasks:
+            return
+        outside = not aborted and self._works_outside(claim)
+        if outside and self.outside >= self._max_outside:
+            self._own(claim, self._give_back(claim), outside=False)
             return
         self.isolated = self.isolated or claim.runs_isolated
         self.started += 1
-        task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
+        self._own(claim, self._take_to_its_end(claim, aborted=aborted), outside=outside)
+
+    def _own(self, claim: Claim, work: Coroutine[Any, Any, None], *, outside: bool) -> None:
+        task = asyncio.create_task(work)
         self.tasks[claim.job_id] = task
-        task.add_done_callback(lambda _: self._ended(claim.job_id))
+        self.outside += outside
+        task.add_done_callback(lambda _: self._ended(claim.job_id, outside=outside))
+
+    def _works_outside(self, claim: Claim) -> bool:
+        processor = self._executor.processor
+        kinds = processor.registry.outside_kinds if processor else ()
+        with suppress(Undecodable):
+            return bool(kinds) and claim.envelope.kind in kinds
+        return False
+
+    async def _give_back(self, claim: Claim) -> None:
+        """The jobs behind it have their turn meanwhile. No attempt is counted."""
+        await self._acker.acknowledge([Ack(claim.job_id, "release", _NO_ROOM)])
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
         """Cancel a job if it runs; the first reason is the one that counts."""
@@ -87,13 +116,14 @@ class ActiveJobs:
             job.cancel()
 
     def cancel_everything(self) -> None:
-        """The worker stops. May be called again: some code swallows a cancellation."""
+        """Cancel all jobs, because the worker stops. May be called again: some code swallows a cancellation."""
         for job_id, job in self.jobs.items():
             self._reasons.setdefault(job_id, CancelReason.STOPPING)
             job.cancel()
 
-    def _ended(self, job_id: str) -> None:
+    def _ended(self, job_id: str, *, outside: bool) -> None:
         del self.tasks[job_id]
+        self.outside -= outside
         self.isolated = False
         self._on_ended()
 
@@ -105,7 +135,10 @@ class ActiveJobs:
         await self._end([claim], [ack])
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
-        """Begin with jobs that share transactions; if one is cancelled, the others are handed back."""
+        """Start jobs that share transactions, in one task. If one is cancelled from outside, the rest is handed back.
+
+        If one of the jobs cancels the task itself, each job runs again alone.
+        """
         claims = [claim for claim in claims if claim.job_id not in self.tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))
@@ -140,7 +173,7 @@ class ActiveJobs:
             reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
             by_itself = not any(
                 reasons
-            )  # nobody asked for it but one of its jobs: which, is found out one by one
+            )  # one of the jobs cancelled the batch: each job then runs alone, to find out which
             pairs = zip(claims, reasons, strict=True)
             acks = [
                 await (
@@ -167,7 +200,7 @@ class ActiveJobs:
         finally:
             del self.jobs[claim.job_id]
             why = self._reasons.pop(claim.job_id, None)
-        if job.cancelled() and why is None:  # nobody asked for it but the job
+        if job.cancelled() and why is None:  # the job cancelled itself
             return await self._executor.broken(claim, CancelledByItself())
         if job.cancelled():
             return await self._cancelled(claim, why)

@@ -1,4 +1,4 @@
-"""Jobs as arq's users know them: read from the queue, run with arq's rules and log lines, their results as arq keeps them."""
+"""Runs arq functions as arq does: reads their jobs, follows arq's rules, writes arq's log lines and results."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ from ledgerq.execution.handlers import told_to_stop
 from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
 from ledgerq.text import one_line, storable
 
-log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
+log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions
 
-LATE = 1.2  # seconds after its time that arq's log calls delayed
+LATE = 1.2  # seconds of delay above which arq's log mentions the delay
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What arq's worker was told, as far as running a job needs it; by arq's names."""
+    """The options of arq's worker that are needed to run a job, under arq's names."""
 
     functions: Mapping[str, Function | CronJob]
     queue_name: str
@@ -45,7 +45,7 @@ class Options:
 
     @classmethod
     def of(cls, worker: Worker) -> Self:
-        """Those of this worker."""
+        """The options of this worker."""
         return cls(**{each.name: getattr(worker, each.name) for each in fields(cls)})
 
 
@@ -59,7 +59,7 @@ class Counters:
 
 
 class Counted:
-    """An attribute by which a worker shows one of its `counters`, under arq's name."""
+    """A descriptor: the worker's attribute with arq's name reads and writes one of the worker's `counters`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -73,7 +73,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A claimed job as it was read: which function it asks for, and what a result says of it."""
+    """A claimed job after its body was read: the function that the job asks for, and the fields for its result.
+
+    `enqueued_ms` and `started_ms` are milliseconds since 1970. `is_ours`: the job is of a ledgerq kind.
+    """
 
     claim: Claim
     function: str
@@ -89,7 +92,7 @@ class Call:
         """The job that the claim's body asks for.
 
         Raises:
-            SerializationError: it can't be read.
+            SerializationError: the body can't be read.
         """
         name, args, kwargs, asked_try, enqueued_ms = deserialize_job_raw(
             claim.body, deserializer=options.job_deserializer
@@ -99,7 +102,11 @@ class Call:
 
     @classmethod
     def of(cls, claim: Claim) -> Self:
-        """A job of ours, whose body can be decoded."""
+        """The job of a ledgerq kind, from the claim's envelope.
+
+        Raises:
+            Undecodable: the body is not valid.
+        """
         envelope = claim.envelope
         payload, sent, now = dict(envelope.payload), envelope.enqueued_ms, timestamp_ms()
         attempt = claim.attempt + max(0, (envelope.attempt or 1) - 1)
@@ -107,13 +114,13 @@ class Call:
 
     @classmethod
     def unread(cls, claim: Claim) -> Self:
-        """A job of which nothing but its claim is known."""
+        """A job whose body can't be read, so that only its claim is known."""
         now = timestamp_ms()
         return cls(claim, "<unknown>", (), {}, claim.attempt, now, now)
 
     @property
     def name(self) -> str:
-        """The job in arq's log lines."""
+        """The job's name in arq's log lines: `<job id>:<function>`."""
         return f"{self.claim.job_id}:{self.function}"
 
     @property
@@ -128,13 +135,13 @@ class Call:
 
     @property
     def remarks(self) -> str:
-        """What arq's log adds to a start that is not the first, or late."""
+        """The end of arq's log line about a start: the attempt if it is not the first, the delay if it is long."""
         again = f" try={self.attempt}" if self.attempt > 1 else ""
         late = (self.started_ms - self.claim.score) / 1000
         return again + (f" delayed={late:0.2f}s" if late > LATE else "")
 
     def context(self, ctx: Mapping[Any, Any]) -> dict[Any, Any]:
-        """What arq gives to functions and hooks."""
+        """The context that arq passes to functions and hooks: `ctx`, with the job's id, try, times and score."""
         return {
             **ctx,
             "job_id": self.claim.job_id,
@@ -151,7 +158,7 @@ async def run_function(
     options: Options,
     counters: Counters,
 ) -> Ack:
-    """Run a function of arq's users. Raises nothing but a cancellation from outside."""
+    """Run a service's arq function; answers with the job's ack. Raises nothing but a cancellation from outside."""
     name = call.function if isinstance(function, CronJob) else call.name
     limit = options.max_tries if function.max_tries is None else function.max_tries
     if call.attempt > limit:
@@ -169,7 +176,7 @@ async def run_function(
                 lambda: function.coroutine(context, *call.args, **call.kwargs),
                 {"job_id": call.claim.job_id, "kind": name, "attempt": call.attempt},
             )
-    except BaseException as error:  # what a function raises is its own affair
+    except BaseException as error:  # whatever the function raises is its job's error
         if told_to_stop(error):
             raise
         raised = error.error if isinstance(error, HandlerMisbehaved) else error
@@ -193,7 +200,7 @@ def _after_error(
         log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, name)
         return Ack(call.claim.job_id, "retry")
     text = one_line(error)
-    text += ":" if text == type(error).__name__ else ""  # as arq writes one that says nothing
+    text += ":" if text == type(error).__name__ else ""  # as arq writes an error without a text
     told = "%6.2fs ! %s failed, %s", call.lasted, name, text
     log.error(*told, exc_info=error, extra={"extra": _extra_of(error)})
     counters.failed += 1
@@ -201,7 +208,7 @@ def _after_error(
 
 
 async def call_hook(hook: Hook | None, context: dict[Any, Any], options: Options) -> None:
-    """Call a hook of the worker's user. Its failure is logged: it decides nothing."""
+    """Call a hook of the service, if there is one. If the hook fails, the failure is logged, and the job goes on."""
     if hook is None:
         return
     try:
@@ -212,7 +219,7 @@ async def call_hook(hook: Hook | None, context: dict[Any, Any], options: Options
 
 
 def done(call: Call, result: Any, options: Options, *, success: bool) -> Ack:
-    """The job is over; its result is kept for as long as the function or the worker says."""
+    """The ack of a job that has ended. The function sets how long the result is kept, or else the worker does."""
     function = options.functions.get(call.function)
     for_ever, keep = options.keep_result_forever, options.keep_result_s
     if function is not None:
@@ -232,7 +239,7 @@ def _told(call: Call, result: Any, options: Options, success: bool) -> bytes:
     args, kwargs = call.args, call.kwargs
     if (
         call.is_ours and not success
-    ):  # of the body, `to_wire` tells the hash: its letter has the rest
+    ):  # `to_wire` writes the body's hash: the dead letter has the payload
         args, kwargs = (call.claim.body,), {}
     told = serialize_result(
         call.function, args, kwargs, call.attempt, call.enqueued_ms, success,
@@ -243,17 +250,17 @@ def _told(call: Call, result: Any, options: Options, success: bool) -> bytes:
 
 
 def _shown(result: Any) -> str:
-    """A result, cut to length."""
+    """The result as text for arq's log, cut to length."""
     try:
         return truncate(repr(result))
-    except Exception as error:  # noqa: BLE001 - it is somebody else's repr, and the job is done
+    except Exception as error:  # noqa: BLE001 - the result's own repr runs here, and the job is done
         return f"<repr raised {type(error).__name__}>"
 
 
 def _extra_of(error: BaseException) -> Any:
-    """What arq's users hang on their exceptions for the log."""
+    """The attribute `extra` of an error, by which arq's users add to the log; called if it is a function."""
     extra = getattr(error, "extra", None)
     try:
         return extra() if callable(extra) else extra
-    except Exception as raised:  # noqa: BLE001 - as above
+    except Exception as raised:  # noqa: BLE001 - the error's own code runs here
         return repr(type(raised))

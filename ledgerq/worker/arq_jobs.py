@@ -1,7 +1,7 @@
-"""A service's own arq functions and cron jobs, made ready for a worker that runs jobs of ours beside them.
+"""Prepares a service's arq functions and cron jobs for a worker that also runs ledgerq's jobs.
 
-What they leave open has arq's default, not ours: a function that moves here keeps its five tries, its 300 seconds and
-its result for an hour.
+Options that they leave out have arq's defaults, not ledgerq's. So a function that moves here from an arq worker keeps
+its five tries, its time limit of 300 seconds and its result for an hour.
 """
 
 import inspect
@@ -19,19 +19,19 @@ F = TypeVar("F", Function, CronJob)
 
 
 def arq_functions(app: App) -> list[Function]:
-    """Those of `App(arq_functions=)`; a dotted name is imported.
+    """The functions of `App(arq_functions=)`; a dotted name is imported.
 
     Raises:
-        DefinitionError: one of them is no coroutine function, or can't be imported.
+        DefinitionError: a function is no coroutine function, or can't be imported.
     """
     return [_with_arqs_defaults(_function(each)) for each in app.arq_functions]
 
 
 def arq_cron_jobs(app: App) -> list[CronJob]:
-    """Those of `App(arq_cron_jobs=)`: copies, since a worker notes in them when they run next.
+    """Copies of the cron jobs of `App(arq_cron_jobs=)`. A worker changes its copies: it notes when they run next.
 
     Raises:
-        DefinitionError: one of them was not made by `arq.cron`.
+        DefinitionError: an entry was not made by `arq.cron`.
     """
     found = []
     for each in app.arq_cron_jobs:

@@ -13,7 +13,7 @@ from arq.worker import Worker
 
 
 class ArqOptions(TypedDict, total=False):
-    """What `arq.Worker` takes by name; what each means is said there. One that is left out has arq's default."""
+    """The keyword arguments of `arq.Worker`, which arq documents. An argument that is left out has arq's default."""
 
     queue_name: str | None
     cron_jobs: Sequence[CronJob] | None
@@ -48,7 +48,7 @@ class ArqOptions(TypedDict, total=False):
 
 
 def signature_like_arqs(own: Callable[..., None]) -> inspect.Signature:
-    """What `inspect.signature` is to say of a worker: arq's arguments with their defaults, then its own."""
+    """The signature of a worker for `inspect.signature`: arq's arguments with their defaults, then the worker's own."""
     types, arqs = get_type_hints(ArqOptions), inspect.signature(Worker).parameters
     ours = inspect.signature(own).parameters.values()
     first = [each for each in ours if each.kind is each.POSITIONAL_OR_KEYWORD]

@@ -1,4 +1,4 @@
-"""What our worker keeps of arq's public face, and mends in it: counters, cron, the pool, what its log says at a stop."""
+"""Parts of arq's interface that ledgerq's worker keeps, some with a fix: counters, cron, pool, log line at a stop."""
 
 import logging
 import signal
@@ -9,11 +9,11 @@ from arq.worker import Worker
 
 from ledgerq.worker.arq_functions import Counted
 
-log = logging.getLogger("arq.worker")  # what arq's users look at
+log = logging.getLogger("arq.worker")  # the logger in which arq's users look
 
 
 class ArqWorker(Worker):
-    """arq's worker as a base: the loop that claims and runs jobs is `JobWorker`'s."""
+    """arq's worker as a base class. `JobWorker` derives from it, and has its own loop to claim and run jobs."""
 
     jobs_complete, jobs_failed, jobs_retried = map(Counted, ("complete", "failed", "retried"))
 
@@ -29,7 +29,7 @@ class ArqWorker(Worker):
             )
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
-        """arq's: put the cron jobs on the queue that are due; if Redis fails, they stay due."""
+        """Put the due cron jobs on the queue, as arq does. If Redis fails, the cron jobs stay due."""
         due = [(job, job.next_run) for job in self.cron_jobs]
         try:
             await super().run_cron(n, delay, num_windows)
@@ -39,7 +39,7 @@ class ArqWorker(Worker):
             raise
 
     def log_stop(self, signum: signal.Signals, waited: str, fate: str) -> None:
-        """arq's line about a shutdown: how many jobs have ended, and what becomes of those that run."""
+        """Log arq's line about a shutdown: how many jobs have ended, how many run, and what happens to the latter."""
         log.info(
             "shutdown on %s%s ◆ %d jobs complete ◆ %d failed ◆ %d retries ◆ %d %s",
             signum.name, waited, self.jobs_complete, self.jobs_failed, self.jobs_retried,

@@ -1,7 +1,7 @@
-"""An application and settings in, a worker out: ours, or the settings that arq's own command line takes.
+"""Builds a worker from an application and settings: ledgerq's worker, or the settings class for arq's command line.
 
-The schedule becomes arq cron jobs. Every worker puts each tick on the queue under one id made of kind and time, so
-Redis keeps one of them, and the inbox settles what a slow worker puts there again: a tick runs once.
+The schedule becomes arq cron jobs. Every worker enqueues each tick under an id made of kind and time, so Redis keeps
+one job for each tick. If a slow worker enqueues a tick again, its receipt makes the job a duplicate: a tick runs once.
 """
 
 import gc
@@ -28,12 +28,12 @@ from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
 from ledgerq.worker.processor import dispatcher
 from ledgerq.worker.worker import JobWorker
 
-_OURS_FIRST = 10  # seconds that arq's timeout of a job comes after ours
-_OURS_TO_DECIDE = 1_000_000  # tries, to arq; in truth ledgerq.execution.retry decides
+_OURS_FIRST = 10  # seconds by which arq's timeout exceeds ledgerq's, so that ledgerq's comes first
+_OURS_TO_DECIDE = 1_000_000  # arq's limit of tries, never reached: ledgerq.execution.retry decides
 
 
 def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
-    """A worker, ready to run. `overrides` are its own arguments and arq's, such as `burst=True`."""
+    """A worker, ready to run. `overrides` are arguments of `JobWorker` or of arq's worker, for example `burst=True`."""
     settings = worker_settings(app, config)
     ours = {
         "lease_settings": _lease_settings(config.worker),
@@ -41,20 +41,22 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
         "batch": config.worker.batch,
         "grace": config.worker.stop_grace,
         "blocked_after": config.worker.blocked_after,
+        "max_outside": config.worker.max_outside,
         "hand_back_after": settings.job_timeout - _OURS_FIRST + config.worker.blocked_after,
     }
-    # the hooks find the worker's life in it
+    # the hooks find the `Lifecycle` in ctx
     overrides["ctx"] = {**(overrides.get("ctx") or {}), **settings.ctx}
     return JobWorker(**{**ours, **get_kwargs(settings), **overrides})
 
 
 def run_to_the_end(worker: JobWorker) -> None:
-    """Run a worker as the last act of a process: asked to stop once more, it still ends with status 0.
+    """Run a worker until it stops, as the last thing that a process does.
 
-    It ends within the drain time and three times the grace, whatever jobs have left running.
+    After a stop signal, the process ends within the drain timeout and three times the grace, whatever jobs have left
+    running. A second signal does not change the exit status 0.
     """
-    # what has been imported stays, so it need not be looked through; and a batch makes thousands of
-    # objects that go by themselves: looked for at every 700th, they cost a tenth of the throughput
+    # imported objects stay, so the collector need not scan them; and a batch makes thousands of objects
+    # that need no collector: a collection at every 700th of them would cost a tenth of the throughput
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
     worker.take_process()
@@ -64,13 +66,13 @@ def run_to_the_end(worker: JobWorker) -> None:
     last_resort.listen(signal.SIGTERM, signal.SIGINT)
     worker.run()
     last_resort.ended()
-    # the interpreter gives signals their default meaning back before it ends: a late one would kill
+    # the interpreter resets the signal handlers before it ends: a late signal would kill the process
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     leave_in(worker.grace / 5)
 
 
 def worker_settings(app: App, config: Config) -> Any:
-    """The class that arq's command line wants. It is flat: arq does not look at base classes."""
+    """The settings class for arq's command line. It has no base class, because arq ignores settings in base classes."""
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
     functions = [*(_function(kind.name) for kind in app.jobs), _function(UNROUTABLE)]
@@ -113,7 +115,7 @@ def worker_settings(app: App, config: Config) -> Any:
 
 
 def _queues_of_schedule(app: App, worker: WorkerConfig) -> dict[str, str]:
-    """By the names of arq's cron jobs."""
+    """The queues of the kinds in the schedule: name of the arq cron job → key of the queue."""
     of_kinds = app.registry().queues
     payloads = [entry.payload for entry in app.schedule]
     queues = {each.kind: of_kinds.get(each.kind, each.queue) for each in payloads}

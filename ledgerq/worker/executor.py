@@ -1,4 +1,4 @@
-"""Runs what was claimed: our kinds by the flow of jobs, anybody else's functions by arq's rules."""
+"""Runs claimed jobs: those of ledgerq's kinds by `ledgerq.execution.process`, arq functions by arq's rules."""
 
 import asyncio
 import logging
@@ -31,24 +31,24 @@ from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, don
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.processor import OURS, Processor, is_ours
 
-log = logging.getLogger("arq.worker")  # what arq's users look at for functions of their own
+log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions
 
-_BROKEN = 15_000  # milliseconds before a job is tried again that broke what runs it
+_BROKEN = 15_000  # milliseconds until the next try of a job during which the executor failed
 
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Runs the claims of one worker, each to the acknowledgement that Redis is sent.
+    """Runs the claims of one worker; answers each claim with the ack to send to Redis.
 
     Args:
-        name: of the worker, in what is kept of an attempt.
-        ctx: arq's, for hooks and functions of arq's users.
-        options: arq's, as the worker was given them.
-        processor: what our own kinds are processed with; None in a worker that has only arq's functions.
-        counters: of jobs that have ended.
-        left: those whose bodies this worker can't read, for whoever can.
-        on_interrupted: is called when a job lost its connection to the database.
-        on_wait: is told what a job waits for that others have to mend: its queue and the reason, and a text.
+        name: the worker's name, for the notes on failed attempts.
+        ctx: arq's context, for hooks and arq functions.
+        options: arq's options, as the worker was given them.
+        processor: processes jobs of ledgerq's kinds; None in a worker that has only arq functions.
+        counters: counts the jobs that have ended.
+        left: leaves jobs on the queue whose bodies this worker can't read.
+        on_interrupted: is called when a job lost its connection to the database, or was held up by other jobs.
+        on_wait: is called when a job waits for something that others must fix, with (queue, reason) and a text.
     """
 
     name: str
@@ -62,7 +62,10 @@ class Executor:
     _just_left: set[str] = field(default_factory=set)
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
-        """Run jobs, those of one kind together if they may share a transaction. Raises nothing but a cancellation."""
+        """Run jobs; those of one kind run together if they may share a transaction. Answers with an ack for each job.
+
+        Apart from a cancellation, an error that is raised here is a failure of the executor itself: see `broken`.
+        """
         batches: dict[str, list[Claim]] = {}
         alone = []
         for claim in claims:
@@ -111,7 +114,11 @@ class Executor:
         return ack
 
     async def _process(self, processor: Processor, claim: Claim, call: Call) -> Outcome:
-        """A job of ours; or one with positional arguments, so of an arq function, that is not here, or not yet."""
+        """Process a job of a ledgerq kind.
+
+        A call of `UNROUTABLE` that names a function is a job of an arq function that this worker lacks: its kind is
+        unknown, so the job is retried, since a deploy may bring the function.
+        """
         if name := call.kwargs.get(FUNCTION) if call.function == UNROUTABLE else None:
             unknown = UnknownKind(name, self.options.functions)
             outcome = await conclude(unknown, claim, processor.database.sessions, processor.policy)
@@ -126,7 +133,7 @@ class Executor:
         return self.left.leave(claim, call.kwargs.get(PROBLEM, ""))
 
     def _read(self, claim: Claim) -> Call:
-        """One of our kinds, whose body is decoded once; or what arq reads in it."""
+        """Read the body: by ledgerq, if the job is of one of its kinds; else as arq's worker reads a body."""
         if self.processor:
             with suppress(Undecodable):
                 function = self.options.functions.get(claim.envelope.wire_name)
@@ -141,7 +148,7 @@ class Executor:
             return Call.unread(claim)
 
     async def after(self, claims: Sequence[Claim]) -> None:
-        """Call the hook that wants to know of ended jobs."""
+        """Call the hook `after_job_end` for these jobs, except those that are left on the queue."""
         for claim in claims if self.options.after_job_end else ():
             if claim.job_id in self._just_left:
                 self._just_left.discard(claim.job_id)
@@ -150,7 +157,10 @@ class Executor:
             await call_hook(self.options.after_job_end, context, self.options)
 
     async def broken(self, claim: Claim, error: BaseException) -> Ack:
-        """What runs the job has failed itself. That is an attempt of the job too: it must not go on for ever."""
+        """The ack of a job during which the executor itself failed.
+
+        The failure counts as an attempt of the job: otherwise the job could be retried without end.
+        """
         log.error("job %s broke what runs it: %s", claim.job_id, one_line(error), exc_info=error)
         try:
             if self.processor:
@@ -162,19 +172,22 @@ class Executor:
         return Ack(claim.job_id, "retry", _BROKEN)
 
     def failed(self, call: Call, error: BaseException) -> Ack:
-        """The job is over, and this is what a waiting client is told."""
+        """The ack of a job that has ended with `error`, which a waiting client gets."""
         self.counters.failed += 1
         return done(call, error, self.options, success=False)
 
     def handed_back(self, claim: Claim, *, delay: int = 0) -> Ack:
-        """The job will run elsewhere, after so many milliseconds."""
+        """The ack that releases a cancelled job, so that another worker runs it after `delay` milliseconds."""
         call = self._read_or_not(claim)
         log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, call.name)
         self.counters.retried += 1
         return Ack(claim.job_id, "release", delay)
 
     async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
-        """The job is over because arq's `Job.abort` asked for it; one of our kinds never runs again."""
+        """The ack of a job that arq's `Job.abort` has ended. `started` is False if the job never ran.
+
+        A job of a ledgerq kind is cancelled in the database too, so that it never runs again.
+        """
         call = self._read_or_not(claim)
         function = self.options.functions.get(call.function)
         if self.processor and function and is_ours(function):
@@ -187,7 +200,7 @@ class Executor:
         return self.failed(call, asyncio.CancelledError())
 
     async def _cancel(self, processor: Processor, delivery: Delivery) -> None:
-        """Make an abort last: the job is cancelled in the database, whatever Redis delivers later."""
+        """Cancel an aborted job in the database, so that a later delivery does not run it."""
         with suppress(Undecodable):  # then it can't have run, and never will
             check_job_id(delivery.job_id)
             job_id, envelope = delivery.job_id, delivery.envelope
@@ -229,7 +242,10 @@ class Executor:
         return Ack(call.claim.job_id, action, int(retry.delay * 1000), note=None if quiet else note)
 
     async def _without_body(self, claim: Claim) -> Ack:
-        """Redis has lost the body: a staged job comes again from the outbox, another one is buried."""
+        """The ack of a job whose body Redis has lost: a staged job is sent again from the outbox, any other is buried.
+
+        In a worker without ledgerq kinds, the job fails as expired, as under arq's worker.
+        """
         call = Call.unread(claim)
         if self.processor is None:
             log.warning("job %s expired", claim.job_id)
@@ -244,7 +260,7 @@ class Executor:
         else:
             if staged:
                 self.processor.relay.wake()
-                return Ack(claim.job_id, "release", 1000)  # the body comes before that
+                return Ack(claim.job_id, "release", 1000)  # the body is there before then
             burial = Buried(Expired.reason, Expired())
             outcome = await bury(claim, burial, sessions, self.processor.policy)
         report(claim, UNROUTABLE, outcome, 0)
@@ -252,7 +268,7 @@ class Executor:
 
 
 class NotBegun(LedgerqError):
-    """One of our kinds is to run, and the startup hook has not called `Lifecycle.begin`."""
+    """The worker has ledgerq kinds, but its startup hook has not called `Lifecycle.begin`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -262,7 +278,7 @@ class NotBegun(LedgerqError):
 
 
 def _kind_of(claim: Claim) -> str:
-    """Of a job that has not failed before and can be read; else nothing."""
+    """The kind of a job at its first attempt; '' for a later attempt, or if the body can't be read."""
     with suppress(Undecodable):
         if claim.is_first:
             return claim.envelope.kind
@@ -270,7 +286,7 @@ def _kind_of(claim: Claim) -> str:
 
 
 def _as_read(claim: Claim, call: Call) -> Claim:
-    """With the attempts that its body counts too, as arq's clients may want it; and with our JSON for a foreign body."""
+    """The claim, with the attempts that the body counts added, and with ledgerq's JSON in place of a foreign body."""
     body = call.args[0] if call.args else claim.body
     if call.attempt == claim.attempt and body is claim.body:
         return claim

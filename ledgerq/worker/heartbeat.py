@@ -1,9 +1,9 @@
 """The worker's heartbeat, in a thread with an event loop of its own: a job that blocks the other loop does not stop it.
 
-renew    the leases of the jobs that run, and the worker's sign of life
-watch    the loop of the jobs: one that stands still is named in the log with its stack, while it lasts
-give up  when a job blocks the loop for longer than any job may take: all jobs are handed back to the queue, the one
-         that blocks has spent an attempt, the others have not; then the process ends, to be started again
+renew    renew the leases of the running jobs, and write the worker's signs of life
+watch    watch the loop of the jobs: while a job blocks the loop, log the job and its stack
+give up  hand all jobs back to the queue if a job blocks the loop for longer than any job may take. The blocking job
+         has spent an attempt, the others have not. Then the process ends, so that it is started again
 """
 
 import asyncio
@@ -47,15 +47,15 @@ class Heartbeat:
     """Beats for one worker, from `start` to `stop`.
 
     Args:
-        broker: makes a broker of the worker's own token; called in the thread, whose loop its connections belong to.
-        active: the ids of the jobs that the worker has.
-        on_taken: is told, in the worker's loop, of each job that somebody else has by now.
-        alive: whether the worker looks at its queue, given for how many seconds its loop has stood still.
-        blocked_after: seconds of standing still that are worth a line in the log.
-        on_handed_back: is told, in the heartbeat's thread, when the jobs were handed back.
-        most: seconds of standing still after which jobs are handed back.
-        waits: what jobs wait for that others have to mend, by queue and reason: health is to name it.
-        is_burst: the worker ends when nothing is left to do; one that ends at once leaves no sign of life.
+        broker: makes a broker with the worker's token; called in the thread, to which its connections then belong.
+        active: answers with the ids of the jobs that the worker has.
+        on_taken: is called, in the worker's loop, with the id of each job that another worker has by now.
+        alive: True if the worker polls its queue; called with the seconds for which its loop has stood still.
+        blocked_after: seconds for which the loop is blocked before the log names the job.
+        on_handed_back: is called, in the heartbeat's thread, when the jobs were handed back.
+        most: seconds for which the loop is blocked before the jobs are handed back.
+        waits: (queue, reason) → text, of jobs that wait for something that others must fix; noted on Redis for health.
+        is_burst: the worker ends when nothing is left to do; the first sign of life waits, so a short run has none.
     """
 
     broker: Callable[[], ServedQueues]
@@ -76,13 +76,13 @@ class Heartbeat:
     _handing_back: Callable[[Stall], Coroutine[Any, Any, None]] | None = None
 
     def start(self) -> None:
-        """Begin to beat. Must be called in the thread of the worker's loop."""
+        """Start the heartbeat's thread. Must be called in the thread of the worker's loop."""
         self._answered, self._watched_thread = time.monotonic(), threading.get_ident()
         self._thread = threading.Thread(target=self._run, name="ledgerq-heart", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop beating; waits for the thread for a moment."""
+        """Stop beating, and wait for the thread to end, at most 2 s."""
         if self._own and self._ended and not self._own.is_closed():
             self._own.call_soon_threadsafe(self._ended.set)
         if self._thread:
@@ -152,7 +152,7 @@ class Heartbeat:
         return broker.lease_settings.lease / 3
 
     async def _watch(self, broker: ServedQueues) -> None:
-        """Ask the other loop for an answer, again and again, until cancelled."""
+        """Watch the worker's loop until cancelled: log a job that blocks the loop, and hand the jobs back in time."""
         pause = min(0.5, self.blocked_after / 4)
         lag, stall, step = watched(self._loop), None, _Step()
         while True:
@@ -160,7 +160,7 @@ class Heartbeat:
             asked = time.monotonic()
             await asyncio.sleep(pause)
             now = time.monotonic()
-            if now - asked > pause + 1:  # the whole process stood still: nobody's doing
+            if now - asked > pause + 1:  # the whole process stood still: no job's fault
                 self._answered = now
             found = self._step(lag)
             answered = self._answered > asked - pause
@@ -181,7 +181,7 @@ class Heartbeat:
         self._answered = time.monotonic()
 
     def _step(self, lag: Lag) -> "_Step":
-        """What the other loop is doing, and for which job: its handler, or a task that its handler made."""
+        """What the worker's loop does now, and for which job: it may run the job's handler or a task of the handler."""
         frame = self._frame()
         while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001 - asyncio tells nobody
             frame = frame.f_back
@@ -193,7 +193,7 @@ class Heartbeat:
         return sys._current_frames().get(self._watched_thread)  # noqa: SLF001 - there is no other way
 
     def _name(self, stall: Stall, job: Mapping[str, Any]) -> None:
-        """Say in the log which job it is, and where in its code."""
+        """Log which job blocks the loop, and at which place in its code."""
         log.error(
             "event_loop.blocked",
             **job,
@@ -203,7 +203,7 @@ class Heartbeat:
         )
 
     def hand_back_now(self) -> None:
-        """From another thread: hand back all jobs, because the process ends while its loop stands still."""
+        """Hand back all jobs, because the process ends while its loop is blocked. Called from another thread."""
         stall = Stall(
             self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
         )
@@ -212,9 +212,10 @@ class Heartbeat:
                 asyncio.run_coroutine_threadsafe(self._handing_back(stall), self._own).result(_JOIN)
 
     async def _hand_back(self, broker: ServedQueues, stall: Stall) -> None:
-        """Whoever blocks has spent an attempt, the others none; if nobody knows who, it is counted for all.
+        """Hand all jobs back. The blocking job has spent an attempt, the others none.
 
-        A worker that stays is of no use: its jobs keep rows locked. Where it owns its process, it ends it.
+        If the blocking job is not known, each job has an interruption counted. A worker that is still blocked is
+        useless, and its jobs keep rows locked: if the worker owns its process, the process ends.
         """
         seconds = round(stall.until - stall.since)
         error = f"blocked the event loop for {seconds} s"
@@ -227,7 +228,7 @@ class Heartbeat:
         ]
         try:
             handed_back = sum(await broker.acknowledge(acks)) if acks else 0
-        except Exception as failure:  # noqa: BLE001 - as above
+        except Exception as failure:  # noqa: BLE001 - redis-py raises more than its own errors
             log.warning("event_loop.hand_back_failed", error=one_line(failure))
             return
         if handed_back:
@@ -242,19 +243,19 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What an event loop does now, and since when (time.monotonic), as far as it was seen."""
+    """What an event loop does, and for which job, since a moment (time.monotonic) at which this was seen."""
 
     handle: object = None
     job: Mapping[str, Any] = field(default_factory=dict)
     since: float = 0.0
 
     def is_same(self, other: "_Step") -> bool:
-        """True if the loop has not come on."""
+        """True if the loop still does what it did in the other step, for the job of that step."""
         return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
 
 
 class Owner(Protocol):
-    """What the heartbeat knows of its worker."""
+    """The attributes of the worker that the heartbeat uses."""
 
     tasks: dict[str, asyncio.Task[Any]]
     ctx: dict[Any, Any]
@@ -266,11 +267,11 @@ class Owner(Protocol):
 
     @property
     def pool(self) -> ArqRedis:
-        """The worker's own connections; the heartbeat makes some like them."""
+        """The worker's connections to Redis. The heartbeat opens its own connections to that server."""
 
 
 def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Heartbeat:
-    """The heartbeat of this worker, which goes on whatever jobs do to its loop."""
+    """The heartbeat of this worker. It goes on even if jobs block the worker's loop."""
     pool = worker.pool
     return Heartbeat(
         lambda: broker.twin(pool),

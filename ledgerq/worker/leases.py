@@ -1,4 +1,4 @@
-"""Claims jobs, and finds out what it claimed if the answer was lost. Leases are renewed by ledgerq.worker.heartbeat."""
+"""Claims jobs, and hands back orphaned claims, whose answer was lost. `ledgerq.worker.heartbeat` renews the leases."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(slots=True)
 class Leases:
-    """The claims of one worker. `running` says which jobs it has."""
+    """The claims of one worker. `running` answers with the ids of the jobs that the worker has."""
 
     broker: ServedQueues
     running: Callable[[], Collection[str]]
@@ -27,7 +27,7 @@ class Leases:
     async def claim(
         self, wanted: int, *, busy: int, batch_limit: int, batchable_kinds: Collection[str]
     ) -> FetchResult:
-        """Claim jobs; if the answer is lost, what it said is found out and handed back later."""
+        """Claim jobs. If Redis' answer is lost, its claims are orphaned: `run` hands them back later."""
         async with self._claiming:
             try:
                 return await self.broker.claim(
@@ -38,17 +38,17 @@ class Leases:
                 raise
 
     def expect_orphans(self) -> None:
-        """Redis may have claimed for us what we never heard of."""
-        # a command that waits in a hung socket may still be read; two leases are time enough
+        """Note that an answer was lost: Redis may hold claims of this worker that the worker does not know."""
+        # Redis may still read a command from a hung socket; two leases are time enough
         self._orphans_until = time.monotonic() + 2 * self.broker.lease_settings.lease
 
     async def run(self) -> None:
-        """Hand back what was claimed unheard, a while after there was doubt, until cancelled."""
+        """Hand back orphaned claims as long as there may be some, until cancelled."""
         failed = partial(log.warning, "claims.orphans_unknown")
-        await keep_going(self.run_once, Exception, failed=failed)  # as ledgerq.worker.acker
+        await keep_going(self.run_once, Exception, failed=failed)  # as in ledgerq.worker.acker
 
     async def run_once(self) -> float:
-        """If there is doubt, find out and hand back."""
+        """Hand back orphaned claims if there may be some; answers with the seconds until the next round."""
         if time.monotonic() < self._orphans_until:
             try:
                 await self._release_orphaned_claims()

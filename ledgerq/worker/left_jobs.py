@@ -1,8 +1,8 @@
-"""Jobs that this worker leaves on the queue: their bodies are foreign, and it was given no deserializer that reads them.
+"""Left jobs: jobs that a worker leaves on the queue, because their bodies are foreign and no deserializer reads them.
 
-A stock arq worker beside it may run them, or a later start of this one with `App(arq_deserializer=…)`. Each is released
-for a while, and no attempt is spent: arq's own worker, which counts them, must not find the job used up. They come back
-evenly, at most 50 a second, so any number of them costs a worker next to nothing and stands in nobody's way.
+A stock arq worker beside this one can run left jobs, and so can this one after a start with `App(arq_deserializer=…)`.
+A left job is released with a delay, and no attempt is counted, so that arq's worker finds all attempts unspent. Left
+jobs come back evenly, at most 50 a second: any number of them costs a worker little and delays no other job.
 """
 
 import time
@@ -33,11 +33,11 @@ MENDED_DESERIALIZER = (
 
 @dataclass(slots=True)
 class LeftJobs:
-    """Those of one worker.
+    """The left jobs of one worker.
 
     Args:
-        is_burst: the worker ends when nothing else is on the queue, so it has to know which they are.
-        on_wait: is told what they wait for: the queue and the format, and a text.
+        is_burst: the worker ends when only left jobs are on its queues, so their ids are kept.
+        on_wait: is called for each left job with (queue, format of the body) and a text with problem and cure.
     """
 
     is_burst: bool
@@ -47,7 +47,10 @@ class LeftJobs:
     _told: dict[str, float] = field(default_factory=dict)
 
     def leave(self, claim: Claim, problem: str) -> Ack:
-        """Release the job; once a minute for each function, say why."""
+        """The ack that releases the job with a delay. Logs why, once a minute for each function.
+
+        `problem` is why the deserializer did not read the body; '' if the worker has no deserializer.
+        """
         if self.is_burst:
             self.ids.add(claim.job_id)
         self._tell(claim, problem)
@@ -56,7 +59,7 @@ class LeftJobs:
         return Ack(claim.job_id, "release", int((self._next - now) * 1000))
 
     async def are_all(self, redis: ArqRedis, queues: Iterable[str]) -> bool:
-        """True if nothing else is on the queues."""
+        """True if only left jobs are on the queues."""
         return all([await self._are_all_on(redis, queue) for queue in queues])
 
     async def _are_all_on(self, redis: ArqRedis, queue: str) -> bool:

@@ -1,4 +1,4 @@
-"""From arq's startup hook to its shutdown hook: what a worker process has, and when."""
+"""What a worker process has from arq's startup hook to its shutdown hook: database, resources, relay."""
 
 import asyncio
 from typing import Any
@@ -21,11 +21,11 @@ from ledgerq.worker.processor import PROCESSOR, Processor
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-LIFE = "ledgerq_lifecycle"  # in arq's ctx, for its hooks
+LIFE = "ledgerq_lifecycle"  # the key in arq's ctx under which hooks find the `Lifecycle`
 
 
 class Lifecycle:
-    """One worker process, between its hooks. `config` is how it runs."""
+    """The database, resources and background tasks of a worker process, between its hooks. `config`: its settings."""
 
     def __init__(self, app: App, config: Config) -> None:
         self.config = config
@@ -36,14 +36,15 @@ class Lifecycle:
         self._started = False
 
     async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
-        """Make sure that the engine reaches a current schema, open the resources, and begin to relay staged jobs.
+        """Check the database and its schema, open the resources, and start the relay.
 
-        Under arq's own worker, beat too; ours has a heartbeat of its own.
+        Under arq's own worker, also start to write signs of life; ledgerq's worker has its heartbeat for that.
 
         Raises:
             Unreachable: the database does not answer.
             SchemaBehind, SchemaAhead: its schema is not the one this code was written for.
-            SettingError: the role lacks a grant, or a trigger that audits a table is missing or one too many.
+            SettingError: the role lacks a grant, an audit trigger is missing, or a table has one although the session's
+                flush audits it.
             Exception: whatever `App(resources=)` raises.
         """
         end_in_children(asyncio.get_running_loop())
@@ -57,7 +58,7 @@ class Lifecycle:
         await require_attached(database)
         registry = self.app.registry(await self._open_resources())
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
-        if ALIVE not in ctx:  # our worker beats by itself, beside its loop
+        if ALIVE not in ctx:  # ledgerq's worker has its heartbeat
             self._beside.start(keep_beating(redis, process_name(), lambda: True))
         self._beside.start(relay.run())
         self._beside.start(relay.listen(database))
@@ -71,8 +72,8 @@ class Lifecycle:
         return await self._resources.enter()
 
     async def end(self, ctx: dict[Any, Any]) -> None:
-        """Relay nothing more, and close the resources. The engine is to be disposed after it, whatever failed."""
-        await self._beside.end(again_after=2)  # the sign of life is being taken off
+        """Stop the relay, and close the resources. The caller then disposes the engine, even if this fails."""
+        await self._beside.end(again_after=2)  # time to remove the sign of life
         ctx.pop(PROCESSOR, None)
         try:
             if self._resources:
@@ -83,19 +84,19 @@ class Lifecycle:
 
 
 def lifecycle_of(ctx: dict[Any, Any]) -> Lifecycle:
-    """The worker process that arq's hooks are called for."""
+    """The `Lifecycle` of the worker process, from the `ctx` that arq's hooks are called with."""
     found: Lifecycle = ctx[LIFE]
     return found
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
-    """arq's startup hook, where the service has none of its own: the engine is built."""
+    """The startup hook for a service without its own: builds the engine, and begins the lifecycle."""
     life = lifecycle_of(ctx)
     await life.begin(ctx, build_database(life.config.database, life.app.tables))
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
-    """arq's shutdown hook, where the service has none of its own: the engine is disposed, whatever failed."""
+    """The shutdown hook for a service without its own: ends the lifecycle, and disposes the engine in any case."""
     life = lifecycle_of(ctx)
     try:
         await life.end(ctx)

@@ -1,4 +1,4 @@
-"""What the worker does while Redis or the database does not answer: it claims nothing, asks again, and says so once."""
+"""What the worker does during an outage of Redis or the database: it claims nothing, tries again, and logs it once."""
 
 from dataclasses import dataclass, field
 
@@ -14,36 +14,36 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(slots=True)
 class Outage:
-    """Failures in a row, and the pauses between them."""
+    """Counts the failures in a row, and pauses after each of them, longer each time."""
 
     poller: Poller
     database_suspected: bool = False  # a job lost its connection
     _backoff: Backoff = field(default_factory=Backoff)
 
     def suspect_database(self) -> None:
-        """A job lost its connection: claim nothing more until the database answers."""
+        """Claim nothing more until the database answers, because a job lost its connection."""
         self.database_suspected = True
 
     async def for_database(self, database: Database) -> bool:
-        """True if the database answers, or nobody doubts it; else it has been waited for a while."""
+        """True if the database answers, or is not suspected. Otherwise pause, and answer False."""
         if not self.database_suspected:
             return True
         try:
             await database.ping()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
+        except Exception as error:  # noqa: BLE001 - any error means no answer
             await self.after(error, "database.unavailable")
             return False
         self.database_suspected = False
         return True
 
     async def after(self, error: BaseException, event: str) -> None:
-        """Wait a while, longer each time; the first failure is logged."""
+        """Pause after a failure, longer each time. The first failure in a row is logged as `event`."""
         if self._backoff.failures == 0:
             log.warning(event, error=one_line(error))
         await self.poller.sleep(self._backoff.next())
 
     def is_over(self) -> None:
-        """It worked."""
+        """Reset the pauses after a success; log the recovery if there were failures."""
         if self._backoff.failures:
             log.info("worker.recovered", failures=self._backoff.failures)
             self._backoff.reset()

@@ -1,4 +1,4 @@
-"""When to look at the queue again: at once if something changed, at the latest after a while."""
+"""Decides when the worker polls next: at once if the queue has changed, at the latest after a time limit."""
 
 import asyncio
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-MAX_WAIT = 0.95  # seconds between two looks when Redis tells of changes; arq's cron wants no fewer
-_APART_AT_WORK = 0.025  # seconds between two looks while jobs run and none ends: what comes meanwhile is one batch
-_MAX_WAIT_AT_WORK = 0.25  # … when there is no room: somebody may want one aborted
-_APART = 0.005  # … of a worker that is too late again and again …
-_MAX_APART = 0.1  # … doubled up to here: a fleet must not look at every change of its own
+MAX_WAIT = 0.95  # seconds between two polls while Redis notifies of changes; arq's cron needs a poll a second
+_APART_AT_WORK = 0.025  # seconds between two polls while jobs run and none ends, for larger batches
+_MAX_WAIT_AT_WORK = 0.25  # … while there is no room: a poll also finds jobs to abort
+_APART = 0.005  # … of a worker that finds nothing to claim after change upon change …
+_MAX_APART = 0.1  # … doubled up to this: many workers must not all poll at each change
 
 
 class Poller:
-    """Waits for whatever makes another look worth while. `poll` is for when Redis tells nothing."""
+    """Waits until the next poll is useful. `poll` is the pause in seconds while Redis does not notify of changes."""
 
     def __init__(self, poll: float) -> None:
         self.poll = poll
-        self._is_listening = False  # Redis tells of changes
+        self._is_listening = False  # Redis notifies of changes
         self.stopping = False
         self.waiting = asyncio.Event()  # set while a change is waited for
         self._changed = self._freed = False
@@ -27,39 +27,45 @@ class Poller:
         self._empty_polls = 0  # changes in a row after which there was nothing left to claim
 
     def start(self) -> None:
-        """A look begins: what happens from now on is news."""
+        """A poll begins: forget earlier changes, which the poll will find."""
         self._changed = self._freed = False
         self._looked = time.monotonic()
 
     def record_result(self, jobs: int) -> None:
-        """What the look brought."""
+        """Note how many jobs the poll has claimed."""
         if jobs:
             self._empty_polls = 0
 
     def listening(self, is_listening: bool) -> None:
-        """Whether Redis tells of changes from now on."""
+        """Note whether Redis notifies of changes from now on."""
         self._is_listening = is_listening
 
     def queue_changed(self) -> None:
-        """The queue has changed."""
+        """Note that the queue has changed, and end the wait for a change."""
         self._changed = True
         self._woken.set()
 
     def job_ended(self) -> None:
-        """A job has ended."""
+        """Note that a job has ended, and end the wait for a free slot."""
         self._freed = True
         self._woken.set()
 
     def stop(self) -> None:
-        """There is nothing to wait for any more."""
+        """End each wait, now and later, because the worker stops."""
         self.stopping = True
         self._woken.set()
 
     async def until_change(self, due_in: float | None, *, busy: bool, burst: bool) -> None:
-        """Wait until the queue changes, or its next job is due; in burst mode, until a job ends too."""
+        """Wait until the queue changes or its next job is due; in burst mode, also until a job ends.
+
+        Args:
+            due_in: seconds until the next job is due; None if there is none.
+            busy: jobs are running.
+            burst: the worker ends when nothing is left to do.
+        """
         longest = max(MAX_WAIT, self.poll) if self._is_listening else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
-        if busy:  # news are not even read: most are of what this worker did itself
+        if busy:  # changes are ignored for a moment: most are this worker's own
             rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())
             await self._wait(rest, lambda: self._freed)
         self.waiting.set()
@@ -71,11 +77,11 @@ class Poller:
             await self.sleep(self._looked + apart - time.monotonic())
 
     async def until_free(self) -> None:
-        """Wait until a job ends; not for ever, somebody may want one aborted."""
+        """Wait until a job ends; at most `poll`, or 0.25 s if that is longer: the next poll may find jobs to abort."""
         await self._wait(max(self.poll, _MAX_WAIT_AT_WORK), lambda: self._freed)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, unless it is time to stop."""
+        """Wait for `seconds`, or until the worker stops."""
         await self._wait(seconds, lambda: False)
 
     async def _wait(self, seconds: float, enough: Callable[[], bool]) -> None:
@@ -88,19 +94,20 @@ class Poller:
                     await self._woken.wait()
 
 
-_FIRST = 200  # jobs: a worker that knows nothing yet leaves the rest to others
-_MIN_JOBS = 2  # a single job is no batch, and teaches nothing
-_SHORT = 2.0  # seconds: a full batch that took less may be twice as large
-_LONG = 4.0  # … and one that took more is halved: others wait 5 s for a lock
-_MAX_AT_ONCE = 4  # some wait for the database or Redis while the next is made
-_SLOW = 0.25  # seconds after which fewer are run at once: others may be faster at what waits
+_FIRST = 200  # jobs in the first batch: until a batch was measured, the rest is left to others
+_MIN_JOBS = 2  # jobs in the smallest batch: one job shares nothing
+_SHORT = 2.0  # seconds: after a full batch that took less, the next may be twice as large
+_LONG = 4.0  # seconds: after a batch that took more, the size is halved: others wait 5 s for a lock
+_MAX_AT_ONCE = 4  # batches: some wait for the database or Redis while the next one runs
+_SLOW = 0.25  # seconds: after a slower batch fewer run at once: other workers may be faster
 
 
 @dataclass(slots=True)
 class BatchSize:
-    """Large batches cost least for each job; slow ones keep jobs from other workers, and rows locked.
+    """Adapts how large batches are, and how many run at once, to how long they take.
 
-    `most` is the largest that is allowed. `running` batches are taken into account, with their `jobs`.
+    Large batches cost least for each job; slow batches keep jobs from other workers, and rows locked. `most` is the
+    largest size that is allowed. `running` is the number of batches that run now, `jobs` the number of their jobs.
     """
 
     most: int
@@ -115,17 +122,17 @@ class BatchSize:
         return min(self._size, self.most) if self.running < self._at_once else 0
 
     def began(self, jobs: int) -> None:
-        """A batch of so many begins."""
+        """Note that a batch of so many jobs begins."""
         self.running += 1
         self.jobs += jobs
 
     def ended(self, jobs: int) -> None:
-        """It has ended, however it did."""
+        """Note that a batch of so many jobs has ended, with success or without."""
         self.running -= 1
         self.jobs -= jobs
 
     def learn(self, jobs: int, seconds: float) -> None:
-        """So many jobs took so long together."""
+        """Adapt the size, and how many run at once, to a batch of `jobs` that took `seconds`."""
         step = -1 if seconds > _SLOW else 1
         self._at_once = min(max(1, self._at_once + step), _MAX_AT_ONCE)
         if seconds > _LONG:

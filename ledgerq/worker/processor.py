@@ -1,4 +1,4 @@
-"""What lives as long as the worker process, and the coroutine that arq knows for each of our kinds."""
+"""The processor of ledgerq's kinds, which lives as long as the worker process; and arq's coroutine for each kind."""
 
 import logging
 import time
@@ -27,14 +27,14 @@ from ledgerq.wire.foreign import foreign_format
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
-PROCESSOR = "ledgerq"  # our one entry in arq's ctx
-_LEFT_FOR = 60  # seconds
-OURS = "ledgerq_kind"  # the attribute by which our worker knows our functions among arq's
+PROCESSOR = "ledgerq"  # the key of the `Processor` in arq's ctx
+_LEFT_FOR = 60  # seconds until a left job comes back, under arq's own worker
+OURS = "ledgerq_kind"  # the attribute that marks functions of ledgerq's kinds among arq's functions
 
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """Takes deliveries to their ends, with what lives as long as the worker process."""
+    """Processes deliveries, with the database, kinds, policy and relay of the worker process."""
 
     database: Database
     registry: Registry
@@ -42,7 +42,10 @@ class Processor:
     relay: Relay
 
     async def process(self, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
-        """Take deliveries of one kind to their ends; one log line for all of several that were completed."""
+        """Process deliveries of one kind; answers with their outcomes, and logs them.
+
+        The completed jobs of a batch share one log line; each other outcome has its own. `name` is the kind in the log.
+        """
         started = time.perf_counter()
         sessions = self.database.sessions
         outcomes = await process(deliveries, self.registry, sessions, self.policy)
@@ -59,14 +62,14 @@ class Processor:
 
 
 def is_ours(function: Any) -> bool:
-    """True if arq's function is one of our kinds."""
+    """True if the arq function stands for one of ledgerq's kinds."""
     return hasattr(function.coroutine, OURS)
 
 
 def dispatcher(name: str) -> WorkerCoroutine:
-    """The coroutine that arq calls for the kind of that name, or for a body that has no kind here.
+    """The coroutine that arq calls for the kind `name`; `UNROUTABLE` is the name for bodies that fit nothing here.
 
-    Our own worker does not call it: it knows it by its mark, and processes the job itself.
+    Only arq's own worker calls the coroutine. ledgerq's worker sees the mark `OURS`, and processes the job itself.
     """
 
     async def dispatch(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:
@@ -82,7 +85,7 @@ def dispatcher(name: str) -> WorkerCoroutine:
                 raise ArqRetry(defer=outcome.delay)
             case Completed(result) | Duplicate(_, result):
                 return result
-            case Buried():  # has been raised
+            case Buried():  # `failure_of` has raised it
                 return None
             case _:
                 assert_never(outcome)
@@ -93,7 +96,7 @@ def dispatcher(name: str) -> WorkerCoroutine:
 
 
 async def _leave(ctx: dict[str, Any], problem: str) -> None:
-    """Under arq's own worker: again later, and arq must not find that attempts were spent.
+    """Leave a job on the queue, under arq's own worker: undo arq's count of the attempt, and retry later.
 
     Raises:
         ArqRetry: always.

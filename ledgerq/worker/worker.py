@@ -1,8 +1,8 @@
-"""The worker: it has arq's interface, and goes on whatever Redis, the database or a job do.
+"""The worker: has arq's interface, and goes on after failures of Redis, of the database and of jobs.
 
-main    start, then claim and run until told to stop
-beside  leases are renewed, acknowledgements are sent, staged jobs are relayed
-stop    claim nothing more, let jobs end, hand back the rest, run the shutdown hook whatever happened
+main    start, then claim and run jobs until told to stop
+beside  renew leases, send acks, relay staged jobs
+stop    claim nothing more, let jobs end, hand back the rest, run the shutdown hook in any case
 """
 
 import asyncio
@@ -42,19 +42,19 @@ from ledgerq.worker.poller import BatchSize, Poller
 from ledgerq.worker.processor import PROCESSOR, Processor, is_ours
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
-arq_log = logging.getLogger("arq.worker")  # what arq's users look at
+arq_log = logging.getLogger("arq.worker")  # the logger in which arq's users look
 
 
 class JobWorker(ArqWorker):
     """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
 
     Args:
-        queues: to serve, by their keys; else the one of `queue_name`, on which jobs of the schedule are put.
-        lease_settings: for how long a claim holds; after that, another worker takes the job of a dead one.
-        batch: the most jobs that may share a transaction, of kinds that can; 1 gives each its own.
-        grace: seconds at the end for jobs to be rolled back, and for the shutdown hook.
-        blocked_after: seconds for which a job may block the event loop before the log names it.
-        hand_back_after: seconds of that after which jobs are handed back; else the longest timeout of a job.
+        queues: keys of the queues to serve; if there are none, the queue `queue_name` is served.
+        lease_settings: how long a claim holds without renewal; then another worker takes the job of a dead one.
+        batch: the most jobs that may share a transaction, for kinds that allow it; 1 gives each job its own.
+        grace: seconds at the end for jobs to be rolled back, and again for the shutdown hook.
+        blocked_after: seconds for which a job may block the event loop before the log names the job.
+        hand_back_after: seconds of blocking after which all jobs are handed back; None: the longest job timeout + 10.
     """
 
     def __init__(
@@ -67,20 +67,21 @@ class JobWorker(ArqWorker):
         grace: float = 10,
         blocked_after: float = 2,
         hand_back_after: float | None = None,
+        max_outside: int = 100,
         **arqs: Unpack[ArqOptions],
     ) -> None:
         self.counters = Counters()  # arq begins to count at once
         super().__init__(functions, **arqs)
         self.queues = tuple(dict.fromkeys(queues)) or (self.queue_name,)
-        self.grace, self.blocked_after, self.owns_process = grace, blocked_after, False
+        self.grace, self.blocked_after, self._max_outside = grace, blocked_after, max_outside
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
         self._batches, self.waits = BatchSize(batch), dict[Wait, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
-        self._background_tasks = BackgroundTasks()
+        self._background_tasks, self.owns_process = BackgroundTasks(), False
         self._broker: ServedQueues | None = None
         self._active: ActiveJobs | None = None
-        self._processor: Processor | None = None  # what our own kinds are processed with
+        self._processor: Processor | None = None  # for ledgerq's kinds
         self._draining: asyncio.Task[None] | None = None
         self._left = LeftJobs(self.burst, self.waits.__setitem__)
         self._poller = Poller(self.poll_delay_s)
@@ -92,7 +93,7 @@ class JobWorker(ArqWorker):
         """Run until stopped, or in burst mode until nothing is left to do.
 
         Raises:
-            Unreachable: Redis or the database does not answer at the start; later both may come and go.
+            Unreachable: Redis or the database does not answer at the start. A later outage raises nothing.
             SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
         """
         await self.open_pool()
@@ -119,11 +120,11 @@ class JobWorker(ArqWorker):
         await self._work(leases, active)
 
     def take_process(self) -> None:
-        """The process is this worker's: it ends when a job blocks the event loop for too long."""
+        """Let the worker own its process: the process ends when a job blocks the event loop for too long."""
         self.owns_process = True
 
     def run(self) -> None:
-        """Run until stopped; the last act is `close`."""
+        """Run until stopped, then close."""
         self.main_task = self.loop.create_task(self.main())
         try:
             with suppress(asyncio.CancelledError):
@@ -136,7 +137,7 @@ class JobWorker(ArqWorker):
             self.name, self.ctx, Options.of(self), self._processor, self.counters, self._left,
             on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
         )  # fmt: skip
-        return ActiveJobs(executor, acker, on_ended=self._poller.job_ended, batches=self._batches)
+        return ActiveJobs(executor, acker, self._poller.job_ended, self._batches, self._max_outside)
 
     def _notifier(self, broker: ServedQueues) -> QueueNotifier:
         relay, poller = self._processor.relay if self._processor else None, self._poller
@@ -147,7 +148,7 @@ class JobWorker(ArqWorker):
         )  # fmt: skip
 
     def _batchable_kinds(self) -> tuple[str, ...]:
-        """The kinds whose jobs may share a transaction; none if somebody's hooks want each by itself."""
+        """The kinds whose jobs may share a transaction; none if a job hook must be called for each job."""
         hooks = self.on_job_start or self.on_job_end or self.after_job_end
         if not self._processor or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
             return ()
@@ -176,14 +177,16 @@ class JobWorker(ArqWorker):
         if claimed.drain_first and self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=self.lease_settings.lease / 3)
         elif not self._wanted(active) or (claimed.more and not claimed.jobs):
-            await self._poller.until_free()  # what is due is not for us, or not now
+            await self._poller.until_free()  # there is no room, or the due job must wait
         elif not claimed.more:
             await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
-        elif not self._batch_limit(active):
+        elif not (
+            active.outside or self._batch_limit(active)
+        ):  # those outside have left their slots
             await self._poller.until_free()
 
     async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
-        """Look at the queue once and start what is there."""
+        """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
         wanted, batch_limit = self._wanted(active), self._batch_limit(active)
@@ -202,19 +205,19 @@ class JobWorker(ArqWorker):
         return claimed
 
     def _wanted(self, active: ActiveJobs) -> int:
-        """How many jobs of any kind there is room for."""
+        """How many more jobs there is room for, not counting jobs in batches and jobs that work outside."""
         if not self.allow_pick_jobs or active.isolated:
             return 0
-        free = self.max_jobs - (len(self.tasks) - self._batches.jobs)
+        free = self.max_jobs - (len(self.tasks) - self._batches.jobs - active.outside)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
     def _batch_limit(self, active: ActiveJobs) -> int:
-        """How many more there is room for that share a transaction."""
+        """How many more jobs there is room for in one batch."""
         return self._batches.next_size if self._batchable_kinds() and self._wanted(active) else 0
 
-    def _jobs_started(self) -> int:  # arq counts one twice whose end Redis has not heard of
+    def _jobs_started(self) -> int:  # arq counts a job twice if its ack was lost
         return self._active.started if self._active else 0
 
     async def _burst_is_over(self) -> bool:
@@ -225,20 +228,20 @@ class JobWorker(ArqWorker):
             return False
         if self._processor and await self._processor.relay.dispatch():
             return False
-        # the relay beside may have put more there
+        # the background relay may have put more jobs there
         return await self._left.are_all(self.pool, self.queues)
 
     @property
     def longest_stop(self) -> float:
-        """Seconds within which the process ends that was told to stop."""
+        """Seconds from a stop signal to the end of the process, at most."""
         return self._job_completion_wait + 3 * self.grace
 
     def handle_sig(self, signum: signal.Signals) -> None:
-        """Stop now: running jobs are rolled back and handed back to the queue."""
+        """Stop now: roll back the running jobs and hand them back to the queue."""
         self._stop(signum, 0)
 
     def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
-        """SIGTERM or SIGINT: claim nothing more, drain, stop. Asking twice is the same as once."""
+        """SIGTERM or SIGINT: claim nothing more, drain, stop. A second signal changes nothing."""
         self._stop(signum, self._job_completion_wait)
 
     def _stop(self, signum: signal.Signals, patience: float) -> None:
@@ -251,7 +254,7 @@ class JobWorker(ArqWorker):
                 self.on_stop(signum)
 
     async def _drain(self, signum: signal.Signals, patience: float) -> None:
-        """Wait for the running jobs, at most so long; roll the rest back; end the main loop."""
+        """Wait for the running jobs, at most `patience` seconds; roll back the rest; end the main loop."""
         if patience and (running := self._unfinished()):
             await asyncio.wait(running, timeout=patience)
         if patience:
@@ -272,7 +275,7 @@ class JobWorker(ArqWorker):
         return [task for task in self.tasks.values() if not task.done()]
 
     async def close(self) -> None:
-        """Let the running jobs end, run the shutdown hook whatever they did, and let go of Redis."""
+        """End the running jobs, run the shutdown hook in any case, and close the connections to Redis."""
         if not self._handle_signals or self.tasks:
             self._stop(signal.SIGUSR1, 0)
         try:

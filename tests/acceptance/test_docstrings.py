@@ -43,9 +43,14 @@ from pydantic import Field
 from sqlmodel import SQLModel, col, select
 from tests.typed_service import *
 
+async def fetch(page: int) -> list[str]:
+    return []
+
+async def add_rows(context: JobContext[Clients], rows: list[str]) -> None: ...
+
 async def example_{n}(
     api: FastAPI, card: Card, client: JobClient, context: JobContext[Clients], order: Order, orders: Sequence[Order],
-    origin: Origin, session: LedgerqSession, {sessions}
+    origin: Origin, outside: Outside[Clients], session: LedgerqSession, {sessions}
 ) -> None:
 {example}
 """

@@ -28,7 +28,7 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import SerializationFailure
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.handlers import _origin
+from ledgerq.execution.handlers import origin_of
 from ledgerq.execution.outcome import Completed, Outcome
 from ledgerq.execution.process import Outcomes, _Flow
 from ledgerq.execution.registry import Job
@@ -51,7 +51,7 @@ def receipt_after_effects() -> None:
         [job] = batch
         async with transaction(self.sessions) as session:
             result = await job.handle(
-                ledgerq.execution.handlers._context(session, job, _origin(job), datetime.now(UTC))
+                ledgerq.execution.handlers._context(session, job, origin_of(job), datetime.now(UTC))
             )
         crash()
         async with transaction(self.sessions) as session:

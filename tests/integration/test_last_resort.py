@@ -302,7 +302,7 @@ async def test_a_handler_that_is_silent_in_its_transaction_has_failed(
         kept = await letter(database.sessions, "j0")
         assert await count(database.sessions, Project) == 0
     assert kept.reason == "handler_silent"
-    assert "move what is slow outside of the transaction" in kept.error
+    assert "move what is slow out of the transaction: @job(outside=…)" in kept.error
 
 
 @pytest.mark.parametrize("seconds", [0.95, 1.4])

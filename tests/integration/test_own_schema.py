@@ -279,7 +279,7 @@ down_revision = None
 def upgrade():
     op.create_table("audit_log_of_mine", sa.Column("id", sa.Integer, primary_key=True))
     op.drop_table("audit_log_of_mine")
-    ledgerq_tables.upgrade(op, to=1)
+    ledgerq_tables.upgrade(op, to=2)
 
 
 def downgrade():

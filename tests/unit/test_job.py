@@ -178,7 +178,7 @@ REFUSED: list[tuple[Any, str]] = [
     (_one_argument, "must take two arguments, a context and a payload"),
     (_three_arguments, "must take two arguments, a context and a payload"),
     (_not_there, "an annotation names NotThere, which is not there"),
-    (_plain, "is a plain def, which ledgerq runs in a thread, outside the transaction, only where"),
+    (_plain, "only where the job says so; write async def"),
     (Close, "is a plain def"),
     (7, "is no function; put @job above an async def"),
 ]

@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
 -- End claims: only the owner can. KEYS queue, running, aborted; ARGV the owner's token, then for each job
--- (id, action, delay in ms, result, ms to keep it or 0 for ever, note, ms that the claim outlives the job).
--- Actions: `done` the job has ended; `retry` again after the delay, an attempt is spent; `release` again, none
--- is; `interrupt` as release, but counted. Answers 1 for each job, or 0 if it was not ours to end.
+-- (id, action, delay in ms, result, ms to keep the result or 0 for no limit, note, ms by which arq's mark outlives it).
+-- Actions: `done` the job has ended; `retry` run it again after the delay, an attempt is spent; `release` run it again,
+-- no attempt is spent; `interrupt` as `release`, and an interruption is counted.
+-- Answers for each job 1 if its claim ended, 0 if the token does not own the claim.
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
--- an entry is token|since|attempt|worker, since of 13 digits
-local FOREIGN = 2 -- a claim on an id whose body is another queue's: arq's keys of it are not ours to touch
+-- an entry is token|since|attempt|worker; `since` has 13 digits
+local FOREIGN = 2 -- a claim on an id whose body is of another queue's job: arq's keys of the id are left alone
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local keys, queued, ended, marks = {}, {}, {}, {} -- what goes: keys, members of the queue, claims, aborts
+local keys, queued, ended, marks = {}, {}, {}, {} -- to delete: keys, members of the queue, claims, aborts
 
 local function done(id, result, keep, foreign)
     keys[#keys + 1] = FAILURES .. id
@@ -45,7 +46,7 @@ local function again(id, action, delay, note, foreign)
     redis.call('PEXPIRE', failures, MONTH)
 end
 
--- a command for each job costs more than its work, so jobs are looked up and taken away some at a time
+-- one command for each job would be slow, so jobs are looked up and deleted `AT_ONCE` at a time
 local AT_ONCE = 250
 
 local function owned(from, upto)
@@ -82,7 +83,7 @@ for from = 2, #ARGV, 7 * AT_ONCE do
         local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
         if ours[id] then
             local foreign = ours[id] == FOREIGN
-            ours[id] = false -- it ends once
+            ours[id] = false -- a claim that is named twice ends once
             ended[#ended + 1] = id
             if outlive > 0 and not foreign then
                 redis.call('PEXPIRE', IN_PROGRESS .. id, outlive)

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Claim due jobs: each gets a lease that names its owner, and moves behind those that are due.
+-- Claim due jobs: each gets a lease that names its owner, and moves behind the jobs that are due.
 -- KEYS  queue, running, aborted, cancelled, exclusive slot, workers
--- ARGV  jobs wanted, lease in ms, the owner's token, its name, jobs that it runs now,
---       crashes after which a job runs alone, crashes after which it is given up,
---       how a body of this queue ends, the longest body that is read (of a longer one a byte more is answered),
---       jobs wanted beside those of the kinds that follow
--- A body that names another queue is not answered, and nothing of arq's is touched under its id: the claim
--- says so by the attempt 0 in its entry.
+-- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now,
+--       crashes after which a job runs alone, crashes after which a job is given up,
+--       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
+--       further jobs wanted of the batchable kinds, the names of these kinds
+-- A body that names another queue is not answered, and arq's keys of its id are left alone: the attempt 0 in
+-- the entry of such a claim says so.
 -- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
 -- {id, body or nil, attempt, score, crashes, interruptions, log, is batchable}. "Drain first" asks the owner to let its
 -- jobs end and claim again: the next one must run alone.
@@ -18,13 +18,13 @@ local batch_limit, batchable = tonumber(ARGV[10]), {}
 for i = 11, #ARGV do batchable[ARGV[i]] = true end
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
-local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more are claimed at once: a worker has to hold them
+local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more jobs are claimed: a worker holds all in memory
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- a key of the wrong type is as good as none: one bad key must not stop the queue
+-- a key of the wrong type counts as missing: one bad key must not stop the queue
 local function guarded(...)
     local answer = redis.pcall(...)
     if type(answer) == 'table' and answer.err then return false end
@@ -33,8 +33,9 @@ end
 
 local function later(id, ms) redis.call('ZADD', queue, 'XX', whole(now + ms), id) end
 
--- true if the owner of a lease that ran out lives: this worker itself, or one that has just been seen. A lease that
--- it let slip is no crash. Workers beat three times in a lease; a dead one was last seen two thirds of it ago.
+-- true if the owner of a lease that ran out lives: the owner is this worker, or gave a sign of life just now. Then the
+-- end of the lease is no crash. Workers beat three times in a lease, so a dead owner's last sign is two thirds of a
+-- lease old.
 local function lives(lost)
     local owner, who = string.match(lost, '^([^|]*)|[^|]*|[^|]*|(.*)$')
     if owner == token then return true end
@@ -42,7 +43,7 @@ local function lives(lost)
     return seen ~= nil and now - seen * 1000 < lease / 2
 end
 
--- what is known of a job that went wrong before; `lost` is the entry of an owner that died with it
+-- the crashes, interruptions and log of a job; `lost` is the claim of an owner that died with the job, or false
 local function failures_of(id, lost)
     local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log')
     known = known or {false, false, false}
@@ -80,8 +81,8 @@ local function attempt_of(id, lost, fresh)
     return attempt
 end
 
--- the kind that a body names. Our clients and arq's write it second, where it is found without reading the rest;
--- a body whose keys are in another order is decoded, unless it is large: Redis waits meanwhile
+-- the kind that a body names. The clients of ledgerq and arq write the kind second, where it is found without reading
+-- the rest; a body whose keys are in another order is decoded, unless the body is large: Redis is blocked meanwhile
 local DECODED = 4 * 1024
 local function kind_of(body)
     local kind = string.match(body, '^{%s*"t"%s*:[^,]*,%s*"f"%s*:%s*"([^"\\]+)"')
@@ -90,7 +91,7 @@ local function kind_of(body)
     return is_json and type(content) == 'table' and content['f']
 end
 
--- true if the job is of a kind whose jobs share a transaction; one that has failed before is one for itself
+-- true if the job is of a kind whose jobs share a transaction, and has not failed before
 local function fits_a_batch(id, body, crashes, fresh)
     if not body or crashes > 0 or next(batchable) == nil then return false end
     if not fresh and redis.call('EXISTS', RETRY .. id) == 1 then return false end
@@ -100,7 +101,7 @@ end
 local jobs, drain_first = {}, 0
 local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants jobs stopped
 
--- true if the job may not be claimed now; it is then out of the way for a while
+-- true if the job may not be claimed now; a job that somebody cancels is then due a second later
 local function must_wait(id, crashes)
     if stops and redis.call('ZSCORE', cancelled, id) then
         later(id, 1000)
@@ -108,10 +109,11 @@ local function must_wait(id, crashes)
     end
     if crashes < isolate_after or crashes >= give_up_after or (busy == 0 and #jobs == 0) then return false end
     if redis.call('SET', exclusive_slot, token .. '|' .. id, 'NX', 'PX', lease) then drain_first = 1 end
-    return true -- whoever has the exclusive slot takes it, in its turn
+    return true -- the worker that has the exclusive slot claims the job later
 end
 
--- the job that this worker makes room for: while others run it waits and nothing else is claimed
+-- the due jobs with their scores. If this worker has the exclusive slot: none while it runs other jobs, then the one
+-- job that must run alone
 local function due_jobs()
     local entry = redis.call('GET', exclusive_slot)
     if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
@@ -129,7 +131,7 @@ local function due_jobs()
     return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
 end
 
--- the body that this worker may have, or false; true if it is of another queue
+-- the body for this worker, or false; a second answer, true, if the body is of another queue's job
 local function received(body)
     if not body then return false end
     if string.sub(body, -#mark) ~= mark then
@@ -139,8 +141,8 @@ local function received(body)
     return #body > longest and string.sub(body, 1, longest + 1) or body
 end
 
--- what is known of the next jobs, asked for some at a time: a command for each of them costs more than its work.
--- A job is fresh if nobody has or had it.
+-- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow.
+-- A job is fresh if no worker has claimed it before.
 local AT_ONCE = 50
 local function look_up(due, from)
     local ids, bodies, marks, known = {}, {}, {}, {}
@@ -164,7 +166,7 @@ local function look_up(due, from)
     return known
 end
 
--- true if somebody has the job; it is then out of the way for as long
+-- true if a worker has the job; the job is then due when that worker's lease runs out
 local function is_held(id)
     local progress = IN_PROGRESS .. id
     local held = redis.call('PTTL', progress)
@@ -177,9 +179,9 @@ local function is_held(id)
     return true
 end
 
-local entries, scores, weight = {}, {}, 0 -- of what is claimed: written together, at the end
+local entries, scores, weight = {}, {}, 0 -- of the claimed jobs: written together, at the end
 
--- an abort that was asked for before the job was enqueued was meant for an earlier job of this id
+-- forget an abort that is older than the job: it was meant for an earlier job with this id
 local function forget_old_abort(id, body)
     local asked = redis.call('ZSCORE', aborted, id)
     local enqueued = asked and body and string.match(string.sub(body, -1500), '^.*"et"%s*:%s*(%d+)')
@@ -191,7 +193,7 @@ local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
     if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
-        redis.call('PERSIST', JOB .. id) -- the outbox has no other copy of it
+        redis.call('PERSIST', JOB .. id) -- not staged: this is the only copy of the body
     end
     if stops then forget_old_abort(id, job.body) end
     entries[#entries + 1] = id
@@ -202,7 +204,7 @@ local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, is_batchable and 1 or 0}
 end
 
--- milliseconds until the next job is due, or -1 if there is none: time to wait if nothing changes
+-- milliseconds until the next job is due, at most an hour; -1 if there is none
 local function due_in()
     local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
     return first[2] and math.floor(math.max(0, math.min(tonumber(first[2]) - now, 3600000))) or -1
@@ -219,7 +221,7 @@ if idle == 0 and wanted + batch_limit > 0 then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
             local is_batchable = fits_a_batch(id, job.body, crashes + interruptions, job.fresh)
-            if (is_batchable and batch_limit or wanted) == 0 then break end -- jobs start in their order
+            if (is_batchable and batch_limit or wanted) == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
                 if is_batchable then batch_limit = batch_limit - 1 else wanted = wanted - 1 end
                 claim(id, due[i + 1], job, crashes, interruptions, log, is_batchable)
@@ -230,7 +232,7 @@ if idle == 0 and wanted + batch_limit > 0 then
         end
     end
 end
-for i = 1, #entries, 1000 do -- what Lua can pass in one call is limited
+for i = 1, #entries, 1000 do -- Lua limits the number of arguments in one call
     local last = math.min(#entries, i + 999)
     redis.call('HSET', running, unpack(entries, i, last))
     redis.call('ZADD', queue, 'XX', unpack(scores, i, last))

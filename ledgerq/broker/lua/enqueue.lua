@@ -1,20 +1,20 @@
--- Put jobs on the queue, all in one round trip; one that is queued, running or just done is left alone.
--- KEYS[1] the queue; ARGV[1] 1 if a result that is still kept does not matter (the database knows better),
--- then for each job (id, body, delay in ms, unique key or '', its window in ms).
--- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}, or
--- {id, '', the queue that holds the id or ''} if it is not this one.
--- A client's body has no expiry: it lives until its job has ended.
+-- Put jobs on the queue, all in one round trip; a job that is queued, running or has a kept result is left alone.
+-- KEYS[1] the queue; ARGV[1] 1 if a kept result does not stop a job (the receipt in the database decides),
+-- then for each job (id, body, delay in ms, unique key or '', the key's window in ms).
+-- Answers for each job 1 if it was added, else {the id of the job that is there, its body or result}; or
+-- {id, '', name of the queue or ''} if another queue has the id.
+-- A client's body does not expire: Redis keeps it until the job has ended.
 local queue, anew = KEYS[1], ARGV[1] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local DAY = 24 * 3600 -- should Redis lose the rest, a staged job's body must not stay for ever
+local DAY = 24 * 3600 -- seconds until the body of a staged job expires, if Redis has lost the job's other keys
 
--- true if another queue has the job queued or running; one that can't be asked is believed
+-- true if another queue has the job queued or running, or if that queue's keys can't be read
 local function is_held(other, id)
     return redis.pcall('ZSCORE', other, id) or redis.pcall('HEXISTS', RUNNING .. other, id) ~= 0
 end
 
--- what has this id already, as it is answered; nil if the id is free, or holds an orphaned body
+-- the answer for an id that is in use; nil if the id is free, or has only a body that no queue holds
 local function there(id, queued)
     local known = redis.call('MGET', JOB .. id, RESULT .. id)
     local body, result = known[1], known[2]
@@ -38,12 +38,12 @@ local function add(id, body, delay, queued)
     else
         redis.call('SET', JOB .. id, body)
     end
-    -- tries that are counted under this id are of another job, unless this one only lost its body
+    -- attempts that are counted under this id are of an earlier job, unless this job only lost its body
     if not queued then redis.call('DEL', RETRY .. id) end
     redis.call('ZADD', queue, 'NX', string.format('%.0f', now + delay), id)
 end
 
--- true if nothing is known of any of these jobs, and none has a unique key: then they are added together
+-- true if all ids are free and no job has a unique key: then the jobs are added together
 local function all_are_new()
     local keys = {}
     for i = 2, #ARGV, 5 do

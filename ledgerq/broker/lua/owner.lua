@@ -1,7 +1,7 @@
--- Put before each script. Ids are shared by all queues of one Redis, as arq has it; so a script asks whose
--- a body or a result is before it reads, overwrites or deletes it. Ours end in ,"q":"<queue>"}
+-- Put before each script. In arq, all queues of one Redis share the job ids; so a script checks to which queue a body
+-- or a result belongs before it reads, overwrites or deletes it. Those of ledgerq end in ,"q":"<queue>"}
 
--- the queue that a body names, or nil: a stock client's names none
+-- the queue that a body names; nil if it names none, as the body of a stock arq client
 local function queue_of(text)
     if string.sub(text, -2) ~= '"}' then return nil end
     local name = string.match(string.sub(text, -1000), '^.*,"q":(".*")}$')
@@ -9,20 +9,20 @@ local function queue_of(text)
     return good and type(queue) == 'string' and queue or nil
 end
 
--- true if a body is of this queue; one that names none is, if its job is there
+-- true if a body belongs to this queue: it names the queue, or names none and its job is on the queue
 local function is_of(queue, id, body)
     local named = queue_of(body)
     if named then return named == queue end
     return redis.call('ZSCORE', queue, id) ~= false
 end
 
--- the queue that a result names: arq's have the id behind it. '' if it is no JSON, so not from our workers
+-- the queue that a result names; arq writes the id after it. '' if the result is no JSON, so not a ledgerq worker's
 local function queue_of_result(text)
     local queue = queue_of((string.gsub(string.sub(text, -1500), '","id":"[^"]*"}$', '"}')))
     return queue or (string.sub(text, 1, 1) ~= '{' and '' or nil)
 end
 
--- true if a kept result is of this queue, or does not say
+-- true if a kept result belongs to this queue, or names none
 local function is_result_of(queue, text)
     local named = queue_of_result(text)
     return named == nil or named == queue

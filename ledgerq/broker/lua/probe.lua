@@ -34,7 +34,7 @@ for _, key in ipairs({running, waits, failures}) do
     try('HDEL', key, id)
 end
 try('HRANDFIELD', running, 1)
--- what can't be done without a change is done to a key that only this script has
+-- commands that always change something are tried on a key that only this script uses
 local own = PROBE .. queue
 try('HSET', own, 'f', 0)
 try('HINCRBY', own, 'f', 1)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take jobs off the queue, those that no worker has. KEYS queue, running, cancelled; ARGV ms to keep
--- results, then for each job (id, result or '', its unique key or ''). Answers for each: 1 taken off, 0 a worker
--- has it. Either way nobody waits any more for its worker to hand it back, and its unique key is free.
+-- Remove jobs from the queue that no worker has claimed. KEYS queue, running, cancelled; ARGV ms to keep results, then
+-- for each job (id, result or '', its unique key or ''). Answers for each job 1 if removed, 0 if a worker has it.
+-- Either way the job's entry in `cancelled` is deleted, and its unique key is free.
 local queue, running, cancelled = unpack(KEYS)
 local keep = tonumber(ARGV[1])
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'

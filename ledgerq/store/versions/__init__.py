@@ -12,8 +12,8 @@ from pathlib import Path
 from ledgerq.database.own_schema import SCHEMA, in_schema
 from ledgerq.errors import MigrationFailed
 
-NEWEST = 1  # the version to which `ledgerq migrate` brings a database
-NEEDED = 1  # the oldest version with which this code works
+NEWEST = 2  # the version to which `ledgerq migrate` brings a database
+NEEDED = 2  # the oldest version with which this code works
 
 _FOLDER = Path(__file__).parent
 _END = ";\n\n"  # of a statement: a semicolon and an empty line

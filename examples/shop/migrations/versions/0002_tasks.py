@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_task"),
         sa.UniqueConstraint("order_id", name="uq_task_order_id"),
     )
-    ledgerq_tables.upgrade(op, to=1)
+    ledgerq_tables.upgrade(op, to=2)
 
 
 def downgrade() -> None:

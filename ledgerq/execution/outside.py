@@ -1,0 +1,49 @@
+"""The part of a job that is done before its transaction: its `outside` function, with what earlier attempts recorded."""
+
+from dataclasses import replace
+from typing import Any
+
+from ledgerq.database.engine import Sessions
+from ledgerq.database.sqlstate import connecting, translated
+from ledgerq.errors import PayloadMismatch, Snooze
+from ledgerq.execution.handlers import bound_of, origin_of
+from ledgerq.execution.isolation import run_apart
+from ledgerq.execution.registry import Job
+from ledgerq.outside import Outside
+from ledgerq.store import inbox, steps
+from ledgerq.store.step_records import StepRecords
+
+_ELSEWHERE = 15.0  # seconds before a job is looked at again that goes on in another worker
+
+
+async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[Any]:
+    """The job with what its `outside` function answers, ready for the transaction; as it is, if it has ended.
+
+    Raises:
+        PayloadMismatch: its steps were done for another payload.
+    """
+    function, payload_hash = job.kind.outside, job.envelope.payload_hash
+    if function is None:
+        return job
+    async with sessions() as session:
+        with connecting():
+            await session.connection()
+        with translated():
+            known = await steps.of_running_job(session, job.id)
+    if known is None:
+        return job
+    if any(each.payload_hash != payload_hash for each in known.values()):
+        raise PayloadMismatch(job.id)
+    origin = origin_of(job)
+    records = StepRecords(sessions, origin, payload_hash, known)
+    outside: Outside[Any] = Outside(origin, job.resources, records, max_result=max_result)
+    try:
+        answer = await run_apart(lambda: function(outside, job.payload), bound_of(job))
+    except Exception as error:
+        if not records.is_over:
+            raise
+        async with sessions() as session:
+            if await inbox.find(session, job.id):
+                return job
+        raise Snooze(_ELSEWHERE) from error
+    return replace(job, answers=(answer,))

@@ -1,0 +1,285 @@
+"""Work outside of the database: what the `outside` function of a job is given.
+
+```python
+async def find_address(outside: Outside[Clients], send: SendInvoice) -> str:
+    order = await outside.read(order_of, send.order_id)  # a session of its own, closed again
+    return await outside.step("address", outside.resources.address_of, order.customer)
+
+@job(outside=find_address, timeout=300)
+async def send_invoice(context: JobContext[Clients], send: SendInvoice, address: str) -> None:
+    order = await context.session.get_one(Order, send.order_id)  # the one transaction, as ever
+    order.status = f"invoice sent to {address}"
+```
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Concatenate, Generic, ParamSpec, overload
+
+from pydantic_core import to_json
+from typing_extensions import TypeVar
+
+from ledgerq.context import JobContext, S
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.sqlstate import connecting, translated
+from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
+from ledgerq.runtime.calls import call_within
+from ledgerq.store.audit import Origin
+from ledgerq.store.step_records import StepRecords
+from ledgerq.store.tables import JobStep, StepState
+from ledgerq.text import cut, one_line, storable
+from ledgerq.wire.answers import AnswerType, answer_type, type_like
+from ledgerq.wire.result import storable_result
+
+MAX_STEPS = 1_000  # of one job
+MAX_NAME = 100  # characters
+MAX_KEPT = 8 * 2**20  # bytes of JSON that the steps of one job answer with
+MAX_NOTE = 200  # characters
+_PROGRESS = 1.0  # seconds between two that are written
+
+A = ParamSpec("A")
+T = TypeVar("T")
+
+
+class Outside(Generic[S]):
+    """Outside of the transaction: no transaction is open, no connection to the database is held.
+
+    A job's `outside` function runs before its handler. Its answer is the handler's third argument. It may wait for as long as
+    the job's `timeout` allows; the worker renews the job's lease meanwhile. `resources` is what the application's
+    `resources=` yields, `origin` says who asked for the job.
+
+    ```python
+    address = await outside.step("address", outside.resources.address_of, order.customer)
+    ```
+    """
+
+    def __init__(
+        self, origin: Origin, resources: S, records: StepRecords, *, max_result: int
+    ) -> None:
+        assert origin.job_id  # noqa: S101 - a job has one
+        self.job_id, self.attempt = origin.job_id, origin.attempt or 1
+        self.origin, self.resources = origin, resources
+        self._records, self._max_result = records, max_result
+        self._used: set[str] = set()
+        self._kept = sum(len(to_json(each.result)) for each in records.known.values())
+        self._told = 0.0
+
+    def key(self, name: str) -> str:
+        """An idempotency key: 32 hex digits, the same in each attempt of this job with this payload, another one for each name."""
+        parts = (self.job_id.encode(), self._records.payload_hash, name.encode())
+        return sha256(b"\0".join(parts)).hexdigest()[:32]
+
+    async def read(
+        self,
+        function: Callable[Concatenate[LedgerqSession, A], Awaitable[T]],
+        *args: A.args,
+        **kwargs: A.kwargs,
+    ) -> T:
+        """What the function reads, in a session that is opened for it and closed again. What it writes is not kept."""
+        async with self._records.sessions() as session:
+            with connecting():
+                await session.connection()
+            with translated():
+                return await function(session, *args, **kwargs)
+
+    @overload
+    async def call(
+        self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
+    ) -> T: ...  # fmt: skip
+
+    @overload
+    async def call(
+        self, function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any  # noqa: ASYNC109 - as below
+    ) -> T: ...  # fmt: skip
+
+    async def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 - it names the call
+        **kwargs: Any,
+    ) -> Any:
+        """Call something outside. Nothing is recorded: the next attempt calls again.
+
+        Args:
+            function: a plain `def` runs in a thread.
+            args: for the function.
+            timeout: in seconds; None is as long as the job may take. A thread can't be stopped: it is left to its end.
+            kwargs: for the function.
+
+        Raises:
+            TimeoutError: it took longer; names the function.
+        """
+        return await call_within(timeout, function, *args, **kwargs)
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[..., Awaitable[T]], *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
+        at_most_once: bool = False, **kwargs: Any,
+    ) -> T: ...  # fmt: skip
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[..., T], *args: Any, timeout: float | None = None,  # noqa: ASYNC109 - as below
+        at_most_once: bool = False, **kwargs: Any,
+    ) -> T: ...  # fmt: skip
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above
+        at_most_once: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call something outside, and record what it answers: a later attempt of the job reads the record and does not call.
+
+        The call is made at least once: a worker that dies between the answer and its record leaves no record. So give
+        the other side an idempotency key. The answer is given back as JSON would give it, in the type that the function's
+        annotation names, in the first attempt too.
+
+        Args:
+            name: of the step, 1 to 100 printable characters. A job uses it once: in a loop, number the names.
+            function: is called with the other arguments; a plain `def` runs in a thread.
+            args: for the function.
+            timeout: of the call, in seconds; None is as long as the job may take.
+            at_most_once: for a side that knows no idempotency keys: the intent is committed before the call. If no answer
+                is recorded after it, whatever the reason, the job is buried as `in_doubt`, and a person decides.
+            kwargs: for the function.
+
+        Raises:
+            InDoubt: the call of a step that is called at most once may have been made.
+            InvalidRequest: the name was used before in this run, or can't be one; or these are more than 1,000 steps.
+            StepUnusable: JSON can't carry the answer, or it is larger than LEDGERQ_MAX_RESULT, or those of all steps of
+                the job are larger than 8 MiB. The step counts as done.
+            DefinitionError: the function's annotation names a type that JSON can't carry; nothing was called.
+            TimeoutError: the call took longer than `timeout`.
+        """
+        self._use(name)
+        kind: AnswerType[Any] = answer_type(function)
+        if (recorded := self._records.known.get(name)) is not None:
+            return self._answer(kind, recorded)
+        begun = datetime.now(UTC)
+        if at_most_once:
+            await self._records.begin(name, begun)
+        try:
+            answer = await call_within(timeout, function, *args, **kwargs)
+        except Exception as error:
+            if at_most_once:
+                raise InDoubt(name) from error
+            raise
+        result, problem = self._storable(kind, answer)
+        return self._answer(kind, await self._records.finish(name, begun, result, problem))
+
+    async def transaction(
+        self,
+        name: str,
+        function: Callable[Concatenate[JobContext[S], A], Awaitable[T]],
+        *args: A.args,
+        **kwargs: A.kwargs,
+    ) -> T:
+        """Do a step in the database that stands before the job's end: its rows, its entries and its record commit together.
+
+        So it is done exactly once. The function is given a `JobContext`, as a handler is.
+
+        Raises:
+            InvalidRequest: as `step`.
+            InvalidResult, ResultTooLarge: the answer can't be kept; nothing is.
+        """
+        self._use(name)
+        kind: AnswerType[T] = answer_type(function)
+        if (recorded := self._records.known.get(name)) is not None:
+            return self._answer(kind, recorded)
+
+        async def work(session: LedgerqSession) -> Any:
+            answer = await function(self._context(session), *args, **kwargs)
+            return storable_result(kind.as_json(answer), self._max_result)
+
+        return self._answer(kind, await self._records.in_transaction(name, work))
+
+    def cursor(self, name: str, start: T) -> T:
+        """Where `advance` has left off, in an earlier attempt maybe; at first, the start. It has the start's type."""
+        self._use(name)
+        recorded = self._records.known.get(name)
+        return start if recorded is None else self._answer(type_like(start), recorded)
+
+    async def advance(
+        self,
+        name: str,
+        value: Any,
+        function: Callable[Concatenate[JobContext[S], A], Awaitable[object]],
+        *args: A.args,
+        **kwargs: A.kwargs,
+    ) -> None:
+        """Do a page of a loop in the database, and move its cursor to `value`: both commit together, or neither.
+
+        ```python
+        page = outside.cursor("pages", start=0)
+        while rows := await outside.call(fetch, page):
+            page += 1
+            await outside.advance("pages", page, add_rows, rows)
+        ```
+
+        Raises:
+            JobIsOver: the job has ended, or another worker has moved the cursor.
+            InvalidResult, ResultTooLarge: the value can't be kept; nothing is.
+        """
+        if name not in self._used:
+            raise InvalidRequest(
+                f"step {name}", "is no cursor; call outside.cursor(…) before the loop"
+            )
+
+        async def work(session: LedgerqSession) -> None:
+            await function(self._context(session), *args, **kwargs)
+
+        kept = storable_result(type_like(value).as_json(value), self._max_result)
+        await self._records.advance(name, kept, work)
+
+    async def progress(self, done: int, of: int | None = None, note: str | None = None) -> None:
+        """Tell how far the job is, for `ledgerq job`. At most one in a second is written, and the last one."""
+        now = time.monotonic()
+        if now - self._told < _PROGRESS and done != of:
+            return
+        self._told = now
+        said = None if note is None else cut(storable(note), MAX_NOTE)
+        await self._records.tell_progress(done, of, said)
+
+    def _context(self, session: LedgerqSession) -> JobContext[S]:
+        return JobContext(session, self.origin, datetime.now(UTC), self.resources)
+
+    def _use(self, name: str) -> None:
+        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            raise InvalidRequest("step", f"its name must have 1 to {MAX_NAME} printable characters")
+        if name in self._used:
+            raise InvalidRequest(
+                f"step {name}", "is there twice in one run; in a loop, number the names"
+            )
+        if len(self._used) >= MAX_STEPS:
+            raise InvalidRequest(
+                "step", f"a job has at most {MAX_STEPS:,} steps; stage another job"
+            )
+        self._used.add(name)
+
+    def _storable(self, kind: AnswerType[Any], answer: Any) -> tuple[Any, str | None]:
+        """What is kept of the answer; or why it can't be."""
+        try:
+            result = storable_result(kind.as_json(answer), self._max_result)
+        except (InvalidResult, ResultTooLarge) as error:
+            return None, one_line(error)
+        self._kept += len(to_json(result))
+        if self._kept > MAX_KEPT:
+            return None, f"makes the answers of all steps larger than {MAX_KEPT:,} bytes"
+        return result, None
+
+    def _answer(self, kind: AnswerType[T], step: JobStep) -> T:
+        if step.state is StepState.BEGUN:
+            raise InDoubt(step.name)
+        if step.error is not None:
+            raise StepUnusable(step.name, step.error)
+        try:
+            return kind.from_json(step.result)
+        except ValueError as error:  # other code has recorded it, or the annotation is wrong
+            raise StepUnusable(step.name, f"is not of its type: {one_line(error)}") from error

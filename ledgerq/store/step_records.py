@@ -1,0 +1,211 @@
+"""Records the steps of one job, each in a transaction of its own, beside an entry in the audit log."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+
+from ledgerq.backoff import Backoff
+from ledgerq.database import transaction
+from ledgerq.database.engine import Sessions
+from ledgerq.database.fence import Fence
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.sqlstate import is_interruption
+from ledgerq.errors import InDoubt
+from ledgerq.runtime.lag import stalled_by_others
+from ledgerq.runtime.process_name import process_name
+from ledgerq.store import audit, steps
+from ledgerq.store.audit import Change, Origin
+from ledgerq.store.audited import set_origin
+from ledgerq.store.tables import JobStep, StepState
+from ledgerq.text import one_line
+
+T = TypeVar("T")
+Work = Callable[[LedgerqSession], Awaitable[Any]]
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
+
+
+class JobIsOver(Exception):
+    """A step comes too late: its job was cancelled, or has ended elsewhere. It ends the `outside` function."""
+
+    def __init__(self, job_id: str, name: str) -> None:
+        super().__init__(
+            f"job {job_id} has ended, or goes on elsewhere: step {name} is not recorded"
+        )
+
+
+@dataclass(slots=True)
+class StepRecords:
+    """The steps of one job in one run.
+
+    Args:
+        sessions: of the database.
+        origin: the job, for the audit log.
+        payload_hash: of the job: steps of another payload are another job's.
+        known: the steps that were recorded before this run, by name.
+    """
+
+    sessions: Sessions
+    origin: Origin
+    payload_hash: bytes
+    known: Mapping[str, JobStep]
+    is_over: bool = False
+    recorded: int = 0  # in this run
+    _moved: dict[str, Any] = field(default_factory=dict)  # where the cursors are
+
+    @property
+    def job_id(self) -> str:
+        """The job."""
+        return str(self.origin.job_id)
+
+    async def begin(self, name: str, begun: datetime) -> None:
+        """Commit the intent of a step that is called at most once.
+
+        Raises:
+            InDoubt: another delivery of the job has begun it.
+            JobIsOver: the job has ended.
+        """
+        values = self._values(name, StepState.BEGUN, begun)
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            if await steps.add(session, values):
+                return JobStep(**values)
+            if await steps.find(session, self.job_id, name):
+                raise InDoubt(name)
+            return None
+
+        await self._in_the_end(once, name)
+
+    async def finish(self, name: str, begun: datetime, result: Any, problem: str | None) -> JobStep:
+        """Record what a step answered; answers with its record, or with another delivery's, if that was first.
+
+        Raises:
+            JobIsOver: the job has ended. The log says that the step has happened.
+        """
+        values = self._values(name, StepState.DONE, begun, result, problem)
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            is_new = await steps.add(session, values)
+            found = None if is_new else await steps.find(session, self.job_id, name)
+            if found and found.state is StepState.BEGUN:
+                is_new = await steps.change(session, self.job_id, name, None, _end_of(values))
+            if is_new:
+                found = JobStep(**values)
+            if is_new or found is None:
+                await self._tell(session, name, recorded=is_new)
+            return found
+
+        return await self._in_the_end(once, name)
+
+    async def in_transaction(self, name: str, work: Work) -> JobStep:
+        """Do a step in the transaction that records it; or answer with its record, if another delivery was first.
+
+        Raises:
+            JobIsOver: the job has ended.
+        """
+        values = self._values(name, StepState.DONE, datetime.now(UTC))
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            if not await steps.add(session, values):
+                return await steps.find(session, self.job_id, name)
+            result = await self._fenced(session, work)
+            await steps.keep_answer(session, self.job_id, name, result)
+            await self._tell(session, name)
+            return JobStep(**{**values, "result": result})
+
+        return await self._required(await transaction.in_transaction(self.sessions, once), name)
+
+    async def advance(self, name: str, value: Any, work: Work) -> None:
+        """Do a part in the transaction that moves the cursor from where this run knows it.
+
+        Raises:
+            JobIsOver: the job has ended, or another delivery of it has moved the cursor.
+        """
+        known = self.known.get(name)
+        before = self._moved.get(name, known.result if known else None)
+        values = self._values(name, StepState.OPEN, datetime.now(UTC), value)
+
+        async def once(session: LedgerqSession) -> JobStep | None:
+            is_first = known is None and name not in self._moved
+            if is_first:
+                moved = await steps.add(session, values)
+            else:
+                moved = await steps.change(
+                    session,
+                    self.job_id,
+                    name,
+                    before,
+                    {"result": value, "attempt": values["attempt"]},
+                )
+            if not moved:
+                return None
+            await self._fenced(session, work)
+            await self._tell(session, name)
+            return JobStep(**values)
+
+        await self._required(await transaction.in_transaction(self.sessions, once), name)
+        self._moved[name] = value
+
+    async def tell_progress(self, done: int, total: int | None, note: str | None) -> None:
+        """Write down how far the job is. That the database is away now is no reason to fail."""
+        try:
+            async with transaction.transaction(self.sessions) as session:
+                await steps.tell_progress(session, self.job_id, done, total, note)
+        except Exception as error:
+            if not is_interruption(error):
+                raise
+            log.debug("step.progress_not_told", job_id=self.job_id, error=one_line(error))
+
+    def _values(
+        self,
+        name: str,
+        state: StepState,
+        begun: datetime,
+        result: Any = None,
+        problem: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "job_id": self.job_id, "name": name, "state": state, "payload_hash": self.payload_hash, "result": result,
+            "error": problem, "attempt": self.origin.attempt or 1, "worker": process_name(), "begun_at": begun,
+        }  # fmt: skip
+
+    async def _fenced(self, session: LedgerqSession, work: Work) -> Any:
+        await set_origin(session, self.origin)
+        fence = Fence(session, stalled=stalled_by_others(self.job_id))
+        return await fence.run(self.job_id, work)
+
+    async def _tell(self, session: LedgerqSession, name: str, *, recorded: bool = True) -> None:
+        told = {"step": name, **({} if recorded else {"recorded": False})}
+        await audit.record(session, self.origin, Change("job", self.job_id, "step", {}, told))
+
+    async def _in_the_end(
+        self, work: Callable[[LedgerqSession], Awaitable[JobStep | None]], name: str
+    ) -> JobStep:
+        """Record it, however long the database is away: without the record the call would be made again."""
+        backoff = Backoff()
+        while True:
+            try:
+                found = await transaction.in_transaction(self.sessions, work)
+            except Exception as error:
+                if not is_interruption(error):
+                    raise
+                said = one_line(error)
+                log.warning("step.not_recorded_yet", step=name, job_id=self.job_id, error=said)
+                await asyncio.sleep(backoff.next())
+            else:
+                return await self._required(found, name)
+
+    async def _required(self, step: JobStep | None, name: str) -> JobStep:
+        if step is None:
+            self.is_over = True
+            raise JobIsOver(self.job_id, name)
+        self.recorded += 1
+        return step
+
+
+def _end_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in ("state", "result", "error", "attempt", "worker")}

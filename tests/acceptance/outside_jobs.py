@@ -1,0 +1,129 @@
+"""A worker whose jobs call an outside party over HTTP: `python -m tests.acceptance.outside_jobs`; and the party."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+
+from db import projects
+from db.inputs import NewProject
+from ledgerq import JobContext, Outside, Payload, job
+from ledgerq.config import load_config
+from ledgerq.logs import configure_logging
+from ledgerq.workers import build_worker, run_to_the_end
+from worker.app import app
+
+
+class Party:
+    """Performs each effect once for an idempotency key, and counts calls. It answers when it is let."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.effects: Counter[str] = Counter()
+        self.held = set[str]()
+        self.asked, self.let_go = threading.Condition(), threading.Event()
+
+    def perform(self, name: str, key: str) -> dict[str, Any]:
+        with self.asked:
+            self.calls[name] += 1
+            if not any(each.startswith(f"{key}:") for each in self.effects):
+                self.effects[f"{key}:{name}"] += 1
+            self.asked.notify_all()
+        if name in self.held:
+            self.let_go.wait(60)
+        return {"name": name, "key": key}
+
+    def wait_for(self, name: str, times: int = 1) -> None:
+        """Wait until the effect was asked for so often."""
+        with self.asked:
+            assert self.asked.wait_for(lambda: self.calls[name] >= times, 30), self.calls
+
+
+@contextmanager
+def party() -> Iterator[tuple[Party, str]]:
+    """The party and its URL, on a free port of this machine."""
+    it = Party()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answer = it.perform(self.path.strip("/"), self.headers["Idempotency-Key"])
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Says nothing."""
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except ConnectionError:
+                """The caller was killed."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield it, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        it.let_go.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Order(Payload[int], kind="order"):
+    """What is to be done at the party, step by step."""
+
+    url: str
+    steps: list[str]
+    at_most_once: bool = False
+
+
+async def ask(client: httpx.AsyncClient, url: str, *, key: str) -> dict[str, Any]:
+    answer = await client.post(url, headers={"Idempotency-Key": key}, timeout=60)
+    return dict(answer.raise_for_status().json())
+
+
+async def go_through(outside: Outside[httpx.AsyncClient], order: Order) -> list[str]:
+    answers = [
+        await outside.step(
+            name, ask, outside.resources, f"{order.url}/{name}", key=outside.key(name), at_most_once=order.at_most_once
+        )
+        for name in order.steps
+    ]  # fmt: skip
+    await outside.progress(len(answers), of=len(answers))
+    return [each["key"] for each in answers]
+
+
+@job(outside=go_through, timeout=60)
+async def order(context: JobContext[httpx.AsyncClient], order: Order, keys: list[str]) -> int:
+    project = await projects.create(context.session, context.origin, NewProject(name=keys[-1]))
+    return project.id
+
+
+@asynccontextmanager
+async def resources() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield client
+
+
+APP = replace(app, jobs=[order], schedule=[], forget_ended_jobs=False, resources=resources)
+
+
+def main() -> None:
+    config = load_config()
+    configure_logging(config.worker.log_format, config.worker.log_level)
+    run_to_the_end(build_worker(APP, config))
+
+
+if __name__ == "__main__":
+    main()

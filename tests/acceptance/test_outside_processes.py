@@ -1,0 +1,122 @@
+"""Real workers whose jobs call a party over HTTP, killed and stopped while they wait."""
+
+import signal
+import sys
+
+import pytest
+
+from db.models import Project
+from ledgerq.client import JobClient
+from ledgerq.config import Config
+from ledgerq.database.engine import Sessions
+from ledgerq.store.tables import JobStep
+from tests.acceptance.outside_jobs import Order, party
+from tests.acceptance.processes import environment, ledgerq, worker_process
+from tests.support import count, eventually, letter, rows
+
+OURS = (sys.executable, "-m", "tests.acceptance.outside_jobs")
+QUICK = {"LEDGERQ_LEASE": "3"}  # a killed worker's jobs come back after it
+
+
+async def steps_done(sessions: Sessions) -> list[str]:
+    return [each.name for each in await rows(sessions, JobStep) if each.state == "done"]
+
+
+async def test_a_killed_workers_successor_reads_what_was_answered(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """The recorded step is not called again; the one under way is, with the same key."""
+    with party() as (it, url):
+        it.held = {"mail"}
+        with worker_process(config, OURS, **QUICK) as worker:
+            job = await client.enqueue(Order(url=url, steps=["charge", "mail"]), job_id="order")
+            await eventually(lambda: asked(it, "mail"))
+            worker.signal(signal.SIGKILL)
+        assert await steps_done(sessions) == ["charge"]
+        it.let_go.set()
+        with worker_process(config, OURS, **QUICK):
+            assert await job.result(timeout=40) == 1
+        assert it.calls == {"charge": 1, "mail": 2}
+        assert sorted(it.effects.values()) == [1, 1]
+    assert await count(sessions, Project) == 1
+
+
+async def asked(it: object, name: str) -> bool:
+    return bool(it.calls[name])  # type: ignore[attr-defined]
+
+
+async def test_a_worker_that_is_stopped_hands_a_waiting_job_on(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """It goes on elsewhere from its last record, and spends no attempt."""
+    with party() as (it, url):
+        it.held = {"mail"}
+        with worker_process(config, OURS, LEDGERQ_DRAIN_TIMEOUT="1") as worker:
+            job = await client.enqueue(Order(url=url, steps=["charge", "mail"]), job_id="order")
+            await eventually(lambda: asked(it, "mail"))
+            worker.signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+        it.let_go.set()
+        with worker_process(config, OURS):
+            assert await job.result(timeout=20) == 1
+        assert it.calls == {"charge": 1, "mail": 2}
+    step = next(each for each in await rows(sessions, JobStep) if each.name == "mail")
+    assert step.attempt == 1
+
+
+async def test_a_cancelled_job_stops_at_once(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """It does not wait for the party."""
+    with party() as (it, url):
+        it.held = {"mail"}
+        with worker_process(config, OURS):
+            await client.enqueue(Order(url=url, steps=["charge", "mail", "more"]), job_id="order")
+            await eventually(lambda: asked(it, "mail"))
+            done = ledgerq(
+                "cancel", "order", "--because", "test", "--timeout", "15", env=environment(config)
+            )
+            assert done.returncode == 0, done.stderr
+            assert "is cancelled" in done.stdout
+        assert it.calls == {"charge": 1, "mail": 1}
+    assert await count(sessions, Project) == 0
+
+
+@pytest.mark.parametrize("happened", [True, False])
+async def test_a_step_in_doubt_is_resolved_by_a_person(
+    config: Config, client: JobClient, sessions: Sessions, happened: bool
+) -> None:
+    """`ledgerq job` shows it; after `dead resolve` and a replay the job goes on from there."""
+    env = {**environment(config), "LEDGERQ_APP": "tests.acceptance.outside_jobs:APP"}
+    with party() as (it, url):
+        it.held = {"charge"}
+        with worker_process(config, OURS, **QUICK) as worker:
+            order = Order(url=url, steps=["charge"], at_most_once=True)
+            await client.enqueue(order, job_id="order")
+            await eventually(lambda: asked(it, "charge"))
+            worker.signal(signal.SIGKILL)
+        it.let_go.set()
+        with worker_process(config, OURS, **QUICK):
+
+            async def buried() -> bool:
+                return ledgerq("dead", "show", "order", env=env).returncode == 0
+
+            await eventually(buried)
+            assert (await letter(sessions, "order")).reason == "in_doubt"
+            assert "in doubt" in ledgerq("job", "order", env=env).stdout
+            said = ["--happened", '{"key": "by hand"}'] if happened else ["--did-not-happen"]
+            done = ledgerq("dead", "resolve", "order", "--step", "charge", *said, env=env)
+            assert done.returncode == 0, done.stderr
+            assert ledgerq("dead", "replay", "order", env=env).returncode == 0
+
+            async def finished() -> bool:
+                return await count(sessions, Project) == 1
+
+            await eventually(finished)
+        assert it.calls["charge"] == (1 if happened else 2)
+    [project] = await rows(sessions, Project)
+    assert (project.name == "by hand") == happened
+    shown = ledgerq("job", "order", env=env).stdout
+    assert '"done":1' in shown.replace(" ", "")
+    wrong = ledgerq("dead", "resolve", "order", "--step", "charge", "--did-not-happen", env=env)
+    assert "not among the dead letters: order" in wrong.stderr

@@ -1,0 +1,626 @@
+"""Jobs that work outside of the database: called at least once, recorded once, with nothing held while they wait."""
+
+import asyncio
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from db import projects
+from db.inputs import NewProject
+from db.models import Project
+from jobs.kinds import CreateProject, create_project
+from ledgerq import DefinitionError, JobContext, Kind, Outside, Payload, Permanent, RetryLater, job
+from ledgerq.client import JobClient
+from ledgerq.config import Config
+from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.session import LedgerqSession
+from ledgerq.database.transaction import transaction
+from ledgerq.errors import Disconnected
+from ledgerq.execution import interventions
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.store import audit, inbox, steps
+from ledgerq.store.step_records import StepRecords
+from ledgerq.store.tables import JobState, JobStep, StepState
+from tests.support import count, delivery, eventually, halt, letter, our_worker, process_one, rows
+
+POLICY = Policy(timeout=5, max_attempts=3)
+
+
+class Receipt(BaseModel):
+    """What the payment service answers."""
+
+    id: UUID
+    amount: int
+
+
+@dataclass
+class Payments:
+    """A payment service that honours idempotency keys, and counts."""
+
+    calls: list[str] = field(default_factory=list)
+    fails: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    held: asyncio.Event | None = None
+
+    async def charge(self, amount: int, *, idempotency_key: str) -> Receipt:
+        self.calls.append(idempotency_key)
+        self.asked.set()
+        if self.held:
+            await self.held.wait()
+        if len(self.calls) <= self.fails:
+            raise ConnectionError("the payment service is away")
+        return Receipt(id=UUID(idempotency_key), amount=amount)
+
+
+class Charge(Payload[str], kind="charge"):
+    """An amount to charge."""
+
+    amount: int = 7
+
+
+async def pay(outside: Outside[Payments], charge: Charge) -> Receipt:
+    return await outside.step(
+        "charge", outside.resources.charge, charge.amount, idempotency_key=outside.key("charge")
+    )
+
+
+@job(outside=pay)
+async def charge(context: JobContext[Payments], charge: Charge, receipt: Receipt) -> str:
+    assert isinstance(receipt, Receipt)
+    project = await projects.create(
+        context.session, context.origin, NewProject(name=f"{receipt.amount}")
+    )
+    return f"{receipt.id.hex} {project.id}"
+
+
+def run(sessions: Sessions, payments: Any, arrived: Delivery, kind: Kind[Any, Any] = charge) -> Any:
+    return process_one(arrived, Registry([kind], payments), sessions, POLICY)
+
+
+async def test_the_handler_gets_what_was_answered_outside(any_sessions: Sessions) -> None:
+    """In its type; the step, its entry and the job's row are there."""
+    payments = Payments()
+    outcome = await run(any_sessions, payments, delivery(Charge()))
+    [key] = payments.calls
+    assert outcome == Completed(f"{key} 1")
+    [step] = await rows(any_sessions, JobStep)
+    assert (step.name, step.result, step.attempt) == (
+        "charge",
+        {"id": str(UUID(key)), "amount": 7},
+        1,
+    )
+    async with any_sessions() as session:
+        entries = await audit.of_job(session, "job-1")
+    assert [(each.action, each.after.get("step")) for each in entries] == [
+        ("step", "charge"),
+        ("create", None),
+    ]
+
+
+async def test_a_recorded_step_is_not_called_again(any_sessions: Sessions) -> None:
+    """The next attempt reads what it answered, though it failed after it."""
+    payments = Payments()
+    tries = 0
+
+    async def pay_then_fail(outside: Outside[Payments], charge: Charge) -> Receipt:
+        nonlocal tries
+        receipt = await pay(outside, charge)
+        tries += 1
+        if tries == 1:
+            raise RetryLater(1)
+        return receipt
+
+    kind = job(outside=pay_then_fail)(charge.handle)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Retry)
+    assert await count(any_sessions, Project) == 0
+    outcome = await run(any_sessions, payments, delivery(Charge(), attempt=2), kind)
+    assert isinstance(outcome, Completed)
+    assert len(payments.calls) == 1
+    assert await count(any_sessions, JobStep) == 1
+
+
+async def test_a_failed_step_is_called_again_with_the_same_key(any_sessions: Sessions) -> None:
+    """It spends an attempt of the job."""
+    payments = Payments(fails=1)
+    first = await run(any_sessions, payments, delivery(Charge()))
+    assert isinstance(first, Retry)
+    assert first.counts_as_attempt
+    assert isinstance(await run(any_sessions, payments, delivery(Charge(), attempt=2)), Completed)
+    assert len(payments.calls) == 2
+    assert len(set(payments.calls)) == 1
+
+
+async def test_a_duplicate_calls_nothing(any_sessions: Sessions) -> None:
+    """The job has ended: nothing outside is asked."""
+    payments = Payments()
+    done = await run(any_sessions, payments, delivery(Charge()))
+    assert isinstance(done, Completed)
+    again = await run(any_sessions, payments, delivery(Charge()))
+    assert again == Duplicate(JobState.DONE, done.result)
+    assert len(payments.calls) == 1
+
+
+async def test_nothing_is_held_while_it_waits(database: Database) -> None:
+    """No connection of the pool is out, and none is in a transaction."""
+    payments = Payments(held=asyncio.Event())
+    running = asyncio.create_task(run(database.sessions, payments, delivery(Charge())))
+    await payments.asked.wait()
+    assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    payments.held.set()  # type: ignore[union-attr]
+    assert isinstance(await running, Completed)
+
+
+async def test_a_job_that_is_cancelled_while_it_waits_leaves_no_effect(
+    any_sessions: Sessions,
+) -> None:
+    """The log says that the step has happened."""
+    payments = Payments(held=asyncio.Event())
+    running = asyncio.create_task(run(any_sessions, payments, delivery(Charge())))
+    await payments.asked.wait()
+    async with transaction(any_sessions) as session:
+        await interventions.cancel(session, "job-1", actor="ada", reason="too much")
+    payments.held.set()  # type: ignore[union-attr]
+    assert await running == Duplicate(JobState.CANCELLED)
+    assert (await count(any_sessions, JobStep), await count(any_sessions, Project)) == (0, 0)
+    async with any_sessions() as session:
+        entries = await audit.of_job(session, "job-1")
+    assert entries[-1].after == {"step": "charge", "recorded": False}
+
+
+async def test_two_deliveries_that_race_record_one_answer(any_sessions: Sessions) -> None:
+    """The second one takes what the first one has recorded."""
+    one, two = Payments(held=asyncio.Event()), Payments(held=asyncio.Event())
+    tasks = [
+        asyncio.create_task(run(any_sessions, each, delivery(Charge()))) for each in (one, two)
+    ]
+    for each in (one, two):
+        await each.asked.wait()
+        each.held.set()  # type: ignore[union-attr]
+    outcomes: list[Outcome] = list(await asyncio.gather(*tasks))
+    assert {type(each) for each in outcomes} == {Completed, Duplicate}
+    assert await count(any_sessions, JobStep) == 1
+    assert await count(any_sessions, Project) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [(object(), "is not JSON"), ("x" * 300_000, "300002"), (float("nan"), "nan")],
+)
+async def test_an_answer_that_cannot_be_kept_buries_the_job_and_is_not_asked_for_again(
+    any_sessions: Sessions, answer: object, problem: str
+) -> None:
+    """The step counts as done: its effect has happened."""
+    calls = []
+
+    async def ask() -> Any:
+        calls.append(1)
+        return answer
+
+    async def outside_of_it(outside: Outside, charge: Charge) -> Receipt:
+        return await outside.step("ask", ask)
+
+    kind = job(outside=outside_of_it)(charge.handle)
+    outcome = await run(any_sessions, None, delivery(Charge()), kind)
+    assert isinstance(outcome, Buried)
+    found = await letter(any_sessions, "job-1")
+    assert found.reason == "step_unusable"
+    assert problem in found.error
+    async with transaction(any_sessions) as session:
+        await interventions.replay(session, ["job-1"], actor="ada", reason="again")
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Buried)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("fields", "calls"), [(None, 1), ({"amount": 8}, 2)])
+async def test_a_replay_keeps_the_steps_of_the_same_fields(
+    any_sessions: Sessions, fields: dict[str, Any] | None, calls: int
+) -> None:
+    """What was answered for other ones is worth nothing."""
+    payments = Payments()
+
+    async def pay_then_fail(outside: Outside[Payments], charge: Charge) -> Receipt:
+        await pay(outside, charge)
+        raise Permanent("out of paper")
+
+    kind = job(outside=pay_then_fail)(charge.handle)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Buried)
+    async with transaction(any_sessions) as session:
+        await interventions.replay(session, ["job-1"], actor="ada", reason="x", payload=fields)
+    again = delivery(Charge(**(fields or {})))
+    assert isinstance(await run(any_sessions, payments, again), Completed)
+    assert len(payments.calls) == calls
+
+
+async def test_steps_of_another_payload_are_not_taken_for_this_ones(any_sessions: Sessions) -> None:
+    """An id that is used again for other work is refused, as after the job's end."""
+    payments = Payments(fails=0)
+
+    async def pay_then_fail(outside: Outside[Payments], charge: Charge) -> Receipt:
+        await pay(outside, charge)
+        raise RetryLater(1)
+
+    kind = job(outside=pay_then_fail)(charge.handle)
+    await run(any_sessions, payments, delivery(Charge()), kind)
+    outcome = await run(any_sessions, payments, delivery(Charge(amount=9)), kind)
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "payload_mismatch"
+    assert len(payments.calls) == 1
+
+
+async def test_a_name_that_is_used_twice_is_refused(any_sessions: Sessions) -> None:
+    """Steps are known by their names alone."""
+
+    async def twice(outside: Outside[Payments], charge: Charge) -> Receipt:
+        await pay(outside, charge)
+        return await pay(outside, charge)
+
+    outcome = await run(
+        any_sessions, Payments(), delivery(Charge()), job(outside=twice)(charge.handle)
+    )
+    assert isinstance(outcome, Buried)
+    assert "step charge: is there twice" in str(outcome.error)
+
+
+async def test_steps_may_run_at_the_same_time(any_sessions: Sessions) -> None:
+    """Each has its own record."""
+    payments = Payments()
+
+    async def many(outside: Outside[Payments], charge: Charge) -> Receipt:
+        receipts = await asyncio.gather(
+            *(
+                outside.step(
+                    f"charge:{n}", payments.charge, n, idempotency_key=outside.key(f"charge:{n}")
+                )
+                for n in range(5)
+            )
+        )
+        return receipts[3]
+
+    kind = job(outside=many)(charge.handle)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Completed)
+    assert len(set(payments.calls)) == 5
+    assert await count(any_sessions, JobStep) == 5
+
+
+async def test_what_is_read_outside_is_read_in_a_session_of_its_own(database: Database) -> None:
+    """It holds its connection no longer than the reading takes, and writes nothing."""
+
+    async def write(session: LedgerqSession, name: str) -> int:
+        session.add(Project(name=name))
+        await session.flush()
+        return len((await session.execute(text("SELECT 1"))).all())
+
+    async def read(outside: Outside[Payments], charge: Charge) -> Receipt:
+        assert await outside.read(write, "x") == 1
+        assert database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        return await pay(outside, charge)
+
+    kind = job(outside=read)(charge.handle)
+    assert isinstance(await run(database.sessions, Payments(), delivery(Charge()), kind), Completed)
+    assert [each.name for each in await rows(database.sessions, Project)] == ["7"]
+
+
+async def test_a_step_that_takes_too_long_is_named(any_sessions: Sessions) -> None:
+    """By its own limit, and by that of the job."""
+
+    async def slow(outside: Outside[Payments], charge: Charge) -> Receipt:
+        return await outside.step(
+            "charge", outside.resources.charge, 1, idempotency_key="0" * 32, timeout=0.05
+        )
+
+    payments = Payments(held=asyncio.Event())
+    outcome = await run(
+        any_sessions, payments, delivery(Charge()), job(outside=slow)(charge.handle)
+    )
+    assert isinstance(outcome, Retry)
+    assert "Payments.charge took longer than 0.05 s" in str(outcome.error)
+
+
+async def test_steps_go_with_the_receipt(any_sessions: Sessions) -> None:
+    """Not before it."""
+    await run(any_sessions, Payments(), delivery(Charge()))
+    async with transaction(any_sessions) as session:
+        assert (
+            await inbox.prune(session, ended_before=datetime.now(UTC) - timedelta(days=1), limit=9)
+            == 0
+        )
+    assert await count(any_sessions, JobStep) == 1
+    async with transaction(any_sessions) as session:
+        assert (
+            await inbox.prune(session, ended_before=datetime.now(UTC) + timedelta(days=1), limit=9)
+            == 1
+        )
+    assert await count(any_sessions, JobStep) == 0
+
+
+def test_what_cannot_work_is_refused_at_import() -> None:
+    """With the argument at fault."""
+
+    async def no_answer(context: JobContext, charge: Charge) -> str:
+        return ""
+
+    async def wrong_answer(context: JobContext, charge: Charge, receipt: int) -> str:
+        return ""
+
+    for handler, problem in ((no_answer, "three arguments"), (wrong_answer, "Receipt")):
+        with pytest.raises(DefinitionError, match=problem):
+            job(outside=pay)(handler)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="no async def; write async def"):
+        job(outside=lambda outside, charge: None)(charge.handle)  # type: ignore[arg-type, return-value]
+    with pytest.raises(DefinitionError, match="share a commit"):
+        Kind(Charge, charge.handle, outside=pay, shares_commit=True)
+    with pytest.raises(DefinitionError, match="function for many"):
+        charge.many(no_answer)  # type: ignore[arg-type]
+
+
+async def test_a_type_that_json_cannot_carry_is_refused_before_the_call(
+    any_sessions: Sessions,
+) -> None:
+    """Nothing has happened yet."""
+    calls = []
+
+    async def ask() -> asyncio.Event:
+        calls.append(1)
+        return asyncio.Event()
+
+    async def outside_of_it(outside: Outside, charge: Charge) -> Receipt:
+        await outside.step("ask", ask)
+        raise AssertionError
+
+    kind = job(outside=outside_of_it)(charge.handle)
+    outcome = await run(any_sessions, None, delivery(Charge()), kind)
+    assert "JSON can't carry such an answer" in str(outcome.error)
+    assert calls == []
+
+
+def test_a_key_is_of_the_job_its_payload_and_the_name() -> None:
+    """And of nothing else: each attempt has the same."""
+
+    def key(name: str, *, job_id: str = "job-1", attempt: int = 1, payload: bytes = b"p") -> str:
+        origin = audit.Origin("x", job_id, "charge", attempt)
+        return Outside(origin, None, StepRecords(None, origin, payload, {}), max_result=9).key(name)  # type: ignore[arg-type]
+
+    assert key("a") == key("a", attempt=2)
+    assert len({key("a"), key("b"), key("a", payload=b"q"), key("a", job_id="job-2")}) == 4
+    assert len(key("a")) == 32
+
+
+def once_only() -> Kind[Charge, str]:
+    """Charges by a service that knows no idempotency keys."""
+
+    async def pay_once(outside: Outside[Payments], charge: Charge) -> Receipt:
+        return await outside.step(
+            "charge",
+            outside.resources.charge,
+            charge.amount,
+            idempotency_key="0" * 32,
+            at_most_once=True,
+        )
+
+    return job(outside=pay_once)(charge.handle)
+
+
+async def test_a_step_that_is_called_at_most_once_is_in_doubt_after_a_failure(
+    any_sessions: Sessions,
+) -> None:
+    """A person decides; the call is not made again, by a replay neither."""
+    payments = Payments(fails=1)
+    kind = once_only()
+    outcome = await run(any_sessions, payments, delivery(Charge()), kind)
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "in_doubt"
+    [step] = await rows(any_sessions, JobStep)
+    assert step.state == StepState.BEGUN
+    async with transaction(any_sessions) as session:
+        await interventions.replay(session, ["job-1"], actor="ada", reason="x")
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Buried)
+    assert len(payments.calls) == 1
+
+
+async def test_a_step_that_is_called_at_most_once_is_done_like_another(
+    any_sessions: Sessions,
+) -> None:
+    """If nothing goes wrong."""
+    payments = Payments()
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), once_only()), Completed)
+    [step] = await rows(any_sessions, JobStep)
+    assert step.state == StepState.DONE
+
+
+async def test_a_worker_that_dies_in_a_call_leaves_it_in_doubt(any_sessions: Sessions) -> None:
+    """The next attempt finds the intent."""
+    payments = Payments(held=asyncio.Event())
+    dying = asyncio.create_task(run(any_sessions, payments, delivery(Charge()), once_only()))
+    await payments.asked.wait()
+    dying.cancel()
+    await asyncio.wait([dying])
+    outcome = await run(any_sessions, payments, delivery(Charge(), attempt=2), once_only())
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "in_doubt"
+    assert len(payments.calls) == 1
+
+
+async def test_rows_of_a_transaction_outside_stand_and_are_written_once(
+    any_sessions: Sessions,
+) -> None:
+    """Though the job fails after them; with the entries of that job."""
+
+    async def add(context: JobContext[Any], name: str) -> int:
+        return (await projects.create(context.session, context.origin, NewProject(name=name))).id
+
+    async def reserve(outside: Outside[Payments], charge: Charge) -> Receipt:
+        assert await outside.transaction("reserve", add, "reserved") == 1
+        if outside.attempt == 1:
+            raise RetryLater(1)
+        return await pay(outside, charge)
+
+    kind = job(outside=reserve)(charge.handle)
+    assert isinstance(await run(any_sessions, Payments(), delivery(Charge()), kind), Retry)
+    assert [each.name for each in await rows(any_sessions, Project)] == ["reserved"]
+    await run(any_sessions, Payments(), delivery(Charge(), attempt=2), kind)
+    assert [each.name for each in await rows(any_sessions, Project)] == ["reserved", "7"]
+    async with any_sessions() as session:
+        entries = await audit.of_job(session, "job-1")
+    assert [each.action for each in entries] == ["create", "step", "step", "create"]
+
+
+async def test_a_transaction_outside_that_fails_leaves_neither_rows_nor_record(
+    any_sessions: Sessions,
+) -> None:
+    """And it can't be ended from within."""
+
+    async def add(context: JobContext[Any]) -> int:
+        await projects.create(context.session, context.origin, NewProject(name="x"))
+        await context.session.commit()
+        return 1
+
+    async def reserve(outside: Outside[Payments], charge: Charge) -> Receipt:
+        await outside.transaction("reserve", add)
+        raise AssertionError
+
+    outcome = await run(any_sessions, None, delivery(Charge()), job(outside=reserve)(charge.handle))
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "not_allowed_in_job"
+    assert (await count(any_sessions, Project), await count(any_sessions, JobStep)) == (0, 0)
+
+
+async def add_page(context: JobContext[Any], names: list[str]) -> None:
+    for name in names:
+        await projects.create(context.session, context.origin, NewProject(name=name))
+
+
+def importing(fail_at: int, *, moved: asyncio.Event | None = None) -> Kind[Charge, str]:
+    """Imports six rows, two on a page; fails in its first attempt."""
+
+    async def pages(outside: Outside[Any], charge: Charge) -> Receipt:
+        after, total = outside.cursor("rows", start=(0, 0))
+        while after < 6:
+            if outside.attempt == 1 and after == fail_at:
+                raise RetryLater(1)
+            if moved:
+                await moved.wait()
+            after, total = after + 2, total + 2
+            names = [f"row {n}" for n in range(after - 2, after)]
+            await outside.advance("rows", (after, total), add_page, names)
+            await outside.progress(total, of=6)
+        return Receipt(id=UUID(int=0), amount=total)
+
+    return job(outside=pages)(charge.handle)
+
+
+@pytest.mark.parametrize("fail_at", [0, 2, 4])
+async def test_a_loop_over_pages_goes_on_where_it_was(any_sessions: Sessions, fail_at: int) -> None:
+    """Each page is written once, and the cursor has its type again."""
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), importing(fail_at)), Retry)
+    assert await count(any_sessions, Project) == fail_at
+    again = await run(any_sessions, None, delivery(Charge(), attempt=2), importing(fail_at))
+    assert isinstance(again, Completed)
+    names = [each.name for each in await rows(any_sessions, Project)]
+    assert names == [*(f"row {n}" for n in range(6)), "6"]
+    async with any_sessions() as session:
+        told = await steps.progress_of(session, "job-1")
+    assert told
+    assert (told.done, told.total) == (6, 6)
+
+
+async def test_two_workers_in_one_loop_write_each_page_once(any_sessions: Sessions) -> None:
+    """The one that comes second does not go on; it spends no attempt."""
+    gate = asyncio.Event()
+    kind = importing(-1, moved=gate)
+    tasks = [asyncio.create_task(run(any_sessions, None, delivery(Charge()), kind)) for _ in "ab"]
+    gate.set()
+    outcomes: list[Outcome] = list(await asyncio.gather(*tasks))
+    names = sorted(each.name for each in await rows(any_sessions, Project))
+    assert names == ["6", *(f"row {n}" for n in range(6))]
+    [other] = [each for each in outcomes if not isinstance(each, Completed)]
+    assert isinstance(other, Duplicate) or not other.counts_as_attempt  # type: ignore[union-attr]
+
+
+async def test_a_plain_function_runs_in_a_thread(any_sessions: Sessions) -> None:
+    """As a step, or called."""
+    threads = []
+
+    def ask(amount: int) -> Receipt:
+        threads.append(threading.current_thread())
+        return Receipt(id=UUID(int=1), amount=amount)
+
+    async def pay_by_thread(outside: Outside[Any], charge: Charge) -> Receipt:
+        await outside.call(ask, charge.amount)
+        return await outside.step("charge", ask, charge.amount)
+
+    kind = job(outside=pay_by_thread)(charge.handle)
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+
+
+async def test_an_answer_is_recorded_though_the_database_is_away_for_a_while(
+    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is not made again."""
+    payments, add, away = Payments(), steps.add, [Disconnected(), Disconnected()]
+
+    async def add_later(*args: Any) -> bool:
+        if away:
+            raise away.pop()
+        return await add(*args)
+
+    monkeypatch.setattr(steps, "add", add_later)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge())), Completed)
+    assert len(payments.calls) == 1
+    assert away == []
+
+
+class Wait(Payload[None], kind="wait"):
+    """Waits at the party until the test lets it go."""
+
+
+async def test_waiting_jobs_take_no_slot_and_no_connection_of_the_quick_ones(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """Not if all slots for waiting jobs are taken either: what is behind them runs."""
+    waiting, gate = 0, asyncio.Event()
+
+    async def wait(outside: Outside, payload: Wait) -> None:
+        nonlocal waiting
+        waiting += 1
+        await gate.wait()
+
+    async def done(context: JobContext, payload: Wait, nothing: None) -> None:
+        """Nothing is left to do."""
+
+    registry = Registry([job(outside=wait)(done), create_project])
+    quick = replace(
+        config, worker=config.worker.model_copy(update={"max_outside": 12, "max_jobs": 2})
+    )
+    worker = our_worker(quick, registry, handle_signals=False)
+    running = asyncio.create_task(worker.main())
+    waits = await client.enqueue_many([Wait() for _ in range(30)])
+
+    async def all_taken() -> bool:
+        return waiting == 12
+
+    await eventually(all_taken)
+    for n in range(5):
+        job_id = await client.enqueue(CreateProject(name=f"quick {n}"))
+        assert await job_id.result(timeout=10) == n + 1
+    async with sessions() as session:
+        ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+        assert await session.scalar(text(ours)) == 0
+    assert waiting == 12
+    gate.set()
+    for each in waits:
+        await each.result(timeout=20)
+    assert waiting == 30
+    async with sessions() as session:
+        assert set(await session.scalars(text("SELECT attempt FROM ledgerq.processed_job"))) == {1}
+    await halt(worker, running)
