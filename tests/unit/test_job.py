@@ -232,7 +232,9 @@ if sys.version_info < (3, 12):
 
 
 @pytest.mark.parametrize(
-    ("handler", "problem"), REFUSED, ids=[getattr(h, "__name__", str(h)) for h, _ in REFUSED]
+    ("handler", "problem"),
+    REFUSED,
+    ids=[getattr(h, "__name__", type(h).__name__) for h, _ in REFUSED],
 )
 def test_what_cannot_be_a_job_is_refused_when_it_is_imported(handler: Any, problem: str) -> None:
     """With the function or argument, the problem and the cure."""
