@@ -174,7 +174,7 @@ def _what_else(handler: Callable[..., Any]) -> str | None:
         return "is a functools.partial, which has no annotations"
     if inspect.isasyncgenfunction(handler):
         return "is an async generator: it has a yield, and a job answers once"
-    if not inspect.isroutine(handler):
+    if not inspect.isroutine(handler) and not inspect.iscoroutinefunction(handler):
         return "is an object with __call__, which has no name of its own"
     return None
 
