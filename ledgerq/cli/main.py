@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -80,8 +81,21 @@ def _end(signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signum)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ledgerq {version('ledgerq')}")
+        raise typer.Exit
+
+
 @commands.callback()
-def check_settings() -> None:
+def check_settings(
+    version_too: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Refuse a misspelt setting before anything is done."""
     refuse_unknown(PREFIX, CommandSettings, WorkerConfig, DatabaseConfig)
 

@@ -55,6 +55,7 @@ class JobWorker(ArqWorker):
         grace: seconds at the end for jobs to be rolled back, and again for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names the job.
         hand_back_after: seconds of blocking after which all jobs are handed back; None: the longest job timeout + 10.
+        max_outside: the most jobs that work outside of the database at once, beside `max_jobs` others.
     """
 
     def __init__(
@@ -180,19 +181,16 @@ class JobWorker(ArqWorker):
             await self._poller.until_free()  # there is no room, or the due job must wait
         elif not claimed.more:
             await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
-        elif not (
-            active.outside or self._batch_limit(active)
-        ):  # those outside have left their slots
+        elif not (active.outside or self._batch_limit(active)):
             await self._poller.until_free()
 
     async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
         """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
-        wanted, batch_limit = self._wanted(active), self._batch_limit(active)
-        kinds = self._batchable_kinds()
+        most, kinds = self._batch_limit(active), self._batchable_kinds()
         claimed = await leases.claim(
-            wanted, busy=len(self.tasks), batch_limit=batch_limit, batchable_kinds=kinds
+            self._wanted(active), busy=len(self.tasks), batch_limit=most, batchable_kinds=kinds
         )
         self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,9 @@ def test_reset_wipes_no_folder_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     assert "was not made by" in one_line(ledgerq("dev", "--reset", "--folder", str(tmp_path)))
     assert (tmp_path / "precious").exists()
+
+
+def test_the_version_is_told() -> None:
+    """That of the package, whatever the settings are."""
+    told = ledgerq("--version", env={"LEDGERQ_NO_SETTING": "1"})
+    assert (told.returncode, told.stdout) == (0, f"ledgerq {version('ledgerq')}\n")
