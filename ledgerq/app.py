@@ -99,20 +99,26 @@ class App:
     tables: Tables = field(init=False)
 
     def __post_init__(self) -> None:
-        jobs = [kind for kind in self.jobs if kind is not prune_processed_jobs]
-        schedule = [each for each in self.schedule if each is not EVERY_HOUR]
+        jobs = [kind for kind in _listed("jobs", self.jobs) if kind is not prune_processed_jobs]
+        schedule = [each for each in _listed("schedule", self.schedule) if each is not EVERY_HOUR]
         if self.forget_ended_jobs:
             jobs.append(prune_processed_jobs)
             schedule.append(EVERY_HOUR)
-        _check(jobs, schedule, self.metadata)
-        metadata, audited = tuple(self.metadata), as_listed(self.audited)
+        metadata, audited = _listed("metadata", self.metadata), as_listed(self.audited)
+        _check(jobs, schedule, metadata)
+        if self.resources is not None and not callable(self.resources):
+            raise DefinitionError(
+                "App(resources=)",
+                "is no function",
+                "give the function itself, which returns an async context manager",
+            )
         recorder = FlushRecorder(audited) if audited else None
         for name, value in {
             "jobs": tuple(jobs),
             "schedule": tuple(schedule),
             "metadata": metadata,
-            "arq_functions": tuple(self.arq_functions),
-            "arq_cron_jobs": tuple(self.arq_cron_jobs),
+            "arq_functions": _listed("arq_functions", self.arq_functions),
+            "arq_cron_jobs": _listed("arq_cron_jobs", self.arq_cron_jobs),
             "audited": audited,
             "tables": Tables(metadata, self.migrations, self.schema, recorder),
         }.items():
@@ -149,7 +155,20 @@ def arq_name(function: ArqFunction) -> str:
     return getattr(function, "name", None) or str(getattr(function, "__qualname__", function))
 
 
-def _check(jobs: Iterable[Any], schedule: Iterable[Recurring], metadata: object) -> None:
+def _listed(argument: str, given: Any) -> tuple[Any, ...]:
+    """What an argument lists.
+
+    Raises:
+        DefinitionError: it is one thing, not some.
+    """
+    try:
+        return tuple(given)
+    except TypeError:
+        problem = f"is one {type(given).__name__}, not a list"
+        raise DefinitionError(f"App({argument}=)", problem, "put it into brackets: […]") from None
+
+
+def _check(jobs: Iterable[Any], schedule: Iterable[Any], metadata: Iterable[Any]) -> None:
     for kind in jobs:
         if not isinstance(kind, Kind):
             raise DefinitionError(
@@ -159,13 +178,22 @@ def _check(jobs: Iterable[Any], schedule: Iterable[Recurring], metadata: object)
             )
     names = {kind.name for kind in jobs}
     for entry in schedule:
+        if not isinstance(entry, Recurring):
+            raise DefinitionError(
+                f"App(schedule=): {getattr(entry, '__qualname__', type(entry).__name__)}",
+                "says no times",
+                "write Recurring(Payload, hour=…)",
+            )
         if entry.payload.kind not in names:
             raise DefinitionError(
                 f"App(schedule=): {entry.payload.__qualname__}",
                 f"its kind {entry.payload.kind!r} is none of App(jobs=)",
                 "name its job there",
             )
-    if isinstance(metadata, MetaData):
-        raise DefinitionError(
-            "App(metadata=)", "is one MetaData", "give a list: [SQLModel.metadata]"
-        )
+    for each in metadata:
+        if not isinstance(each, MetaData):
+            raise DefinitionError(
+                f"App(metadata=): {getattr(each, '__qualname__', type(each).__name__)}",
+                "is no MetaData",
+                "give a list of them: [SQLModel.metadata]",
+            )

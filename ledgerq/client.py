@@ -17,7 +17,6 @@ from typing import Any, Generic, NamedTuple
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from pydantic import ValidationError
 
 from ledgerq.broker.connection import connect, require_redis
 from ledgerq.broker.keys import unique_key
@@ -29,7 +28,6 @@ from ledgerq.errors import (
     InvalidRequest,
     PayloadMismatch,
     Undecodable,
-    UnexpectedResult,
 )
 from ledgerq.settings import load
 from ledgerq.wire.arq_json import from_wire, payload_hash
@@ -220,13 +218,7 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
 
 def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
     payload = job._payload  # noqa: SLF001 - ours
-    if payload is None:
-        return answer
-    try:
-        return answer_of(payload, answer)
-    except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise UnexpectedResult(job.job_id, payload.kind, told) from None
+    return answer if payload is None else answer_of(job.job_id, payload, answer)
 
 
 class _Ready(NamedTuple):

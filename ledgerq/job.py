@@ -74,9 +74,11 @@ class Kind(Generic[P, R]):
                 f"is {said!r}, and its job says {self.queue!r}",
                 "name the queue in one place",
             )
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not _is_seconds(self.timeout):
             raise DefinitionError(
-                f"{self.payload.__qualname__}: timeout", "must be seconds, more than 0", "set it so"
+                f"{self.payload.__qualname__}: timeout",
+                "must be seconds, more than 0",
+                "give a number, as in timeout=30",
             )
         if self.outside is not None and self.is_batchable:
             raise DefinitionError(
@@ -130,6 +132,10 @@ class Kind(Generic[P, R]):
         return handler
 
 
+def _is_seconds(timeout: object) -> bool:
+    return isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0
+
+
 @overload
 def job(handler: Callable[[JobContext[S], P], Awaitable[R]], /) -> Kind[P, R]: ...
 
@@ -180,6 +186,8 @@ def job(
     """
 
     def made(of: Callable[..., Awaitable[R]]) -> Kind[Any, R]:
+        if isinstance(of, Kind):
+            raise DefinitionError(of.name, "is a job already", "put @job above the function once")
         payload = read_handler(of, JobContext, read_outside(outside, Outside) if outside else None)
         return Kind(
             payload, of, timeout=timeout, shares_commit=shares_commit, queue=queue, outside=outside

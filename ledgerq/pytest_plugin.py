@@ -7,9 +7,11 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -63,7 +65,7 @@ def job_tester(ledgerq_app: App, ledgerq_new_database: Callable[[], str]) -> Job
 
 def _sqlite(app: App, folder: Path) -> Callable[[], str]:
     template = folder / "template.sqlite3"
-    asyncio.run(JobTester(app, f"sqlite:///{template}").create_tables())
+    _wait(JobTester(app, f"sqlite:///{template}").create_tables())
 
     def new() -> str:
         path = folder / f"{uuid4().hex}.sqlite3"
@@ -80,16 +82,22 @@ def _postgresql(app: App, server: str) -> Iterator[Callable[[], str]]:
 
     def new() -> str:
         made.append(f"ledgerq_test_{uuid4().hex}")
-        asyncio.run(_administer(url, f'CREATE DATABASE "{made[-1]}" TEMPLATE "{template}"'))
+        _wait(_administer(url, f'CREATE DATABASE "{made[-1]}" TEMPLATE "{template}"'))
         return _shown(url.set(database=made[-1]))
 
-    asyncio.run(_administer(url, f'CREATE DATABASE "{template}"'))
+    _wait(_administer(url, f'CREATE DATABASE "{template}"'))
     try:
-        asyncio.run(JobTester(app, _shown(url.set(database=template))).create_tables())
+        _wait(JobTester(app, _shown(url.set(database=template))).create_tables())
         yield new
     finally:
         for name in made:
-            asyncio.run(_administer(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+            _wait(_administer(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+def _wait(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a thread: an async test may ask for a fixture while its own event loop runs."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, work).result()
 
 
 async def _administer(url: URL, statement: str) -> None:

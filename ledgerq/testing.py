@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -110,14 +110,15 @@ class JobTester:
 
         Raises:
             JobNotCompleted: the job is to be retried, is buried or was cancelled; the cause is what the handler raised.
+            UnexpectedResult: the answer is not of the type that the payload names.
         """
         outcome = await self.outcome(payload, job_id=job_id, trace_id=trace_id)
+        last = next(reversed(self._delivered))
         match outcome:
             case Completed(result) | Duplicate(JobState.DONE, result):
-                answer: R = answer_of(type(payload), result)
+                answer: R = answer_of(last, type(payload), result)
                 return answer
             case _:
-                last = next(reversed(self._delivered))
                 error = outcome.error if isinstance(outcome, Retry | Buried) else None
                 raise JobNotCompleted(last, payload.kind, outcome) from error
 
@@ -129,8 +130,16 @@ class JobTester:
         return await self._deliver(request.checked_id(), request.envelope)
 
     async def deliver_again(self, job_id: str) -> Outcome:
-        """Deliver a job of this test once more, with the same bytes, as Redis may do. A done job is a `Duplicate`."""
-        again = self._delivered[job_id]
+        """Deliver a job of this test once more, with the same bytes, as Redis may do. A done job is a `Duplicate`.
+
+        Raises:
+            LookupError: this tester has not delivered a job of this id.
+        """
+        again = self._delivered.get(job_id)
+        if again is None:
+            raise LookupError(
+                f"job_id: this tester has delivered no job {job_id!r}; run it first, by run(…, job_id=)"
+            )
         return await self._process(replace(again, attempt=again.attempt + 1), self._sessions())
 
     async def crash(self, payload: Payload[Any], *, job_id: str, moment: Moment) -> None:
@@ -138,9 +147,19 @@ class JobTester:
 
         If the worker dies before the commit, everything is rolled back, and the next delivery does the work. If it dies
         after the commit, the next delivery is a `Duplicate`.
+
+        Raises:
+            JobNotCompleted: the job failed, and is to be retried; the cause is what the handler raised.
+            ValueError: `moment` is neither of the two.
         """
+        if moment not in get_args(Moment):
+            raise ValueError(
+                f"moment: there is no {moment!r}; say 'before commit' or 'after commit'"
+            )
         envelope = Request(payload, job_id, actor=self.actor).envelope
-        await self._deliver(job_id, envelope, sessions=self._sessions(moment))
+        outcome = await self._deliver(job_id, envelope, sessions=self._sessions(moment))
+        if isinstance(outcome, Retry | Buried) and not isinstance(outcome.error, WorkerCrashed):
+            raise JobNotCompleted(job_id, payload.kind, outcome) from outcome.error
 
     async def staged(self) -> list[Payload[Any]]:
         """The payloads of the jobs that are staged and have not ended, in the order staged.
@@ -152,10 +171,11 @@ class JobTester:
         return [registry.resolve(_staged(each)).payload for each in await self.rows(OutboxMessage)]
 
     async def run_staged(self) -> list[Any]:
-        """Run all staged jobs that are due, and those that they stage, until none is left. Returns their answers.
+        """Run all staged jobs that are due, and those that they stage, until none is left. Returns their answers, as `run`.
 
         Raises:
             JobNotCompleted: a job did not complete; the jobs after it are not run.
+            UnexpectedResult: as for `run`.
         """
         answers = []
         while due := await self._due():
@@ -164,7 +184,8 @@ class JobTester:
                 outcome = await self._process(delivery, self._sessions())
                 if not isinstance(outcome, Completed | Duplicate):
                     raise JobNotCompleted(message.job_id, message.kind, outcome) from outcome.error
-                answers.append(outcome.result)
+                payload = self.app.registry().resolve(delivery).kind.payload
+                answers.append(answer_of(message.job_id, payload, outcome.result))
         return answers
 
     def advance(self, by: timedelta) -> None:

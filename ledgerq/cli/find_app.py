@@ -20,9 +20,13 @@ VARIABLE = "LEDGERQ_APP"
 _CURE = "name it as module:attribute, as in shop.ledger:app"
 
 
+_chosen: list[str] = []  # by the option, in this process
+
+
 def _choose(name: str | None) -> None:
     """Put the name of `--app` into LEDGERQ_APP, so that processes which this one starts find the same application."""
     if name is not None:
+        _chosen.append(name)
         os.environ[VARIABLE] = name
         os.environ.pop(f"{VARIABLE}{FILE}", None)
 
@@ -45,7 +49,8 @@ def find_app() -> App | None:
         UsageError: the named App can't be imported, or is no App; the text says which part of the name is wrong.
         SettingError: LEDGERQ_APP is not valid, for example begins with a quotation mark.
     """
-    name, source = load(CommandSettings).app, VARIABLE
+    name = load(CommandSettings).app
+    source = "--app" if name in _chosen else VARIABLE
     folder = _current_folder()
     if not name and folder:
         name, folder, source = _in_pyproject(folder)
@@ -81,27 +86,32 @@ def queues_of_app() -> dict[str, str | None]:
 
 
 def alembic_ini() -> Path | None:
-    """The alembic.ini that `[tool.ledgerq] alembic` names in the nearest pyproject.toml with this key; else None.
+    """The alembic.ini of the application, as `[tool.ledgerq] alembic` in the nearest pyproject.toml names it; else None.
 
     Raises:
-        UsageError: there is no such file; or another user may write the pyproject.toml, and so run code as this user.
+        UsageError: there is no such file; another user may write the pyproject.toml, and so run code as this user; or the
+            history there belongs to another application than the one that `--app` or LEDGERQ_APP names.
     """
     folder = _current_folder()
-    for each in (folder, *folder.parents) if folder else ():
-        path = each / "pyproject.toml"
-        try:
-            named = _our_table(tomllib.loads(path.read_text())).get("alembic", "")
-        except (OSError, ValueError):
-            continue  # find_app reports it
-        if named:
-            for trusted in (path, each):
-                _require_trusted(trusted)
-            ini = each / str(named)
-            if not ini.is_file():
-                source = f"{path}: [tool.ledgerq] alembic"
-                raise UsageError(source, f"there is no file {ini}", "name your alembic.ini")
-            return ini
-    return None
+    path, ours = _nearest(folder) if folder else (None, {})
+    named = str(ours.get("alembic", ""))
+    if path is None or not named:
+        return None
+    for trusted in (path, path.parent):
+        _require_trusted(trusted)
+    source, ini = f"{path}: [tool.ledgerq] alembic", path.parent / named
+    app, theirs = load(CommandSettings).app, ours.get("app")
+    if app and theirs and app != theirs:
+        if tables_of_app().migrations is not None:
+            return None
+        raise UsageError(
+            source,
+            f"is the history of {str(theirs)!r}, not of {app!r}",
+            "start the command below a pyproject.toml that names the application, or give it App(migrations=)",
+        )
+    if not ini.is_file():
+        raise UsageError(source, f"there is no file {ini}", "name your alembic.ini")
+    return ini
 
 
 def _current_folder() -> Path | None:
@@ -112,28 +122,37 @@ def _current_folder() -> Path | None:
 
 
 def _in_pyproject(start: Path) -> tuple[str, Path, str]:
-    """The name in the nearest pyproject.toml that has one, its folder and its source; from `start` upwards.
+    """The name in the nearest pyproject.toml about ledgerq, its folder and its source; from `start` upwards.
 
     Raises:
         UsageError: the file can't be read; or another user may write it, and so run code as this user.
     """
+    path, ours = _nearest(start)
+    named = str(ours.get("app", ""))
+    if path is None or not named:
+        return "", start, ""
+    for each in (path, path.parent):
+        _require_trusted(each)
+    return named, path.parent, f"{path}: [tool.ledgerq] app"
+
+
+def _nearest(start: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The nearest pyproject.toml with a table `[tool.ledgerq]`, and the table. What is above it is about another project.
+
+    Raises:
+        UsageError: the file in `start` can't be read.
+    """
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         try:
-            named = _app_of(tomllib.loads(path.read_text()))
+            ours = _our_table(tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except (OSError, ValueError) as error:
             if folder == start and path.exists():
                 raise UsageError(str(path), f"can't be read: {error}", "mend it") from None
             continue
-        if named:
-            for each in (path, folder):
-                _require_trusted(each)
-            return named, folder, f"{path}: [tool.ledgerq] app"
-    return "", start, ""
-
-
-def _app_of(read: dict[str, Any]) -> str:
-    return str(_our_table(read).get("app", ""))
+        if ours:
+            return path, ours
+    return None, {}
 
 
 def _our_table(read: dict[str, Any]) -> dict[str, Any]:
@@ -152,9 +171,18 @@ def _require_trusted(path: Path) -> None:
         )
 
 
+def _where_to_start(module: str) -> str:
+    top, folder = module.partition(".")[0], _current_folder()
+    for each in (folder, *folder.parents) if folder else ():
+        if (each / "src" / top).is_dir() or (each / "src" / f"{top}.py").is_file():
+            return f"it stands in {each / 'src'}: install the project, as in pip install -e ., or start the command there"
+    return "start the command in its folder; what is installed comes before it"
+
+
 def _load(name: str, source: str) -> App:
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
+    module_name, _, attribute = name.partition(":")
+    parts = (*module_name.split("."), *attribute.split("."))
+    if not all(part.isidentifier() for part in parts):
         raise UsageError(source, f"{name!r} does not name a module and an attribute", _CURE)
     try:
         found: Any = importlib.import_module(module_name)
@@ -166,7 +194,7 @@ def _load(name: str, source: str) -> App:
         raise UsageError(
             source,
             f"{name!r}: there is no module {error.name!r}{other}",
-            "start the command in its folder; what is installed comes before it",
+            _where_to_start(module_name),
         ) from None
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -32,9 +32,11 @@ from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
 from ledgerq.database.engine import Tables
 from ledgerq.database.settings import DatabaseConfig
+from ledgerq.database.sqlstate import is_grant_missing
 from ledgerq.errors import InvalidPayload, InvalidRequest, LedgerqError, UnknownKind, UsageError
 from ledgerq.logs import configure_logging
 from ledgerq.settings import PREFIX, load, refuse_unknown
+from ledgerq.text import first_line
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.build import build_worker, run_to_the_end
 
@@ -65,6 +67,11 @@ def main() -> None:
         commands()
     except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
         said = str(getattr(error, "orig", None) or error)
+        if is_grant_missing(error):
+            said = (
+                f"DATABASE_URL: {first_line(error)}; grant that to the role, or use a role that has it: "
+                "ledgerq health lists the grants that are missing"
+            )
         complain(f"ledgerq: {said or type(error).__name__}")
         sys.exit(2 if isinstance(error, _WRONG_USE) else 1)
 

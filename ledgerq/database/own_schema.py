@@ -19,19 +19,26 @@ from ledgerq.errors import SettingError
 SCHEMA = "ledgerq"
 _MAP = "schema_translate_map"
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_OTHERS = {"public", "information_schema"}
 _WORD = re.compile(rf"\b{SCHEMA}\b")
 _CHANNEL = "ledgerq_outbox"
 _MAX_NAME = 63  # bytes of a name in PostgreSQL
 _PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
 
 
-def checked_schema(schema: str, setting: str = "App(schema=)") -> str:
+def checked_schema(schema: Any, setting: str = "App(schema=)") -> str:
     """The name, if it is valid for a schema.
 
     Raises:
-        SettingError: the name is no plain identifier, or begins with `pg_`; names `setting`.
+        SettingError: the name is no plain identifier, or that of a schema which is not ours alone; names `setting`.
     """
-    if not _IDENTIFIER.fullmatch(schema):
+    if not isinstance(schema, str):
+        problem = "is no text"
+    elif schema in _OTHERS:  # a downgrade to 0 drops the schema
+        raise SettingError(
+            setting, f"{schema!r} holds what is not ledgerq's", "name a schema of ledgerq's own"
+        )
+    elif not _IDENTIFIER.fullmatch(schema):
         problem = f"{schema!r} is no plain identifier"
     elif schema.startswith("pg_"):
         problem = f"{schema!r} begins with pg_, as PostgreSQL's own schemas do"

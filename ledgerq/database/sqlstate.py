@@ -149,9 +149,17 @@ def _from_sqlstate(state: str, error: DBAPIError) -> LedgerqError | None:
         return ErrorSwallowed()
     if state in _CONSTRAINTS:
         name = _driver_attribute(error, "constraint_name")
-        return _constraint_error(_CONSTRAINTS[state], name, error)
+        broken = _CONSTRAINTS[state]
+        if broken is MissingReference and _is_of_the_other_end(error):
+            broken = StillReferenced
+        return _constraint_error(broken, name, error)
     kind = _transient_kind(state)
     return kind(state) if kind else None
+
+
+def _is_of_the_other_end(error: DBAPIError) -> bool:
+    """True if PostgreSQL says, in English, that the row which is changed or deleted has others that point at it."""
+    return str(_driver_attribute(error, "message")).startswith("update or delete on table")
 
 
 def _transient_kind(state: str) -> type[Transient] | None:

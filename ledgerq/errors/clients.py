@@ -32,13 +32,13 @@ class IdHeld(LedgerqError):
 
 
 class UnexpectedResult(LedgerqError):
-    """A job's answer does not have the type that its payload names: the worker and this client run different code."""
+    """A job's answer does not have the type that its payload names: the handler says so wrongly, or the worker runs other code."""
 
     def __init__(self, job_id: str, kind: str, problem: str) -> None:
         self.job_id, self.kind, self.problem = job_id, kind, problem
         super().__init__(
             f"job {job_id}: what {kind} answered is not of the type that its payload names ({problem}); "
-            "the worker and this producer run different code: deploy them together"
+            "let the handler answer what it says, and deploy the worker and this producer together"
         )
 
 

@@ -146,7 +146,7 @@ class _Flow:
             else:
                 answers = list(await handle_together(session, work))
             results = {
-                job.id: storable_result(answer, self.policy.max_result)
+                job.id: storable_result(answer, self.policy.max_result, job.kind.payload)
                 for job, answer in zip(work, answers, strict=True)
             }
             await inbox.keep_results(session, results)

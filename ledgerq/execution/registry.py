@@ -96,7 +96,9 @@ class Registry:
         kind = self.kind(envelope.kind)
         try:
             # as JSON, because from JSON a strict model takes dates and enums as texts
-            payload = kind.payload.model_validate_json(to_json(envelope.payload))
+            payload = kind.payload.model_validate_json(
+                to_json(envelope.payload), by_alias=True, by_name=True
+            )
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
         return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)

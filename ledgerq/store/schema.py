@@ -7,13 +7,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.schema import CreateSchema
 
 from ledgerq.database.engine import Database, Tables, unreachable
 from ledgerq.database.own_schema import SCHEMA, quoted
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.errors import MigrationFailed, SchemaAhead, SchemaBehind, SettingError
+from ledgerq.errors import DefinitionError, MigrationFailed, SchemaAhead, SchemaBehind, SettingError
 from ledgerq.store.audit_rules import rules_by_table
 from ledgerq.store.audit_trigger import AuditedTable
+from ledgerq.store.tables import METADATA
 from ledgerq.store.versions import NEEDED, NEWEST, upgrading
 
 _LOOK = text(
@@ -96,7 +98,11 @@ def refuse_unadopted(connection: Connection, schema: str) -> None:
 async def create_tables(database: Database) -> None:
     """Make all tables at once, without migrations, and attach the audit triggers: for tests and demos.
 
-    The database is marked with the newest revision, so that a worker accepts it.
+    The database is marked with the newest revision, so that a worker accepts it. On PostgreSQL, the schemas of the
+    application's tables are made too.
+
+    Raises:
+        DefinitionError: on SQLite, a table names a schema or has the name of one of ledgerq's tables.
     """
     async with database.engine.connect() as connection:
         await connection.run_sync(_create_all, database.tables)
@@ -197,6 +203,7 @@ def _known(tables: Tables, revision: str) -> bool:
 
 def _create_all(connection: Connection, tables: Tables) -> None:
     with connection.begin():
+        _make_room(connection, tables)
         bring_up(connection, tables.schema)
         for metadata in tables.metadata:
             metadata.create_all(connection)
@@ -209,6 +216,31 @@ def _create_all(connection: Connection, tables: Tables) -> None:
         if tables.migrations is not None:
             script = ScriptDirectory.from_config(alembic_config(tables))
             MigrationContext.configure(connection).stamp(script, "head")
+
+
+def _make_room(connection: Connection, tables: Tables) -> None:
+    """Make the schemas of the application's tables on PostgreSQL. On SQLite, which has one schema, refuse what has no room.
+
+    Raises:
+        DefinitionError: on SQLite, a table names a schema or has the name of one of ledgerq's tables.
+    """
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    theirs = [table for metadata in tables.metadata for table in metadata.tables.values()]
+    placed = [(table, translated.get(table.schema, table.schema)) for table in theirs]
+    if connection.dialect.name != "sqlite":
+        for schema in {schema for _, schema in placed if schema}:
+            if not inspect(connection).has_schema(schema):  # who may make none may have made it
+                connection.execute(CreateSchema(schema))
+        return
+    ours = {table.name for table in METADATA.tables.values()}
+    for table, schema in placed:
+        if schema or table.name in ours:
+            problem = "stands in a schema" if schema else "has the name of a table of ledgerq's"
+            raise DefinitionError(
+                f"App(metadata=): {table}",
+                f"{problem}, and SQLite has one schema for all",
+                "test on PostgreSQL, by the ini option ledgerq_database = postgresql",
+            )
 
 
 def _stored_revision(connection: Connection) -> str | None:

@@ -1,13 +1,15 @@
 """`Payload`, the base class of what jobs carry: fields, the name of the kind, and the type of the result."""
 
+import typing
 from functools import cache
 from inspect import get_annotations
 from typing import Any, ClassVar, Generic, Unpack
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import TypeVar
 
-from ledgerq.errors import DefinitionError
+from ledgerq.errors import DefinitionError, UnexpectedResult
 from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 from ledgerq.wire.queue_name import checked_queue
 
@@ -85,14 +87,37 @@ def require_queue(where: str, queue: str | None) -> None:
         raise DefinitionError(where, str(error), "choose another one") from None
 
 
-def answer_of(payload: type[Payload[Any]], result: Any) -> Any:
+def as_json(payload: type[Payload[Any]], answer: Any) -> Any:
+    """The handler's answer as JSON has it, so that `answer_of` makes the same answer of it again.
+
+    An answer that is not of the type that the payload names is taken as it is.
+    """
+    adapter = _adapter(payload)
+    if adapter is None:
+        return to_jsonable_python(answer)
+    try:
+        return adapter.dump_python(
+            answer, mode="json", by_alias=False, round_trip=True, warnings="error"
+        )
+    except PydanticSerializationError:
+        return to_jsonable_python(answer, by_alias=False)
+
+
+def answer_of(job_id: str, payload: type[Payload[Any]], result: Any) -> Any:
     """A job's result, converted from JSON to the result type that the payload class names.
 
     Raises:
-        ValidationError: the result does not fit the type.
+        UnexpectedResult: the result does not fit the type; the error shows no value of it.
     """
     adapter = _adapter(payload)
-    return result if adapter is None else adapter.validate_python(result)
+    if adapter is None:
+        return result
+    try:
+        # as JSON, because from JSON a strict model takes dates and UUIDs as texts
+        return adapter.validate_json(to_json(result), by_alias=True, by_name=True)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise UnexpectedResult(job_id, payload.kind, told) from None
 
 
 @cache
@@ -105,11 +130,29 @@ def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
 @cache
 def result_type(payload: type[Payload[Any]]) -> Any:
     """The type in the brackets of `Payload[…]`; `Any` without brackets; `NoneType` for `Payload[None]`."""
-    for base in payload.__mro__:
-        generic = vars(base).get("__pydantic_generic_metadata__") or {}
-        if generic.get("origin") is Payload:
-            [answer] = generic["args"]
-            if isinstance(answer, TypeVar):
-                return Any
-            return type(None) if answer is None else answer
+    answer = _named_in(payload, {})
+    return type(None) if answer is None else answer
+
+
+def _named_in(payload: type[Any], known: dict[Any, Any]) -> Any:
+    """The type that a class hands to `Payload[…]`, with the type variables of generic classes between replaced."""
+    generic = vars(payload).get("__pydantic_generic_metadata__") or {}
+    if origin := generic.get("origin"):
+        args = [_replaced(each, known) for each in generic["args"]]
+        if origin is Payload:
+            return args[0]
+        known = dict(zip(origin.__pydantic_generic_metadata__["parameters"], args, strict=True))
+    for base in payload.__bases__:
+        if issubclass(base, Payload) and base is not Payload:
+            return _named_in(base, known)
     return Any
+
+
+def _replaced(hint: Any, known: dict[Any, Any]) -> Any:
+    """The type with what is known of its variables; a variable that is not known is `Any`."""
+    if isinstance(hint, TypeVar | typing.TypeVar):
+        return known.get(hint, Any)
+    variables = getattr(hint, "__parameters__", ())
+    if any(each in known for each in variables):
+        return hint[tuple(known.get(each, Any) for each in variables)]
+    return hint

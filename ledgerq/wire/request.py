@@ -98,7 +98,9 @@ class Request:
         Raises:
             InvalidRequest: the payload has a field whose name is reserved.
         """
-        payload = self.payload.model_dump(mode="json", exclude_unset=True)
+        payload = self.payload.model_dump(
+            mode="json", exclude_unset=True, by_alias=False, round_trip=True
+        )
         require_free_names(payload)
         return Envelope(
             kind=self.payload.kind,

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json, to_jsonable_python
 
 from ledgerq.errors import InvalidResult, ResultTooLarge
+from ledgerq.wire.payload import Payload, as_json
 
 _MAX_ID = 2**63
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -26,8 +27,8 @@ def holds_nul(encoded: bytes) -> bool:
     return b"\\u0000" in encoded and _NUL.search(encoded) is not None
 
 
-def storable_result(result: Any, limit: int) -> Any:
-    """The result in JSON's types: a model becomes a dictionary, a date a text.
+def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None = None) -> Any:
+    """The result in JSON's types: a model becomes a dictionary, a date a text. With `payload`, by its result type.
 
     Raises:
         InvalidResult: JSON can't carry the result, or the database can't store it.
@@ -37,7 +38,7 @@ def storable_result(result: Any, limit: int) -> Any:
         return result  # the answer of most jobs
     try:
         _check(result, 0)
-        value = to_jsonable_python(result)
+        value = to_jsonable_python(result) if payload is None else as_json(payload, result)
         encoded = to_json(value)
         if len(encoded) > 2 * _MAX_DEPTH or any(word in encoded for word in _MAY_BE_NO_NUMBER):
             _check(value, 0)  # a model's own serializer may write other values than its fields hold

@@ -2,14 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from functools import partial
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic import PydanticUserError, TypeAdapter
 
 from ledgerq.errors import DefinitionError
+from ledgerq.text import described
+from ledgerq.wire.ambiguous import why_ambiguous
 from ledgerq.wire.payload import Payload, result_type
 
+_MAX_PROBLEM = 200
 _CONTEXT_AND_PAYLOAD = ("context", "payload")
 
 
@@ -119,20 +123,28 @@ def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
     if "return" not in hints:
         raise _no_result(name)
     answer = hints["return"]
-    if promised is not Any and answer not in {promised, Any}:
+    if promised is not Any and answer is not Any and not _fits(answer, promised):
         raise DefinitionError(
             f"{name}() -> {_shown(answer)}",
             f"its payload promises {_shown(promised)}",
             "let Payload[…] and the handler name the same type",
         )
     try:
-        TypeAdapter(answer).json_schema(mode="serialization")
-    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
+        adapter = TypeAdapter(answer)
+        adapter.json_schema(mode="serialization")
+    except PydanticUserError as error:
+        cure = "answer with numbers, texts, lists, dicts, dataclasses or models; or with None"
+        if error.code == "typed-dict-version":
+            cure = "take TypedDict from typing_extensions; that of typing can't be read before Python 3.12"
+        raise DefinitionError(
+            f"{name}() -> {_shown(answer)}", "JSON can't carry such a result", cure
+        ) from None
+    if promised is not Any and (problem := why_ambiguous(adapter)):
         raise DefinitionError(
             f"{name}() -> {_shown(answer)}",
-            "JSON can't carry such a result",
-            "answer with numbers, texts, lists, dicts, dataclasses or models; or with None",
-        ) from None
+            f"{problem}: producers could not read it back",
+            "let each place have one type",
+        )
 
 
 def _no_result(name: str) -> DefinitionError:
@@ -143,6 +155,8 @@ def _no_result(name: str) -> DefinitionError:
 def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:
     if not callable(handler):
         raise DefinitionError(name, "is no function", "put @job above an async def")
+    if problem := _what_else(handler):
+        raise DefinitionError(name, problem, "write an async def that calls it, with @job above")
     if not inspect.iscoroutinefunction(handler):
         raise DefinitionError(
             name,
@@ -152,12 +166,33 @@ def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:
         )
 
 
+def _what_else(handler: Callable[..., Any]) -> str | None:
+    """What a thing is that can be called and is no function; None if it is one."""
+    if isinstance(handler, type):
+        return "is a class"
+    if isinstance(handler, partial):
+        return "is a functools.partial, which has no annotations"
+    if inspect.isasyncgenfunction(handler):
+        return "is an async generator: it has a yield, and a job answers once"
+    if not inspect.isroutine(handler) and not inspect.iscoroutinefunction(handler):
+        return "is an object with __call__, which has no name of its own"
+    return None
+
+
 def _parameters(handler: Callable[..., Any], name: str, count: int) -> list[str]:
-    names = [
-        each.name
+    needed = [
+        each
         for each in inspect.signature(handler).parameters.values()
         if each.default is each.empty or each.kind is each.VAR_POSITIONAL
     ]
+    names = [each.name for each in needed]
+    by_name = [each.name for each in needed if each.kind is each.KEYWORD_ONLY]
+    if by_name:
+        raise DefinitionError(
+            f"{name}({by_name[0]})",
+            "can be given by its name only, and ledgerq gives its arguments by position",
+            "remove the * before it, or give it a default",
+        )
     if len(names) != count:
         both = "two arguments, a context and a payload"
         all_three = "three arguments: a context, a payload and what its function outside answers"
@@ -177,6 +212,12 @@ def _hints(handler: Callable[..., Any], name: str) -> dict[str, Any]:
             name,
             f"an annotation names {error.name}, which is not there when the module is imported",
             "import it above the function, not under TYPE_CHECKING; define a class at the top level",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - annotations are code
+        raise DefinitionError(
+            name,
+            f"an annotation can't be read: {described(error, _MAX_PROBLEM)}",
+            "write the annotations as Python has them",
         ) from None
 
 
@@ -202,4 +243,24 @@ def _name(handler: object) -> str:
 
 
 def _shown(hint: object) -> str:
-    return getattr(hint, "__name__", None) or str(hint)
+    if not get_args(hint) and (name := getattr(hint, "__name__", None)):
+        return str(name)
+    return str(hint).replace("typing.", "")
+
+
+def _fits(answer: Any, promised: Any) -> bool:
+    """True if the types are the same, however they are written, or the promised one is a union with the other in it."""
+    if _written_plainly(answer) == _written_plainly(promised):
+        return True
+    return get_origin(promised) in {Union, UnionType} and any(
+        _fits(answer, each) for each in get_args(promised)
+    )
+
+
+def _written_plainly(hint: Any) -> Any:
+    """`List[int]` as `list[int]` is, and `Union[int, str]` as `str | int`; only for comparison."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is None or origin is Literal:
+        return hint
+    parts = tuple(_written_plainly(each) for each in args)
+    return (Union, frozenset(parts)) if origin in {Union, UnionType} else (origin, parts)

@@ -17,6 +17,7 @@ from ledgerq.runtime.process_name import process_name
 from ledgerq.store.audit_attached import require_attached
 from ledgerq.store.grants import require_grants
 from ledgerq.store.schema import require_current
+from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.processor import PROCESSOR, Processor
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -62,6 +63,10 @@ class Lifecycle:
         self._beside.start(relay.run())
         self._beside.start(relay.listen(database))
         self._started = True
+        with_kinds = {queue_key(name, worker.queue) for name in kinds.values()}
+        for queue in worker.served:
+            if queue not in with_kinds:
+                log.info("worker.queue_has_no_kind", queue=queue)
         log.info("worker.started", worker=process_name(), database=self.config.database.address)
 
     async def _open_resources(self) -> Any:

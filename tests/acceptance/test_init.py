@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ledgerq.cli.init import init
+from ledgerq.errors import UsageError
 from tests.acceptance import forked
 from tests.acceptance.processes import Process
 
@@ -65,6 +67,27 @@ def test_it_runs_by_dev_and_does_a_job(service: Path) -> None:
         assert dev.wait(60) == 0
     finally:
         dev.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        *((word, "Python has this word") for word in ("class", "import", "async")),
+        *((name, "Python's library has one") for name in ("json", "typing", "asyncio")),
+        *(
+            (name, "one of this name is installed")
+            for name in ("test", "ledgerq", "sqlmodel", "alembic", "pytest")
+        ),
+    ],
+)
+def test_a_module_that_python_would_not_import_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str
+) -> None:
+    """A keyword, or a module that comes before it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"NAME: a module can't be named '{name}': {problem}"):
+        init(name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["My Shop", "1shop", "../shop", "", "shop_"])

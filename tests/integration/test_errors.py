@@ -102,6 +102,15 @@ async def test_a_project_with_tasks_stays(any_sessions: Sessions) -> None:
     assert await count(any_sessions, Project) == 1
 
 
+@pytest.mark.parametrize("change", ["UPDATE project SET id = id + 1", "DELETE FROM project"])
+async def test_a_row_that_others_point_at_is_named_as_such(sessions: Sessions, change: str) -> None:
+    """By a changed key, too: the row that points is there, and so was the one that it points at."""
+    await new_task(sessions)
+    with pytest.raises(StillReferenced, match="still point at it"):
+        async with transaction(sessions) as session:
+            await session.execute(text(change))
+
+
 async def test_a_lock_that_is_not_had_in_time(sessions: Sessions) -> None:
     """lock_timeout: transient."""
     project_id = await new_project(sessions)

@@ -1,6 +1,9 @@
 """What a role lacks is named with the statement that mends it; who keeps a table to himself is named too."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +16,7 @@ from ledgerq.database.engine import Database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.errors import SettingError
 from ledgerq.store.grants import lasting_locks, missing_grants, read_only, require_grants
+from tests.acceptance import forked
 from tests.support import own
 
 LIMITED = own("limited")
@@ -99,3 +103,22 @@ async def test_sqlite_has_neither_roles_nor_such_locks(sqlite_url: URL) -> None:
     assert (await missing_grants(built), await lasting_locks(built)) == ([], [])
     await require_grants(built)
     await built.dispose()
+
+
+async def test_a_command_names_the_setting_and_the_cure(
+    database: Database, limited: Database
+) -> None:
+    """Of a role that lacks a grant, and without its password."""
+    await _run(database, f"REVOKE SELECT ON ledgerq.audit_log FROM {LIMITED}")  # noqa: S608 - our own role
+    url = limited.config.url.render_as_string(hide_password=False)
+    ran = await asyncio.to_thread(
+        forked.run,
+        ("-m", "ledgerq", "audit", "--job", "x"),
+        env={**os.environ, "DATABASE_URL": url},
+        cwd=Path.cwd(),
+        seconds=60,
+    )
+    assert ran.returncode == 1
+    said = "ledgerq: DATABASE_URL: permission denied for table audit_log; grant that to the role"
+    assert ran.stderr.startswith(said), ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

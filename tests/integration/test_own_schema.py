@@ -7,22 +7,23 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from db.schema import migrate as migrate_the_task_manager
 from ledgerq import App, Payload, stage
+from ledgerq import alembic as ledgerq_tables
 from ledgerq.database.engine import Database, Tables, open_database
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.errors import MigrationFailed, SchemaAhead, SchemaBehind, SettingError
+from ledgerq.errors import DefinitionError, MigrationFailed, SchemaAhead, SchemaBehind, SettingError
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Completed
 from ledgerq.execution.process import process
 from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, job
 from ledgerq.store.migration import migrate
-from ledgerq.store.schema import bring_up, require_current
+from ledgerq.store.schema import bring_up, create_tables, require_current
 from ledgerq.store.tables import METADATA, AuditLog, OutboxMessage, ProcessedJob
 from ledgerq.store.versions import NEWEST, upgrading
 from ledgerq.wire.envelope import Envelope, encode
@@ -164,6 +165,48 @@ def test_a_schema_is_a_plain_identifier(name: str) -> None:
     """Else the App is refused, with the rule."""
     with pytest.raises(SettingError, match=r"App\(schema=\)"):
         App(jobs=[], schema=name)
+
+
+@pytest.mark.parametrize("name", sorted(table.name for table in METADATA.tables.values()))
+async def test_a_table_of_one_s_own_with_a_name_of_ours_is_made_or_refused(
+    empty: DatabaseConfig, name: str
+) -> None:
+    """On SQLite, which has one schema, the second one can't be made: it would be ledgerq's."""
+    theirs = MetaData()
+    Table(name, theirs, Column("mine", Integer))
+    async with open_database(empty, Tables((theirs,))) as database:
+        if database.engine.dialect.name == "sqlite":
+            with pytest.raises(DefinitionError, match=f"{name}: .*one schema.*ledgerq_database ="):
+                await create_tables(database)
+            return
+        await create_tables(database)
+        async with database.engine.connect() as connection:
+            assert not (await connection.execute(text(f"SELECT mine FROM public.{name}"))).all()  # noqa: S608
+
+
+async def test_tables_in_a_schema_of_their_own_are_made_or_refused(empty: DatabaseConfig) -> None:
+    """PostgreSQL's schema is made first; SQLite has none."""
+    theirs = MetaData(schema="Shop")
+    Table("order", theirs, Column("mine", Integer))
+    async with open_database(empty, Tables((theirs,))) as database:
+        if database.engine.dialect.name == "sqlite":
+            with pytest.raises(DefinitionError, match=r"Shop\.order: stands in a schema"):
+                await create_tables(database)
+            return
+        for _ in range(2):  # what is there is left alone
+            await create_tables(database)
+        async with database.engine.connect() as connection:
+            assert not (await connection.execute(text('SELECT mine FROM "Shop"."order"'))).all()
+
+
+@pytest.mark.parametrize("name", ["public", "information_schema"])
+def test_a_schema_that_others_use_is_not_ledgerq_s(name: str) -> None:
+    """Else a downgrade to nothing would drop it."""
+    with pytest.raises(SettingError, match=r"App\(schema=\): .* holds what is not ledgerq's"):
+        App(jobs=[], schema=name)
+    for change in (ledgerq_tables.upgrade, ledgerq_tables.downgrade):
+        with pytest.raises(SettingError, match="name a schema of ledgerq's own"):
+            change(None, to=0, schema=name)
 
 
 async def test_new_tables_are_not_made_beside_those_of_0_1(empty: DatabaseConfig) -> None:

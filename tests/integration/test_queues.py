@@ -366,6 +366,15 @@ async def test_a_running_job_of_the_second_queue_is_cancelled(
     assert (job.queue, service.ran) == (BILLING, [])
 
 
+async def test_a_worker_says_that_no_kind_has_its_queue(config: Config, service: Fixture) -> None:
+    """Its name may be misspelt; the worker would wait without a word."""
+    for queues, told in (((BILLING, "bilings"), ["bilings"]), ((), [])):
+        with capture_logs() as logs:
+            await drain(worker_of(serving(config, *queues), service))
+        named = [each["queue"] for each in logs if each["event"] == "worker.queue_has_no_kind"]
+        assert named == told
+
+
 async def _is_gone(redis: ArqRedis, queue: str) -> bool:
     return not await redis.exists(queue)
 

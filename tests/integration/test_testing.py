@@ -15,6 +15,7 @@ from jobs.kinds import CreateProject, CreateTask, DeleteTask, PurgeDeletedTasks
 from ledgerq import App, JobContext, Payload, job
 from ledgerq.errors import MissingReference
 from ledgerq.execution.outcome import Buried, Completed, Duplicate
+from ledgerq.staging import stage
 from ledgerq.store.tables import DeadLetter, JobState, ProcessedJob
 from ledgerq.testing import JobNotCompleted, JobTester
 
@@ -56,6 +57,54 @@ async def test_a_crash_after_the_commit_leaves_all_of_it(job_tester: JobTester) 
     assert len(await job_tester.rows(Project)) == 1
     [project] = await job_tester.rows(Project)
     assert await job_tester.deliver_again("a") == Duplicate(JobState.DONE, project.id)
+
+
+class Fail(Payload[set[int]], kind="fail"):
+    """A payload."""
+
+    fails: bool = False
+
+
+@job
+async def fail(context: JobContext, order: Fail) -> set[int]:
+    """Fails as it is told."""
+    if order.fails:
+        raise ValueError("so it is")
+    return {1, 2}
+
+
+def own_tester(given: JobTester, *jobs: Any) -> JobTester:
+    """A tester of these jobs, on the same database."""
+    url = given.database.config.url.render_as_string(hide_password=False)
+    return JobTester(App(jobs=jobs), url)
+
+
+@pytest.mark.parametrize("moment", ["before commit", "after commit"])
+async def test_a_job_that_fails_before_its_crash_is_told(
+    job_tester: JobTester, moment: Any
+) -> None:
+    """The test would go on as if the worker had died at the commit."""
+    own = own_tester(job_tester, fail)
+    with pytest.raises(JobNotCompleted, match="so it is"):
+        await own.crash(Fail(fails=True), job_id="a", moment=moment)
+
+
+async def test_what_a_test_misspells_is_told(job_tester: JobTester) -> None:
+    """With what it may say."""
+    own = own_tester(job_tester, fail)
+    with pytest.raises(ValueError, match="say 'before commit' or 'after commit'"):
+        await own.crash(Fail(), job_id="a", moment="after  commit")  # type: ignore[arg-type]
+    with pytest.raises(LookupError, match="has delivered no job 'nope'; run it first"):
+        await own.deliver_again("nope")
+
+
+async def test_staged_jobs_answer_in_their_types(job_tester: JobTester) -> None:
+    """As those do that `run` runs."""
+    own = own_tester(job_tester, fail)
+    async with own.transaction() as session:
+        await stage(session, Fail())
+    assert await own.run(Fail()) == {1, 2}
+    assert await own.run_staged() == [{1, 2}]
 
 
 class Remind(Payload[str], kind="remind"):
@@ -108,7 +157,8 @@ async def test_a_project_is_created(job_tester):
     assert await job_tester.run(CreateProject(name="Launch")) == 1
 
 
-async def test_each_test_has_a_database_of_its_own(job_tester):
+async def test_each_test_has_a_database_of_its_own(request):
+    job_tester = request.getfixturevalue("job_tester")
     assert await job_tester.run(CreateProject(name="Launch")) == 1
 """
 

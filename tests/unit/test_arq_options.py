@@ -13,7 +13,15 @@ from arq.typing import SecondsTimedelta, StartupShutdown, WorkerCoroutine
 from ledgerq.worker.arq_options import ArqOptions
 from ledgerq.workers import JobWorker
 
-OWN = {"queues", "lease_settings", "batch", "grace", "blocked_after", "hand_back_after"}
+OWN = {
+    "queues",
+    "lease_settings",
+    "batch",
+    "grace",
+    "blocked_after",
+    "hand_back_after",
+    "max_outside",
+}
 NAMES = {
     "StartupShutdown": StartupShutdown, "SecondsTimedelta": SecondsTimedelta, "WorkerCoroutine": WorkerCoroutine,
     "ArqRedis": ArqRedis, "RedisSettings": RedisSettings, "CronJob": CronJob,

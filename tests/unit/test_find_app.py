@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ledgerq.cli.find_app import find_app, require_app
+from ledgerq.cli.find_app import alembic_ini, find_app, require_app
 from ledgerq.errors import SettingError, UsageError
 from tests.acceptance import forked
 
@@ -59,6 +59,8 @@ def test_pyproject_names_one_for_every_folder_below(
         (":app", "does not name a module and an attribute"),
         ("no_shop.here:app", "there is no module 'no_shop'"),
         ("shop_of_test.part:app", "there is no module 'shop_of_test.part'"),
+        (".shop_of_test:app", "does not name a module and an attribute"),
+        ("shop_of_test..x:app", "does not name a module and an attribute"),
         ("shop_of_test:ap", "shop_of_test has no 'ap'"),
         ("shop_of_test:other", "is a int, not an App"),
     ],
@@ -114,6 +116,63 @@ def test_a_pyproject_above_that_says_nothing_of_use_is_passed_over(
     assert find_app() is None
 
 
+def test_the_nearest_pyproject_about_us_is_the_only_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands above it belongs to another project: its application and its history too."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.ledgerq]\napp = "shop_of_test:app"\nalembic = "alembic.ini"\n'
+    )
+    (folder / "alembic.ini").touch()
+    monkeypatch.chdir(folder / "deep" / "er")
+    assert alembic_ini() == folder / "alembic.ini"
+    (folder / "deep" / "pyproject.toml").write_text('[tool.ledgerq]\napp = "child:app"\n')
+    assert alembic_ini() is None
+    (folder / "deep" / "pyproject.toml").write_text('[tool.ledgerq]\nalembic = "a.ini"\n')
+    (folder / "deep" / "a.ini").touch()
+    assert find_app() is None
+    assert alembic_ini() == folder / "deep" / "a.ini"
+
+
+def test_a_history_is_that_of_the_application_beside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another application that the variable names has its own, or says so; never this one."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.ledgerq]\napp = "shop_of_test:app"\nalembic = "alembic.ini"\n'
+    )
+    (folder / "alembic.ini").touch()
+    monkeypatch.setenv("LEDGERQ_APP", "shop_of_test:app")
+    assert alembic_ini() == folder / "alembic.ini"
+    monkeypatch.setenv("LEDGERQ_APP", "shop_of_test:Site.app")
+    with pytest.raises(UsageError, match="is the history of 'shop_of_test:app', not of 'shop_of_t"):
+        alembic_ini()
+    monkeypatch.setenv("LEDGERQ_APP", "with_history_of_test:app")
+    (folder / "with_history_of_test.py").write_text(
+        "from pathlib import Path\nfrom ledgerq import App\napp = App(jobs=[], migrations=Path('own'))\n"
+    )
+    find_app()
+    assert alembic_ini() is None
+
+
+def test_a_pyproject_with_a_byte_order_mark_is_read(folder: Path) -> None:
+    """Editors on Windows write one."""
+    (folder / "pyproject.toml").write_text(
+        '[tool.ledgerq]\napp = "shop_of_test:app"\n', encoding="utf-8-sig"
+    )
+    assert find_app() is not None
+
+
+def test_a_module_below_src_is_said_to_be_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command does not look there, so the cure is another one."""
+    (folder / "src" / "shop_in_src").mkdir(parents=True)
+    monkeypatch.setenv("LEDGERQ_APP", "shop_in_src.ledger:app")
+    with pytest.raises(UsageError, match=r"it stands in .*/src: install the project"):
+        find_app()
+
+
 def test_a_folder_that_was_deleted_is_no_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,4 +206,7 @@ def test_the_option_names_one_and_a_command_that_needs_none_works_without(folder
     assert missing.stderr == (
         "ledgerq: --app: is missing, and so is LEDGERQ_APP; name it as module:attribute, as in shop.ledger:app\n"
     )
+    wrong = run("kinds", "--app", "nowhere:app")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("ledgerq: --app: 'nowhere:app': there is no module 'nowhere'")
     assert run("--help").returncode == 0

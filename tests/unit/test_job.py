@@ -1,8 +1,11 @@
 """`@job` reads a handler's annotations, and refuses at import what cannot be a job, with the cure."""
 
-from collections.abc import Callable, Sequence
+import sys
+import typing
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Lock
 from types import new_class
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from ledgerq import App, DefinitionError, JobContext, Kind, Payload, job
+from ledgerq.errors import SettingError
 from ledgerq.wire.payload import result_type
 
 
@@ -165,6 +169,38 @@ def _plain(context: JobContext, payload: Close) -> int:
     return 1
 
 
+class _CallsItself:
+    async def __call__(self, context: JobContext, payload: Close) -> int:
+        return 1
+
+
+async def _yields(context: JobContext, payload: Close) -> AsyncIterator[int]:
+    yield 1
+
+
+async def _by_name(*, context: JobContext, payload: Close) -> int:
+    return 1
+
+
+async def _no_syntax(context: JobContext, payload: Close) -> int:
+    return 1
+
+
+_no_syntax.__annotations__["payload"] = "Close["
+
+
+async def _no_attribute(context: JobContext, payload: "typing.Nope") -> int:  # type: ignore[name-defined]
+    return 1
+
+
+class _OldTypedDict(typing.TypedDict):
+    a: int
+
+
+async def _old_typed_dict(context: JobContext, payload: Anything) -> _OldTypedDict:
+    return {"a": 1}
+
+
 REFUSED: list[tuple[Any, str]] = [
     (_no_result, "does not say what it answers; annotate it"),
     (_no_payload, r"_no_payload\(payload\): must be annotated with a class of Payload"),
@@ -179,13 +215,26 @@ REFUSED: list[tuple[Any, str]] = [
     (_three_arguments, "must take two arguments, a context and a payload"),
     (_not_there, "an annotation names NotThere, which is not there"),
     (_plain, "only where the job says so; write async def"),
-    (Close, "is a plain def"),
+    (Close, "is a class; write an async def that calls it"),
+    (partial(_three_arguments, other=1), "is a functools.partial"),
+    (_CallsItself(), "is an object with __call__"),
+    (_yields, "is an async generator"),
+    (_by_name, r"_by_name\(context\): can be given by its name only"),
+    (_no_syntax, "an annotation can't be read: SyntaxError"),
+    (_no_attribute, "an annotation can't be read: AttributeError"),
+    (close, "close: is a job already; put @job above the function once"),
     (7, "is no function; put @job above an async def"),
 ]
 
 
+if sys.version_info < (3, 12):
+    REFUSED.append((_old_typed_dict, "take TypedDict from typing_extensions"))
+
+
 @pytest.mark.parametrize(
-    ("handler", "problem"), REFUSED, ids=[getattr(h, "__name__", str(h)) for h, _ in REFUSED]
+    ("handler", "problem"),
+    REFUSED,
+    ids=[getattr(h, "__name__", type(h).__name__) for h, _ in REFUSED],
 )
 def test_what_cannot_be_a_job_is_refused_when_it_is_imported(handler: Any, problem: str) -> None:
     """With the function or argument, the problem and the cure."""
@@ -261,5 +310,54 @@ def test_an_app_takes_jobs_only() -> None:
 
 def test_a_timeout_is_more_than_nothing() -> None:
     """Else each job would fail."""
-    with pytest.raises(DefinitionError, match="timeout: must be seconds, more than 0"):
-        Kind(Close, close.handle, timeout=0)
+    for wrong in (0, -1, float("nan"), "5", True, timedelta(seconds=5)):
+        with pytest.raises(DefinitionError, match="timeout: must be seconds, more than 0"):
+            Kind(Close, close.handle, timeout=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        *(
+            ({name: 5}, rf"App\({name}=\): is one int, not a list; put it into brackets")
+            for name in ("jobs", "schedule", "metadata", "audited", "arq_functions")
+        ),
+        ({"schedule": [Close]}, r"App\(schedule=\): Close: says no times; write Recurring"),
+        ({"metadata": [5]}, r"App\(metadata=\): int: is no MetaData"),
+        ({"resources": 5}, r"App\(resources=\): is no function"),
+        ({"schema": None}, r"App\(schema=\): is no text"),
+    ],
+)
+def test_an_argument_of_another_kind_is_told_when_the_app_is_made(
+    arguments: dict[str, Any], problem: str
+) -> None:
+    """With the argument; not by a worker or a test later."""
+    with pytest.raises((DefinitionError, SettingError), match=problem):
+        App(**{"jobs": [], **arguments})
+
+
+class Maybe(Payload[int | None], kind="maybe"):
+    """A payload of a job that may answer nothing."""
+
+
+class Old(Payload[typing.List[int | str]], kind="old"):  # noqa: UP006
+    """A payload whose type is written in the old way."""
+
+
+def test_types_are_the_same_however_they_are_written() -> None:
+    """And a handler may promise a part of what its payload does."""
+
+    async def narrower(context: JobContext, payload: Maybe) -> int:
+        return 1
+
+    async def newer(context: JobContext, payload: Old) -> list[str | int]:
+        return []
+
+    async def other(context: JobContext, payload: Old) -> list[str]:
+        return []
+
+    assert (job(narrower).payload, job(newer).payload) == (Maybe, Old)
+    with pytest.raises(
+        DefinitionError, match=r"other\(\) -> list\[str\].*promises List\[int \| str"
+    ):
+        job(other)

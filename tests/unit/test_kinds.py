@@ -4,14 +4,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, computed_field
 
 from db.inputs import NewProject, NewTask
 from jobs.kinds import CATALOGUE, CreateTask, create_task
+from ledgerq import JobContext, Payload, job
 from ledgerq.errors import InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.registry import Registry
-from ledgerq.wire.envelope import Envelope
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.wire.request import Request
 from worker.app import app
 
 
@@ -43,6 +45,33 @@ def test_json_text_becomes_dates_and_enums() -> None:
     """A strict model still reads what JSON can write."""
     task = resolve("create_task", title="x", project_id=1, due_at="2027-01-01T10:00:00+01:00")
     assert task == CreateTask(title="x", project_id=1, due_at=datetime(2027, 1, 1, 9, tzinfo=UTC))
+
+
+class Aliased(Payload[None], kind="aliased"):
+    """A payload whose fields have other names outside, and whose JSON has more than its fields."""
+
+    a: int = Field(serialization_alias="A")
+    b: int = Field(alias="B")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def both(self) -> int:
+        """A computed field."""
+        return self.a + self.b
+
+
+@job
+async def take_aliased(context: JobContext, payload: Aliased) -> None:
+    """Answers nothing."""
+
+
+def test_a_payload_arrives_as_it_was_sent() -> None:
+    """With aliases and computed fields; a producer in another language may use the aliases."""
+    sent = Aliased(a=1, B=2)
+    registry = Registry([take_aliased])
+    assert registry.resolve(Delivery("job", 1, encode(Request(sent).envelope))).payload == sent
+    theirs = Envelope("aliased", {"a": 1, "B": 2})
+    assert registry.resolve(Delivery("job", 1, b"", _envelope=theirs)).payload == sent
 
 
 @pytest.mark.parametrize(

@@ -69,5 +69,5 @@ def test_a_kind_that_the_app_does_not_have_is_refused() -> None:
 
 def test_one_metadata_is_told_from_a_list() -> None:
     """A common slip."""
-    with pytest.raises(DefinitionError, match=r"give a list: \[SQLModel.metadata\]"):
+    with pytest.raises(DefinitionError, match="is one MetaData, not a list; put it into brackets"):
         App(jobs=[], metadata=SQLModel.metadata)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""Types that JSON carries, and out of which it does not come back as it was."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+_ALIKE = {  # in JSON, each is a text; or a list
+    **dict.fromkeys(("str", "bytes", "date", "datetime", "time", "timedelta", "uuid"), "text"),
+    **dict.fromkeys(("decimal", "url", "multi-host-url", "complex", "enum"), "text"),
+    **dict.fromkeys(("list", "tuple", "set", "frozenset"), "list"),
+}
+_TAKES_ANY = {"str", "bytes", "list", "tuple", "set", "frozenset"}
+
+
+def why_ambiguous(adapter: TypeAdapter[Any]) -> str | None:
+    """Why an answer of this type can't be read back from its JSON; None if it can."""
+    for schema in _within(adapter.core_schema):
+        if problem := _mixes(schema) or _has_keys_of_parts(schema):
+            return problem
+    return None
+
+
+def _within(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """The schema and all that stand in it."""
+    if isinstance(schema, Mapping):
+        if "type" in schema:
+            yield schema
+        for name, part in schema.items():
+            if name not in {"metadata", "serialization", "function", "config"}:
+                yield from _within(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _within(part)
+
+
+def _mixes(schema: Mapping[str, Any]) -> str | None:
+    """A union of types that look alike in JSON, of which one takes whatever the others write."""
+    if schema["type"] != "union":
+        return None
+    choices = [each[0] if isinstance(each, tuple) else each for each in schema["choices"]]
+    found = dict.fromkeys(_kind(each) for each in choices)
+    for one in found:
+        for other in found:
+            alike = _ALIKE.get(one) is not None and _ALIKE.get(one) == _ALIKE.get(other)
+            if one != other and alike and one in _TAKES_ANY:
+                return f"holds {other} | {one}, which look alike in JSON"
+    return None
+
+
+def _kind(schema: Any) -> str:
+    """What a schema is about, below what only checks it; an enum of texts is a text."""
+    if schema.get("type") == "enum" and issubclass(schema["cls"], str):
+        return "str"
+    while schema.get("type") not in _ALIKE and isinstance(schema.get("schema"), Mapping):
+        if schema["type"] in {"model", "dataclass"}:
+            break
+        schema = schema["schema"]
+    return str(schema.get("type"))
+
+
+def _has_keys_of_parts(schema: Mapping[str, Any]) -> str | None:
+    if schema["type"] != "dict":
+        return None
+    kind = _kind(schema.get("keys_schema", {"type": "any"}))
+    if kind in {"tuple", "frozenset", "model", "dataclass"}:
+        return f"holds a dict with a {kind} as its key, and JSON has texts"
+    return None
