@@ -17,7 +17,13 @@ from ledgerq.text import MAX_ERROR, MAX_TRACEBACK
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
 
-SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
+SETUP = f"""
+DO $$ BEGIN
+CREATE TABLE producer_row (job_id text PRIMARY KEY);
+CREATE TABLE outside_row (job_id text, name text);
+GRANT ALL ON producer_row, outside_row TO {PostgreSQL.ROLE};
+END $$
+"""
 
 # Rows of one job were committed together if their transactions have one commit time: that holds
 # for subtransactions (savepoints) too, whose xmin differs from that of the transaction.

@@ -16,6 +16,8 @@ from tests.chaos.checker import Found
 from tests.chaos.history import Sent
 from tests.chaos.world import Fault
 
+CALLS_BROKEN = "outside: faults with a call under way"
+
 
 @dataclass(slots=True)
 class Row:
