@@ -74,9 +74,12 @@ class StepRecords:
         async def once(session: LedgerqSession) -> JobStep | None:
             if await steps.add(session, values):
                 return JobStep(**values)
-            if await steps.find(session, self.job_id, name):
-                raise InDoubt(name)
-            return None
+            found = await steps.find(session, self.job_id, name)
+            if found is None or _is_same_intent(found, values):
+                return (
+                    found  # of an earlier try, whose commit was not answered: the call was not made
+                )
+            raise InDoubt(name)
 
         await self._in_the_end(once, name)
 
@@ -117,7 +120,7 @@ class StepRecords:
             await self._tell(session, name)
             return JobStep(**{**values, "result": result})
 
-        return await self._required(await transaction.in_transaction(self.sessions, once), name)
+        return await self._required(await self._commit(once), name)
 
     async def advance(self, name: str, value: Any, work: Work) -> None:
         """Do a part in the transaction that moves the cursor from where this run knows it.
@@ -147,7 +150,7 @@ class StepRecords:
             await self._tell(session, name)
             return JobStep(**values)
 
-        await self._required(await transaction.in_transaction(self.sessions, once), name)
+        await self._required(await self._commit(once), name)
         self._moved[name] = value
 
     async def tell_progress(self, done: int, total: int | None, note: str | None) -> None:
@@ -189,7 +192,7 @@ class StepRecords:
         backoff = Backoff()
         while True:
             try:
-                found = await transaction.in_transaction(self.sessions, work)
+                found = await self._commit(work)
             except Exception as error:
                 if not is_interruption(error):
                     raise
@@ -199,12 +202,28 @@ class StepRecords:
             else:
                 return await self._required(found, name)
 
+    async def _commit(
+        self, work: Callable[[LedgerqSession], Awaitable[JobStep | None]]
+    ) -> JobStep | None:
+        """Do it in a transaction. If the task was cancelled during the commit, it ends after it, and calls nothing more."""
+        before = transaction.cancellations()
+        found = await transaction.in_transaction(self.sessions, work)
+        if transaction.cancellations() > before:
+            raise asyncio.CancelledError
+        return found
+
     async def _required(self, step: JobStep | None, name: str) -> JobStep:
         if step is None:
             self.is_over = True
             raise JobIsOver(self.job_id, name)
         self.recorded += 1
         return step
+
+
+def _is_same_intent(found: JobStep, values: Mapping[str, Any]) -> bool:
+    return found.state is StepState.BEGUN and all(
+        getattr(found, name) == values[name] for name in ("begun_at", "worker", "attempt")
+    )
 
 
 def _end_of(values: Mapping[str, Any]) -> dict[str, Any]:
