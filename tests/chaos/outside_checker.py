@@ -85,6 +85,7 @@ def _count(left: Traces, state: str | None, reason: str | None, verdict: Verdict
     counts["outside: steps recorded"] += sum(map(len, left.entries.values()))
     counts["outside: calls made again"] += len(left.calls) - len({each.step for each in left.calls})
     counts["outside: in doubt"] += reason == "in_doubt"
+    counts["outside: answers lost"] += sum(call.answer in {"error", "cut"} for call in left.calls)
 
 
 def _effects(job: Sent, left: Traces, state: str | None) -> Iterable[str]:

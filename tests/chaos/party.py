@@ -75,12 +75,17 @@ class Party:
                 lambda: any(call.step == step for call in self.calls), seconds
             )
 
-    def under_way(self, at: float) -> int:
-        """How many calls were under way at that time of the monotonic clock."""
-        return sum(
+    def is_called(self, at: float) -> bool:
+        """True if a call was under way at that time of the monotonic clock."""
+        return any(
             call.arrived <= at and (call.answer == "none" or at < call.answered)
             for call in self.calls
         )
+
+    def is_needed(self, at: float) -> bool:
+        """True if a job was between its first and its last call then."""
+        before = {call.job_id for call in self.calls if call.arrived <= at}
+        return any(call.job_id in before and at < call.answered for call in self.calls)
 
     def _some_trouble(self, sort: str) -> str:
         shares = self.troubles.get(sort, {})

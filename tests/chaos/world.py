@@ -123,10 +123,14 @@ class World:
         moment = at or time.time()
         self.faults.append(Fault(name, moment, moment, victims))
 
-    def faults_with_calls(self) -> int:
-        """How many faults have come while an outside call was under way."""
+    def faults_outside(self) -> tuple[int, int]:
+        """How many faults have come while a call of the party was under way, and while a job was between its calls."""
         offset = time.monotonic() - time.time()
-        return sum(self.party.under_way(fault.at + offset) > 0 for fault in self.faults)
+        times = [fault.at + offset for fault in self.faults]
+        return (
+            sum(self.party.is_called(at) for at in times),
+            sum(self.party.is_needed(at) for at in times),
+        )
 
     def sample_for_ever(self) -> None:
         """Note which jobs are claimed, by whom, until the world ends."""
