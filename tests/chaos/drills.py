@@ -111,7 +111,7 @@ def _require_all_done(made: World, jobs: int, report: Report) -> None:
 def kills(seed: int, folder: Path, report: Report, out: Console, *, seconds: float = 90) -> None:
     """kill -9 at the default lease: how long until the victim's jobs have ended elsewhere.
 
-    Guests do not count, nor jobs to which the party gave no good answer: they fail by themselves, and then wait.
+    Guests do not count: they fail by themselves, and how long they last is their backoff's affair.
     """
     own = Report(seed)
     phase = Phase(

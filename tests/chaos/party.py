@@ -82,10 +82,6 @@ class Party:
             for call in self.calls
         )
 
-    def failed(self) -> frozenset[str]:
-        """The jobs that were not answered well: each such call costs an attempt and its backoff."""
-        return frozenset(call.job_id for call in self.calls if call.answer in {"error", "cut"})
-
     def is_needed(self, at: float) -> bool:
         """True if a job was between its first and its last call then."""
         before = {call.job_id for call in self.calls if call.arrived <= at}

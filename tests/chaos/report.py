@@ -30,9 +30,7 @@ class Row:
     claimed: int = 0  # jobs claimed by the workers that were hit, over all faults
     first: list[float] = field(default_factory=list)  # seconds to the first later commit
     whole: list[float] = field(default_factory=list)  # seconds until all claimed jobs had ended
-    good: list[float] = field(
-        default_factory=list
-    )  # the same, without those among them that fail by themselves
+    good: list[float] = field(default_factory=list)  # the same, without the guests among them
 
     def as_json(self) -> dict[str, Any]:
         """Numbers only."""
@@ -69,15 +67,14 @@ def exposures(
     jobs: Sequence[Sent],
     found: Found,
     claims: Sequence[tuple[float, dict[str, str]]],
-    failed_outside: frozenset[str] = frozenset(),
 ) -> dict[str, Row]:
     """What each type of fault met, and how long it took until work went on.
 
     Faults come in the order of their times. A job that a fault took from its worker, and a later one
-    again, counts for the later one only. Those that the party did not answer well have failed by themselves, as guests do.
+    again, counts for the later one only.
     """
     rows: dict[str, Row] = {}
-    guests = {job.job_id for job in jobs if job.is_guest} | failed_outside
+    guests = {job.job_id for job in jobs if job.is_guest}
     ended = [job for job in jobs if job.job_id in found.ended]
     starts = sorted(job.answered or job.invoked for job in ended)
     commits = sorted(found.ended.values())

@@ -87,9 +87,7 @@ def finish(made: World, report: Report, name: str, drain: float, out: Console) -
     verdict.counts[IN_CALLS] += in_calls
     verdict.counts[IN_JOBS] += in_jobs
     verdict.counts["jobs sent"] += len(jobs)
-    report.add(
-        exposures(noted, jobs, found, made.claims, made.party.failed()), dict(verdict.counts)
-    )
+    report.add(exposures(noted, jobs, found, made.claims), dict(verdict.counts))
     report.violations += [f"{name}: {each}" for each in violations[:MAX_VIOLATIONS]]
     report.notes.setdefault("drain_seconds", {})[name] = round(waited, 1)
     out.print(
