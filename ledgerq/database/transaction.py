@@ -78,7 +78,7 @@ async def in_transaction(
     Raises:
         SerializationFailure, Deadlock: the last of the `attempts` failed by it.
     """
-    cancellations = _cancellations()
+    before = cancellations()
     for attempt in range(1, attempts):
         try:
             async with transaction(sessions, isolation=isolation) as session:
@@ -86,7 +86,7 @@ async def in_transaction(
         except (SerializationFailure, Deadlock) as error:
             if getattr(error, FOREIGN, False):
                 raise  # an error of another database
-            if _cancellations() > cancellations:  # the task was cancelled during the commit
+            if cancellations() > before:  # the task was cancelled during the commit
                 raise asyncio.CancelledError from error
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads load
     async with transaction(sessions, isolation=isolation) as session:
@@ -143,6 +143,7 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> bool:
     return cancelled
 
 
-def _cancellations() -> int:
+def cancellations() -> int:
+    """How often this task was asked to cancel: a commit may have kept the last one from it."""
     task = asyncio.current_task()
     return task.cancelling() if task else 0

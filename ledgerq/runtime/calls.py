@@ -4,10 +4,13 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+
+_AT_WORK = set[asyncio.Task[Any]]()  # the event loop keeps no task alive
 MAX_THREADS = 32
 PATIENCE = 3.0  # seconds for cancelled calls to end
 
@@ -98,3 +101,21 @@ def is_async(function: Callable[..., Any]) -> bool:
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ledgerq-outside")
+
+
+async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:
+    """Await the work to its end, however often this task is cancelled meanwhile; then be cancelled."""
+    task, cancelled = asyncio.create_task(work), False
+    _AT_WORK.add(task)
+    task.add_done_callback(_AT_WORK.discard)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001 - it is raised below
+            break
+    answer = task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return answer

@@ -156,7 +156,7 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
 
 async def withdraw_receipt(session: AsyncSession, job_id: str) -> None:
     """Take back the receipt that this transaction has inserted. Until its end, who would end the job still waits for it."""
-    gone = delete(ProcessedJob).where(col(ProcessedJob.job_id) == job_id)
+    gone = delete(ProcessedJob).where(col(ProcessedJob.job_id).in_(storable([job_id])))
     await session.execute(gone, execution_options={"synchronize_session": False})
 
 

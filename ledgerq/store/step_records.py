@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -17,6 +17,7 @@ from ledgerq.database.fence import Fence
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_interruption, is_transient
 from ledgerq.errors import InDoubt, InvalidRequest, JobError, Refused, RetryLater, Snooze
+from ledgerq.runtime.calls import whatever_comes
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.runtime.process_name import process_name
 from ledgerq.store import audit, inbox, steps
@@ -34,7 +35,6 @@ MAX_NOTE = 200  # characters
 _PROGRESS = 1.0  # seconds between two that are written
 
 OF_A_STEP = "ledgerq_of_a_step"  # in the `info` of a session whose transaction records a step
-_AT_WORK = set[asyncio.Task[Any]]()  # the event loop keeps no task alive
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
@@ -241,7 +241,7 @@ class StepRecords:
             await inbox.withdraw_receipt(session, self.job_id)
             return await work(session)
 
-        return await transaction.in_transaction(self.sessions, once)
+        return await self._commit(once)
 
     async def _tell(self, session: LedgerqSession, name: str, *, recorded: bool = True) -> None:
         told = {"step": name, **({} if recorded else {"recorded": False})}
@@ -257,7 +257,7 @@ class StepRecords:
 
         while True:
             try:
-                found = await transaction.in_transaction(self.sessions, once)
+                found = await self._commit(once)
             except Exception as error:
                 if not (is_interruption(error) or is_transient(error)):
                     raise
@@ -267,28 +267,18 @@ class StepRecords:
             else:
                 return self._required(found, name)
 
+    async def _commit(self, work: Recording) -> JobStep | None:
+        """Do it in a transaction. If the task was cancelled during the commit, it ends after it, and calls nothing more."""
+        before = transaction.cancellations()
+        found = await transaction.in_transaction(self.sessions, work)
+        if transaction.cancellations() > before:
+            raise asyncio.CancelledError
+        return found
+
     def _required(self, step: JobStep | None, name: str) -> JobStep:
         if step is None:
             raise self.stop(JobIsOver(self.job_id, name))
         return step
-
-
-async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:
-    """Await the work to its end, however often this task is cancelled meanwhile; then be cancelled."""
-    task, cancelled = asyncio.create_task(work), False
-    _AT_WORK.add(task)
-    task.add_done_callback(_AT_WORK.discard)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-        except Exception:  # noqa: BLE001 - it is raised below
-            break
-    answer = task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return answer
 
 
 def _end_of(values: Mapping[str, Any]) -> dict[str, Any]:

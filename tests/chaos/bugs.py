@@ -36,6 +36,7 @@ from ledgerq.store import audit, inbox, outbox
 from ledgerq.store.tables import OutboxMessage, ProcessedJob
 from ledgerq.worker.heartbeat import Heartbeat
 from tests.chaos.bugs_around import AROUND, replace
+from tests.chaos.bugs_outside import OUTSIDE
 
 
 def crash() -> None:
@@ -222,7 +223,7 @@ BUGS: dict[str, Callable[[], None]] = {
         receipt_after_effects, conflict_ignored, check_then_act, audit_after_commit,
         cancellation_swallowed, acknowledged_before_commit, outbox_settled_first,
         retried_in_one_session, batch_unsorted, finish_without_token, lease_not_renewed,
-        message_deleted_before_push, *AROUND,
+        message_deleted_before_push, *AROUND, *OUTSIDE,
     )
 }  # fmt: skip
 

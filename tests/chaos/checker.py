@@ -17,7 +17,13 @@ from ledgerq.text import MAX_ERROR, MAX_TRACEBACK
 from tests.chaos.history import Sent
 from tests.chaos.servers import PostgreSQL
 
-SETUP = "CREATE TABLE producer_row (job_id text PRIMARY KEY)"
+SETUP = f"""
+DO $$ BEGIN
+CREATE TABLE producer_row (job_id text PRIMARY KEY);
+CREATE TABLE outside_row (job_id text, name text);
+GRANT ALL ON producer_row, outside_row TO {PostgreSQL.ROLE};
+END $$
+"""
 
 # Rows of one job were committed together if their transactions have one commit time: that holds
 # for subtransactions (savepoints) too, whose xmin differs from that of the transaction.
@@ -156,7 +162,8 @@ def _check_end(job: Sent, found: Found, destroyed: Sequence[float], verdict: Ver
 def _check_reason(job: Sent, found: Found, verdict: Verdict) -> None:
     """What the faults can do to any job, or else what the job itself does; `worker_lost`: see leaks.blamed."""
     reason = found.letters.get(job.job_id, "")
-    verdict.counts["buried by faults" if reason in BY_FAULTS else f"guests dead: {reason}"] += 1
+    sort = "outside" if job.is_outside else "guests"
+    verdict.counts["buried by faults" if reason in BY_FAULTS else f"{sort} dead: {reason}"] += 1
     if reason not in BY_FAULTS | {"worker_lost", *job.reasons}:
         why = f"{reason}: {found.errors.get(job.job_id, '')[:200]}"
         verdict.say("blamed", f"job {job.job_id} ({job.kind}) is dead for {why}")

@@ -68,7 +68,6 @@ def _prepared(folder: Path) -> Iterator[Prepared]:
     with servers(folder) as (redis, postgresql):
         migrate(DatabaseConfig(url=postgresql.url()))
         postgresql.execute(checker.SETUP)
-        postgresql.execute(f"GRANT ALL ON producer_row TO {PostgreSQL.ROLE}")
         yield redis, postgresql, new_project_at(postgresql.url())
 
 

@@ -38,6 +38,11 @@ class Sent:
         """True if its handler is sent to misbehave: it fails by itself, and waits out its backoff."""
         return self.kind.startswith("chaos_guest")
 
+    @property
+    def is_outside(self) -> bool:
+        """True if it calls the party before its transaction."""
+        return self.kind.startswith("chaos_outside")
+
 
 @dataclass(slots=True)
 class History:

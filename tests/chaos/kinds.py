@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 
@@ -15,6 +16,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import JobContext, Kind
 from tests.chaos.effects import Effects, leave
 from tests.chaos.guests import GUEST_KINDS
+from tests.chaos.outside_kinds import OUTSIDE_KINDS, open_client
 from worker.app import app
 
 _raised: dict[str, int] = {}  # job → how often this process has failed it
@@ -110,4 +112,5 @@ def registry() -> Registry:
 
 def chaos_app() -> App:
     """The application, with these."""
-    return replace(app, jobs=(*CATALOGUE, *CHAOS_KINDS, *GUEST_KINDS))
+    kinds: list[Kind[Any, Any]] = [*CATALOGUE, *CHAOS_KINDS, *GUEST_KINDS, *OUTSIDE_KINDS]
+    return replace(app, jobs=kinds, resources=open_client)

@@ -30,10 +30,12 @@ from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload
 from tests.chaos.guests import expected, some_guest
 from tests.chaos.kinds import ChaosBlock, ChaosConflict, ChaosEffects, ChaosFlaky
+from tests.chaos.outside_kinds import expected_outside, some_outside
 from tests.chaos.poison import invalid_body, invalid_payload
 
 POISON = 0.05
 GUESTS = 0.11  # of the jobs that are no poison, so 10 % of all
+OUTSIDE = 0.12  # of the jobs that are neither, so 10 % of all
 ROLLED_BACK = 0.05
 STORMS = 0.01
 STORM = 50  # deliveries of one job
@@ -54,6 +56,7 @@ class Producer:
     def __init__(self, file: Path, name: str, seed: int, project: int) -> None:
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._name, self._project = name, project
+        self._party = os.environ["CHAOS_PARTY"]
         self._random = Random(seed)
         self._number = 0
         self._background: set[asyncio.Task[None]] = set()
@@ -80,7 +83,13 @@ class Producer:
         source = self._random.choice(("client", "arq", "staged", "staged", "sql"))
         poison = self._random.random() < POISON
         guest = not poison and self._random.random() < GUESTS
-        payload = some_guest(self._random, self._project) if guest else self._payload()
+        outside = not poison and not guest and self._random.random() < OUTSIDE
+        if guest:
+            payload: Payload = some_guest(self._random, self._project)
+        elif outside:
+            payload = some_outside(self._random, self._project, self._party)
+        else:
+            payload = self._payload()
         if source == "client" and not poison:
             await self._by_client(redis, job_id, payload)
         elif source in {"client", "arq"}:
@@ -195,7 +204,7 @@ class Producer:
     ) -> None:
         """Do it, and write down before and after."""
         about = {"id": job_id, "source": source, "kind": payload.kind, "poison": poison}
-        about |= expected(payload)
+        about |= expected(payload) | expected_outside(payload)
         effects = getattr(payload, "effects", 1)
         self._say({"event": "invoke", **about, "effects": effects, "at": time.time()})
         try:

@@ -16,6 +16,9 @@ from tests.chaos.checker import Found
 from tests.chaos.history import Sent
 from tests.chaos.world import Fault
 
+IN_CALLS = "outside: faults with a call under way"
+IN_JOBS = "outside: faults with a job between its calls"
+
 
 @dataclass(slots=True)
 class Row:

@@ -15,7 +15,8 @@ from rich.console import Console
 from tests.chaos import checker, faults, leaks
 from tests.chaos.faults import Break
 from tests.chaos.guest_jobs import stage_every_guest
-from tests.chaos.report import Report, exposures
+from tests.chaos.outside_checker import check_outside, look_outside
+from tests.chaos.report import IN_CALLS, IN_JOBS, Report, exposures
 from tests.chaos.servers import wait_until
 from tests.chaos.world import World, world
 
@@ -77,10 +78,14 @@ def finish(made: World, report: Report, name: str, drain: float, out: Console) -
     made.history.update()
     jobs = list(made.history.jobs.values())
     verdict = checker.check(jobs, found, made.destroyed)
+    check_outside(jobs, found, look_outside(made.postgresql, made.party.calls), verdict)
     noted = sorted(made.faults, key=lambda fault: fault.at)
     violations = verdict.violations + leftovers + made.fleet.unexpected
     violations += leaks.told(made.folder / "logs") + leaks.blamed(found, made.fleet, noted, verdict)
     verdict.counts["starts refused"] += made.fleet.refused_starts
+    in_calls, in_jobs = made.faults_outside()
+    verdict.counts[IN_CALLS] += in_calls
+    verdict.counts[IN_JOBS] += in_jobs
     verdict.counts["jobs sent"] += len(jobs)
     report.add(exposures(noted, jobs, found, made.claims), dict(verdict.counts))
     report.violations += [f"{name}: {each}" for each in violations[:MAX_VIOLATIONS]]

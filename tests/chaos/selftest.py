@@ -18,7 +18,7 @@ from db.schema import migrate
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.execution.retry import Policy
-from tests.chaos import bugs, checker, leaks
+from tests.chaos import bugs, checker, leaks, outside_drill
 from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import ROOT, settings
 from tests.chaos.history import Ends, Sent, Source
@@ -234,6 +234,7 @@ ENGINE: dict[str, Callable[[str, Path], list[str]]] = {
     "context_shared": neighbours,
     "body_of_other_queue_overwritten": two_queues,
     "body_of_other_queue_run": stray_id,
+    **outside_drill.DRILLS,
 }
 
 
@@ -243,7 +244,6 @@ def drills(
     """For each of these bugs the drill that must catch it."""
     migrate(DatabaseConfig(url=postgresql.url()))
     postgresql.execute(checker.SETUP)
-    postgresql.execute(f"GRANT ALL ON producer_row TO {PostgreSQL.ROLE}")
     project = new_project_at(postgresql.url())
     made: dict[str, Callable[[str], list[str]]] = {}
     for name in names:

@@ -21,10 +21,12 @@ from ledgerq.database.settings import DatabaseConfig
 from tests.chaos import checker
 from tests.chaos.fleet import ROOT, Fleet, fleet, lease_setting, settings
 from tests.chaos.history import History
+from tests.chaos.party import Party, party
 from tests.chaos.proxy import Hop, Proxy, proxy
 from tests.chaos.servers import PostgreSQL, Redis, servers
 from tests.support import new_project
 
+PARTY = "CHAOS_PARTY"  # where a producer finds the URL
 SAMPLE = 0.05  # seconds between two looks at what is claimed
 
 
@@ -96,6 +98,7 @@ class World:
     to_postgresql: Hop
     fleet: Fleet
     producers: Producers
+    party: Party
     history: History
     lease: float
     project: int
@@ -119,6 +122,15 @@ class World:
         """Note a fault of a moment."""
         moment = at or time.time()
         self.faults.append(Fault(name, moment, moment, victims))
+
+    def faults_outside(self) -> tuple[int, int]:
+        """How many faults have come while a call of the party was under way, and while a job was between its calls."""
+        offset = time.monotonic() - time.time()
+        times = [fault.at + offset for fault in self.faults]
+        return (
+            sum(self.party.is_called(at) for at in times),
+            sum(self.party.is_needed(at) for at in times),
+        )
 
     def sample_for_ever(self) -> None:
         """Note which jobs are claimed, by whom, until the world ends."""
@@ -199,21 +211,20 @@ def world(
         workers: how many.
         more: settings of the workers.
     """
-    with servers(folder) as (redis, postgresql), proxy() as through:
+    with servers(folder) as (redis, postgresql), proxy() as through, party(Random(seed)) as other:
         to_redis = through.hop("redis", ("127.0.0.1", redis.port))
         to_postgresql = through.hop("postgresql", postgresql.socket)
         environment = settings(to_postgresql.port, to_redis.port, **lease_setting(lease), **more)
         migrate(DatabaseConfig(url=environment["DATABASE_URL"]))
         postgresql.execute(checker.SETUP)
-        postgresql.execute(f"GRANT ALL ON producer_row TO {PostgreSQL.ROLE}")
         project = new_project_at(environment["DATABASE_URL"])
         told = folder / "history"
         told.mkdir()
-        producers = Producers(told, environment, project, rate, seed)
+        producers = Producers(told, {**environment, PARTY: other.url}, project, rate, seed)
         with fleet(folder / "logs", environment, workers) as running:
             made = World(
                 folder, Random(seed), redis, postgresql, through, to_redis, to_postgresql, running,
-                producers, History(told), lease, project,
+                producers, other, History(told), lease, project,
             )  # fmt: skip
             sampler = threading.Thread(target=made.sample_for_ever, daemon=True, name="sampler")
             sampler.start()

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from sqlalchemy import text
 
+import ledgerq.database.transaction
 from db import projects
 from db.inputs import NewProject
 from db.models import Project
@@ -867,3 +868,57 @@ async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
     async with transaction(any_sessions) as session:
         await interventions.replay(session, ["job-1"], actor="ada", reason="x")
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
+
+
+async def test_an_intent_whose_commit_was_not_answered_is_this_runs_own(
+    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call was made yet, so nothing is in doubt."""
+    payments, commit, lost = Payments(), ledgerq.database.transaction._commit_and_close, [1]
+
+    async def commit_unanswered(session: LedgerqSession) -> None:
+        await commit(session)
+        if lost:
+            lost.clear()
+            raise Disconnected
+
+    monkeypatch.setattr(ledgerq.database.transaction, "_commit_and_close", commit_unanswered)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), once_only()), Completed)
+    assert len(payments.calls) == 1
+    assert lost == []
+
+
+@pytest.mark.parametrize("at_most_once", [True, False])
+async def test_a_job_that_is_cancelled_while_a_step_is_recorded_calls_nothing_more(
+    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch, at_most_once: bool
+) -> None:
+    """A commit is never cut in half, and the cancellation is not lost by that."""
+    payments, commit = Payments(), ledgerq.database.transaction._commit_and_close
+    calls_before = 0 if at_most_once else 1  # of the commit of the intent, or of the record
+
+    async def pay_twice(outside: Outside[Payments], charge: Charge) -> Receipt:
+        receipts = [
+            await outside.step(
+                name,
+                outside.resources.charge,
+                7,
+                idempotency_key=outside.key(name),
+                at_most_once=at_most_once,
+            )
+            for name in ("one", "two")
+        ]
+        return receipts[-1]
+
+    async def commit_while_cancelled(session: LedgerqSession) -> None:
+        if len(payments.calls) == calls_before:
+            running.cancel()
+            await asyncio.sleep(0)
+        await commit(session)
+
+    monkeypatch.setattr(ledgerq.database.transaction, "_commit_and_close", commit_while_cancelled)
+    kind = job(outside=pay_twice)(charge.handle)
+    running = asyncio.ensure_future(run(any_sessions, payments, delivery(Charge()), kind))
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert len(payments.calls) == calls_before
+    assert [each.name for each in await rows(any_sessions, JobStep)] == ["one"]

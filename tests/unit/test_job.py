@@ -320,7 +320,7 @@ def test_a_timeout_is_more_than_nothing() -> None:
     [
         *(
             ({name: 5}, rf"App\({name}=\): is one int, not a list; put it into brackets")
-            for name in ("jobs", "schedule", "metadata", "audited", "arq_functions")
+            for name in ("jobs", "schedule", "metadata", "arq_functions")
         ),
         ({"schedule": [Close]}, r"App\(schedule=\): Close: says no times; write Recurring"),
         ({"metadata": [5]}, r"App\(metadata=\): int: is no MetaData"),
