@@ -16,6 +16,7 @@ from tests.chaos.checker import Found
 from tests.chaos.history import Sent
 from tests.chaos.world import Fault
 
+OUTSIDE = "chaos_outside"  # the kinds that wait for the party begin so
 IN_CALLS = "outside: faults with a call under way"
 IN_JOBS = "outside: faults with a job between its calls"
 
@@ -30,7 +31,9 @@ class Row:
     claimed: int = 0  # jobs claimed by the workers that were hit, over all faults
     first: list[float] = field(default_factory=list)  # seconds to the first later commit
     whole: list[float] = field(default_factory=list)  # seconds until all claimed jobs had ended
-    good: list[float] = field(default_factory=list)  # the same, without the guests among them
+    good: list[float] = field(
+        default_factory=list
+    )  # the same, without guests and jobs that wait outside
 
     def as_json(self) -> dict[str, Any]:
         """Numbers only."""
@@ -74,7 +77,7 @@ def exposures(
     again, counts for the later one only.
     """
     rows: dict[str, Row] = {}
-    guests = {job.job_id for job in jobs if job.is_guest}
+    apart = {job.job_id for job in jobs if job.is_guest or job.kind.startswith(OUTSIDE)}
     ended = [job for job in jobs if job.job_id in found.ended]
     starts = sorted(job.answered or job.invoked for job in ended)
     commits = sorted(found.ended.values())
@@ -99,7 +102,7 @@ def exposures(
             job_id for job_id in ids if not fault.takes_workers or last_hit[job_id] == fault.at
         ]
         row.whole += _until_ended(its_own, fault, found)
-        row.good += _until_ended([each for each in its_own if each not in guests], fault, found)
+        row.good += _until_ended([each for each in its_own if each not in apart], fault, found)
     return rows
 
 
