@@ -6,7 +6,7 @@ With CHAOS_CRASH set, the process kills itself in the bug's window, where it has
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -203,8 +203,10 @@ def message_deleted_before_push() -> None:
     """The relay takes a message out of the outbox and then puts it on Redis."""
     take_due, push = outbox.take_due, Relay._push
 
-    async def take_out(session: AsyncSession, limit: int) -> Sequence[OutboxMessage]:
-        due = await take_due(session, limit)
+    async def take_out(
+        session: AsyncSession, limit: int, kinds: Collection[str] | None = None
+    ) -> Sequence[OutboxMessage]:
+        due = await take_due(session, limit, kinds)
         ids = [message.seq for message in due]
         await session.execute(delete(OutboxMessage).where(col(OutboxMessage.seq).in_(ids)))
         return due

@@ -29,18 +29,20 @@ def step_not_recorded() -> None:
 def records_not_read() -> None:
     """A later attempt does not read what an earlier one has recorded."""
 
-    async def of_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
+    async def none(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
         return {}
 
-    replace(steps, of_job=of_job)
+    replace(steps, of_running_job=none)
 
 
 def intent_not_committed() -> None:
     """The intent of a step that is called at most once is rolled back before the call."""
 
-    async def begin(self: StepRecords, name: str, begun: datetime) -> None:
+    async def begin(self: StepRecords, name: str, begun: datetime) -> JobStep:
+        values = self._values(name, StepState.BEGUN, begun)
         async with self.sessions() as session:
-            await steps.add(session, self._values(name, StepState.BEGUN, begun))
+            await steps.add(session, values)
+        return JobStep(**values)
 
     replace(StepRecords, begin=begin)
 
