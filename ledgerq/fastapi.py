@@ -21,7 +21,7 @@ from starlette.requests import HTTPConnection
 
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.session import LedgerqSession
-from ledgerq.database.sqlstate import connecting, translated
+from ledgerq.database.transaction import reading
 
 
 async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSession]:
@@ -31,11 +31,8 @@ async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSessio
     already, too late to report that the commit failed.
     """
     database: Database = connection.app.state.database
-    async with database.sessions() as session:
-        with connecting():
-            await session.connection()
-        with translated():
-            yield session
+    async with reading(database.sessions) as session:
+        yield session
 
 
 async def get_sessions(connection: HTTPConnection) -> Sessions:

@@ -23,7 +23,8 @@ from typing_extensions import TypeVar
 
 from ledgerq.context import JobContext, S
 from ledgerq.database.session import JobSession, LedgerqSession
-from ledgerq.database.sqlstate import FOREIGN, connecting, translated
+from ledgerq.database.sqlstate import FOREIGN
+from ledgerq.database.transaction import reading
 from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
 from ledgerq.runtime.calls import Calls
 from ledgerq.store.audit import Origin
@@ -74,13 +75,10 @@ class Outside(Generic[S]):
         **kwargs: A.kwargs,
     ) -> T:
         """What the function reads, in a session that is opened for it and closed again. What it writes is not kept."""
-        async with self._records.sessions() as session:
-            with connecting():
-                await session.connection()
+        async with reading(self._records.sessions) as session:
             given = JobSession(session, self.job_id)  # which can't commit
             try:
-                with translated():
-                    return await function(given, *args, **kwargs)
+                return await function(given, *args, **kwargs)
             finally:
                 given.end()
 

@@ -20,12 +20,19 @@ from ledgerq.database.statements import Leaves, leaves_behind
 from ledgerq.errors import (
     Disconnected,
     HandlerSilent,
+    JobError,
     LedgerqError,
     NotAllowedInJob,
+    Refused,
+    RetryLater,
     SessionShared,
+    Snooze,
     Unavailable,
 )
+from ledgerq.runtime.cancellation import told_to_stop
 from ledgerq.text import leaves
+
+_ASKING = (JobError, Refused, RetryLater, Snooze)  # by which a handler decides on its job
 
 T = TypeVar("T")
 
@@ -199,6 +206,11 @@ class Fence:
             with suppress(SQLAlchemyError):  # other errors are reported elsewhere
                 await self._opened.exec_driver_sql("SELECT 1")
         return self.lost
+
+    async def why_lost_behind(self, error: BaseException) -> LedgerqError | None:
+        """As `why_lost`, if the error may be a consequence; None if the task was stopped, or the handler decides on its job."""
+        asks = any(issubclass(type(each), _ASKING) for each in leaves(error))
+        return None if asks or told_to_stop(error) else await self.why_lost()
 
     async def _check(self) -> None:
         if lost := await self.why_lost():

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal, TypeVar
 
@@ -13,6 +13,7 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlite import WRITES
 from ledgerq.database.sqlstate import FOREIGN, connecting, translated
 from ledgerq.errors import Deadlock, SerializationFailure
+from ledgerq.runtime.cancellation import cancellations, to_its_end
 
 T = TypeVar("T")
 Isolation = Literal["REPEATABLE READ", "SERIALIZABLE"]
@@ -47,13 +48,23 @@ async def transaction(
             yield session
             await session.flush()
     except BaseException as error:
-        cancelled = await _to_its_end(_abandon(session))
+        _, cancelled = await to_its_end(_abandon(session))
         # if the error went on, a caller that catches it would never learn of the cancellation
         if cancelled and isinstance(error, Exception):
             raise asyncio.CancelledError from error
         raise
     with translated():
-        await _to_its_end(_commit_and_close(session))
+        await to_its_end(_commit_and_close(session))
+
+
+@asynccontextmanager
+async def reading(sessions: Sessions) -> AsyncIterator[LedgerqSession]:
+    """A session for reading, with its connection: what goes wrong while it is opened is `Unavailable` or `Disconnected`."""
+    async with sessions() as session:
+        with connecting():
+            await session.connection()
+        with translated():
+            yield session
 
 
 async def in_transaction(
@@ -129,21 +140,3 @@ async def _abandon(session: LedgerqSession) -> None:
                 await connection.invalidate()
             with suppress(Exception):
                 await connection.close()
-
-
-async def _to_its_end(work: Coroutine[None, None, None]) -> bool:
-    """Await `work` to its end, even if this task is cancelled meanwhile; returns True if the task was cancelled."""
-    task, cancelled = asyncio.ensure_future(work), False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True  # the wait is cancelled, not the work, which is in a task of its own
-    task.result()
-    return cancelled
-
-
-def cancellations() -> int:
-    """How often this task was asked to cancel: a commit may have kept the last one from it."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0

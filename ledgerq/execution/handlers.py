@@ -4,14 +4,12 @@ No job sees what an earlier job has left in the transaction. If a job leaves som
 `SET LOCAL` or an advisory lock, the fence raises `SharesState`.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import JobSession, LedgerqSession
-from ledgerq.errors import JobError, Refused, RetryLater, Snooze
 from ledgerq.execution.isolation import Work, run_apart
 from ledgerq.execution.registry import Job
 from ledgerq.job import JobContext
@@ -19,7 +17,6 @@ from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store.audit import Origin
 from ledgerq.store.audited import set_origin
 from ledgerq.store.writes import deferred_writes
-from ledgerq.text import leaves
 
 
 async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
@@ -82,23 +79,9 @@ async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:
     try:
         return await fence.run(job_id, lambda given: run_apart(lambda: work(given), bound))
     except BaseException as error:
-        if not told_to_stop(error) and not _asks(error) and (lost := await fence.why_lost()):
+        if lost := await fence.why_lost_behind(error):
             raise lost from error
         raise
-
-
-def _asks(error: BaseException) -> bool:
-    """True if the error is one by which a handler decides on its job: to fail, to refuse, to retry, or to snooze."""
-    asking = (JobError, Refused, RetryLater, Snooze)
-    return any(issubclass(type(each), asking) for each in leaves(error))
-
-
-def told_to_stop(error: BaseException) -> bool:
-    """True if this task was cancelled or closed from outside; False for a cancellation by the handler's own code."""
-    if isinstance(error, GeneratorExit):
-        return True
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
 def _context(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ledgerq.database.engine import Sessions
-from ledgerq.database.sqlstate import connecting, translated
+from ledgerq.database.transaction import reading
 from ledgerq.errors import PayloadMismatch, Snooze
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
@@ -25,11 +25,8 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:
         return job
-    async with sessions() as session:
-        with connecting():
-            await session.connection()
-        with translated():
-            known = await steps.of_running_job(session, job.id)
+    async with reading(sessions) as session:
+        known = await steps.of_running_job(session, job.id)
     if known is None:
         return job
     if any(each.payload_hash != payload_hash for each in known.values()):

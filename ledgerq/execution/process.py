@@ -28,11 +28,12 @@ from ledgerq.database.transaction import in_transaction
 from ledgerq.errors import BlockedTooOften, HeldUp, PayloadMismatch, TimedOut, WorkerLost
 from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.handlers import handle_alone, handle_together, told_to_stop
+from ledgerq.execution.handlers import handle_alone, handle_together
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
 from ledgerq.execution.outside import answered
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive
+from ledgerq.runtime.cancellation import told_to_stop
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store import inbox, outbox
 from ledgerq.store.tables import JobState
@@ -120,7 +121,7 @@ class _Flow:
         limit = timeout(seconds)
         try:
             async with limit:
-                ready = [await answered(self.sessions, job, self.policy.max_result) for job in jobs]
+                ready = await self._work_outside(jobs) if jobs[0].kind.outside else jobs
                 outcomes = await self._in_one_transaction(ready)
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
@@ -132,6 +133,9 @@ class _Flow:
             if job.id not in outcomes:  # the job had ended before
                 outcomes |= await self.run([job])
         return outcomes
+
+    async def _work_outside(self, jobs: Sequence[Job[Any]]) -> Sequence[Job[Any]]:
+        return [await answered(self.sessions, job, self.policy.max_result) for job in jobs]
 
     async def _in_one_transaction(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         alone = len(jobs) == 1

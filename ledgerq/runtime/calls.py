@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from ledgerq.runtime.cancellation import to_its_end
+
 T = TypeVar("T")
 
 _AT_WORK = set[asyncio.Task[Any]]()  # the event loop keeps no task alive
@@ -105,17 +107,10 @@ def _threads() -> ThreadPoolExecutor:
 
 async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:
     """Await the work to its end, however often this task is cancelled meanwhile; then be cancelled."""
-    task, cancelled = asyncio.create_task(work), False
+    task = asyncio.create_task(work)
     _AT_WORK.add(task)
     task.add_done_callback(_AT_WORK.discard)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-        except Exception:  # noqa: BLE001 - it is raised below
-            break
-    answer = task.result()
+    answer, cancelled = await to_its_end(task)
     if cancelled:
         raise asyncio.CancelledError
     return answer

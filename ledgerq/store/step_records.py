@@ -15,9 +15,10 @@ from ledgerq.database import transaction
 from ledgerq.database.engine import Sessions
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import LedgerqSession
-from ledgerq.database.sqlstate import is_interruption, is_transient
-from ledgerq.errors import InDoubt, InvalidRequest, JobError, Refused, RetryLater, Snooze
+from ledgerq.database.sqlstate import is_transient
+from ledgerq.errors import InDoubt, InvalidRequest
 from ledgerq.runtime.calls import whatever_comes
+from ledgerq.runtime.cancellation import cancellations
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.runtime.process_name import process_name
 from ledgerq.store import audit, inbox, steps
@@ -63,11 +64,12 @@ class StepRecords:
     origin: Origin
     payload_hash: bytes
     known: Mapping[str, JobStep]
-    stopped_by: Exception | None = (
-        None  # why the job can't go on, whatever its function makes of that
-    )
+    stopped_by: Exception | None = None  # why the job can't go on, even if its function goes on
     _told: float = 0  # when progress was written, by time.monotonic
-    _moved: dict[str, Any] = field(default_factory=dict)  # where the cursors are
+    _places: dict[str, Any] = field(init=False)  # of the cursors
+
+    def __post_init__(self) -> None:
+        self._places = {name: step.result for name, step in self.known.items()}
 
     @property
     def job_id(self) -> str:
@@ -159,14 +161,12 @@ class StepRecords:
         Raises:
             JobIsOver: the job has ended, or another delivery of it has moved the cursor.
         """
-        known = self.known.get(name)
-        if value == self._moved.get(name, known.result if known else self):
+        is_first, before = name not in self._places, self._places.get(name)
+        if not is_first and value == before:
             raise InvalidRequest(f"cursor {name}", "stays where it was; a page moves it")
-        before = self._moved.get(name, known.result if known else None)
         values = self._values(name, StepState.OPEN, datetime.now(UTC), value)
 
         async def once(session: LedgerqSession) -> JobStep | None:
-            is_first = known is None and name not in self._moved
             if is_first:
                 moved = await steps.add(session, values)
             else:
@@ -184,7 +184,7 @@ class StepRecords:
             return JobStep(**values)
 
         self._required(await self._while_it_runs(once), name)
-        self._moved[name] = value
+        self._places[name] = value
 
     def key(self, name: str) -> str:
         """The idempotency key of a step: of the job, its payload and the name."""
@@ -224,9 +224,8 @@ class StepRecords:
         fence = Fence(session, stalled=stalled_by_others(self.job_id))
         try:
             return await fence.run(self.job_id, work)
-        except Exception as error:
-            asks = isinstance(error, JobError | Refused | RetryLater | Snooze)
-            if not asks and (lost := await fence.why_lost()):
+        except BaseException as error:
+            if lost := await fence.why_lost_behind(error):
                 raise lost from error
             raise
 
@@ -259,7 +258,7 @@ class StepRecords:
             try:
                 found = await self._commit(once)
             except Exception as error:
-                if not (is_interruption(error) or is_transient(error)):
+                if not is_transient(error):
                     raise
                 said = one_line(error)
                 log.warning("step.not_recorded_yet", step=name, job_id=self.job_id, error=said)
@@ -269,9 +268,9 @@ class StepRecords:
 
     async def _commit(self, work: Recording) -> JobStep | None:
         """Do it in a transaction. If the task was cancelled during the commit, it ends after it, and calls nothing more."""
-        before = transaction.cancellations()
+        before = cancellations()
         found = await transaction.in_transaction(self.sessions, work)
-        if transaction.cancellations() > before:
+        if cancellations() > before:
             raise asyncio.CancelledError
         return found
 

@@ -16,6 +16,12 @@ from ledgerq.store.tables import JobProgress, JobStep, ProcessedJob, StepState
 
 _ROWS = JobStep.__table__  # type: ignore[attr-defined]
 _SILENT = {"synchronize_session": False}
+
+
+def _goes_on(job_id: Any) -> Any:
+    return ~exists().where(col(ProcessedJob.job_id) == job_id)
+
+
 _ID = bindparam("id", type_=String)
 # made once: each step runs them
 _OF_RUNNING = (
@@ -25,7 +31,7 @@ _OF_RUNNING = (
 )
 _GIVEN = [each for each in _ROWS.c if each.name != "changed_at"]
 _ROW = select(*(bindparam(each.name, type_=each.type) for each in _GIVEN)).where(
-    ~exists().where(col(ProcessedJob.job_id) == bindparam("job_id", type_=String))
+    _goes_on(bindparam("job_id", type_=String))
 )
 _ADD = {
     name: insert(_ROWS).from_select(_GIVEN, _ROW).on_conflict_do_nothing().returning(_ROWS.c.name)
@@ -149,7 +155,3 @@ async def tell_progress(
 async def progress_of(session: AsyncSession, job_id: str) -> JobProgress | None:
     """How far the job was when it last told."""
     return await session.get(JobProgress, job_id) if is_storable(job_id) else None
-
-
-def _goes_on(job_id: str) -> Any:
-    return ~exists().where(col(ProcessedJob.job_id) == job_id)

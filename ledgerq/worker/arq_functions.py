@@ -16,8 +16,8 @@ from arq.worker import Retry as ArqRetry
 
 from ledgerq.app import Hook
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.execution.handlers import told_to_stop
 from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
+from ledgerq.runtime.cancellation import told_to_stop
 from ledgerq.text import one_line, storable
 
 log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions

@@ -1,0 +1,34 @@
+"""What a task knows of its own cancellation, and how work comes to its end in spite of one."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def cancellations() -> int:
+    """How often this task was asked to cancel: a commit may have kept the last one from it."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def told_to_stop(error: BaseException) -> bool:
+    """True if this task was cancelled or closed from outside; False for a cancellation by the handler's own code."""
+    if isinstance(error, GeneratorExit):
+        return True
+    return isinstance(error, asyncio.CancelledError) and bool(cancellations())
+
+
+async def to_its_end(work: Awaitable[T]) -> tuple[T, bool]:
+    """Await `work` to its end, however often this task is cancelled meanwhile.
+
+    Returns its answer, and whether this task was cancelled. Raises what `work` raises.
+    """
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True  # the waiting, not the work: no other code holds the task
+    return task.result(), cancelled
