@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Generic, ParamSpec, overload
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypeVar
 
@@ -32,7 +32,7 @@ from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobStep, StepState
 from ledgerq.text import leaves, one_line
 from ledgerq.wire.answers import AnswerType, answer_type, type_like
-from ledgerq.wire.result import storable_result
+from ledgerq.wire.result import storable_answer
 from ledgerq.wire.step_names import StepNames
 
 MAX_KEPT = 8 * 2**20  # bytes of JSON that the steps of one job answer with
@@ -197,7 +197,7 @@ class Outside(Generic[S]):
 
         async def work(session: LedgerqSession) -> Any:
             answer = await function(self._context(session), *args, **kwargs)
-            return storable_result(kind.as_json(answer), self._max_result)
+            return storable_answer(answer, self._max_result, kind)
 
         return self._answer(kind, await self._records.in_transaction(name, work))
 
@@ -244,7 +244,7 @@ class Outside(Generic[S]):
         async def work(session: LedgerqSession) -> None:
             await function(self._context(session), *args, **kwargs)
 
-        kept = storable_result(kind.as_json(value), self._max_result)
+        kept = storable_answer(value, self._max_result, kind)
         if not kind.keeps(value, kept):
             raise InvalidRequest(
                 f"cursor {name}",
@@ -268,7 +268,7 @@ class Outside(Generic[S]):
     def _storable(self, kind: AnswerType[Any], answer: Any) -> tuple[Any, str | None]:
         """What is kept of the answer; or why it can't be."""
         try:
-            result = storable_result(kind.as_json(answer), self._max_result)
+            result = storable_answer(answer, self._max_result, kind)
         except (InvalidResult, ResultTooLarge) as error:
             return None, one_line(error)
         self._kept += len(to_json(result))
@@ -287,9 +287,11 @@ class Outside(Generic[S]):
             )
         try:
             return kind.from_json(step.result)
-        except ValueError as error:  # other code has recorded it, or the annotation is wrong
-            problem = f"is not of its type: {one_line(error)}"
-            raise self._records.stop(StepUnusable(step.name, problem)) from error
+        except ValidationError as error:  # other code has recorded it, or the annotation is wrong
+            told = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, told["loc"])) or "the top"
+            problem = f"is not of its type: {told['msg']} at {place}"
+            raise self._records.stop(StepUnusable(step.name, problem)) from None
 
 
 def _mark_foreign(error: BaseException) -> None:

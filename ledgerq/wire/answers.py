@@ -8,9 +8,8 @@ from types import FunctionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from ledgerq.errors import DefinitionError
 
@@ -26,37 +25,38 @@ class AnswerType(Generic[T]):
     adapter: TypeAdapter[Any] | None = None
 
     def as_json(self, answer: T) -> Any:
-        """The answer, ready for JSON; as it is, if it is not of its type: then JSON decides."""
+        """The answer in JSON's types, so that `from_json` makes the same answer of it again.
+
+        An answer that is not of the type is taken as it is.
+
+        Raises:
+            PydanticSerializationError: JSON can't carry it.
+        """
         if self.adapter is None:
-            return answer
+            return to_jsonable_python(answer)
         try:
             return self.adapter.dump_python(
-                answer, mode="json", warnings="error", by_alias=False, round_trip=True
+                answer, mode="json", by_alias=False, round_trip=True, warnings="error"
             )
-        except (PydanticSerializationError, ValueError):
-            return answer
+        except PydanticSerializationError:
+            return to_jsonable_python(answer, by_alias=False)
 
     def from_json(self, value: Any) -> T:
         """The value in its type.
 
         Raises:
-            ValueError: it is not of that type.
+            ValidationError: it is not of that type. The error holds the value, which may be a secret.
         """
         if self.adapter is None:
             return value  # type: ignore[no-any-return]
-        try:
-            return self.adapter.validate_json(to_json(value), by_name=True, by_alias=True)  # type: ignore[no-any-return]
-        except ValidationError as error:
-            told = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(
-                f"{told['msg']} at {'.'.join(map(str, told['loc'])) or 'the top'}"
-            ) from None
+        # as JSON, because from JSON a strict model takes dates and UUIDs as texts
+        return self.adapter.validate_json(to_json(value), by_alias=True, by_name=True)  # type: ignore[no-any-return]
 
     def keeps(self, value: T, kept: Any) -> bool:
         """True if the value is the same after JSON."""
         try:
             return bool(self.from_json(kept) == value)
-        except ValueError:
+        except ValidationError:
             return False
 
 
@@ -91,22 +91,37 @@ def _type_of(function: Callable[..., Any]) -> AnswerType[Any]:
         answer = get_args(answer)[-1]
     if answer is Any:
         return AnswerType()
-    try:
-        adapter = TypeAdapter[Any](answer)
-        schema = adapter.json_schema(mode="serialization")
-        if '"writeOnly"' in str(schema).replace("'", '"'):  # a secret would come back as asterisks
-            raise DefinitionError(
-                f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}",
-                "holds a secret, which is not written down",
-                "answer with what the job needs, not with a secret",
-            )
-    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
+    where = f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}"
+    adapter, schema = require_json(
+        answer,
+        where,
+        "JSON can't carry such an answer of a step",
+        "wrap it in a function that answers with what the job needs: numbers, texts, lists, dicts, dataclasses, models",
+    )
+    if '"writeOnly"' in str(schema).replace("'", '"'):  # a secret would come back as asterisks
         raise DefinitionError(
-            f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}",
-            "JSON can't carry such an answer of a step",
-            "wrap it in a function that answers with what the job needs: numbers, texts, lists, dicts, dataclasses, models",
-        ) from None
+            where,
+            "holds a secret, which is not written down",
+            "answer with what the job needs, not with a secret",
+        )
     return AnswerType(adapter)
+
+
+def require_json(
+    hint: Any, where: str, problem: str, cure: str
+) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+    """The adapter of a type that JSON can carry, and its JSON schema.
+
+    Raises:
+        DefinitionError: JSON can't carry it; with this place, problem and cure.
+    """
+    try:
+        adapter = TypeAdapter[Any](hint)
+        return adapter, adapter.json_schema(mode="serialization")
+    except PydanticUserError as error:
+        if error.code == "typed-dict-version":
+            cure = "take TypedDict from typing_extensions; that of typing can't be read before Python 3.12"
+        raise DefinitionError(where, problem, cure) from None
 
 
 def type_like(value: T) -> AnswerType[T]:

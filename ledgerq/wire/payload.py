@@ -6,10 +6,10 @@ from inspect import get_annotations
 from typing import Any, ClassVar, Generic, Unpack
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import TypeVar
 
 from ledgerq.errors import DefinitionError, UnexpectedResult
+from ledgerq.wire.answers import AnswerType
 from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 from ledgerq.wire.queue_name import checked_queue
 
@@ -87,44 +87,24 @@ def require_queue(where: str, queue: str | None) -> None:
         raise DefinitionError(where, str(error), "choose another one") from None
 
 
-def as_json(payload: type[Payload[Any]], answer: Any) -> Any:
-    """The handler's answer as JSON has it, so that `answer_of` makes the same answer of it again.
-
-    An answer that is not of the type that the payload names is taken as it is.
-    """
-    adapter = _adapter(payload)
-    if adapter is None:
-        return to_jsonable_python(answer)
-    try:
-        return adapter.dump_python(
-            answer, mode="json", by_alias=False, round_trip=True, warnings="error"
-        )
-    except PydanticSerializationError:
-        return to_jsonable_python(answer, by_alias=False)
-
-
 def answer_of(job_id: str, payload: type[Payload[Any]], result: Any) -> Any:
     """A job's result, converted from JSON to the result type that the payload class names.
 
     Raises:
         UnexpectedResult: the result does not fit the type; the error shows no value of it.
     """
-    adapter = _adapter(payload)
-    if adapter is None:
-        return result
     try:
-        # as JSON, because from JSON a strict model takes dates and UUIDs as texts
-        return adapter.validate_json(to_json(result), by_alias=True, by_name=True)
+        return answers_of(payload).from_json(result)
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise UnexpectedResult(job_id, payload.kind, told) from None
 
 
 @cache
-def _adapter(payload: type[Payload[Any]]) -> TypeAdapter[Any] | None:
-    """Validates results of this payload class; None if the class names no result type."""
+def answers_of(payload: type[Payload[Any]]) -> AnswerType[Any]:
+    """How JSON carries the results that this payload class names; any result, if it names no type."""
     named = result_type(payload)
-    return None if named is Any else TypeAdapter(named)
+    return AnswerType() if named is Any else AnswerType(TypeAdapter(named))
 
 
 @cache

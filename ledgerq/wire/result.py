@@ -8,11 +8,13 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 
 from ledgerq.errors import InvalidResult, ResultTooLarge
-from ledgerq.wire.payload import Payload, as_json
+from ledgerq.wire.answers import AnswerType
+from ledgerq.wire.payload import Payload, answers_of
 
+_ANY: AnswerType[Any] = AnswerType()
 _MAX_ID = 2**63
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _MAY_BE_NO_NUMBER = (b"NaN", b"Infinity")
@@ -36,9 +38,14 @@ def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None 
     """
     if result is None or (type(result) is int and -_MAX_ID <= result <= _MAX_ID):
         return result  # the answer of most jobs
+    return storable_answer(result, limit, _ANY if payload is None else answers_of(payload))
+
+
+def storable_answer(answer: Any, limit: int, kind: AnswerType[Any]) -> Any:
+    """An answer in JSON's types, by its own type. Raises as `storable_result`."""
     try:
-        _check(result, 0)
-        value = to_jsonable_python(result) if payload is None else as_json(payload, result)
+        _check(answer, 0)
+        value = kind.as_json(answer)
         encoded = to_json(value)
         if len(encoded) > 2 * _MAX_DEPTH or any(word in encoded for word in _MAY_BE_NO_NUMBER):
             _check(value, 0)  # a model's own serializer may write other values than its fields hold

@@ -6,11 +6,10 @@ from functools import partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter
-
 from ledgerq.errors import DefinitionError
 from ledgerq.text import described
 from ledgerq.wire.ambiguous import why_ambiguous
+from ledgerq.wire.answers import require_json
 from ledgerq.wire.payload import Payload, result_type
 
 _MAX_PROBLEM = 200
@@ -33,14 +32,11 @@ def read_handler(
     name = _name(handler)
     _require_coroutine_function(handler, name)
     hints = _hints(handler, name)
-    first, second, *third = _parameters(handler, name, 2 if outside is None else 3)
-    _require_context(hints.get(first), context, f"{name}({first})")
-    payload = hints.get(second)
-    require_payload(payload, f"{name}({second})")
-    assert isinstance(payload, type)  # noqa: S101 - as was required
+    names = _parameters(handler, name, 2 if outside is None else 3)
+    payload = _payload_of(hints, context, name, names)
     require_result(hints, result_type(payload), name)
     if outside is not None:
-        for argument, wanted in ((second, outside[0]), (third[0], outside[1])):
+        for argument, wanted in zip(names[1:], outside, strict=True):
             found = hints.get(argument)
             if found is not wanted and found != wanted:
                 raise DefinitionError(
@@ -48,6 +44,18 @@ def read_handler(
                     f"must be annotated as {_shown(wanted)}, as its function outside has it",
                     "let both name the same types",
                 )
+    return payload
+
+
+def _payload_of(
+    hints: dict[str, Any], context: type, name: str, names: Sequence[str]
+) -> type[Payload[Any]]:
+    """The payload class, if the function's first two arguments are a context and a payload."""
+    first, second = names[:2]
+    _require_context(hints.get(first), context, f"{name}({first})")
+    payload = hints.get(second)
+    require_payload(payload, f"{name}({second})")
+    assert isinstance(payload, type)  # noqa: S101 - as was required
     return payload
 
 
@@ -62,11 +70,7 @@ def read_outside(function: Callable[..., Any], context: type) -> tuple[type[Any]
         cure = "write async def; a plain function that it gives to outside.step or outside.call runs in a thread"
         raise DefinitionError(f"{name}: job(outside=)", "is no async def", cure)
     hints = _hints(function, name)
-    first, second = _parameters(function, name, 2)
-    _require_context(hints.get(first), context, f"{name}({first})")
-    payload = hints.get(second)
-    require_payload(payload, f"{name}({second})")
-    assert isinstance(payload, type)  # noqa: S101 - as was required
+    payload = _payload_of(hints, context, name, _parameters(function, name, 2))
     if "return" not in hints:
         raise _no_result(name)
     return payload, hints["return"]
@@ -129,16 +133,12 @@ def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
             f"its payload promises {_shown(promised)}",
             "let Payload[…] and the handler name the same type",
         )
-    try:
-        adapter = TypeAdapter(answer)
-        adapter.json_schema(mode="serialization")
-    except PydanticUserError as error:
-        cure = "answer with numbers, texts, lists, dicts, dataclasses or models; or with None"
-        if error.code == "typed-dict-version":
-            cure = "take TypedDict from typing_extensions; that of typing can't be read before Python 3.12"
-        raise DefinitionError(
-            f"{name}() -> {_shown(answer)}", "JSON can't carry such a result", cure
-        ) from None
+    adapter, _ = require_json(
+        answer,
+        f"{name}() -> {_shown(answer)}",
+        "JSON can't carry such a result",
+        "answer with numbers, texts, lists, dicts, dataclasses or models; or with None",
+    )
     if promised is not Any and (problem := why_ambiguous(adapter)):
         raise DefinitionError(
             f"{name}() -> {_shown(answer)}",
