@@ -9,15 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
 from ledgerq.errors import InvalidRequest, NotBuried
+from ledgerq.execution.retry import Policy
 from ledgerq.store import audit, dead_letters, steps
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.tables import JobProgress, JobStep, StepState
-from ledgerq.text import cut, shown
+from ledgerq.text import shown
+from ledgerq.wire.request import checked_words
 from ledgerq.wire.result import storable_result
 
 _SAID = {StepState.BEGUN: "in doubt", StepState.OPEN: "goes on", StepState.DONE: "done"}
-_MAX_REASON = 1000
-MAX_ANSWER = 262_144  # bytes of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,10 @@ async def resolve(
 
     Raises:
         NotBuried: the job has no dead letter.
-        InvalidRequest: the job has no step of that name; names those that it has.
+        InvalidRequest: actor or reason are not valid; or the job has no step of that name; names those that it has.
         InvalidResult, ResultTooLarge: the answer can't be kept.
     """
+    actor, reason = checked_words(actor, reason)
 
     async def once(session: AsyncSession) -> None:
         letter = await dead_letters.find(session, job_id)
@@ -90,11 +91,11 @@ async def resolve(
             there = f"the job has: {', '.join(known)}" if known else "the job has none"
             raise InvalidRequest("step", f"there is no step {name!r}; {there}")
         if happened:
-            kept = storable_result(answer, MAX_ANSWER)
+            kept = storable_result(answer, Policy().max_result)
             await steps.keep_answer(session, job_id, name, kept)
         else:
             await steps.remove(session, job_id, name)
-        said = {"step": name, "happened": happened, "reason": cut(reason, _MAX_REASON)}
+        said = {"step": name, "happened": happened, "reason": reason}
         origin = Origin(actor, job_id, letter.kind, trace_id=letter.trace_id)
         await audit.record(session, origin, Change("job", job_id, "resolve", {}, said))
 

@@ -29,7 +29,6 @@ from ledgerq.cli.output import (
     print_json,
     print_rows,
     say,
-    spelt_out,
 )
 from ledgerq.config import load_config
 from ledgerq.database.engine import Sessions
@@ -39,6 +38,7 @@ from ledgerq.settings import load
 from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.tables import DeadLetter
+from ledgerq.text import spelt_out
 
 T = TypeVar("T")
 

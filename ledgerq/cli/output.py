@@ -11,19 +11,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from ledgerq.text import printable
+
 # a pipe has no width; `:book:` in the id of a job is no picture
 out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
-
-
-def printable(text: str) -> str:
-    """One line that no terminal obeys."""
-    return spelt_out(" ".join(text.split()))
-
-
-def spelt_out(line: str) -> str:
-    """The line with its control characters spelt out, its spaces kept."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def plain(text: str) -> Text:

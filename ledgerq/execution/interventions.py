@@ -19,13 +19,11 @@ from ledgerq.store.audit import Change, Origin
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.outbox import Message
 from ledgerq.store.tables import Action, DeadLetter, JobState, OutboxMessage
-from ledgerq.text import storable
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from ledgerq.wire.readable import readable_parts
-from ledgerq.wire.request import MAX_ACTOR, require_free_names, require_printable
+from ledgerq.wire.request import checked_words, require_free_names
 
 PAGE = 500  # dead letters in one page
-_MAX_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ async def replay(
         NotReplayable: a job can't run with what its dead letter has; the error says what to give.
         InvalidRequest, Undecodable: an argument is not valid.
     """
-    actor, reason = _checked(actor, reason)
+    actor, reason = checked_words(actor, reason)
     edit = _Edit(payload, kind, new_job_id)
     edit.check(job_ids)
     with translated():
@@ -90,7 +88,7 @@ async def discard(
 
     Their unique keys are free again: a job that is staged with one of these keys is a new job.
     """
-    actor, reason = _checked(actor, reason)
+    actor, reason = checked_words(actor, reason)
     with translated():
         letters = await dead_letters.take(session, job_ids)
         await unique_keys.release(session, [letter.job_id for letter in letters])
@@ -132,7 +130,7 @@ async def cancel(
         LockTimeout: the job runs.
     """
     check_job_id(job_id)
-    actor, reason = _checked(actor, reason)
+    actor, reason = checked_words(actor, reason)
     with translated():
         staged = await outbox.find(session, job_id)
         if staged:
@@ -291,10 +289,3 @@ def _entry(
 
 def _origin(actor: str, letter: DeadLetter) -> Origin:
     return Origin(actor, letter.job_id, letter.kind, trace_id=letter.trace_id)
-
-
-def _checked(actor: str, reason: str) -> tuple[str, str]:
-    require_printable("actor", actor, MAX_ACTOR)
-    if len(reason) > _MAX_REASON:
-        raise InvalidRequest("reason", f"must have at most {_MAX_REASON} characters")
-    return actor, storable(reason)

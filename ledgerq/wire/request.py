@@ -10,11 +10,13 @@ from typing import Any
 from pydantic_core import from_json
 
 from ledgerq.errors import MAX_DELAY, InvalidRequest
+from ledgerq.text import storable
 from ledgerq.wire.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.queue_name import checked_queue
 
 MAX_ACTOR = 200
+MAX_REASON = 1000
 MAX_TRACE_ID = 64
 _MAX_DELAY = timedelta(seconds=MAX_DELAY)
 _DAYS = _MAX_DELAY.days
@@ -134,6 +136,18 @@ def require_printable(field: str, value: object, longest: int) -> None:
     """
     if not isinstance(value, str) or not 1 <= len(value) <= longest or not value.isprintable():
         raise InvalidRequest(field, f"must have 1 to {longest} printable characters")
+
+
+def checked_words(actor: str, reason: str) -> tuple[str, str]:
+    """Who intervenes and why, as the audit log can store it.
+
+    Raises:
+        InvalidRequest: the actor is not valid, or the reason has more than 1,000 characters.
+    """
+    require_printable("actor", actor, MAX_ACTOR)
+    if len(reason) > MAX_REASON:
+        raise InvalidRequest("reason", f"must have at most {MAX_REASON} characters")
+    return actor, storable(reason)
 
 
 def require_free_names(payload: Mapping[str, Any]) -> None:

@@ -14,11 +14,9 @@ from typing import Any
 
 from db import projects
 from db.inputs import NewProject
-from ledgerq.config import load_config
 from ledgerq.job import JobContext, Kind
-from ledgerq.logs import configure_logging
 from ledgerq.wire.payload import Payload
-from ledgerq.worker.build import build_worker, run_to_the_end
+from tests.acceptance.own_worker import run_worker_of
 from worker.app import app
 
 
@@ -163,11 +161,5 @@ async def handle(context: JobContext, guest: Guest) -> Any:
 APP = replace(app, jobs=[Kind(Guest, handle)], schedule=[], forget_ended_jobs=False)
 
 
-def main() -> None:
-    config = load_config()
-    configure_logging(config.worker.log_format, config.worker.log_level)
-    run_to_the_end(build_worker(APP, config))
-
-
 if __name__ == "__main__":
-    main()
+    run_worker_of(APP)

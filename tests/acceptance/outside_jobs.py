@@ -1,12 +1,10 @@
 """A worker whose jobs call an outside party over HTTP: `python -m tests.acceptance.outside_jobs`; and the party."""
 
-import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -14,9 +12,8 @@ import httpx
 from db import projects
 from db.inputs import NewProject
 from ledgerq import JobContext, Outside, Payload, job
-from ledgerq.config import load_config
-from ledgerq.logs import configure_logging
-from ledgerq.workers import build_worker, run_to_the_end
+from tests.acceptance.own_worker import run_worker_of
+from tests.answering import answering
 from worker.app import app
 
 
@@ -47,37 +44,15 @@ class Party:
 
 @contextmanager
 def party() -> Iterator[tuple[Party, str]]:
-    """The party and its URL, on a free port of this machine."""
+    """The party and its URL."""
     it = Party()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer = it.perform(self.path.strip("/"), self.headers["Idempotency-Key"])
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Says nothing."""
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:
-                """The caller was killed."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield it, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        it.let_go.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(
+        lambda path, headers: (200, it.perform(path.strip("/"), headers["Idempotency-Key"]))
+    ) as url:
+        try:
+            yield it, url
+        finally:
+            it.let_go.set()
 
 
 class Order(Payload[int], kind="order"):
@@ -119,11 +94,5 @@ async def resources() -> AsyncIterator[httpx.AsyncClient]:
 APP = replace(app, jobs=[order], schedule=[], forget_ended_jobs=False, resources=resources)
 
 
-def main() -> None:
-    config = load_config()
-    configure_logging(config.worker.log_format, config.worker.log_level)
-    run_to_the_end(build_worker(APP, config))
-
-
 if __name__ == "__main__":
-    main()
+    run_worker_of(APP)

@@ -4,15 +4,16 @@ It is never broken. It answers after a random time, at times with an error, at t
 effect. `/keyed/JOB/STEP` performs an effect once for an idempotency key, `/plain/JOB/STEP` once for a call.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from random import Random
 from typing import Literal
+
+from tests.answering import Response, answering
 
 SLOWEST = 0.3  # seconds that a call takes at most
 TROUBLES: dict[str, dict[str, float]] = {
@@ -104,50 +105,19 @@ class Party:
         return call
 
 
-def _handler(it: Party) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            call = it.take(
-                self.path, self.headers["Idempotency-Key"], float(self.headers["Decoded"])
-            )
-            if call.answer == "cut":
-                return  # the connection ends without an answer
-            body = json.dumps({"serial": call.serial, "step": call.step}).encode()
-            self.send_response(200 if call.answer == "ok" else 503)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Says nothing."""
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:
-                """The caller was killed."""
-
-    return Handler
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
-    block_on_close = False
-
-
 @contextmanager
 def party(random: Random) -> Iterator[Party]:
     """A party that listens on a free port of this machine."""
     it = Party(random)
-    server = _Server(("127.0.0.1", 0), _handler(it))
-    it.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True, name="party")
-    thread.start()
-    try:
-        yield it
-    finally:
-        it.let_go.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+    def post(path: str, headers: Message) -> Response | None:
+        call = it.take(path, headers["Idempotency-Key"], float(headers["Decoded"]))
+        if call.answer == "cut":
+            return None
+        return 200 if call.answer == "ok" else 503, {"serial": call.serial, "step": call.step}
+
+    with answering(post) as it.url:
+        try:
+            yield it
+        finally:
+            it.let_go.set()
