@@ -9,6 +9,7 @@ from ledgerq.errors import PayloadMismatch, Snooze
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
 from ledgerq.execution.registry import Job
+from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside
 from ledgerq.store import inbox, steps
 from ledgerq.store.step_records import StepRecords
@@ -16,11 +17,12 @@ from ledgerq.store.step_records import StepRecords
 _ELSEWHERE = 15.0  # seconds before a job is looked at again that goes on in another worker
 
 
-async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[Any]:
+async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any]:
     """The job with what its `outside` function answers, ready for the transaction; as it is, if it has ended.
 
     Raises:
         PayloadMismatch: its steps were done for another payload.
+        BlockedTooOften: as `require_not_blocked`.
     """
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:
@@ -33,7 +35,9 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
         raise PayloadMismatch(job.id)
     origin = origin_of(job)
     records = StepRecords(sessions, origin, payload_hash, known)
-    outside: Outside[Any] = Outside(origin, job.resources, records, max_result=max_result)
+    job.delivery.recorded_at = records.recorded_at
+    require_not_blocked(job.delivery, policy)
+    outside: Outside[Any] = Outside(origin, job.resources, records, max_result=policy.max_result)
     try:
         answer = await run_apart(lambda: function(outside, job.payload), bound_of(job))
         records.require_going_on()  # its function may have caught why it can't
@@ -45,5 +49,6 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
                 return job
         raise Snooze(_ELSEWHERE) from error
     finally:
+        job.delivery.recorded_at = records.recorded_at
         await outside.close()
     return replace(job, answers=(answer,))
