@@ -11,6 +11,7 @@ from ledgerq.execution.isolation import run_apart
 from ledgerq.execution.registry import Job
 from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside
+from ledgerq.runtime.calls import call_within
 from ledgerq.store import inbox, steps
 from ledgerq.store.step_records import StepRecords
 
@@ -37,9 +38,11 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
     records = StepRecords(sessions, origin, payload_hash, known)
     job.delivery.recorded_at = records.recorded_at
     require_not_blocked(job.delivery, policy)
-    outside: Outside[Any] = Outside(origin, job.resources, records, max_result=policy.max_result)
+    outside: Outside[Any] = Outside(origin, job.resources, records, policy.step_limits)
     try:
-        answer = await run_apart(lambda: function(outside, job.payload), bound_of(job))
+        answer = await run_apart(
+            lambda: call_within(None, function, outside, job.payload), bound_of(job)
+        )
         records.require_going_on()  # its function may have caught why it can't
     except Exception as error:
         if not records.is_over:

@@ -29,6 +29,7 @@ from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.isolation import HandlerMisbehaved
 from ledgerq.execution.outcome import Buried, Retry
 from ledgerq.text import MAX_ERROR, MAX_TRACEBACK, leaves
+from ledgerq.wire.step_names import StepLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Policy:
     for something that others must fix (older code or an older schema during a deploy, a missing grant,
     a lock) has `deploy_attempts_factor` times `max_attempts`. A job that lost its connection to the database spends no
     attempt, but is buried after `max_interruptions`, since the job itself may break the connection. A job whose worker
-    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON;
+    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON, as is `max_answers`, of all steps of a job;
     `max_error` and `max_traceback` are the characters that a dead letter keeps.
     """
 
@@ -52,8 +53,15 @@ class Policy:
     isolate_after_crashes: int = 2
     max_crashes: int = 3
     max_result: int = 262_144
+    max_steps: int = 1_000
+    max_answers: int = 8 * 2**20
     max_error: int = MAX_ERROR
     max_traceback: int = MAX_TRACEBACK
+
+    @property
+    def step_limits(self) -> StepLimits:
+        """The limits for the steps of a job."""
+        return StepLimits(self.max_steps, self.max_result, self.max_answers)
 
     def delay(self, attempt: int) -> float:
         """Seconds until the next attempt: exponential backoff with full jitter.

@@ -40,6 +40,7 @@ from ledgerq.execution.retry import Policy
 from ledgerq.store import audit, inbox, steps
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobState, JobStep, StepState
+from ledgerq.wire.step_names import StepLimits
 from tests.support import count, delivery, eventually, halt, letter, our_worker, process_one, rows
 
 POLICY = Policy(timeout=5, max_attempts=3)
@@ -397,7 +398,7 @@ def test_a_key_is_of_the_job_its_payload_and_the_name() -> None:
 
     def key(name: str, *, job_id: str = "job-1", attempt: int = 1, payload: bytes = b"p") -> str:
         origin = audit.Origin("x", job_id, "charge", attempt)
-        return Outside(origin, None, StepRecords(None, origin, payload, {}), max_result=9).key(name)  # type: ignore[arg-type]
+        return Outside(origin, None, StepRecords(None, origin, payload, {}), StepLimits()).key(name)  # type: ignore[arg-type]
 
     assert key("a") == key("a", attempt=2)
     assert len({key("a"), key("b"), key("a", payload=b"q"), key("a", job_id="job-2")}) == 4

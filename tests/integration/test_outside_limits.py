@@ -1,12 +1,16 @@
 """What outside jobs cost and how often they are tried: attempts for each step, trips to the database, threads."""
 
+import asyncio
+import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from ledgerq import JobContext, Outside, Payload, Permanent, job
+from ledgerq import DefinitionError, JobContext, Outside, Payload, Permanent, job
 from ledgerq.database.engine import Database, Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import InvalidRequest
@@ -14,10 +18,11 @@ from ledgerq.execution import replays
 from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
+from ledgerq.runtime.calls import MAX_LEFT, MAX_THREADS, call_within
 from ledgerq.store import audit
 from ledgerq.store.tables import JobStep
 from tests.integration.test_reads import statements
-from tests.support import delivery, process_one, rows
+from tests.support import delivery, eventually, process_one, rows
 
 NAMES = ("find", "charge", "mail")
 
@@ -131,6 +136,27 @@ async def test_a_step_costs_one_statement_beside_its_begin_and_commit(
     assert (entry.action, entry.after, entry.kind) == ("step", {"step": "find"}, "send")
 
 
+@pytest.mark.parametrize(
+    ("limits", "problem", "calls"),
+    [
+        ({"max_steps": 2}, "a job has at most 2 steps (LEDGERQ_MAX_STEPS)", NAMES[:2]),
+        ({"max_answers": 2}, "larger than 2 bytes (LEDGERQ_MAX_ANSWERS)", NAMES),
+    ],
+)
+async def test_steps_have_limits_that_settings_move(
+    any_sessions: Sessions, limits: dict[str, int], problem: str, calls: tuple[str, ...]
+) -> None:
+    """Beyond them the job is buried at once; a replay does no step twice."""
+    party = Party()
+    for _ in range(2):
+        outcome = await attempt(any_sessions, party, 1, **limits)
+        assert isinstance(outcome, Buried)
+        assert problem in str(outcome.error)
+        async with transaction(any_sessions) as session:
+            await replays.replay(session, ["job-1"], actor="ada", reason="x")
+    assert tuple(party.calls) == calls
+
+
 async def buried_after(sessions: Sessions, party: Party) -> None:
     async def fail(context: JobContext[Party], send: Send, steps: int) -> int:
         raise Permanent("out of paper")
@@ -188,3 +214,65 @@ async def test_a_replay_from_a_step_that_is_not_there_names_those_that_are(
                 session, ["job-1", "job-2"], actor="ada", reason="x", from_step="find"
             )
     assert [each.name for each in await rows(any_sessions, JobStep)] == [*NAMES]
+
+
+def render(outside: Outside[Party], send: Send) -> str:
+    assert threading.current_thread() is not threading.main_thread()
+    return outside.key("page") + str(send.number)
+
+
+async def test_a_plain_function_outside_runs_in_a_thread(any_sessions: Sessions) -> None:
+    """The handler gets what it answers; the event loop goes on meanwhile."""
+    given = list[str]()
+
+    async def keep(context: JobContext[Party], send: Send, page: str) -> int:
+        given.append(page)
+        return len(page)
+
+    kind = job(outside=render, in_thread=True)(keep)
+    assert await attempt(any_sessions, Party(), 1, kind) == Completed(33)
+    assert given[0].endswith("1")
+
+
+def test_a_thread_is_asked_for_by_name() -> None:
+    """A plain def without the word is refused at import, and so is an async def with it."""
+    with pytest.raises(DefinitionError, match=r"is a plain def.*in_thread=True"):
+        job(outside=render)(answer)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="is an async def, which runs in no thread"):
+        job(outside=three_steps, in_thread=True)(answer)  # type: ignore[arg-type]
+
+
+async def test_threads_that_hang_take_no_place_of_other_calls() -> None:
+    """A call that is over leaves its thread to its end; as many calls as before have a thread, until too many hang."""
+    goes_on = threading.Event()
+
+    def hang() -> None:
+        goes_on.wait()
+
+    async def leave_one() -> None:
+        with pytest.raises(TimeoutError, match="hang took longer than"):
+            await call_within(0.01, hang)
+
+    try:
+        with capture_logs() as logs:
+            await asyncio.gather(*(leave_one() for _ in range(MAX_THREADS + 1)))
+        assert await asyncio.wait_for(call_within(None, len, "abc"), 5) == 3
+        left = [each for each in logs if each["event"] == "call.thread_left"]
+        assert left[-1]["threads"] == len(left) >= MAX_THREADS
+        assert left[-1]["function"].endswith("hang")
+        while len(left) < MAX_LEFT:
+            await leave_one()
+            left.append({})
+        with pytest.raises(RuntimeError, match="96 threads of earlier calls have not ended"):
+            for _ in range(MAX_THREADS):
+                await call_within(1, len, "abc")
+                await leave_one()
+    finally:
+        goes_on.set()
+    await eventually(_can_be_called)
+
+
+async def _can_be_called() -> bool:
+    with suppress(RuntimeError):
+        return bool(await call_within(1, len, "abc"))
+    return False
