@@ -34,6 +34,7 @@ from ledgerq.database.engine import Tables
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlstate import is_grant_missing
 from ledgerq.errors import InvalidPayload, InvalidRequest, LedgerqError, UnknownKind, UsageError
+from ledgerq.job import Kind
 from ledgerq.logs import configure_logging
 from ledgerq.settings import PREFIX, load, refuse_unknown
 from ledgerq.text import first_line
@@ -234,17 +235,26 @@ def _plain(check: health_checks.Check) -> dict[str, Any]:
 
 @commands.command()
 def kinds(app: AppName = None, as_json: AsJson = False) -> None:
-    """List the kinds of job that can be enqueued, with the JSON schema of each payload."""
-    schemas = {kind.name: kind.payload.model_json_schema() for kind in require_app().jobs}
+    """List the kinds of job that can be enqueued, how they commit, and the JSON schema of each payload."""
+    jobs = require_app().jobs
     if as_json:
-        print_json(schemas)
+        print_json({kind.name: kind.payload.model_json_schema() for kind in jobs})
         return
-    for name, schema in schemas.items():
-        table = Table("field", "type", "required", title=plain(name), title_justify="left")
+    for kind in jobs:
+        schema, title = kind.payload.model_json_schema(), f"{kind.name} ({_how_it_commits(kind)})"
+        table = Table("field", "type", "required", title=plain(title), title_justify="left")
         for field, rules in schema.get("properties", {}).items():
             required = "yes" if field in schema.get("required", ()) else ""
             table.add_row(plain(field), plain(_type_of(rules, schema)), required)
         out.print(table)
+
+
+def _how_it_commits(kind: Kind[Any, Any]) -> str:
+    if kind.outside:
+        return "works outside, then has its own commit"
+    if kind.handle_many:
+        return "many at once share a commit"
+    return "shares commits" if kind.shares_commit else "own commit"
 
 
 def _type_of(rules: dict[str, Any], schema: dict[str, Any]) -> str:

@@ -53,6 +53,9 @@ class Registry:
             self._kinds[kind.name] = kind
             self.queues[kind.name] = kind.queue
         self.outside_kinds = frozenset(kind.name for kind in self if kind.outside)
+        self.single_kinds = frozenset(
+            kind.name for kind in self if not (kind.outside or kind.is_batchable)
+        )
         self._look_who_shares()
 
     def __iter__(self) -> Iterator[Kind[Any]]:

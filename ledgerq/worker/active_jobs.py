@@ -14,7 +14,7 @@ from ledgerq.broker.claims import Ack, Claim
 from ledgerq.errors import CancelledByItself, Undecodable
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
-from ledgerq.worker.poller import BatchSize
+from ledgerq.worker.sharing import BatchSize
 
 _NO_ROOM = 500  # milliseconds before a job is claimed again for which there was no slot
 

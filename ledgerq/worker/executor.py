@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from arq.worker import JobExecutionFailed
 
 from ledgerq.broker.claims import Ack, AckAction, Claim
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Expired, LedgerqError, Undecodable, UnknownKind
+from ledgerq.errors import Expired, Undecodable, UnknownKind
 from ledgerq.execution import interventions
 from ledgerq.execution.dead_letter import MAX_NOTE, bury
 from ledgerq.execution.delivery import Delivery
@@ -29,7 +30,8 @@ from ledgerq.wire.envelope import check_job_id
 from ledgerq.wire.foreign import foreign_format
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
 from ledgerq.worker.left_jobs import LeftJobs
-from ledgerq.worker.processor import OURS, Processor, is_ours
+from ledgerq.worker.processor import OURS, NotBegun, Processor, is_ours
+from ledgerq.worker.sharing import KindSizes
 
 log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions
 
@@ -60,6 +62,7 @@ class Executor:
     on_interrupted: Callable[[], None]
     on_wait: Callable[[tuple[str, str], str], None]
     _just_left: set[str] = field(default_factory=set)
+    _sizes: KindSizes = field(default_factory=KindSizes)
 
     async def run(self, claims: Sequence[Claim]) -> list[Ack]:
         """Run jobs; those of one kind run together if they may share a transaction. Answers with an ack for each job.
@@ -79,13 +82,19 @@ class Executor:
                 alone.append(claim)
         acks = {}
         for kind, batch in batches.items():
-            assert self.processor  # noqa: S101 - as above
-            outcomes = await self.processor.process(batch, kind)
-            for claim, outcome in zip(batch, outcomes, strict=True):
-                acks[claim.job_id] = self._ack(Call.of(claim), outcome)
+            for part in self._sizes.parts(kind, batch):
+                for claim, outcome in zip(part, await self._together(part, kind), strict=True):
+                    acks[claim.job_id] = self._ack(Call.of(claim), outcome)
         for claim in alone:
             acks[claim.job_id] = await self._run_alone(claim)
         return [acks[claim.job_id] for claim in claims]
+
+    async def _together(self, claims: Sequence[Claim], kind: str) -> Sequence[Outcome]:
+        assert self.processor  # noqa: S101 - the kinds are its
+        started = time.monotonic()
+        outcomes = await self.processor.process(claims, kind)
+        self._sizes.learn(kind, len(claims), time.monotonic() - started)
+        return outcomes
 
     async def _run_alone(self, claim: Claim) -> Ack:
         if not claim.body:
@@ -265,16 +274,6 @@ class Executor:
             outcome = await bury(claim, burial, sessions, self.processor.policy)
         report(claim, UNROUTABLE, outcome, 0)
         return self._ack(call, outcome)
-
-
-class NotBegun(LedgerqError):
-    """The worker has ledgerq kinds, but its startup hook has not called `Lifecycle.begin`."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "App(on_startup=): the hook did not begin the worker's life; call "
-            "`await lifecycle_of(ctx).begin(ctx, database)` in it"
-        )
 
 
 def _kind_of(claim: Claim) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 MAX_WAIT = 0.95  # seconds between two polls while Redis notifies of changes; arq's cron needs a poll a second
 _APART_AT_WORK = 0.025  # seconds between two polls while jobs run and none ends, for larger batches
@@ -92,50 +91,3 @@ class Poller:
                 while not (self.stopping or enough()):
                     self._woken.clear()
                     await self._woken.wait()
-
-
-_FIRST = 200  # jobs in the first batch: until a batch was measured, the rest is left to others
-_MIN_JOBS = 2  # jobs in the smallest batch: one job shares nothing
-_SHORT = 2.0  # seconds: after a full batch that took less, the next may be twice as large
-_LONG = 4.0  # seconds: after a batch that took more, the size is halved: others wait 5 s for a lock
-_MAX_AT_ONCE = 4  # batches: some wait for the database or Redis while the next one runs
-_SLOW = 0.25  # seconds: after a slower batch fewer run at once: other workers may be faster
-
-
-@dataclass(slots=True)
-class BatchSize:
-    """Adapts how large batches are, and how many run at once, to how long they take.
-
-    Large batches cost least for each job; slow batches keep jobs from other workers, and rows locked. `most` is the
-    largest size that is allowed. `running` is the number of batches that run now, `jobs` the number of their jobs.
-    """
-
-    most: int
-    running: int = 0
-    jobs: int = 0
-    _size: int = _FIRST
-    _at_once: int = 1
-
-    @property
-    def next_size(self) -> int:
-        """How many jobs the next batch may have; 0 if enough are running."""
-        return min(self._size, self.most) if self.running < self._at_once else 0
-
-    def began(self, jobs: int) -> None:
-        """Note that a batch of so many jobs begins."""
-        self.running += 1
-        self.jobs += jobs
-
-    def ended(self, jobs: int) -> None:
-        """Note that a batch of so many jobs has ended, with success or without."""
-        self.running -= 1
-        self.jobs -= jobs
-
-    def learn(self, jobs: int, seconds: float) -> None:
-        """Adapt the size, and how many run at once, to a batch of `jobs` that took `seconds`."""
-        step = -1 if seconds > _SLOW else 1
-        self._at_once = min(max(1, self._at_once + step), _MAX_AT_ONCE)
-        if seconds > _LONG:
-            self._size = max(_MIN_JOBS, jobs // 2)
-        elif seconds < _SHORT and jobs >= self._size:
-            self._size = min(self.most, 2 * self._size)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, assert_never, cast
 
 import structlog
@@ -13,6 +13,7 @@ from arq.typing import WorkerCoroutine
 from ledgerq.broker.keys import retry_key_prefix
 from ledgerq.broker.relay import Relay
 from ledgerq.database.engine import Database
+from ledgerq.errors import LedgerqError
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from ledgerq.execution.process import process
@@ -24,6 +25,7 @@ from ledgerq.wire.arq_formats import PROBLEM
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import has_ordering_key
 from ledgerq.wire.foreign import foreign_format
+from ledgerq.worker.sharing import QuickKinds
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
@@ -40,6 +42,7 @@ class Processor:
     registry: Registry
     policy: Policy
     relay: Relay
+    quick_kinds: QuickKinds = field(default_factory=QuickKinds)
 
     async def process(self, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
         """Process deliveries of one kind; answers with their outcomes, and logs them.
@@ -58,7 +61,19 @@ class Processor:
         for delivery, outcome, good in zip(deliveries, outcomes, completed, strict=True):
             if not good or len(deliveries) == 1 or log.is_enabled_for(logging.DEBUG):
                 report(delivery, name, outcome, seconds)
+        if len(deliveries) == 1 and completed[0] and name in self.registry.single_kinds:
+            self.quick_kinds.completed(name, seconds)
         return outcomes
+
+
+class NotBegun(LedgerqError):
+    """The worker has ledgerq kinds, but its startup hook has not called `Lifecycle.begin`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "App(on_startup=): the hook did not begin the worker's life; call "
+            "`await lifecycle_of(ctx).begin(ctx, database)` in it"
+        )
 
 
 def is_ours(function: Any) -> bool:

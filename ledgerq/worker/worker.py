@@ -33,13 +33,14 @@ from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.arq_functions import Counters, Options
 from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
 from ledgerq.worker.arq_worker import ArqWorker
-from ledgerq.worker.executor import Executor, NotBegun
+from ledgerq.worker.executor import Executor
 from ledgerq.worker.heartbeat import Heartbeat, Wait, heartbeat_of
 from ledgerq.worker.leases import Leases
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
-from ledgerq.worker.poller import BatchSize, Poller
-from ledgerq.worker.processor import PROCESSOR, Processor, is_ours
+from ledgerq.worker.poller import Poller
+from ledgerq.worker.processor import PROCESSOR, NotBegun, Processor, is_ours
+from ledgerq.worker.sharing import BatchSize
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 arq_log = logging.getLogger("arq.worker")  # the logger in which arq's users look

@@ -40,7 +40,8 @@ def test_kinds_lists_what_can_be_enqueued() -> None:
     assert schemas.keys() == {kind.name for kind in app.jobs}
     assert schemas["create_task"]["required"] == ["title", "project_id"]
     shown = ledgerq("kinds").stdout
-    assert "create_task" in shown
+    assert "create_task (many at once share a commit)" in shown
+    assert "bulk_create_tasks (own commit)" in shown
     assert "[string]" in shown
 
 

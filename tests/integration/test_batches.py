@@ -286,7 +286,7 @@ async def test_a_batch_is_a_batch_whoever_enqueues(
     await drain(our_worker(config, app.registry(), **options))
     moments = {receipt.processed_at for receipt in await rows(sessions, ProcessedJob)}
     assert await done(sessions) == 30
-    assert len(moments) <= 2
+    assert len(moments) <= 4  # the first has 8
 
 
 async def by_our_client(

@@ -8,7 +8,7 @@ import pytest
 from ledgerq import App
 from ledgerq.config import Config
 from ledgerq.retention import PruneProcessedJobs
-from ledgerq.worker.executor import NotBegun
+from ledgerq.worker.processor import NotBegun
 from ledgerq.workers import build_worker
 from tests.support import drain
 from worker.app import app
