@@ -1,7 +1,7 @@
 """The benchmark, `make bench`: ledgerq beside its peers, in one run, everybody on the same servers.
 
-With QUICK=1 it takes three minutes and looks at creating tasks only. ONLY=create,idle picks groups,
-ROUNDS=3 and SECONDS=4 say how long.
+With QUICK=1 it takes four minutes and looks at creating tasks and at work outside of the database only. ONLY=create,idle
+picks groups, ROUNDS=3 and SECONDS=4 say how long.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench import contenders as who
-from bench import page, report, venvs, workloads
+from bench import outside, page, report, venvs, workloads
 from bench.processes import Contender
 from bench.results import Results
 from bench.rounds import Pacing, Segment, play
@@ -24,24 +24,26 @@ from bench.servers import ROOT, SETTINGS, Servers, servers
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
 OURS = (who.OURS, who.STAGED)
+OUTSIDE = ("ours", "arq", "saq", "taskiq", "procrastinate", "dbos")
 QUICKEST = ("ours", "arq", "saq", "taskiq", "pgqueuer")  # who is worth a second look
 FASTEST_DRIP = 1_000  # jobs a second that one client puts on the queue one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments that take turns."""
+    """Segments that take turns, in so many rounds. A quick run leaves out what has no `quick` rounds."""
 
     name: str
     segments: Callable[[Servers, Results, list[Contender]], list[Segment]]
     rounds: int
     rehearse: bool = True
+    quick: int = 0
 
 
 def groups() -> list[Group]:
     """What a whole run looks at, in order."""
     return [
-        Group("create", lambda s, r, c: _create(s, c), 5),
+        Group("create", lambda s, r, c: _create(s, c), 5, quick=3),
         Group("move", lambda s, r, c: workloads.drains(s, "move", _of(c, QUICKEST)), 3),
         Group("noop", lambda s, r, c: workloads.drains(s, "noop", _of(c, QUICKEST)), 3),
         Group("enqueue", lambda s, r, c: workloads.enqueues(s, c), 3),
@@ -50,6 +52,7 @@ def groups() -> list[Group]:
         Group("scaling", lambda s, r, c: _scaling(s, c), 2, rehearse=False),
         Group("depth", lambda s, r, c: workloads.depth(s, 100_000, [who.OURS]), 3, False),
         Group("recovery", lambda s, r, c: workloads.recovery(s, [who.OURS]), 2, rehearse=False),
+        Group("outside", lambda s, r, c: _outside(s, c), 3, rehearse=False, quick=1),
     ]
 
 
@@ -79,8 +82,18 @@ def _scaling(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
     ]
 
 
+def _outside(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
+    some = _of(taking_part, OUTSIDE)
+    calls = outside.calls(servers, 4 if QUICK else 10, some, own=not QUICK)
+    return [*calls, *outside.waiting(servers, [who.OURS])]
+
+
 def _of(contenders: list[Contender], names: Collection[str]) -> list[Contender]:
     return [each for each in contenders if each.name in names]
+
+
+def _but_dbos(contenders: list[Contender]) -> list[Contender]:
+    return [each for each in contenders if each is not who.DBOS]
 
 
 def _but_staged(contenders: list[Contender]) -> list[Contender]:
@@ -104,15 +117,19 @@ def _installed(peers: Iterable[Contender], results: Results, console: Console) -
 
 async def measure(servers: Servers, results: Results, console: Console) -> list[Contender]:
     """Play what was asked for; who took part."""
-    peers = (who.ARQ, who.SAQ) if QUICK else who.PEERS
+    only = [name for name in os.environ.get("ONLY", "").split(",") if name]
+    wanted = [
+        each for each in groups() if (not only or each.name in only) and (each.quick or not QUICK)
+    ]
+    peers = [who.ARQ, who.SAQ] if QUICK else [*who.PEERS, who.DBOS]
+    if all(group.name == "outside" for group in wanted):
+        peers = _of(peers, OUTSIDE)
     taking_part = [*OURS, *_installed(peers, results, console)]
-    wanted = [name for name in os.environ.get("ONLY", "").split(",") if name]
     pace = Pacing(float(os.environ.get("SECONDS", "2.5" if QUICK else "4")))
-    for group in groups():
-        if (wanted and group.name not in wanted) or (QUICK and group.name != "create"):
-            continue
-        rounds = int(os.environ.get("ROUNDS") or (3 if QUICK else group.rounds))
-        segments = group.segments(servers, results, taking_part)
+    for group in wanted:
+        rounds = int(os.environ.get("ROUNDS") or (group.quick if QUICK else group.rounds))
+        some = taking_part if group.name == "outside" else _but_dbos(taking_part)
+        segments = group.segments(servers, results, some)
         await play(segments, rounds, pace, results, console, rehearse=group.rehearse)
     return taking_part
 

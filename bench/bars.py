@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.contenders import PEERS
+from bench.outside import HELD, MEMORY, SECONDS
 from bench.results import Results
 from bench.workloads import LONG, SHORT
 
@@ -35,7 +36,8 @@ class Bar:
 
 def bars(results: Results) -> list[Bar]:
     """All of them, in the order in which they are promised."""
-    return [*_throughput(results), *_latency(results), *_idle(results), *_growth(results)]
+    parts = (_throughput, _latency, _idle, _growth, _outside)
+    return [bar for part in parts for bar in part(results)]
 
 
 def _throughput(results: Results) -> Iterator[Bar]:
@@ -83,3 +85,12 @@ def _growth(results: Results) -> Iterator[Bar]:
     late, early = f"{LONG}: MB at the end", f"{LONG}: MB after a tenth"
     grown = results.ratio(late, "ours", "ours", of=early)
     yield Bar("worker memory after 1,000,000 jobs, to that after a tenth", 1.1, grown, True)
+
+
+def _outside(results: Results) -> Iterator[Bar]:
+    for what, workload, most, unit in (
+        ("500 outside jobs that wait 1 s each, one worker", SECONDS, 8, "s"),
+        ("1,000 outside jobs that wait, one worker", MEMORY, 60, "MB"),
+        ("1,000 outside jobs that wait, one worker", HELD, 0, "connections in use"),
+    ):
+        yield Bar(what, most, results.median(workload, "ours"), True, unit)

@@ -78,5 +78,6 @@ PGQUEUER = _peer(
     "batch-size=100, max-concurrent-tasks=200, asyncpg pool, 20 sessions, uvloop",
     20,
 )
+DBOS = _peer("dbos", "DBOS", "polling_interval_sec=0.05, READ COMMITTED, no log", 100)
 PEERS = (ARQ_DEFAULT, ARQ, SAQ, STREAQ, TASKIQ, CELERY, PROCRASTINATE, PGQUEUER)
-ALL = (OURS, STAGED, STOCK_CLIENT, *PEERS)
+ALL = (OURS, STAGED, STOCK_CLIENT, *PEERS, DBOS)

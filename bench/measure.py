@@ -19,6 +19,7 @@ from bench.servers import Servers
 LOOK = 0.05  # seconds between two counts …
 _LIGHT = 20  # … or so many times what a count takes: counting a million rows must not be what is measured
 PATIENCE = 40  # seconds without progress after which a contender is given up
+_COUNT = {table: f"SELECT count(*) FROM {table}" for table in ("task", "audit_log")}  # noqa: S608 - ours
 _WARM = 0.1  # of the jobs: they bring the workers up and are not counted
 
 Counter = Callable[[], Awaitable[int]]
@@ -110,9 +111,10 @@ async def counter(servers: Servers, kind: str, ticks: Path) -> AsyncIterator[Cou
         yield ticked
         return
     async with servers.database() as database:
+        rows = "task" if kind in ("call", "wait") else "audit_log"
 
         async def committed() -> int:
-            return int(await database.fetchval("SELECT count(*) FROM audit_log"))
+            return int(await database.fetchval(_COUNT[rows]))
 
         yield committed
 

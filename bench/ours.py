@@ -3,33 +3,37 @@
 `BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-from bench.peers import common
+from bench.peers import calls, common
 from bench.peers.common import Jobs
 from db.database import open_database
-from db.models import TaskStatus
+from db.models import Task, TaskStatus
 from jobs.kinds import CATALOGUE, ChangeTaskStatus, CreateTask
 from ledgerq.client import JobClient
 from ledgerq.config import WorkerConfig, load_config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.job import JobContext, Kind
+from ledgerq.job import JobContext, Kind, job
 from ledgerq.logs import configure_logging
+from ledgerq.outside import Outside
 from ledgerq.settings import load
 from ledgerq.staging import stage_many
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request
-from ledgerq.worker.build import build_worker
+from ledgerq.worker.build import build_worker, run_to_the_end
 from worker.app import app
 
 STAGED = os.environ.get("BENCH_STAGED") == "1"
 STAGED_AT_ONCE = 500
+WAIT = float(os.environ.get("BENCH_WAIT", "1"))  # seconds for which a job of the kind `wait` waits
 
 
 class Noop(Payload, kind="noop"):
@@ -42,12 +46,46 @@ async def handle(context: JobContext, payload: Noop) -> None:
     common.tick()
 
 
+class Call(Payload[None], kind="call"):
+    """A call of the service, then a row."""
+
+    title: str
+
+
+async def ask_service(outside: Outside, call: Call) -> str:
+    return await outside.step("call", calls.call)
+
+
+@job(outside=ask_service)
+async def add_row(context: JobContext, call: Call, answer: str) -> None:
+    context.session.add(Task(title=call.title, project_id=1))
+
+
+class Wait(Payload[None], kind="wait"):
+    """A wait of `BENCH_WAIT` seconds, then a row."""
+
+    number: int
+
+
+async def sleep(outside: Outside, wait: Wait) -> int:
+    return await outside.step("wait", asyncio.sleep, WAIT, wait.number)
+
+
+@job(outside=sleep)
+async def add_number(context: JobContext, wait: Wait, number: int) -> None:
+    context.session.add(Task(title=str(number), project_id=1))
+
+
 def _payload(kind: str, argument: str | int) -> Payload:
     match kind, argument:
         case "create", str():
             return CreateTask(title=argument, project_id=1)
         case "move", int():
             return ChangeTaskStatus(task_id=argument, status=TaskStatus.IN_PROGRESS)
+        case "call", str():
+            return Call(title=argument)
+        case "wait", int():
+            return Wait(number=argument)
         case _:
             return Noop(number=int(argument))
 
@@ -93,10 +131,11 @@ class Ours:
         """The template is migrated: nothing to make."""
 
     def worker(self) -> None:
-        """`ledgerq worker`, with a kind that does nothing beside the catalogue's."""
+        """`ledgerq worker`, with kinds of the benchmark beside the catalogue's."""
         config = load_config()
         configure_logging(config.worker.log_format, config.worker.log_level)
-        build_worker(replace(app, jobs=[*CATALOGUE, Kind(Noop, handle)]), config).run()
+        kinds: list[Kind[Any, Any]] = [*CATALOGUE, Kind(Noop, handle), add_row, add_number]
+        run_to_the_end(build_worker(replace(app, jobs=kinds), config))
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[OnRedis | Staged]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.outside import CALL, CALL_OWN, HELD, MEMORY, SECONDS
 from bench.results import Results, less_is_better, shown
 from bench.servers import ROOT
 
@@ -28,10 +29,24 @@ _PARTS = {
     "idle, % of a core": "An idle worker: percent of a core",
     "idle, Redis commands/s": "An idle worker: commands that Redis executes a second",
     "idle, MB": "An idle worker: resident memory, MB",
+    SECONDS: "500 jobs that wait 1 s each outside of the database, one worker: seconds until the last is committed",
+    MEMORY: "1,000 jobs that wait outside of the database, one worker: MB more than at rest",
+    HELD: "The same: connections in use",
     "recovery, s": "One of two workers killed: seconds until the last of its jobs is committed elsewhere",
 }
+_CALLS = {
+    CALL: "Calling a service of 100 ms, then writing one row: 100 calls at once, one worker process",
+    CALL_OWN: "The same, with as many calls at once as each one allows by default",
+}
+_HOW_CALLS = """
+The service is one process on loopback that answers each HTTP request after 100 ms; its first row says how many calls a second it
+answers to bare clients. Everybody calls it by httpx with one `AsyncClient`, and writes one row in a transaction after the call.
+Peers have the pool that SQLAlchemy gives without settings, 15 connections at most. Connections were counted in pg_stat_activity
+every 20 ms: those that are open, and those in use, which is each that is not idle. ledgerq and DBOS record the call's answer
+before the row; the others would call again.
+"""
 _NAMED = re.compile(  # the packages worth a word
-    "arq|asyncpg|celery|ledgerq|pgqueuer|procrastinate|psycopg|redis|saq|sqlalchemy|sqlmodel|streaq|taskiq|uvloop",
+    "arq|asyncpg|celery|ledgerq|pgqueuer|procrastinate|psycopg|redis|saq|sqlalchemy|sqlmodel|streaq|taskiq|uvloop|dbos|httpx",
     re.IGNORECASE,
 )
 _HOW = """
@@ -72,6 +87,9 @@ def _lines(run: dict[str, Any]) -> Iterator[str]:
     for workload, title in _PARTS.items():
         if workload in results.values:
             yield from _part(results, workload, title, run["titles"])
+    for workload, title in _CALLS.items():
+        if workload in results.values:
+            yield from _calls(results, workload, title, run["titles"])
     yield from _growth(results)
     yield from _settings(run)
 
@@ -98,6 +116,22 @@ def _part(results: Results, workload: str, title: str, titles: dict[str, str]) -
         shown = "" if name == "ours" else _n(ratio)
         rows.append((titles[name], _n(median), f"{_n(least)} to {_n(most)}", shown))
     yield from _table(("who", "median", "least to most", versus), rows)
+
+
+def _calls(results: Results, workload: str, title: str, titles: dict[str, str]) -> Iterator[str]:
+    yield f"## {title}"
+    yield _HOW_CALLS if workload == CALL else ""
+    columns = ("connections, median", "connections, most", "in use, median", "in use, most")
+    rows = [
+        (
+            titles[name],
+            _n(median),
+            f"{_n(least)} to {_n(most)}",
+            *(_n(results.median(f"{workload}: {column}", name)) for column in columns),
+        )
+        for name, median, (least, most) in results.rows(workload)
+    ]
+    yield from _table(("who", "jobs a second", "least to most", *columns), rows)
 
 
 def _growth(results: Results) -> Iterator[str]:

@@ -17,6 +17,7 @@ from bench.venvs import python_of
 from ledgerq.embedded.both import stop
 
 _COMMAND_SECONDS = 900
+_KINDS_OF_THE_BENCH = ("noop", "call", "wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Contender:
     root: Path = ROOT  # the checkout that its code is in
 
     def worker_command(self, kind: str) -> list[str]:
-        """What runs one worker; ours needs a kind more where nothing is to be done."""
-        own = self.worker if kind != "noop" else ()
+        """What runs one worker; ours needs a kind more where nothing is to be done, or something outside."""
+        own = self.worker if kind not in _KINDS_OF_THE_BENCH else ()
         return [self.python, *(own or ("-m", self.module, "worker"))]
 
     @property

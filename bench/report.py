@@ -17,6 +17,7 @@ from rich.table import Table
 from bench import page, venvs
 from bench.bars import bars
 from bench.contenders import ALL
+from bench.outside import CALL, CALL_OWN
 from bench.page import RESULTS
 from bench.processes import Contender
 from bench.results import Results, shown
@@ -24,7 +25,10 @@ from bench.servers import ROOT, Servers, run
 
 QUICK_RESULTS = ROOT / ".bench" / "quick.json"
 DOCS = ROOT / "docs"
-_TITLES = {each.name: each.title for each in ALL} | {"pgbench": "pgbench, 8 clients"}
+_TITLES = {each.name: each.title for each in ALL} | {
+    "pgbench": "pgbench, 8 clients",
+    "service": "the service alone, 1,000 bare clients",
+}
 _OURS = ("arq", "asyncpg", "redis", "sqlalchemy", "sqlmodel", "pydantic", "hiredis")
 
 
@@ -33,7 +37,9 @@ def show(results: Results, console: Console) -> None:
     for workload in results.values:
         if ":" not in workload:
             console.print(_table(results, workload))
-    console.print(_costs(results))
+    for workload, title in _COSTLY.items():
+        if workload in results.values:
+            console.print(_costs(results, workload, title))
     console.print(_bars(results))
     for what, why in results.failures.items():
         console.print(f"left out: {what}: {why}", style="yellow", markup=False, highlight=False)
@@ -51,15 +57,20 @@ def _table(results: Results, workload: str) -> Table:
     return table
 
 
-_NO_PEERS = ("ours", "staged", "stock-client", "pgbench")
+_NO_PEERS = ("ours", "staged", "stock-client", "pgbench", "service")
+_COSTLY = {
+    "create": "what creating a task takes, one worker",
+    CALL: "what a call and a row take, 100 at once, one worker",
+    CALL_OWN: "what a call and a row take, by each one's own number at once",
+}
 
 
-def _costs(results: Results) -> Table:
-    """What each job of `create` took; the same of the other workloads is in the file."""
-    kinds = [name for name in results.values if name.startswith("create:")]
-    table = Table("who", *(name.removeprefix("create: ") for name in kinds))
-    table.title, table.title_justify = "what creating a task takes, one worker", "left"
-    for name in results.values.get("create", {}):
+def _costs(results: Results, workload: str, title: str) -> Table:
+    """What each job took; the same of the other workloads is in the file."""
+    kinds = [name for name in results.values if name.startswith(f"{workload}:")]
+    table = Table("who", *(name.removeprefix(f"{workload}: ") for name in kinds))
+    table.title, table.title_justify = title, "left"
+    for name in results.values[workload]:
         medians = [results.median(kind, name) for kind in kinds]
         if any(median is not None for median in medians):
             table.add_row(_TITLES[name], *("" if m is None else f"{m:,.2f}" for m in medians))

@@ -78,7 +78,7 @@ class Results:
 
 def less_is_better(workload: str) -> bool:
     """A time or a cost, not a speed."""
-    return workload.startswith(("latency", "idle", "recovery"))
+    return workload.startswith(("latency", "idle", "recovery", "waiting"))
 
 
 def shown(value: float) -> str:

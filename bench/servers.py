@@ -30,6 +30,7 @@ SETTINGS = {
     "max_connections": "600",  # room for 32 workers of any make
     "track_commit_timestamp": "on",  # the moment of each commit, for latencies
 }
+HARNESS = "bench harness"  # application_name of the harness's own connections
 _DATABASE = "bench"
 
 
@@ -60,7 +61,9 @@ class Servers:
     @asynccontextmanager
     async def database(self, name: str = _DATABASE) -> "AsyncIterator[asyncpg.Connection[Any]]":
         """A connection of the harness."""
-        connection = await asyncpg.connect(self._url(name), command_timeout=120)
+        connection = await asyncpg.connect(
+            self._url(name), command_timeout=120, server_settings={"application_name": HARNESS}
+        )
         try:
             yield connection
         finally:

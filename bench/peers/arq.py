@@ -10,7 +10,7 @@ from arq import create_pool
 from arq.connections import ArqRedis, RedisSettings
 from arq.worker import func, run_worker
 
-from bench.peers import common, tables
+from bench.peers import calls, common, tables
 from bench.peers.common import CONCURRENCY, REDIS_URL, Jobs
 
 TUNED = os.environ.get("BENCH_TUNED") == "1"
@@ -30,6 +30,11 @@ async def move(ctx: dict[str, Any], task_id: int) -> int:
     return await tables.move(ctx["sessions"], ctx["job_id"], task_id)
 
 
+async def call(ctx: dict[str, Any], title: str) -> int:
+    await calls.call()
+    return await tables.add(ctx["sessions"], title)
+
+
 async def noop(ctx: dict[str, Any], number: int) -> None:
     common.tick()
 
@@ -45,7 +50,7 @@ async def shutdown(ctx: dict[str, Any]) -> None:
 class WorkerSettings:
     """arq's defaults are 10 jobs at once, a look every 0.5 s, and results for an hour."""
 
-    functions: ClassVar[Any] = [func(each) for each in (create, move, noop)]
+    functions: ClassVar[Any] = [func(each) for each in (create, move, call, noop)]
     on_startup = startup
     on_shutdown = shutdown
     redis_settings = RedisSettings.from_dsn(REDIS_URL)

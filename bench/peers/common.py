@@ -37,7 +37,7 @@ Arguments = Sequence[str | int]
 
 def arguments(kind: str, number: int) -> Arguments:
     """What each job of a kind carries: a title that says when it was enqueued, a task's id, or nothing."""
-    if kind == "create":
+    if kind in ("create", "call"):
         return [f"{time.time():.6f}" for _ in range(number)]
     return [n + 1 for n in range(number)]
 

@@ -7,12 +7,10 @@ from typing import Any
 
 from procrastinate import App, JobContext, PsycopgConnector
 
-from bench.peers import common, tables
+from bench.peers import calls, common, tables
 from bench.peers.common import CONCURRENCY, Jobs
 
-app = App(
-    connector=PsycopgConnector(conninfo=tables.DATABASE_URL, min_size=4, max_size=CONCURRENCY)
-)
+app = App(connector=PsycopgConnector(conninfo=tables.DATABASE_URL, min_size=4, max_size=10))
 
 
 @app.task(name="create", pass_context=True)
@@ -27,12 +25,18 @@ async def move(context: JobContext, argument: int) -> int:
     return await tables.move(sessions, str(context.job.id), argument)
 
 
+@app.task(name="call", pass_context=True)
+async def call(context: JobContext, argument: str) -> int:
+    await calls.call()
+    return await tables.add(context.additional_context["sessions"], argument)
+
+
 @app.task(name="noop")
 async def noop(argument: int) -> None:
     common.tick()
 
 
-TASKS: dict[str, Any] = {"create": create, "move": move, "noop": noop}
+TASKS: dict[str, Any] = {"create": create, "move": move, "call": call, "noop": noop}
 
 
 class Producer:

@@ -7,7 +7,7 @@ from typing import Any
 
 from saq import Queue
 
-from bench.peers import common, tables
+from bench.peers import calls, common, tables
 from bench.peers.common import CONCURRENCY, REDIS_URL, Jobs
 
 queue = Queue.from_url(REDIS_URL, max_concurrent_ops=CONCURRENCY)
@@ -19,6 +19,11 @@ async def create(ctx: dict[str, Any], *, argument: str) -> int:
 
 async def move(ctx: dict[str, Any], *, argument: int) -> int:
     return await tables.move(ctx["sessions"], ctx["job"].id, argument)
+
+
+async def call(ctx: dict[str, Any], *, argument: str) -> int:
+    await calls.call()
+    return await tables.add(ctx["sessions"], argument)
 
 
 async def noop(ctx: dict[str, Any], *, argument: int) -> None:
@@ -35,7 +40,7 @@ async def shutdown(ctx: dict[str, Any]) -> None:
 
 settings = {
     "queue": queue,
-    "functions": [create, move, noop],
+    "functions": [create, move, call, noop],
     "concurrency": CONCURRENCY,
     "startup": startup,
     "shutdown": shutdown,

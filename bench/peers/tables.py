@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, sessionmaker
 from sqlmodel import Field, SQLModel
 
+from bench.peers import calls
 from bench.peers.common import CONCURRENCY
 
 DATABASE_URL = os.environ.get("DATABASE_URL", "")
@@ -60,9 +61,10 @@ class AuditLog(SQLModel, table=True):
 
 
 def asynchronous() -> tuple[AsyncEngine, async_sessionmaker[AsyncSession]]:
-    """An engine with a connection for each job that runs at once."""
+    """An engine with a connection for each job that runs at once; SQLAlchemy's own pool, if most of them wait for a call."""
     url = DATABASE_URL.replace("postgresql:", "postgresql+asyncpg:")
-    engine = create_async_engine(url, pool_size=CONCURRENCY, max_overflow=0)
+    pool = {} if calls.SERVICE else {"pool_size": CONCURRENCY, "max_overflow": 0}
+    engine = create_async_engine(url, **pool)
     return engine, async_sessionmaker(engine, expire_on_commit=False)
 
 
@@ -70,6 +72,15 @@ def synchronous() -> sessionmaker[Session]:
     """The same for processes that run one job at a time."""
     url = DATABASE_URL.replace("postgresql:", "postgresql+psycopg:")
     return sessionmaker(create_engine(url, pool_size=1), expire_on_commit=False)
+
+
+async def add(sessions: async_sessionmaker[AsyncSession], title: str) -> int:
+    """A task without an entry, in one transaction."""
+    async with sessions() as session:
+        task = Task(title=title, project_id=1)
+        session.add(task)
+        await session.commit()
+    return task.id or 0
 
 
 async def create(sessions: async_sessionmaker[AsyncSession], job_id: str, title: str) -> int:

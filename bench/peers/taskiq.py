@@ -7,7 +7,7 @@ from typing import Annotated
 from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq_redis import ListQueueBroker
 
-from bench.peers import common, tables
+from bench.peers import calls, common, tables
 from bench.peers.common import CONCURRENCY, REDIS_URL, Jobs
 
 broker = ListQueueBroker(REDIS_URL, max_connection_pool_size=CONCURRENCY + 10)
@@ -34,12 +34,18 @@ async def move(argument: int, context: Given) -> int:
     return await tables.move(context.state.sessions, context.message.task_id, argument)
 
 
+@broker.task("call")
+async def call(argument: str, context: Given) -> int:
+    await calls.call()
+    return await tables.add(context.state.sessions, argument)
+
+
 @broker.task("noop")
 async def noop(argument: int) -> None:
     common.tick()
 
 
-TASKS = {"create": create, "move": move, "noop": noop}
+TASKS = {"create": create, "move": move, "call": call, "noop": noop}
 
 
 class Producer:

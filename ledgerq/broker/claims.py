@@ -4,6 +4,7 @@ A claim holds for a lease, which Redis' clock measures. A claim names its owner 
 end the claim. A claimed job stays on the queue, due again at the end of its lease, and so comes after the due jobs.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,11 +18,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ledgerq.broker.keys import ABORTED, cancel_key, exclusive_slot_key, running_key, workers_key
+from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.broker.scripts import script
 from ledgerq.execution.delivery import Delivery
 from ledgerq.wire.envelope import MAX_BODY_BYTES, queue_mark
 
 AckAction = Literal["done", "retry", "release", "interrupt"]
+_SHARED, _OUTSIDE = 1, 2  # how a job runs, in claim.lua
+_LOOK_ON = 1  # milliseconds: the script's answer if the jobs behind those that it passed over are still to be looked at
+_LOOK_AGAIN = 10.0  # seconds: then a claim looks again at jobs that were passed over, and at new ones before them
 
 
 class RenewalStatus(IntEnum):
@@ -39,12 +44,14 @@ class Claim(Delivery):
     `body` is empty if Redis has lost it, or if the body under the job's id is of another queue's job. A body that is
     too long is cut to one byte more than `MAX_BODY_BYTES`. `score` is when the job was due, in milliseconds since 1970.
 
-    `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `runs_isolated`: no other
-    job may be claimed while this one runs, because workers died with it before.
+    `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `works_outside`: it takes one
+    of the slots for jobs that work outside of the database. `runs_isolated`: no other job may be claimed while this one
+    runs, because workers died with it before.
     """
 
     score: float
     is_batchable: bool
+    works_outside: bool
     runs_isolated: bool
 
 
@@ -71,7 +78,8 @@ class FetchResult:
     """What one poll of the queue has found.
 
     `drain_first`: let all running jobs end before the next poll, because the next job must run alone. `aborted` and
-    `cancelled` are the ids of jobs to stop: by arq's `Job.abort`, and by `ledgerq cancel`.
+    `cancelled` are the ids of jobs to stop: by arq's `Job.abort`, and by `ledgerq cancel`. `passed_over`: jobs that work
+    outside of the database are due for which there was no room; `due_in` is of the job behind them.
     """
 
     jobs: Sequence[Claim] = ()
@@ -79,6 +87,7 @@ class FetchResult:
     aborted: Collection[str] = ()
     cancelled: Collection[str] = ()
     due_in: float | None = None  # seconds until the next job is due; None if there is none
+    passed_over: bool = False
 
     @property
     def more(self) -> bool:
@@ -118,6 +127,8 @@ class Broker:
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
+        self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
+        self._began_to_pass = 0.0
 
     @classmethod
     def connect(
@@ -145,31 +156,37 @@ class Broker:
         """A second broker for these claims, with connections of its own, for use in another event loop."""
         return Broker.connect(redis, self.queue, self.worker, self.lease_settings, self.token)
 
-    async def claim(
-        self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
-    ) -> FetchResult:
+    async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
         """Claim due jobs, the earliest first.
 
         Args:
-            wanted: maximum number of jobs, without those that count against `batch_limit`.
+            wanted: maximum number of jobs, without those that count against `room`.
             busy: number of jobs that this worker runs now.
-            batch_limit: maximum number of further jobs, at their first attempt, of `batchable_kinds`.
-            batchable_kinds: the kinds whose jobs may share a transaction.
+            room: how many further jobs of some kinds there is room for.
         """
         lease_settings = self.lease_settings
+        if time.monotonic() > self._began_to_pass + _LOOK_AGAIN:
+            self._passed = (b"", b"")
         keys = self._keys_of_claim
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
-            queue_mark(self.queue), MAX_BODY_BYTES, batch_limit, *batchable_kinds,
+            queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
+            len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
-        jobs, drain_first, aborted, cancelled, due_in = await self._claim(keys=keys, args=arguments)
+        jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
+            keys=keys, args=arguments
+        )
+        if not self._passed[0] or due_in == _LOOK_ON:
+            self._began_to_pass = time.monotonic()
+        self._passed = passed
         return FetchResult(
             [_claim(each, self.queue, self.worker, lease_settings) for each in jobs],
             bool(drain_first),
             _texts(aborted),
             _texts(cancelled),
             None if due_in < 0 else due_in / 1000,
+            passed_over=bool(passed[0]),
         )
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
@@ -240,7 +257,7 @@ def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
 
 
 def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: LeaseSettings) -> Claim:
-    job_id, body, attempt, score, crashes, interruptions, log, is_batchable = answer
+    job_id, body, attempt, score, crashes, interruptions, log, runs = answer
     return Claim(
         text(job_id),
         attempt,
@@ -251,7 +268,8 @@ def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: Lease
         worker,
         queue,
         score=float(score),
-        is_batchable=bool(is_batchable),
+        is_batchable=runs == _SHARED,
+        works_outside=runs == _OUTSIDE,
         runs_isolated=lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,
     )
 

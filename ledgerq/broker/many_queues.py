@@ -6,7 +6,7 @@ route    sends renewals and acknowledgements to the queue from which the job was
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from arq.connections import ArqRedis
@@ -21,6 +21,7 @@ from ledgerq.broker.claims import (
     RenewalStatus,
     own_connections,
 )
+from ledgerq.broker.room import NO_ROOM, Room
 
 T = TypeVar("T")
 
@@ -44,9 +45,7 @@ class ServedQueues(Protocol):
     def lease_settings(self) -> LeaseSettings:
         """How long a claim holds, and the limits for jobs whose workers died."""
 
-    async def claim(
-        self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
-    ) -> FetchResult:
+    async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
         """Claim due jobs, with the arguments of `Broker.claim`."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
@@ -141,9 +140,7 @@ class ManyQueues:
         brokers = _brokers(redis, self._brokers, self.worker, self.lease_settings, token)
         return ManyQueues(brokers, self._held)
 
-    async def claim(
-        self, wanted: int, *, busy: int, batch_limit: int = 0, batchable_kinds: Collection[str] = ()
-    ) -> FetchResult:
+    async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
         """Claim due jobs of all queues, with the arguments of `Broker.claim`.
 
         A queue is polled even without room: its answer names jobs to cancel, and when the next job is due. If a queue
@@ -155,9 +152,7 @@ class ManyQueues:
         found: list[FetchResult] = []
         for queue in self._turn():
             try:
-                each = await self._brokers[queue].claim(
-                    wanted, busy=busy, batch_limit=batch_limit, batchable_kinds=batchable_kinds
-                )
+                each = await self._brokers[queue].claim(wanted, busy=busy, room=room)
             except Exception as error:
                 if not any(one.jobs for one in found):
                     raise
@@ -167,9 +162,11 @@ class ManyQueues:
             found.append(each)
             busy += len(each.jobs)
             batched = sum(claim.is_batchable for claim in each.jobs)
-            wanted, batch_limit = wanted - (len(each.jobs) - batched), batch_limit - batched
+            outside = sum(claim.works_outside for claim in each.jobs)
+            wanted -= len(each.jobs) - batched - outside
+            room = replace(room, batch=room.batch - batched, outside=room.outside - outside)
             if each.drain_first or any(claim.runs_isolated for claim in each.jobs):
-                wanted = batch_limit = 0  # a job that must run alone waits, or runs
+                wanted, room = 0, NO_ROOM  # a job that must run alone waits, or runs
                 self._first(queue)
         return _joined(found, self._take(found))
 
@@ -246,4 +243,5 @@ def _joined(found: Sequence[FetchResult], claims: Sequence[Claim]) -> FetchResul
         frozenset().union(*(each.aborted for each in found)),
         frozenset().union(*(each.cancelled for each in found)),
         min(waits, default=None),
+        any(each.passed_over for each in found),
     )

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import structlog
 
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.errors import CancelledByItself, Undecodable
+from ledgerq.broker.room import NO_ROOM, Room
+from ledgerq.errors import CancelledByItself
+from ledgerq.execution.registry import Registry
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.sharing import BatchSize
-
-_NO_ROOM = 500  # milliseconds before a job is claimed again for which there was no slot
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -57,8 +56,17 @@ class ActiveJobs:
         self._reasons: dict[str, CancelReason] = {}
         self.started = 0  # number of jobs that were started
         self.isolated = False  # the running job must run alone: workers died with it
-        self.outside = 0  # number of running jobs whose kind works outside of the database
+        self.outside = 0  # number of running jobs that work outside of the database
         self._batches, self._max_outside = batches, max_outside
+
+    def room(self, registry: Registry, *, shared: bool) -> Room:
+        """How many more jobs there is room for in one batch, if `shared`, and outside of the database."""
+        if self.isolated:
+            return NO_ROOM
+        batchable = registry.batchable_kinds if shared and self._batches.most > 1 else ()
+        batch = self._batches.next_size if batchable else 0
+        outside = self._max_outside - self.outside if registry.outside_kinds else 0
+        return Room(batch, batchable, outside, registry.outside_kinds)
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Start the claimed jobs: all that may share a transaction in one task, each other job in its own.
@@ -77,36 +85,15 @@ class ActiveJobs:
             self.start_batch(batch)
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
-        """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended.
-
-        A job that works outside of the database goes back to the queue for a moment if all slots for such jobs are taken.
-        """
+        """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended."""
         if claim.job_id in self.tasks:
-            return
-        outside = not aborted and self._works_outside(claim)
-        if outside and self.outside >= self._max_outside:
-            self._own(claim, self._give_back(claim), outside=False)
             return
         self.isolated = self.isolated or claim.runs_isolated
         self.started += 1
-        self._own(claim, self._take_to_its_end(claim, aborted=aborted), outside=outside)
-
-    def _own(self, claim: Claim, work: Coroutine[Any, Any, None], *, outside: bool) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self.tasks[claim.job_id] = task
-        self.outside += outside
-        task.add_done_callback(lambda _: self._ended(claim.job_id, outside=outside))
-
-    def _works_outside(self, claim: Claim) -> bool:
-        processor = self._executor.processor
-        kinds = processor.registry.outside_kinds if processor else ()
-        with suppress(Undecodable):
-            return bool(kinds) and claim.envelope.kind in kinds
-        return False
-
-    async def _give_back(self, claim: Claim) -> None:
-        """The jobs behind it have their turn meanwhile. No attempt is counted."""
-        await self._acker.acknowledge([Ack(claim.job_id, "release", _NO_ROOM)])
+        self.outside += claim.works_outside
+        task.add_done_callback(lambda _: self._ended(claim))
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
         """Cancel a job if it runs; the first reason is the one that counts."""
@@ -121,9 +108,9 @@ class ActiveJobs:
             self._reasons.setdefault(job_id, CancelReason.STOPPING)
             job.cancel()
 
-    def _ended(self, job_id: str, *, outside: bool) -> None:
-        del self.tasks[job_id]
-        self.outside -= outside
+    def _ended(self, claim: Claim) -> None:
+        del self.tasks[claim.job_id]
+        self.outside -= claim.works_outside
         self.isolated = False
         self._on_ended()
 

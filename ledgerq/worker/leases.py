@@ -10,6 +10,7 @@ import structlog
 
 from ledgerq.broker.claims import Ack, FetchResult
 from ledgerq.broker.many_queues import ServedQueues
+from ledgerq.broker.room import Room
 from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
@@ -24,15 +25,11 @@ class Leases:
     _orphans_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def claim(
-        self, wanted: int, *, busy: int, batch_limit: int, batchable_kinds: Collection[str]
-    ) -> FetchResult:
+    async def claim(self, wanted: int, *, busy: int, room: Room) -> FetchResult:
         """Claim jobs. If Redis' answer is lost, its claims are orphaned: `run` hands them back later."""
         async with self._claiming:
             try:
-                return await self.broker.claim(
-                    wanted, busy=busy, batch_limit=batch_limit, batchable_kinds=batchable_kinds
-                )
+                return await self.broker.claim(wanted, busy=busy, room=room)
             except BaseException:
                 self.expect_orphans()
                 raise

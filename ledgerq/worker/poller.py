@@ -54,13 +54,13 @@ class Poller:
         self.stopping = True
         self._woken.set()
 
-    async def until_change(self, due_in: float | None, *, busy: bool, burst: bool) -> None:
-        """Wait until the queue changes or its next job is due; in burst mode, also until a job ends.
+    async def until_change(self, due_in: float | None, *, busy: bool, or_free: bool) -> None:
+        """Wait until the queue changes or its next job is due; with `or_free`, also until a job ends.
 
         Args:
             due_in: seconds until the next job is due; None if there is none.
             busy: jobs are running.
-            burst: the worker ends when nothing is left to do.
+            or_free: there is something to do when a job has ended: claim one for which there was no room, or stop.
         """
         longest = max(MAX_WAIT, self.poll) if self._is_listening else self.poll
         longest = longest if due_in is None else min(longest, due_in + 0.001)
@@ -68,12 +68,13 @@ class Poller:
             rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())
             await self._wait(rest, lambda: self._freed)
         self.waiting.set()
-        await self._wait(longest, lambda: self._changed or (burst and self._freed))
+        await self._wait(longest, lambda: self._changed or (or_free and self._freed))
         self.waiting.clear()
         self._empty_polls = self._empty_polls + 1 if self._changed else 0
         if self._empty_polls > 1:
             apart = min(_MAX_APART, _APART * 2 ** max(0, min(self._empty_polls, 10) - 2))
-            await self.sleep(self._looked + apart - time.monotonic())
+            rest = self._looked + apart - time.monotonic()
+            await self._wait(rest, lambda: or_free and self._freed)
 
     async def until_free(self) -> None:
         """Wait until a job ends; at most `poll`, or 0.25 s if that is longer: the next poll may find jobs to abort."""

@@ -24,6 +24,7 @@ from ledgerq.broker.keys import watched_keys
 from ledgerq.broker.many_queues import ServedQueues, served
 from ledgerq.broker.notifier import QueueNotifier
 from ledgerq.broker.presence import ALIVE
+from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.ending import in_time, run_until_done
 from ledgerq.runtime.forks import end_in_children
@@ -149,13 +150,6 @@ class JobWorker(ArqWorker):
             on_emptied=relay.wake if relay else poller.queue_changed,
         )  # fmt: skip
 
-    def _batchable_kinds(self) -> tuple[str, ...]:
-        """The kinds whose jobs may share a transaction; none if a job hook must be called for each job."""
-        hooks = self.on_job_start or self.on_job_end or self.after_job_end
-        if not self._processor or hooks or self._batches.most <= 1 or self.max_burst_jobs >= 0:
-            return ()
-        return self._processor.registry.batchable_kinds
-
     async def _work(self, leases: Leases, active: ActiveJobs) -> None:
         while not self._poller.stopping:
             database = self._processor.database if self._processor else None
@@ -176,22 +170,24 @@ class JobWorker(ArqWorker):
                 await self._wait_for_more(claimed, active)
 
     async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
+        wanted, room = self._wanted(active), self._room(active)
         if claimed.drain_first and self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=self.lease_settings.lease / 3)
-        elif not self._wanted(active) or (claimed.more and not claimed.jobs):
+        elif not (wanted or room.outside) or (claimed.more and not claimed.jobs):
             await self._poller.until_free()  # there is no room, or the due job must wait
         elif not claimed.more:
-            await self._poller.until_change(claimed.due_in, busy=bool(self.tasks), burst=self.burst)
-        elif not (active.outside or self._batch_limit(active)):
+            await self._poller.until_change(
+                claimed.due_in, busy=bool(self.tasks), or_free=self.burst or claimed.passed_over
+            )
+        elif not (active.outside or room.batch):
             await self._poller.until_free()
 
     async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
         """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
-        most, kinds = self._batch_limit(active), self._batchable_kinds()
         claimed = await leases.claim(
-            self._wanted(active), busy=len(self.tasks), batch_limit=most, batchable_kinds=kinds
+            self._wanted(active), busy=len(self.tasks), room=self._room(active)
         )
         self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()
@@ -212,9 +208,12 @@ class JobWorker(ArqWorker):
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)
 
-    def _batch_limit(self, active: ActiveJobs) -> int:
-        """How many more jobs there is room for in one batch."""
-        return self._batches.next_size if self._batchable_kinds() and self._wanted(active) else 0
+    def _room(self, active: ActiveJobs) -> Room:
+        """How many more jobs there is room for in a batch, unless each needs its job hooks, and outside of the database."""
+        if not self._processor or self.max_burst_jobs >= 0 or not self.allow_pick_jobs:
+            return NO_ROOM
+        hooks = self.on_job_start or self.on_job_end or self.after_job_end
+        return active.room(self._processor.registry, shared=not hooks and self._wanted(active) > 0)
 
     def _jobs_started(self) -> int:  # arq counts a job twice if its ack was lost
         return self._active.started if self._active else 0

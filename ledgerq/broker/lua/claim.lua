@@ -4,21 +4,29 @@
 -- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now,
 --       crashes after which a job runs alone, crashes after which a job is given up,
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
---       further jobs wanted of the batchable kinds, the names of these kinds
+--       further jobs wanted of the batchable kinds, further jobs wanted of the kinds that work outside,
+--       the id and the score of the last job that was passed over, or '' and '',
+--       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
+-- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
+-- remembers the last one, so that no claim looks again at all that wait.
 -- A body that names another queue is not answered, and arq's keys of its id are left alone: the attempt 0 in
 -- the entry of such a claim says so.
--- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1}; a job is
--- {id, body or nil, attempt, score, crashes, interruptions, log, is batchable}. "Drain first" asks the owner to let its
--- jobs end and claim again: the next one must run alone.
+-- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1, id and score of the last job
+-- that was passed over}; a job is {id, body or nil, attempt, score, crashes, interruptions, log, how it runs}.
+-- "Drain first" asks the owner to let its jobs end and claim again: the next one must run alone.
 local queue, running, aborted, cancelled, exclusive_slot, workers = unpack(KEYS)
-local wanted, lease, token, worker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local mark, longest = ARGV[8], tonumber(ARGV[9])
-local batch_limit, batchable = tonumber(ARGV[10]), {}
-for i = 11, #ARGV do batchable[ARGV[i]] = true end
+local ALONE, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction, in a batch's, outside first
+local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
+local passed = {id = ARGV[12], score = ARGV[13]}
+local how = {} -- kind → how its jobs run
+for i = 15, #ARGV do how[ARGV[i]] = i < 15 + tonumber(ARGV[14]) and SHARED or OUTSIDE end
+local works_outside = #ARGV >= 15 + tonumber(ARGV[14])
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
-local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which no more jobs are claimed: a worker holds all in memory
+local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -91,11 +99,13 @@ local function kind_of(body)
     return is_json and type(content) == 'table' and content['f']
 end
 
--- true if the job is of a kind whose jobs share a transaction, and has not failed before
-local function fits_a_batch(id, body, crashes, fresh)
-    if not body or crashes > 0 or next(batchable) == nil then return false end
-    if not fresh and redis.call('EXISTS', RETRY .. id) == 1 then return false end
-    return batchable[kind_of(body) or ''] or false
+local function how_it_runs(job)
+    return job.body and next(how) and how[kind_of(job.body) or ''] or ALONE
+end
+
+-- true if the job has not failed before: it may share a transaction
+local function is_first(id, failures, fresh)
+    return fresh or (failures == 0 and redis.call('EXISTS', RETRY .. id) == 0)
 end
 
 local jobs, drain_first = {}, 0
@@ -112,8 +122,17 @@ local function must_wait(id, crashes)
     return true -- the worker that has the exclusive slot claims the job later
 end
 
+-- how many jobs come before those that must be looked at: up to the last one that was passed over
+local function passed_over()
+    if passed.id == '' then return 0 end
+    local score = redis.call('ZSCORE', queue, passed.id)
+    if score == passed.score then return redis.call('ZRANK', queue, passed.id) + 1 end
+    return redis.call('ZCOUNT', queue, '-inf', '(' .. passed.score)
+end
+
 -- the due jobs with their scores. If this worker has the exclusive slot: none while it runs other jobs, then the one
 -- job that must run alone
+local PASSED_OVER = 500 -- jobs that one claim passes over, at most
 local function due_jobs()
     local entry = redis.call('GET', exclusive_slot)
     if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
@@ -127,8 +146,16 @@ local function due_jobs()
         redis.call('DEL', exclusive_slot)
         if score and tonumber(score) <= now then return {id, score} end
     end
-    local most = wanted + batch_limit
-    return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, most)
+    local function due_from(rank, most)
+        return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', rank, most)
+    end
+    local most = room[ALONE] + room[SHARED] + room[OUTSIDE]
+    if works_outside and room[OUTSIDE] == 0 then most = most + PASSED_OVER end
+    local behind = passed_over()
+    if behind == 0 then return due_from(0, most) end
+    local due = due_from(0, math.min(behind, room[OUTSIDE])) -- there is room for some of those that were passed over
+    for _, each in ipairs(due_from(behind, most)) do due[#due + 1] = each end
+    return due
 end
 
 -- the body for this worker, or false; a second answer, true, if the body is of another queue's job
@@ -141,9 +168,9 @@ local function received(body)
     return #body > longest and string.sub(body, 1, longest + 1) or body
 end
 
--- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow.
--- A job is fresh if no worker has claimed it before.
-local AT_ONCE = 50
+-- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow; not of
+-- many more than there is room for. A job is fresh if no worker has claimed it before.
+local AT_ONCE = math.max(10, math.min(room[ALONE] + room[SHARED], 50))
 local function look_up(due, from)
     local ids, bodies, marks, known = {}, {}, {}, {}
     for i = from, math.min(#due, from + 2 * AT_ONCE - 1), 2 do
@@ -188,7 +215,7 @@ local function forget_old_abort(id, body)
     if enqueued and tonumber(asked) < tonumber(enqueued) then redis.call('ZREM', aborted, id) end
 end
 
-local function claim(id, score, job, crashes, interruptions, log, is_batchable)
+local function claim(id, score, job, crashes, interruptions, log, runs)
     if job.lost then log = note_crash(id, job.lost, log) end
     local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
     if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
@@ -201,30 +228,37 @@ local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     scores[#scores + 1] = whole(now + lease)
     scores[#scores + 1] = id
     weight = weight + (job.body and #job.body or 0)
-    jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, is_batchable and 1 or 0}
+    jobs[#jobs + 1] = {id, job.body, math.max(1, attempt), score, crashes, interruptions, log, runs}
 end
 
--- milliseconds until the next job is due, at most an hour; -1 if there is none
-local function due_in()
-    local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+-- milliseconds until the job of that rank is due, at most an hour; -1 if there is none
+local function due_in(rank)
+    local first = redis.call('ZRANGE', queue, rank, rank, 'WITHSCORES')
     return first[2] and math.floor(math.max(0, math.min(tonumber(first[2]) - now, 3600000))) or -1
 end
 
-local idle = due_in()
-if idle == 0 and wanted + batch_limit > 0 then
+local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
+if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known = due_jobs(), {}
     for i = 1, #due, 2 do
         local id = due[i]
         if not known[id] then known = look_up(due, i) end
         local job = known[id]
-        if job.fresh or job.foreign or not is_held(id) then
+        local runs = how_it_runs(job)
+        look_on = runs == OUTSIDE and room[OUTSIDE] == 0
+        if look_on then
+            weight = weight + #job.body
+            -- one that is due this very millisecond is looked at again: others may come before it
+            if tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
+            if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
+        elseif job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
-            local is_batchable = fits_a_batch(id, job.body, crashes + interruptions, job.fresh)
-            if (is_batchable and batch_limit or wanted) == 0 then break end -- no room: the jobs start in order
+            if runs == SHARED and not is_first(id, crashes + interruptions, job.fresh) then runs = ALONE end
+            if room[runs] == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
-                if is_batchable then batch_limit = batch_limit - 1 else wanted = wanted - 1 end
-                claim(id, due[i + 1], job, crashes, interruptions, log, is_batchable)
+                room[runs] = room[runs] - 1
+                claim(id, due[i + 1], job, crashes, interruptions, log, runs)
                 if (crashes >= isolate_after and crashes < give_up_after) or weight > HEAVY then break end
             elseif drain_first == 1 then
                 break
@@ -244,7 +278,8 @@ local function standing(set, age)
     return redis.call('ZRANGE', set, 0, 999)
 end
 
+if idle == 0 then idle = due_in(room[OUTSIDE] == 0 and passed_over() or 0) end
 return {
     jobs, drain_first, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
-    idle == 0 and due_in() or idle,
+    look_on and idle == 0 and 1 or idle, passed.id, passed.score,
 }

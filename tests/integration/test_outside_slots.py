@@ -1,0 +1,225 @@
+"""Jobs that work outside have slots of their own; while all are taken, the jobs behind have their turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from arq.connections import ArqRedis
+
+from ledgerq import JobContext, Outside, Payload, job
+from ledgerq.broker import claims
+from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
+from ledgerq.broker.connection import connect
+from ledgerq.broker.many_queues import ManyQueues, served
+from ledgerq.broker.room import Room
+from ledgerq.client import JobClient
+from ledgerq.config import Config
+from ledgerq.execution.registry import Registry
+from ledgerq.wire.request import Request
+from ledgerq.worker import poller
+from ledgerq.worker.poller import Poller
+from tests.support import eventually, halt, our_worker
+
+QUEUE, OTHER = "arq:queue", "other"
+WAITING = 1_200  # more than one claim passes over
+
+
+class Wait(Payload[None], kind="wait"):
+    """Waits outside of the database."""
+
+
+class WaitElsewhere(Payload[None], kind="wait_elsewhere", queue=OTHER):
+    """Waits too, on another queue."""
+
+
+class Quick(Payload[None], kind="quick"):
+    """Has nothing to wait for."""
+
+
+KINDS = ("wait", "wait_elsewhere")
+
+
+@pytest.fixture
+async def redis(config: Config) -> AsyncIterator[ArqRedis]:
+    client = connect(config.worker)
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+async def broker(redis: ArqRedis) -> AsyncIterator[Broker]:
+    found = Broker.connect(redis, QUEUE, "me", LeaseSettings())
+    yield found
+    await found.close()
+
+
+async def claim(broker: Broker | ManyQueues, outside: int, wanted: int = 10) -> FetchResult:
+    return await broker.claim(wanted, busy=1, room=Room(outside=outside, outside_kinds=KINDS))
+
+
+async def claimed(broker: Broker | ManyQueues, outside: int, wanted: int = 10) -> list[str]:
+    return [each.job_id for each in (await claim(broker, outside, wanted)).jobs]
+
+
+async def put(client: JobClient, *ids: str, payload: Payload[None] | None = None) -> None:
+    await client.enqueue_many([Request(payload or Quick(), each) for each in ids])
+
+
+async def put_waiting(client: JobClient, number: int) -> None:
+    await put(client, *(f"w{n:04}" for n in range(number)), payload=Wait())
+
+
+async def pass_over_all(broker: Broker) -> None:
+    """Claim until every waiting job was looked at."""
+    while (await claim(broker, outside=0)).due_in is not None:
+        pass
+
+
+async def test_jobs_without_a_slot_are_passed_over_as_they_are(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """The quick job behind 1,200 of them is claimed; they keep their place, have no lease and spent no attempt."""
+    await put_waiting(client, WAITING)
+    await put(client, "z")
+    before = await redis.zrange(QUEUE, 0, WAITING - 1, withscores=True)
+    looks = [await claim(broker, outside=0) for _ in range(3)]
+    assert [[each.job_id for each in look.jobs] for look in looks] == [[], [], ["z"]]
+    assert [look.due_in for look in looks[:2]] == [0.001, 0.001]  # look on at once
+    assert not any(look.more for look in looks)
+    assert all(look.passed_over for look in looks)
+    assert await redis.zrange(QUEUE, 0, WAITING - 1, withscores=True) == before
+    assert await redis.keys("arq:retry:w*") == await redis.keys("arq:in-progress:w*") == []
+
+
+async def test_no_claim_looks_again_at_all_that_wait(broker: Broker, client: JobClient) -> None:
+    """After the first look, one claim finds a quick job behind 1,200 waiting ones."""
+    await put_waiting(client, WAITING)
+    await pass_over_all(broker)
+    await put(client, "quick")
+    assert await claimed(broker, outside=0) == ["quick"]
+
+
+async def test_a_free_slot_goes_to_the_job_that_waits_longest(
+    broker: Broker, client: JobClient
+) -> None:
+    """The same claim brings the quick jobs behind all that wait."""
+    await put_waiting(client, WAITING)
+    await pass_over_all(broker)
+    await put(client, "quick")
+    assert await claimed(broker, outside=2) == ["w0000", "w0001", "quick"]
+    assert await claimed(broker, outside=1) == ["w0002"]
+
+
+async def test_a_job_that_another_worker_took_hides_none_behind_it(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """Though this worker remembers it as the last one for which there was no room."""
+    await put_waiting(client, 3)
+    await pass_over_all(broker)
+    other = Broker.connect(redis, QUEUE, "another", LeaseSettings())
+    assert await claimed(other, outside=3) == ["w0000", "w0001", "w0002"]
+    await other.close()
+    await put(client, "quick")
+    await put(client, "late", payload=Wait())
+    assert await claimed(broker, outside=0) == ["quick"]
+    assert await claimed(broker, outside=1) == ["late"]
+
+
+async def test_a_job_that_is_put_before_the_waiting_ones_is_found(
+    broker: Broker, client: JobClient, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stock client may say that a job was due an hour ago: the queue is looked at from its front now and then."""
+    await put_waiting(client, WAITING)
+    await pass_over_all(broker)
+    await put(client, "early")
+    await redis.zadd(QUEUE, {"early": 1})
+    assert await claimed(broker, outside=0) == []
+    monkeypatch.setattr(claims, "_LOOK_AGAIN", 0)
+    assert await claimed(broker, outside=0) == ["early"]
+
+
+async def test_a_job_that_comes_in_the_same_millisecond_is_found(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """Though its id puts it before the job that was passed over just then."""
+    await put(client, "w", payload=Wait())
+    await put(client, "a")
+
+    async def millisecond() -> int:
+        seconds, microseconds = await redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    while True:  # until a claim begins and ends in one millisecond
+        await redis.zrem(QUEUE, "a")
+        now = await millisecond()
+        await redis.zadd(QUEUE, {"w": now})
+        assert await claimed(broker, outside=0) == []
+        if await millisecond() == now:
+            break
+    await redis.zadd(QUEUE, {"a": now})
+    assert await claimed(broker, outside=0) == ["a"]
+
+
+async def test_quick_jobs_start_in_order_while_they_have_no_slot(
+    broker: Broker, client: JobClient
+) -> None:
+    """A waiting job behind a quick one does not overtake it; one before it starts."""
+    await put(client, "1 waits", payload=Wait())
+    await put(client, "2 is quick")
+    await put(client, "3 waits", payload=Wait())
+    assert await claimed(broker, outside=5, wanted=0) == ["1 waits"]
+    assert (await claim(broker, outside=4, wanted=0)).more
+    assert await claimed(broker, outside=4, wanted=1) == ["2 is quick", "3 waits"]
+
+
+async def test_queues_share_the_slots(client: JobClient, redis: ArqRedis) -> None:
+    """A worker of two queues with one free slot claims one waiting job, and all quick ones."""
+    await put(client, "a", payload=Wait())
+    await put(client, "b", payload=WaitElsewhere())
+    await put(client, "quick")
+    both = served(redis, [QUEUE, OTHER], "me", LeaseSettings())
+    assert isinstance(both, ManyQueues)
+    assert sorted(await claimed(both, outside=1)) == ["a", "quick"]
+    assert await claimed(both, outside=0) == []
+    assert await claimed(both, outside=1) == ["b"]
+    await both.close()
+
+
+async def test_a_slot_that_becomes_free_is_taken_at_once(
+    config: Config, client: JobClient, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a job wakes the worker, which would look again a minute later; nobody moved the jobs that wait."""
+    monkeypatch.setattr(poller, "MAX_WAIT", 60)
+    monkeypatch.setattr(Poller, "queue_changed", lambda _: None)
+    started: list[str] = []
+    gates = {f"w{n:04}": asyncio.Event() for n in range(20)}
+
+    async def wait(outside: Outside, payload: Wait) -> None:
+        started.append(outside.job_id)
+        await gates[outside.job_id].wait()
+
+    async def done(context: JobContext, payload: Wait, nothing: None) -> None:
+        """Nothing is left to do."""
+
+    async def begun(number: int) -> None:
+        async def so_many() -> bool:
+            return len(started) == number
+
+        await eventually(so_many)
+
+    await put_waiting(client, 20)
+    placed = dict(await redis.zrange(QUEUE, 0, -1, withscores=True))
+    few = replace(config, worker=config.worker.model_copy(update={"max_outside": 3}))
+    worker = our_worker(few, Registry([job(outside=wait)(done)]), handle_signals=False)
+    running = asyncio.create_task(worker.main())
+    await begun(3)
+    for n in range(4, 21):
+        gates[started[n - 4]].set()
+        await begun(min(n, 20))
+        left = {each: placed[each] for each in placed if each.decode() not in started}
+        assert left.items() <= dict(await redis.zrange(QUEUE, 0, -1, withscores=True)).items()
+    assert started[3:] == sorted(gates)[3:]
+    for gate in gates.values():
+        gate.set()
+    await halt(worker, running)
