@@ -73,20 +73,11 @@ local function note_crash(id, lost, log)
     return log
 end
 
-local function attempt_of(id, lost, fresh)
-    local key = RETRY .. id
-    if fresh then
-        redis.call('SET', key, 1, 'PX', MONTH)
-        return 1
-    end
-    if lost then return tonumber(guarded('GET', key) or 1) or 1 end
-    local attempt = guarded('INCR', key)
-    if not attempt then
-        redis.call('DEL', key)
-        attempt = redis.call('INCR', key)
-    end
-    redis.call('PEXPIRE', key, MONTH)
-    return attempt
+-- the number of the next attempt. Those before it are counted: acknowledge.lua writes the count after a failure, and
+-- arq's own worker when it begins an attempt. A claim, a crash and a release are not counted
+local function attempt_of(id)
+    local counted = tonumber(string.match(guarded('GET', RETRY .. id) or '', '^%d+$')) or 0
+    return math.min(counted, 1000000) + 1
 end
 
 -- the kind that a body names. The clients of ledgerq and arq write the kind second, where it is found without reading
@@ -103,9 +94,9 @@ local function how_it_runs(job)
     return job.body and next(how) and how[kind_of(job.body) or ''] or ALONE
 end
 
--- true if the job has not failed before: it may share a transaction
-local function is_first(id, failures, fresh)
-    return fresh or (failures == 0 and redis.call('EXISTS', RETRY .. id) == 0)
+-- true if the job has not failed before, and no other claim was on it: it may share a transaction
+local function is_first(id, job, failures)
+    return job.fresh or (failures == 0 and not job.had and redis.call('EXISTS', RETRY .. id) == 0)
 end
 
 local jobs, drain_first = {}, 0
@@ -169,7 +160,8 @@ local function received(body)
 end
 
 -- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow; not of
--- many more than there is room for. A job is fresh if no worker has claimed it before.
+-- many more than there is room for. A job is fresh if no worker has it, and no failure, crash or interruption of it is
+-- known.
 local AT_ONCE = math.max(10, math.min(room[ALONE] + room[SHARED], 50))
 local function look_up(due, from)
     local ids, bodies, marks, known = {}, {}, {}, {}
@@ -217,7 +209,7 @@ end
 
 local function claim(id, score, job, crashes, interruptions, log, runs)
     if job.lost then log = note_crash(id, job.lost, log) end
-    local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
+    local attempt = job.foreign and 0 or job.fresh and 1 or attempt_of(id)
     if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
         redis.call('PERSIST', JOB .. id) -- not staged: this is the only copy of the body
@@ -254,7 +246,7 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
         elseif job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
-            if runs == SHARED and not is_first(id, crashes + interruptions, job.fresh) then runs = ALONE end
+            if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end
             if room[runs] == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
                 room[runs] = room[runs] - 1
