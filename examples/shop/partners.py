@@ -1,7 +1,13 @@
 """Stands in for two services of other companies: one charges cards, the other one has a catalogue of products.
 
 `uvicorn partners:partners --port 9000` runs both, in a process of their own. As with the test cards of real payment
-services, the card says how a charge goes.
+services, the card says how a charge goes:
+
+- `card_declined` is refused: the job becomes a dead letter that says why.
+- `card_busy` gets 503 the first time: the job is tried again, with the same idempotency key.
+- `card_slow` is charged, and the first call hears nothing of it: the job gives up, is tried again with the same key, and
+  gets the charge that was made.
+- any other card is charged.
 """
 
 from typing import Annotated
