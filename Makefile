@@ -74,7 +74,7 @@ format: $(READY)
 
 lock: $(READY)  ## resolve pyproject.toml again, for every platform and Python >= 3.11
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate pyproject.toml -o requirements/runtime.txt
+		--no-annotate --group pyproject.toml:taskmanager pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --constraint requirements/runtime.txt \
 		--all-extras pyproject.toml -o requirements/dev.txt

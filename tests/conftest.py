@@ -51,7 +51,7 @@ COPIED = "STRATEGY FILE_COPY"  # its checkpoints cost nothing without fsync; thr
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the person who runs the tests reaches them."""
     for name in list(os.environ):
-        if name.startswith(("LEDGERQ_", "DATABASE_URL", "REDIS_URL", "PG")):
+        if name.startswith(("LEDGERQ_", "TASKMANAGER_", "DATABASE_URL", "REDIS_URL", "PG")):
             monkeypatch.delenv(name)
 
 

@@ -1,20 +1,38 @@
-"""The task manager's `App`, and the startup and shutdown hooks of its worker.
+"""The task manager's `App`, the resources of its jobs, and the startup and shutdown hooks of its worker.
 
 `ledgerq worker` and `arq worker.app.WorkerSettings` both run this worker.
 """
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from db.database import build_database
 from db.schema import TABLES
 from jobs.kinds import CATALOGUE
+from jobs.notify import Webhook
 from jobs.schedule import SCHEDULE
 from ledgerq.app import App
 from ledgerq.errors import LedgerqError
 from ledgerq.logs import configure_logging
+from ledgerq.settings import load
 from ledgerq.workers import lifecycle_of, load_config, worker_settings
+from worker.settings import WebhookSettings
+
+
+@asynccontextmanager
+async def resources() -> AsyncIterator[Webhook | None]:
+    """What the jobs get beside the database: the webhook, with its HTTP client; None if no webhook is set."""
+    settings = load(WebhookSettings)
+    if settings.url is None:
+        yield None
+        return
+    from worker.webhook import open_webhook  # noqa: PLC0415 - who has no webhook needs no httpx
+
+    async with open_webhook(settings) as webhook:
+        yield webhook
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
@@ -38,6 +56,7 @@ app = App(
     schedule=SCHEDULE,
     metadata=TABLES.metadata,
     migrations=TABLES.migrations,
+    resources=resources,
     on_startup=startup,
     on_shutdown=shutdown,
 )

@@ -8,9 +8,9 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel
 
-from db.models import Customer, Order, Task
+from db.models import Customer, Order, Product, Task
 from jobs.mail import MailCustomer
-from jobs.packing import PackOrder
+from jobs.payment import ChargeCard
 from ledgerq import DatabaseConfig, Origin, Sessions, acting_as, open_database, stage, transaction
 from ledgerq.fastapi import get_session, get_sessions
 from ledgerq.sessions import LedgerqSession
@@ -40,6 +40,7 @@ class NewCustomer(BaseModel):
 class NewOrder(BaseModel):
     customer_id: UUID
     item: str
+    card: str  # the payment service's token for it
 
 
 @api.post("/customers", status_code=201)
@@ -53,15 +54,15 @@ async def register(new: NewCustomer, sessions: Writing) -> Customer:
 
 @api.post("/orders", status_code=201)
 async def place_order(new: NewOrder, sessions: Writing) -> Order:
-    """The order and its job exist both, or neither does."""
+    """The order and the job that charges the card exist both, or neither does."""
     by = _by(new.customer_id)
     async with transaction(sessions) as session, acting_as(session, by):
         await _find(session, Customer, new.customer_id)
-        order = Order(customer_id=new.customer_id, item=new.item)
+        product = await _find(session, Product, new.item)
+        order = Order(customer_id=new.customer_id, item=product.name, price=product.price)
         session.add(order)
-        await stage(
-            session, PackOrder(order_id=order.id), job_id=f"shop:pack:{order.id}", actor=by.actor
-        )
+        payment = ChargeCard(order_id=order.id, card=new.card)
+        await stage(session, payment, job_id=f"shop:charge:{order.id}", actor=by.actor)
     return order
 
 
@@ -89,7 +90,7 @@ def _by(customer_id: UUID) -> Origin:
     return Origin(f"customer:{customer_id}")
 
 
-async def _find(session: LedgerqSession, table: type[Row], key: UUID) -> Row:
+async def _find(session: LedgerqSession, table: type[Row], key: UUID | str) -> Row:
     row = await session.get(table, key)
     if row is None:
         raise HTTPException(404, f"there is no {table.__name__.lower()} {key}")

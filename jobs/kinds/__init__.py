@@ -20,6 +20,7 @@ from jobs.kinds.tasks import (
     update_task,
 )
 from jobs.kinds.workers import CreateWorker, create_worker
+from jobs.notify import NotifyAssignee, notify_assignee
 
 CATALOGUE = (
     create_project,
@@ -32,6 +33,7 @@ CATALOGUE = (
     delete_task,
     restore_task,
     purge_deleted_tasks,
+    notify_assignee,
 )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "CreateTask",
     "CreateWorker",
     "DeleteTask",
+    "NotifyAssignee",
     "PurgeDeletedTasks",
     "RestoreTask",
     "UpdateTask",
@@ -53,6 +56,7 @@ __all__ = [
     "create_task",
     "create_worker",
     "delete_task",
+    "notify_assignee",
     "purge_deleted_tasks",
     "restore_task",
     "update_task",

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from db import task_bulk, tasks
 from db.inputs import Id, NewTask, Status, TaskChanges
+from jobs.notify import Webhook, stage_notifications
 from ledgerq import JobContext, Payload, job
 
 
@@ -72,10 +73,11 @@ class AssignTask(Payload[int], kind="assign_task"):
 
 
 @job(shares_commit=True)
-async def assign_task(context: JobContext, assignment: AssignTask) -> int:
-    """Assign a task to a worker, or to nobody."""
+async def assign_task(context: JobContext[Webhook | None], assignment: AssignTask) -> int:
+    """Assign a task to a worker, or to nobody. If there is a webhook, stage the job that posts to it."""
     changes = TaskChanges(assignee_id=assignment.assignee_id)
     task = await tasks.update(context.session, context.origin, assignment.task_id, changes)
+    await stage_notifications([context], [(assignment.task_id, assignment.assignee_id)])
     return task.id
 
 

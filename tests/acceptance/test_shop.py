@@ -11,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sqlalchemy.engine import URL
 
 from tests.acceptance.processes import ROOT, Process
 from tests.conftest import plain
+from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(300)  # a fresh machine downloads the dependencies
 
@@ -66,15 +68,32 @@ class Shop:
 
     @contextmanager
     def process(self, program: str, *words: str) -> Iterator[Process]:
-        """A command that goes on; SIGTERM ends it well."""
+        """A command that goes on; SIGTERM ends it well, unless the test has killed it."""
         command = [str(self.programs / program), *words]
         process = Process(command, {**OF_A_PERSON, **self.settings}, cwd=self.folder, anew=True)
         try:
             yield process
             process.signal(signal.SIGTERM)
-            assert process.wait() in {0, -signal.SIGTERM}, "\n".join(process.lines[-20:])
+            assert process.wait() in {0, -signal.SIGTERM, -signal.SIGKILL}, "\n".join(
+                process.lines[-20:]
+            )
         finally:
             process.close()
+
+    @contextmanager
+    def service(self, *words: str) -> Iterator[httpx.Client]:
+        """A client of a service that uvicorn runs."""
+        with self.process("uvicorn", *words, "--port", "0") as uvicorn:
+            address = uvicorn.wait_for_line(r"running on (http://\S+)", seconds=60)[1]
+            with httpx.Client(base_url=address, timeout=30) as http:
+                yield http
+
+    @contextmanager
+    def partners(self) -> Iterator[httpx.Client]:
+        """The payment service and the supplier, which the workers call."""
+        with self.service("partners:partners") as http:
+            self.settings["SHOP_PARTNERS"] = str(http.base_url)
+            yield http
 
 
 def run(command: list[str], folder: Path, settings: dict[str, str]) -> str:
@@ -151,22 +170,23 @@ def test_its_own_tests_pass(shop: Shop, postgresql: URL) -> None:
 
 
 def test_an_order_takes_its_way(shop: Shop) -> None:
-    """From the migrations by HTTP through two queues to the customer's mail, each step once."""
+    """From the migrations by HTTP and a payment through two queues to the customer's mail, each step once."""
     asyncio.run(migrate_up_and_down(shop))
     with ExitStack() as stack:
-        api = stack.enter_context(shop.process("uvicorn", "api:api", "--port", "0"))
+        partners = stack.enter_context(shop.partners())
+        http = stack.enter_context(shop.service("api:api"))
         workers = stack.enter_context(shop.process("ledgerq", "worker", "--processes", "2"))
         mail = stack.enter_context(shop.process("ledgerq", "worker", "--queue", "mail"))
-        address = api.wait_for_line(r"running on (http://\S+)", seconds=60)[1]
-        http = stack.enter_context(httpx.Client(base_url=address, timeout=30))
+        shop.run("ledgerq", "enqueue", "import_products", "--wait", "30")
         customer = send(http, "/customers", json={"name": "Ada", "email": "ada@example.com"})
-        order = send(http, "/orders", json={"customer_id": customer["id"], "item": "teapot"})
+        order = send(http, "/orders", json=new(customer["id"]))
         mail.wait_for("job.completed", seconds=60)
         workers.wait_for("worker.started", times=2)
         task = pack_again(shop, order["id"])
         done = f"/tasks/{task}/done"
+        [charge] = partners.get("/charges").json()
         answers = [send(http, done, params={"packer": "Bob"}) for _ in range(2)]  # clicked twice
-        assert answers == [{**order, "status": "sent"}] * 2
+        assert answers == [{**order, "status": "sent", "charge_id": charge["id"]}] * 2
         mail.wait_for("job.completed", times=2)
         assert {each["kind"] for each in mail.named("job.completed")} == {"mail_customer"}
         assert "mail_customer" not in {each["kind"] for each in workers.named("job.completed")}
@@ -178,7 +198,7 @@ def test_an_order_takes_its_way(shop: Shop) -> None:
 async def migrate_up_and_down(shop: Shop) -> None:
     """Its history brings up its tables and ledgerq's, and knows no others; it takes both back."""
     tables = "SELECT to_regclass('public.task') AS task, to_regclass('ledgerq.audit_log') AS log"
-    brought_up = "ledgerq's tables are at version 3, the app's own at 0002"
+    brought_up = "ledgerq's tables are at version 3, the app's own at 0003"
     assert brought_up in shop.run("ledgerq", "migrate")
     assert all((await rows(shop, tables))[0])
     files, checked = shop.run("python", "-c", CHECK_AND_DOWNGRADE).splitlines()
@@ -197,6 +217,11 @@ def send(http: httpx.Client, path: str, **what: Any) -> dict[str, Any]:
     return said
 
 
+def new(customer_id: str) -> dict[str, str]:
+    """What a customer asks for."""
+    return {"customer_id": customer_id, "item": "teapot", "card": "card_ok"}
+
+
 def pack_again(shop: Shop, order_id: str) -> str:
     """Ask for the same job straight on Redis: it answers as it did, with the task that it made."""
     payload = json.dumps({"order_id": order_id})
@@ -209,7 +234,9 @@ async def check_rows(shop: Shop, customer_id: str, order: dict[str, Any], task: 
     """Each row once, each change with its author, the address in no entry."""
     tasks = await rows(shop, "SELECT id::text, order_id::text, is_done FROM task")
     entries = await rows(
-        shop, "SELECT entity_type, action, actor, after FROM ledgerq.audit_log ORDER BY id"
+        shop,
+        "SELECT entity_type, action, actor, after FROM ledgerq.audit_log"
+        " WHERE entity_type NOT IN ('product', 'job') ORDER BY id",
     )
     assert [tuple(row) for row in tasks] == [(task, order["id"], True)]
     ada, bob = f"customer:{customer_id}", "packer:Bob"
@@ -217,7 +244,8 @@ async def check_rows(shop: Shop, customer_id: str, order: dict[str, Any], task: 
         [
             ("customer", "create", ada),
             ("shop_order", "create", ada),
-            ("shop_order", "update", ada),
+            ("shop_order", "update", ada),  # paid
+            ("shop_order", "update", ada),  # is being packed
             ("task", "create", ada),
             ("shop_order", "mailed", ada),
             ("shop_order", "update", bob),
@@ -230,10 +258,10 @@ async def check_rows(shop: Shop, customer_id: str, order: dict[str, Any], task: 
     assert "ada@example.com" not in str(entries)
 
 
-async def rows(shop: Shop, query: str) -> list[asyncpg.Record]:
+async def rows(shop: Shop, query: str, *given: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(shop.settings["DATABASE_URL"])
     try:
-        found: list[asyncpg.Record] = await connection.fetch(query)
+        found: list[asyncpg.Record] = await connection.fetch(query, *given)
     finally:
         await connection.close()
     return found
@@ -244,6 +272,7 @@ def check_commands(shop: Shop, order_id: str) -> None:
     told = json.loads(shop.run("ledgerq", "audit", "shop_order", order_id, "--json"))["entries"]
     assert [(each["action"], each["after"].get("status")) for each in told] == [
         ("create", "placed"),
+        ("update", "paid"),
         ("update", "packing"),
         ("mailed", None),
         ("update", "sent"),
@@ -253,3 +282,92 @@ def check_commands(shop: Shop, order_id: str) -> None:
     assert status["ledger"]["staged"] == status["ledger"]["dead"] == 0
     assert status["ledger"]["done"] >= 3  # and what the schedule asked for
     assert len(status["queues"]) == 2
+
+
+SLOW, HELD, REFUSED = (f"0000000{number}-0000-4000-8000-000000000000" for number in (1, 2, 3))
+CUSTOMER = "INSERT INTO customer (id, name, email) VALUES (gen_random_uuid(), 'Ada', 'a@b.c')"
+ORDER = """
+INSERT INTO shop_order (id, customer_id, item, price, status)
+SELECT $1::text::uuid, id, 'teapot', 2500, 'placed' FROM customer
+"""
+ENQUEUE = "SELECT ledgerq.enqueue_job($1, $2, job_id => $3)"
+STEP = "SELECT name FROM ledgerq.job_step WHERE job_id = $1 AND result @> $2"
+PAID = "SELECT FROM shop_order WHERE id::text = $1 AND charge_id IS NOT NULL"
+ENDED = "SELECT state FROM ledgerq.processed_job WHERE job_id = $1"
+
+
+async def test_a_killed_worker_charges_nobody_twice_and_imports_no_page_twice(shop: Shop) -> None:
+    """It dies while one charge has no answer, another one's answer is recorded, and the third page is on its way."""
+    shop.run("ledgerq", "migrate")
+    shop.settings["LEDGERQ_LEASE"] = "3"  # a killed worker's jobs come back after it
+    with shop.partners() as partners:
+        await ask_for_three_charges_and_an_import(shop)
+        async with in_the_way(shop):
+            with shop.process("ledgerq", "worker") as worker:
+                await eventually(lambda: charged(partners, SLOW), seconds=60)
+                await reached(shop, STEP, HELD, '{"amount": 2500}')
+                await reached(shop, STEP, "import", "[2, 3, 4]")
+                worker.signal(signal.SIGKILL)
+            waiting = told(shop, "import")
+            assert waiting["progress"]["of"] == 3
+            assert [step["name"] for step in waiting["steps"]] == ["pages"]
+        with shop.process("ledgerq", "worker"):
+            for job in (SLOW, HELD, REFUSED, "import"):
+                await reached(shop, ENDED, job)
+            [letter] = await rows(shop, "SELECT problems FROM ledgerq.dead_letter")
+            assert "insufficient funds" in letter["problems"]
+            other = json.dumps({"order_id": REFUSED, "card": "card_ok"})
+            shop.run("ledgerq", "dead", "replay", REFUSED, "--payload", other)
+            await reached(shop, PAID, REFUSED)
+        check_calls(partners)
+    imported = told(shop, "import")
+    assert (imported["result"], imported["progress"]["done"]) == (6, 3)
+    assert len(await rows(shop, "SELECT FROM product")) == 6
+
+
+async def ask_for_three_charges_and_an_import(shop: Shop) -> None:
+    await rows(shop, CUSTOMER)
+    for order, card in ((SLOW, "card_slow"), (HELD, "card_ok"), (REFUSED, "card_declined")):
+        await rows(shop, ORDER, order)
+        payload = json.dumps({"order_id": order, "card": card})
+        await rows(shop, ENQUEUE, "charge_card", payload, order)
+    await rows(shop, ENQUEUE, "import_products", "{}", "import")
+
+
+@asynccontextmanager
+async def in_the_way(shop: Shop) -> AsyncIterator[None]:
+    """Hold the row of an order, and one of the third page: who would write them waits."""
+    connection = await asyncpg.connect(shop.settings["DATABASE_URL"])
+    try:
+        await connection.execute("BEGIN; INSERT INTO product (name, price) VALUES ('tray', 1)")
+        await connection.execute("SELECT FROM shop_order WHERE id::text = $1 FOR UPDATE", HELD)
+        yield
+    finally:
+        await connection.close()  # which rolls back
+
+
+async def reached(shop: Shop, query: str, *given: str) -> None:
+    """Wait until the query finds a row; on a busy machine a process takes long to start."""
+    await eventually(lambda: rows(shop, query, *given), seconds=60)
+
+
+async def charged(partners: httpx.Client, order: str) -> bool:
+    made = await asyncio.to_thread(partners.get, "/charges")
+    return order in {each["order"] for each in made.json()}
+
+
+def told(shop: Shop, job_id: str) -> dict[str, Any]:
+    """What `ledgerq job` says."""
+    said: dict[str, Any] = json.loads(shop.run("ledgerq", "job", job_id, "--json"))
+    return said
+
+
+def check_calls(partners: httpx.Client) -> None:
+    """Each order was charged once. Only the call that had no answer was made again, with its key."""
+    charges = partners.get("/charges").json()
+    assert sorted(each["order"] for each in charges) == [SLOW, HELD, REFUSED]
+    asked = Counter(partners.get("/asked").json())
+    calls = {each["order"]: asked[f"charge {each['key']}"] for each in charges}
+    assert calls == {SLOW: 2, HELD: 1, REFUSED: 1}
+    assert (asked["page 1"], asked["page 2"]) == (1, 1)
+    assert asked["page 3"] >= 2  # it had not come in

@@ -12,6 +12,7 @@ from ledgerq.broker.claims import Ack, AckAction, Broker, Claim, LeaseSettings
 from ledgerq.broker.connection import connect
 from ledgerq.broker.keys import workers_key
 from ledgerq.broker.queue import remove_from_queue
+from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.config import Config
 from tests.support import eventually
 
@@ -43,8 +44,8 @@ async def claimed(broker: Broker, *, kinds: tuple[str, ...] = ()) -> Claim:
     """The next claim, as soon as the job is due."""
 
     async def look() -> Claim | None:
-        limit = 10 if kinds else 0
-        found = await broker.claim(10, busy=0, batch_limit=limit, batchable_kinds=kinds)
+        room = Room(10, kinds) if kinds else NO_ROOM
+        found = await broker.claim(10, busy=0, room=room)
         return found.jobs[0] if found.jobs else None
 
     claim = await eventually(look)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -15,6 +16,7 @@ from ledgerq.cli.main import commands as app
 from ledgerq.config import WorkerConfig
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.settings import variables
+from worker.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -55,7 +57,9 @@ def test_the_health_checks_run_commands_that_exist() -> None:
 @pytest.mark.parametrize("service", OURS)
 def test_our_services_set_variables_that_the_code_reads(service: str) -> None:
     """And the two that it can't do without."""
-    known = {*variables(WorkerConfig), *variables(DatabaseConfig)}
+    known = {
+        name for kind in (WorkerConfig, DatabaseConfig, WebhookSettings) for name in variables(kind)
+    }
     given = set(SERVICES[service]["environment"])
     assert given <= known
     assert {"DATABASE_URL", "REDIS_URL"} <= given
@@ -128,6 +132,16 @@ def test_the_image_is_built_from_the_lock_and_runs_without_root() -> None:
             if not source.startswith(("-", "/")):
                 assert (ROOT / source).exists(), source
                 assert any(f"!{part}" in ignored for part in (source, source.split("/")[0]))
+
+
+def test_the_image_has_what_the_task_manager_needs_and_the_wheel_does_not_ask_for_it() -> None:
+    """`worker/webhook.py` imports httpx; a service that has ledgerq alone never does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    for requirement in project["dependency-groups"]["taskmanager"]:
+        name = re.split("[>=<]", requirement)[0]
+        assert re.search(rf"^{name}==", lock, re.MULTILINE)
+        assert not any(each.startswith(name) for each in project["project"]["dependencies"])
 
 
 @pytest.mark.parametrize("name", ["runtime", "dev", "build", "docs"])

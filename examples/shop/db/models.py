@@ -1,4 +1,4 @@
-"""Customers, their orders, and the tasks that orders make for the warehouse."""
+"""Products, customers, their orders, and the tasks that orders make for the warehouse."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -6,6 +6,13 @@ from uuid import UUID, uuid4
 from sqlmodel import Field, SQLModel
 
 from ledgerq.columns import UtcDateTime
+
+
+class Product(SQLModel, table=True):
+    """What can be ordered, as the supplier names it."""
+
+    name: str = Field(primary_key=True)
+    price: int  # in cents
 
 
 class Customer(SQLModel, table=True):
@@ -17,14 +24,16 @@ class Customer(SQLModel, table=True):
 
 
 class Order(SQLModel, table=True):
-    """One item for a customer. It is `placed`, then `packing`, then `sent`."""
+    """One item for a customer. It is `placed`, `paid`, `packing`, `sent`."""
 
     __tablename__ = "shop_order"  # ORDER is a word of SQL
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     customer_id: UUID = Field(foreign_key="customer.id")
     item: str
+    price: int  # in cents, when it was placed
     status: str = "placed"
+    charge_id: str | None = None  # of the payment service
 
 
 class Task(SQLModel, table=True):

@@ -1,28 +1,15 @@
 """What the jobs do to an order. The fixture `job_tester` is ledgerq's."""
 
 from datetime import timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from db.models import Customer, Order, Task
-from jobs.mail import Mailbox, MailCustomer
+from db.models import Order, Task
+from jobs.mail import MailCustomer
 from jobs.packing import ChaseTasks, PackOrder
-from ledgerq import Origin, acting_as
+from jobs.resources import Resources
 from ledgerq.testing import JobNotCompleted, JobTester
-
-
-@pytest.fixture
-async def order(job_tester: JobTester) -> Order:
-    """An order of Ada's, placed."""
-    ada = Customer(name="Ada", email="ada@example.com")
-    order = Order(customer_id=ada.id, item="teapot")
-    async with job_tester.transaction() as session, acting_as(session, Origin("test")):
-        session.add(ada)
-        await session.flush()
-        session.add(order)
-    return order
 
 
 async def test_an_order_is_packed_once(job_tester: JobTester, order: Order) -> None:
@@ -38,12 +25,13 @@ async def test_an_order_is_packed_once(job_tester: JobTester, order: Order) -> N
     ]
 
 
-async def test_the_customer_is_told(job_tester: JobTester, order: Order, tmp_path: Path) -> None:
+async def test_the_customer_is_told(
+    job_tester: JobTester, order: Order, resources: Resources
+) -> None:
     """The test's own mailbox stands in for that of the worker."""
-    job_tester.resources = Mailbox(tmp_path)
     await job_tester.run(PackOrder(order_id=order.id))
     await job_tester.run_staged()
-    [mail] = tmp_path.iterdir()
+    [mail] = resources.mailbox.folder.iterdir()
     assert mail.read_text() == "To: ada@example.com\n\nDear Ada, your teapot is being packed.\n"
 
 

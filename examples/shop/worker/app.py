@@ -2,15 +2,18 @@
 
 from sqlmodel import SQLModel
 
-from db.models import Customer, Order, Task
-from jobs.mail import mail_customer, open_mailbox
+from db.models import Customer, Order, Product, Task
+from jobs.catalogue import ImportProducts, import_products
+from jobs.mail import mail_customer
 from jobs.packing import ChaseTasks, chase_tasks, pack_order
+from jobs.payment import charge_card
+from jobs.resources import open_resources
 from ledgerq import App, Audited, Recurring
 
 app = App(
-    jobs=[pack_order, mail_customer, chase_tasks],
-    schedule=[Recurring(ChaseTasks, minute=frozenset({0, 30}))],
+    jobs=[charge_card, pack_order, mail_customer, chase_tasks, import_products],
+    schedule=[Recurring(ChaseTasks, minute={0, 30}), Recurring(ImportProducts, hour=4)],
     metadata=[SQLModel.metadata],
-    audited=[Order, Task, Audited(Customer, mask={"email"})],
-    resources=open_mailbox,
+    audited=[Order, Task, Product, Audited(Customer, mask={"email"})],
+    resources=open_resources,
 )
