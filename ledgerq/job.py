@@ -51,8 +51,8 @@ class Kind(Generic[P, R]):
             its answer. Jobs of such a kind share no transaction.
 
     Raises:
-        DefinitionError: the payload's class names another queue, the name is not valid, the timeout is not above 0, or a
-            kind with `outside` shares commits.
+        DefinitionError: the payload's class names another queue, the queue's name is not valid, the timeout is not above
+            0, or a kind with `outside` shares commits.
     """
 
     payload: type[P]

@@ -72,7 +72,7 @@ class JobTester:
 
     Args:
         app: the application.
-        url: the URL of the database. Its tables exist already, or `create_tables` makes them.
+        url: the URL of the database. If its tables don't exist, call `create_tables` first.
         actor: who asks for the jobs; written to the audit log.
 
     Set `resources` to give the handlers something else than what `App(resources=)` yields. If `resources` is None, that

@@ -42,7 +42,10 @@ OF = "ledgerq_connection"  # attribute of an error: the connection that raised i
 
 
 class SharesState(LedgerqError):
-    """By `statement`, a handler left something, like a lock, in a transaction that it shares with other jobs."""
+    """Raised after a handler that has left something, for example a lock, in a transaction that other jobs share.
+
+    `statement` is the SQL or the call that left it. The kind's jobs then get a transaction each.
+    """
 
     def __init__(self, statement: str) -> None:
         self.statement = statement

@@ -176,12 +176,16 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """True if the same work may succeed a moment later: a lost connection, a deadlock, a lock wait."""
+    """True if the same work may succeed a moment later.
+
+    The connection to the database was lost or could not be made, the database was too busy, or another transaction was in
+    the way: a deadlock, a serialization failure, a lock timeout.
+    """
     return isinstance(error, TimeoutError) or isinstance(translate(error), Transient)
 
 
 def is_interruption(error: BaseException) -> bool:
-    """True if the connection to the database broke, or could not be made: not the job's fault."""
+    """True if the connection to the database broke, or could not be made. The job spends no attempt for it."""
     if isinstance(error, ConnectionError):
         return False  # raised by the handler's own code: the driver's errors are of other classes
     ours = translate(error)

@@ -31,7 +31,7 @@ class ResultNotKept(LedgerqError):
 
 
 class IdHeld(LedgerqError):
-    """Another queue on the same Redis has a job, or still keeps a result, of this id."""
+    """Raised by the client: another queue on the same Redis has a job of this id, or still keeps its result."""
 
     def __init__(self, job_id: str, queue: str) -> None:
         self.job_id, self.queue = job_id, queue

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def cancellations() -> int:
-    """How often this task was asked to cancel: a commit may have kept the last one from it."""
+    """How many requests to cancel this task are open, also those of which a commit has swallowed the `CancelledError`."""
     task = asyncio.current_task()
     return task.cancelling() if task else 0
 

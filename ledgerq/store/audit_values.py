@@ -81,7 +81,7 @@ def keep_documents(
 
 
 def forget_documents(state: InstanceState[Any], fields: Iterable[str] | None = None) -> None:
-    """Drop the copies of some fields, or of all: their values are not known any more."""
+    """Drop the copies of these fields, None of all, because the session has expired them: it does not know their values."""
     copies = state.info.get(_DOCUMENTS, {})
     for field in tuple(copies) if fields is None else fields:
         copies.pop(field, None)

@@ -76,7 +76,7 @@ class StepRecords:
 
     @property
     def job_id(self) -> str:
-        """The job."""
+        """The job's id."""
         return str(self.origin.job_id)
 
     @property
@@ -196,7 +196,10 @@ class StepRecords:
         return sha256(b"\0".join(parts)).hexdigest()[:32]
 
     async def tell_progress(self, done: int, total: int | None, note: str | None) -> None:
-        """Write down how far the job is, once a second. That the database is away now is no reason to fail."""
+        """Write down how far the job is. A report less than a second after the last one is dropped, unless the job is done.
+
+        If the database does not answer, the report is dropped too: the job goes on.
+        """
         now = time.monotonic()
         if now - self._told < _PROGRESS and done != total:
             return

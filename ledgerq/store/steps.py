@@ -121,7 +121,7 @@ async def change(
 
 
 async def keep_answer(session: AsyncSession, job_id: str, name: str, result: Any) -> None:
-    """A step is done, and this is what it answered: one that this transaction has added, or of which a person knows it."""
+    """Mark a step as done, with its answer. The caller has added the step in this transaction, or asked a person."""
     await session.execute(
         update(JobStep)
         .where(col(JobStep.job_id) == job_id, col(JobStep.name) == name)

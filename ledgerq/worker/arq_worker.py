@@ -29,7 +29,7 @@ class ArqWorker(Worker):
             )
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
-        """Put the due cron jobs on the queue, as arq does. If Redis fails, the cron jobs stay due."""
+        """Put the due cron jobs on the queue, as arq does. If that raises, the cron jobs stay due, and the error goes on."""
         due = [(job, job.next_run) for job in self.cron_jobs]
         try:
             await super().run_cron(n, delay, num_windows)

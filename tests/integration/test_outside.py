@@ -365,7 +365,7 @@ def test_what_cannot_work_is_refused_at_import() -> None:
     for handler, problem in ((no_answer, "three arguments"), (wrong_answer, "Receipt")):
         with pytest.raises(DefinitionError, match=problem):
             job(outside=pay)(handler)  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match="no async def; write async def"):
+    with pytest.raises(DefinitionError, match="is a plain def; write async def"):
         job(outside=lambda outside, charge: None)(charge.handle)  # type: ignore[arg-type, return-value]
     with pytest.raises(DefinitionError, match="share a commit"):
         Kind(Charge, charge.handle, outside=pay, shares_commit=True)
