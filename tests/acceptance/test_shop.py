@@ -47,6 +47,8 @@ print(ledgerq.__file__, db.__file__)
 alembic.config.main(["check"])
 alembic.config.main(["downgrade", "base"])
 """
+ENQUEUE = "SELECT ledgerq.enqueue_job($1, $2, job_id => $3)"
+ENDED = "SELECT state FROM ledgerq.processed_job WHERE job_id = $1"
 OF_A_PERSON = {
     name: value
     for name, value in os.environ.items()
@@ -177,7 +179,7 @@ def test_an_order_takes_its_way(shop: Shop) -> None:
         http = stack.enter_context(shop.service("api:api"))
         workers = stack.enter_context(shop.process("ledgerq", "worker", "--processes", "2"))
         mail = stack.enter_context(shop.process("ledgerq", "worker", "--queue", "mail"))
-        shop.run("ledgerq", "enqueue", "import_products", "--wait", "30")
+        asyncio.run(import_products(shop))
         customer = send(http, "/customers", json={"name": "Ada", "email": "ada@example.com"})
         order = send(http, "/orders", json=new(customer["id"]))
         mail.wait_for("job.completed", seconds=60)
@@ -215,6 +217,12 @@ def send(http: httpx.Client, path: str, **what: Any) -> dict[str, Any]:
     assert answer.is_success, answer.text
     said: dict[str, Any] = answer.json()
     return said
+
+
+async def import_products(shop: Shop) -> None:
+    """A producer in SQL; the answer is in the database."""
+    await rows(shop, ENQUEUE, "import_products", "{}", "import")
+    await reached(shop, ENDED, "import")
 
 
 def new(customer_id: str) -> dict[str, str]:
@@ -290,10 +298,8 @@ ORDER = """
 INSERT INTO shop_order (id, customer_id, item, price, status)
 SELECT $1::text::uuid, id, 'teapot', 2500, 'placed' FROM customer
 """
-ENQUEUE = "SELECT ledgerq.enqueue_job($1, $2, job_id => $3)"
 STEP = "SELECT name FROM ledgerq.job_step WHERE job_id = $1 AND result @> $2"
 PAID = "SELECT FROM shop_order WHERE id::text = $1 AND charge_id IS NOT NULL"
-ENDED = "SELECT state FROM ledgerq.processed_job WHERE job_id = $1"
 
 
 async def test_a_killed_worker_charges_nobody_twice_and_imports_no_page_twice(shop: Shop) -> None:

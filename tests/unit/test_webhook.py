@@ -5,6 +5,7 @@ import time
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from jobs.notify import Assignee, Assignment, TaskAssigned
 from ledgerq import Permanent, RetryLater
 from ledgerq.errors import SettingError
-from ledgerq.settings import load
+from ledgerq.settings import load, variables
 from worker.settings import WebhookSettings
 from worker.webhook import HttpWebhook, seconds_until, signature
 
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://hooks.example.com/hunter2"
 
@@ -38,6 +40,14 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
 def test_without_settings_there_is_no_webhook() -> None:
     """Nothing has to be set."""
     assert load(WebhookSettings).url is None
+
+
+def test_the_docs_name_each_setting() -> None:
+    """With its default."""
+    page = (ROOT / "docs" / "taskmanager.md").read_text()
+    for variable, field in variables(WebhookSettings).items():
+        default = WebhookSettings.model_fields[field].default
+        assert f"| `{variable}` | {'none' if default is None else f'{default:g}'} |" in page
 
 
 def test_two_secrets_sign_while_one_replaces_the_other(settings: pytest.MonkeyPatch) -> None:
