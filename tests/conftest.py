@@ -8,10 +8,10 @@ import asyncio
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import asyncpg
@@ -38,13 +38,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ledgerq")
 
 TEMPLATE = own("ledgerq_template")
-MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - a folder of our own is made in it
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - pytest makes a folder of its own in it
 QUICK = {
     "fsync": "off",  # a killed server loses nothing by it, and the machine does not crash
     "full_page_writes": "off",
     "max_wal_size": "256MB",
 }
 COPIED = "STRATEGY FILE_COPY"  # its checkpoints cost nothing without fsync; through WAL is dearer
+
+
+if (
+    "TMPDIR" not in os.environ
+    and os.access(MEMORY, os.W_OK)
+    and shutil.disk_usage(MEMORY).free > ROOM
+):
+    # before pytest makes its folder: what the servers and SQLite wait for is the disk
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +71,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     if given:
         yield make_url(given)
         return
-    with (
-        _folder(tmp_path_factory, "postgresql") as folder,
-        embedded.postgresql(folder, QUICK) as url,
-    ):
+    with embedded.postgresql(tmp_path_factory.mktemp("postgresql"), QUICK) as url:
         yield make_url(url)
-
-
-@contextmanager
-def _folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """In memory, where there is room: the files of each test's database are most of what it costs."""
-    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
-        with TemporaryDirectory(prefix=f"ledgerq-{name}-", dir=MEMORY) as made:
-            yield Path(made)
-    else:
-        yield factory.mktemp(name)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ from ledgerq import (
     transaction,
 )
 from ledgerq.sessions import LedgerqSession
-from ledgerq.testing import JobTester
+from ledgerq.testing import JobTester, OutsideCall
 
 ORDER = UUID(int=1)
 
@@ -188,6 +188,11 @@ async def produce(redis: BrokerConfig, tester: JobTester) -> None:
         await client.enqueue(Card(number="4"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await tester.run(close), int)
     assert_type(await tester.rows(Order), Sequence[Order])
+    await tester.crash(close, job_id="close:1", moment="before commit")
+    await tester.crash(close, job_id="close:1", moment="after record", step="address")
+    await tester.crash(close, job_id="close:1", moment="after record")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    assert_type(await tester.calls("close:1"), list[OutsideCall])
+    assert_type(tester.key("address", job_id="close:1"), str)
 
 
 async def write(config: DatabaseConfig) -> None:

@@ -35,8 +35,6 @@ Recording = Callable[[LedgerqSession], Awaitable[JobStep | None]]
 MAX_NOTE = 200  # characters
 _PROGRESS = 1.0  # seconds between two that are written
 
-OF_A_STEP = "ledgerq_of_a_step"  # in the `info` of a session whose transaction records a step
-
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
@@ -240,7 +238,6 @@ class StepRecords:
         """A transaction that holds the job's receipt: who would end the job waits for it. None if the job has ended."""
 
         async def once(session: LedgerqSession) -> JobStep | None:
-            session.info[OF_A_STEP] = True
             kind = self.origin.kind or ""
             if not await inbox.insert_receipt(session, self.job_id, kind, self.payload_hash):
                 return None
@@ -257,13 +254,9 @@ class StepRecords:
         """Record it, however long the database is away: without the record the call would be made again."""
         backoff = Backoff()
 
-        async def once(session: LedgerqSession) -> JobStep | None:
-            session.info[OF_A_STEP] = True
-            return await work(session)
-
         while True:
             try:
-                found = await self._commit(once)
+                found = await self._commit(work)
             except Exception as error:
                 if not is_transient(error):
                     raise

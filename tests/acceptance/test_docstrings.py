@@ -37,7 +37,7 @@ from ledgerq.fastapi import get_session
 from ledgerq.logs import configure_logging
 from ledgerq.sessions import LedgerqSession
 from ledgerq.settings import Settings, load
-from ledgerq.testing import JobTester
+from ledgerq.testing import JobTester, OutsideCall
 from ledgerq.workers import load_config, worker_settings
 from pydantic import Field
 from sqlmodel import SQLModel, col, select
@@ -49,8 +49,8 @@ async def fetch(page: int) -> list[str]:
 async def add_rows(context: JobContext[Clients], rows: list[str]) -> None: ...
 
 async def example_{n}(
-    api: FastAPI, card: Card, client: JobClient, context: JobContext[Clients], order: Order, orders: Sequence[Order],
-    origin: Origin, outside: Outside[Clients], session: LedgerqSession, {sessions}
+    api: FastAPI, card: Card, client: JobClient, context: JobContext[Clients], job_tester: JobTester, order: Order,
+    orders: Sequence[Order], origin: Origin, outside: Outside[Clients], send: SendInvoice, session: LedgerqSession, {sessions}
 ) -> None:
 {example}
 """

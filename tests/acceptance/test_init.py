@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,20 @@ def run(folder: Path, *words: str, env: dict[str, str] | None = None) -> str:
     return ran.stdout
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service as the command makes it."""
+    folder = tmp_path_factory.mktemp("made")
     init = [sys.executable, "-m", "ledgerq", "init", "my-shop"]  # as a person starts it
-    said = subprocess.run(init, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(init, cwd=folder, capture_output=True, text=True, check=True).stdout
     assert "cd my-shop" in said
-    return tmp_path / "my-shop"
+    return folder / "my-shop"
+
+
+@pytest.fixture
+def service(made: Path, tmp_path: Path) -> Path:
+    """That service, before anything has run in it."""
+    return shutil.copytree(made, tmp_path / "my-shop")
 
 
 def test_its_own_test_passes(service: Path) -> None:

@@ -27,7 +27,7 @@ def test_only_the_transaction_commits() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "commit"
     }
-    assert committing == {"ledgerq/database/transaction.py", "ledgerq/testing.py"}
+    assert committing == {"ledgerq/database/transaction.py", "ledgerq/testing/worker.py"}
 
 
 def test_only_one_place_builds_engines() -> None:

@@ -57,7 +57,7 @@ async def test_a_crash_leaves_one_row_after_the_next_delivery(
     job_tester: JobTester, payload: Payload[int], moment: str
 ) -> None:
     """With one entry."""
-    await job_tester.crash(payload, job_id="new", moment=moment)  # type: ignore[arg-type]
+    await job_tester.crash(payload, job_id="new", moment=moment)  # type: ignore[call-overload]
     await job_tester.deliver_again("new")
     rows = [*await job_tester.rows(Project), *await job_tester.rows(Worker)]
     assert (len(rows), len(await job_tester.entries("new"))) == (1, 1)

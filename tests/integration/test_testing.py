@@ -1,8 +1,12 @@
 """`ledgerq.testing`, by the task manager's own handlers: what it shows is what a worker would do."""
 
+import asyncio
+import functools
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,14 +14,16 @@ from uuid import uuid4
 
 import pytest
 
+from db import projects
+from db.inputs import NewProject
 from db.models import Project, Task
 from jobs.kinds import CreateProject, CreateTask, DeleteTask, PurgeDeletedTasks
-from ledgerq import App, JobContext, Payload, job
-from ledgerq.errors import MissingReference
+from ledgerq import App, JobContext, Outside, Payload, Permanent, job
+from ledgerq.errors import InDoubt, MissingReference
 from ledgerq.execution.outcome import Buried, Completed, Duplicate
 from ledgerq.staging import stage
-from ledgerq.store.tables import DeadLetter, JobState, ProcessedJob
-from ledgerq.testing import JobNotCompleted, JobTester
+from ledgerq.store.tables import DeadLetter, JobState, JobStep, ProcessedJob
+from ledgerq.testing import JobNotCompleted, JobTester, OutsideCall
 
 
 async def test_a_job_answers_and_leaves_rows_and_entries(job_tester: JobTester) -> None:
@@ -92,8 +98,10 @@ async def test_a_job_that_fails_before_its_crash_is_told(
 async def test_what_a_test_misspells_is_told(job_tester: JobTester) -> None:
     """With what it may say."""
     own = own_tester(job_tester, fail)
-    with pytest.raises(ValueError, match="say 'before commit' or 'after commit'"):
-        await own.crash(Fail(), job_id="a", moment="after  commit")  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match="say 'before commit' or 'after commit' or 'before record'"
+    ):
+        await own.crash(Fail(), job_id="a", moment="after  commit")  # type: ignore[call-overload]
     with pytest.raises(LookupError, match="has delivered no job 'nope'; run it first"):
         await own.deliver_again("nope")
 
@@ -105,6 +113,285 @@ async def test_staged_jobs_answer_in_their_types(job_tester: JobTester) -> None:
         await stage(session, Fail())
     assert await own.run(Fail()) == {1, 2}
     assert await own.run_staged() == [{1, 2}]
+
+
+@job
+async def give_up(context: JobContext, order: Fail) -> set[int]:
+    """Fails for good."""
+    raise Permanent("there is no such order")
+
+
+@pytest.mark.parametrize("moment", ["before commit", "after commit"])
+async def test_a_job_that_is_buried_before_its_crash_is_told(
+    job_tester: JobTester, moment: Any
+) -> None:
+    """The burial has a commit of its own, which is not the job's. The second one had ended before."""
+    own = own_tester(job_tester, give_up)
+    with pytest.raises(JobNotCompleted, match="was buried"):
+        await own.crash(Fail(), job_id="a", moment=moment)
+    assert [each.job_id for each in await own.rows(DeadLetter)] == ["a"]
+    with pytest.raises(JobNotCompleted, match="had ended before: dead"):
+        await own.crash(Fail(), job_id="a", moment=moment)
+
+
+class Book(Payload[int], kind="book"):
+    """A trip of so many days."""
+
+    days: int = 2
+
+
+@dataclass
+class Agency:
+    """What the jobs call; notes what reaches it."""
+
+    asked: list[str] = field(default_factory=list)
+
+    async def reserve(self, days: int, *, idempotency_key: str = "") -> int:
+        self.asked.append(f"reserve {idempotency_key}")
+        return days * 10
+
+    def ticket(self, seat: int) -> str:
+        """A plain function, which runs in a thread."""
+        self.asked.append("ticket")
+        return f"seat {seat}"
+
+
+async def add_project(context: JobContext, name: str) -> int:
+    return (await projects.create(context.session, context.origin, NewProject(name=name))).id
+
+
+async def travel(outside: Outside[Agency], book: Book) -> int:
+    agency = outside.resources
+    seat = await outside.step(
+        "reserve", agency.reserve, book.days, idempotency_key=outside.key("reserve")
+    )
+    await outside.call(functools.partial(agency.ticket, seat))
+    await outside.step("ticket", agency.ticket, seat)
+    return await outside.transaction("write", add_project, "trip")
+
+
+async def loop(outside: Outside[Agency], book: Book) -> int:
+    day = outside.cursor("days", start=0)
+    while day < book.days:
+        day += 1
+        await outside.advance("days", day, add_project, f"day {day}")
+        await outside.progress(day, of=book.days)
+    return day
+
+
+async def trip(context: JobContext, book: Book, number: int) -> int:
+    """Takes what its function outside has answered."""
+    await add_project(context, "arrived")
+    return number
+
+
+def agency_of(given: JobTester, outside: Callable[..., Any]) -> tuple[JobTester, Agency]:
+    own = own_tester(given, job(outside=outside)(trip))
+    own.resources = agency = Agency()
+    return own, agency
+
+
+async def names(tester: JobTester) -> list[str]:
+    return [each.name for each in await tester.rows(Project)]
+
+
+async def test_a_worker_dies_between_an_answer_and_its_record(job_tester: JobTester) -> None:
+    """Nothing is recorded: the next delivery calls again, with the key that the test can name."""
+    own, agency = agency_of(job_tester, travel)
+    await own.crash(Book(), job_id="a", moment="before record", step="reserve")
+    assert await own.rows(JobStep) == []
+    assert await own.entries("a") == []
+    assert isinstance(await own.deliver_again("a"), Completed)
+    key = own.key("reserve", job_id="a")
+    assert agency.asked == [f"reserve {key}", f"reserve {key}", "ticket", "ticket"]
+
+
+async def test_a_test_sees_all_calls_of_a_job(job_tester: JobTester) -> None:
+    """Over its attempts, in their order, with what was recorded."""
+    own, _ = agency_of(job_tester, travel)
+    await own.crash(Book(), job_id="a", moment="before record", step="reserve")
+    await own.crash(Book(), job_id="a", moment="before record", step="ticket")
+    assert await own.run(Book(), job_id="a") == 1
+    keyed = {"idempotency_key": own.key("reserve", job_id="a")}
+    assert await own.calls("a") == [
+        OutsideCall("reserve", "reserve", (2,), keyed, attempt=1),
+        OutsideCall("reserve", "reserve", (2,), keyed, attempt=2, recorded=True),
+        OutsideCall(None, "ticket", (), {}, attempt=2),
+        OutsideCall("ticket", "ticket", (20,), {}, attempt=2),
+        OutsideCall(None, "ticket", (), {}, attempt=3),
+        OutsideCall("ticket", "ticket", (20,), {}, attempt=3, recorded=True),
+    ]
+    await own.run(Book(days=3), job_id="b")
+    assert keyed != {"idempotency_key": own.key("reserve", job_id="b")}
+    assert [each.args for each in await own.calls("b")] == [(3,), (), (30,)]
+    assert len(await own.calls("a")) == 6
+
+
+async def test_a_worker_dies_after_a_record(job_tester: JobTester) -> None:
+    """Nothing after it has begun, and the next delivery does not call again."""
+    own, agency = agency_of(job_tester, travel)
+    await own.crash(Book(), job_id="a", moment="after record", step="reserve")
+    [call] = await own.calls("a")
+    assert call.recorded
+    assert [each.name for each in await own.rows(JobStep)] == ["reserve"]
+    assert isinstance(await own.deliver_again("a"), Completed)
+    assert agency.asked == [f"reserve {own.key('reserve', job_id='a')}", "ticket", "ticket"]
+
+
+async def test_a_step_at_most_once_whose_worker_died_is_in_doubt(job_tester: JobTester) -> None:
+    """Its intent was committed, its answer was not."""
+
+    async def once(outside: Outside[Agency], book: Book) -> int:
+        return await outside.step("reserve", outside.resources.reserve, 1, at_most_once=True)
+
+    own, agency = agency_of(job_tester, once)
+    await own.crash(Book(), job_id="a", moment="before record", step="reserve")
+    outcome = await own.deliver_again("a")
+    assert isinstance(outcome, Buried)
+    assert isinstance(outcome.error, InDoubt)
+    assert len(agency.asked) == 1
+    [call] = await own.calls("a")
+    assert not call.recorded
+
+
+async def test_a_worker_dies_in_the_middle_of_a_page(job_tester: JobTester) -> None:
+    """Neither its rows nor its cursor stand; after the record, both do."""
+    own, _ = agency_of(job_tester, loop)
+    await own.crash(Book(), job_id="a", moment="before record", step="days")
+    assert (await names(own), await own.rows(JobStep)) == ([], [])
+    await own.crash(Book(), job_id="a", moment="after record", step="days")
+    assert await names(own) == ["day 1"]
+    await own.crash(Book(), job_id="a", moment="before record", step="days")  # of the second page
+    assert await names(own) == ["day 1"]
+    assert [each.result for each in await own.rows(JobStep)] == [1]
+    assert await own.run(Book(), job_id="a") == 2
+    assert await names(own) == ["day 1", "day 2", "arrived"]
+
+
+async def test_a_worker_dies_in_a_transaction_outside(job_tester: JobTester) -> None:
+    """Before its commit nothing of it stands; after it, all of it does."""
+    own, _ = agency_of(job_tester, travel)
+    await own.crash(Book(), job_id="a", moment="before record", step="write")
+    assert await names(own) == []
+    await own.crash(Book(), job_id="a", moment="after record", step="write")
+    assert await names(own) == ["trip"]
+    assert isinstance(await own.deliver_again("a"), Completed)
+    assert await names(own) == ["trip", "arrived"]
+
+
+async def cling(outside: Outside[Agency], book: Book) -> int:
+    """Catches errors, and has more to do than the step at which its worker dies."""
+    agency, answered = outside.resources, asyncio.Event()
+
+    async def first() -> int:
+        answered.set()
+        return await agency.reserve(book.days)
+
+    async def other(number: int) -> int:
+        await answered.wait()
+        return number
+
+    others = [outside.step(f"other {n}", other, n) for n in range(9)]
+    try:
+        return sum(await asyncio.gather(outside.step("first", first), *others))
+    except Exception:  # noqa: BLE001 - jobs do so
+        agency.asked.append("error caught")
+        return 0
+    finally:
+        with suppress(asyncio.CancelledError):
+            await outside.step("mail", agency.ticket, 1)
+        with suppress(asyncio.CancelledError):
+            await outside.transaction("write", add_project, "trip")
+
+
+@pytest.mark.parametrize("moment", ["before record", "after record"])
+async def test_a_dead_worker_does_nothing_more(job_tester: JobTester, moment: Any) -> None:
+    """Though the function catches errors, and has other steps under way."""
+    own, agency = agency_of(job_tester, cling)
+    await own.crash(Book(), job_id="a", moment=moment, step="first")
+    assert agency.asked == ["reserve "]
+    assert await names(own) == []
+    recorded = {each.name for each in await own.rows(JobStep)}
+    assert ("first" in recorded) is (moment == "after record")
+    assert not {"mail", "write"} & recorded
+    assert {each.step for each in await own.calls("a") if each.recorded} == recorded
+
+
+async def test_a_worker_dies_with_all_its_tasks(job_tester: JobTester) -> None:
+    """Also with those that wait for something that does not come."""
+
+    async def grouped(outside: Outside[Agency], book: Book) -> int:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(outside.step("reserve", outside.resources.reserve, 1))
+            tasks.create_task(outside.call(asyncio.Event().wait))
+        return 1
+
+    own, _ = agency_of(job_tester, grouped)
+    async with asyncio.timeout(20):
+        await own.crash(Book(), job_id="a", moment="after record", step="reserve")
+    assert [(each.step, each.recorded) for each in await own.calls("a")] == [
+        ("reserve", True),
+        (None, False),
+    ]
+
+
+async def test_a_moment_that_did_not_come_is_told(job_tester: JobTester) -> None:
+    """With the steps that the job has."""
+    own, _ = agency_of(job_tester, travel)
+    with pytest.raises(
+        LookupError,
+        match=r"book has no step 'resrve'; its steps in this run: 'reserve', 'ticket', 'write'",
+    ):
+        await own.crash(Book(), job_id="a", moment="after record", step="resrve")
+    with pytest.raises(JobNotCompleted, match="had ended before: done"):
+        await own.crash(Book(), job_id="a", moment="after record", step="reserve")
+    await own.crash(Book(), job_id="b", moment="after record", step="reserve")
+    with pytest.raises(LookupError, match=r"has not recorded 'reserve' in this run: an earlier"):
+        await own.crash(Book(), job_id="b", moment="before record", step="reserve")
+    plain = own_tester(job_tester, fail)
+    with pytest.raises(LookupError, match=r"fail has no step 'a'; its steps in this run: none"):
+        await plain.crash(Fail(), job_id="c", moment="after record", step="a")
+
+
+async def test_a_step_that_fails_before_its_crash_is_told(job_tester: JobTester) -> None:
+    """The worker did not come to the record."""
+
+    async def fails(outside: Outside[Agency], book: Book) -> int:
+        return await outside.step("reserve", no_seat)
+
+    async def no_seat() -> int:
+        raise ConnectionError("there is no seat")
+
+    own, _ = agency_of(job_tester, fails)
+    with pytest.raises(JobNotCompleted, match="there is no seat"):
+        await own.crash(Book(), job_id="a", moment="before record", step="reserve")
+    [call] = await own.calls("a")
+    assert not call.recorded
+
+
+@pytest.mark.parametrize("moment", ["before commit", "after commit"])
+async def test_the_jobs_commit_comes_after_all_that_is_outside(
+    job_tester: JobTester, moment: Any
+) -> None:
+    """The commits of pages and of progress are not the one at which the worker dies."""
+    own, _ = agency_of(job_tester, loop)
+    await own.crash(Book(), job_id="a", moment=moment)
+    pages = ["day 1", "day 2"]
+    assert await names(own) == (pages if moment == "before commit" else [*pages, "arrived"])
+
+
+async def test_what_a_test_misspells_of_a_step_is_told(job_tester: JobTester) -> None:
+    """A moment of a step has a name, one of the job has none."""
+    own: Any = own_tester(job_tester, fail)
+    with pytest.raises(ValueError, match="step: 'after record' is a step's moment; say which"):
+        await own.crash(Fail(), job_id="a", moment="after record")
+    with pytest.raises(ValueError, match="step: 'after commit' is the job's moment"):
+        await own.crash(Fail(), job_id="a", moment="after commit", step="reserve")
+    with pytest.raises(LookupError, match="has delivered no job 'nope'; run it first"):
+        await own.calls("nope")
+    with pytest.raises(LookupError, match="has delivered no job 'nope'; run it first"):
+        own.key("reserve", job_id="nope")
+    assert await own.rows(ProcessedJob) == []
 
 
 class Remind(Payload[str], kind="remind"):

@@ -1,70 +1,40 @@
-"""Runs jobs in tests: in this process, on a real database, without Redis and without a worker.
-
-With pytest there is nothing to set up: the fixture `job_tester` is a `JobTester` on a fresh database.
-
-```python
-async def test_an_order_is_closed(job_tester: JobTester) -> None:
-    async with job_tester.transaction() as session:
-        session.add(Order(id=ORDER, status="open"))
-    assert await job_tester.run(CloseOrder(order_id=ORDER)) == 1
-    [invoice] = await job_tester.staged()
-    assert invoice == SendInvoice(order_id=ORDER)
-```
-
-A job takes the same steps as in a worker: receipt, handler behind its fence, outbox, commit or rollback, retry or
-dead letter. There is no outer transaction: each commit is a real one.
-"""
+"""Runs the jobs of an application on a database, as a worker would."""
 
 import functools
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, overload
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from ledgerq.app import App
 from ledgerq.audit import Origin, acting_as
 from ledgerq.columns import utc_now
-from ledgerq.database.engine import Database, Sessions, build_database
+from ledgerq.database.engine import Database, build_database
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import LedgerqError
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.interventions import staged_envelope
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.outcome import Completed, Duplicate, Outcome
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, Kind
 from ledgerq.settings import load
 from ledgerq.store.schema import create_tables
-from ledgerq.store.step_records import OF_A_STEP
-from ledgerq.store.tables import AuditLog, JobState, OutboxMessage
-from ledgerq.text import one_line
+from ledgerq.store.step_records import StepRecords
+from ledgerq.store.tables import AuditLog, JobState, JobStep, OutboxMessage, StepState
+from ledgerq.testing.failure import JobNotCompleted, error_of
+from ledgerq.testing.worker import Moment, OfJob, OfStep, OutsideCall, Worker
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload, R, answer_of
 from ledgerq.wire.request import Request
 
 T = TypeVar("T")
-Moment = Literal["before commit", "after commit"]
-
-__all__ = ["JobNotCompleted", "JobTester", "WorkerCrashed"]
-
-
-class JobNotCompleted(LedgerqError, AssertionError):
-    """A test ran a job that did not complete. `outcome` says how it ended; the cause is what its handler raised."""
-
-    def __init__(self, job_id: str, kind: str, outcome: Outcome) -> None:
-        self.job_id, self.outcome = job_id, outcome
-        super().__init__(f"job {job_id}: {kind} {_told(outcome)}")
-
-
-class WorkerCrashed(Exception):
-    """Simulates the death of a worker's process; see `JobTester.crash`."""
 
 
 class JobTester:
@@ -89,6 +59,7 @@ class JobTester:
         )
         self._ahead = timedelta(0)
         self._delivered: dict[str, Delivery] = {}
+        self._calls = defaultdict[str, list[OutsideCall]](list)  # by the job's id
 
     async def create_tables(self) -> None:
         """Make the tables of the application and of ledgerq that are missing."""
@@ -119,8 +90,7 @@ class JobTester:
                 answer: R = answer_of(last, type(payload), result)
                 return answer
             case _:
-                error = outcome.error if isinstance(outcome, Retry | Buried) else None
-                raise JobNotCompleted(last, payload.kind, outcome) from error
+                raise JobNotCompleted(last, payload.kind, outcome) from error_of(outcome)
 
     async def outcome(
         self, payload: Payload[Any], *, job_id: str | None = None, trace_id: str | None = None
@@ -135,31 +105,89 @@ class JobTester:
         Raises:
             LookupError: this tester has not delivered a job of this id.
         """
-        again = self._delivered.get(job_id)
-        if again is None:
-            raise LookupError(
-                f"job_id: this tester has delivered no job {job_id!r}; run it first, by run(…, job_id=)"
-            )
-        return await self._process(replace(again, attempt=again.attempt + 1), self._sessions())
+        again = self._last(job_id)
+        return await self._process(replace(again, attempt=again.attempt + 1))
 
-    async def crash(self, payload: Payload[Any], *, job_id: str, moment: Moment) -> None:
-        """Run a job in a worker that dies just before or just after the commit.
+    @overload
+    async def crash(self, payload: Payload[Any], *, job_id: str, moment: OfJob) -> None: ...
 
-        If the worker dies before the commit, everything is rolled back, and the next delivery does the work. If it dies
-        after the commit, the next delivery is a `Duplicate`.
+    @overload
+    async def crash(
+        self, payload: Payload[Any], *, job_id: str, moment: OfStep, step: str
+    ) -> None: ...
+
+    async def crash(
+        self, payload: Payload[Any], *, job_id: str, moment: Moment, step: str | None = None
+    ) -> None:
+        """Run a job in a worker that dies at a moment. The next delivery goes on with what the worker has left.
+
+        ```python
+        await job_tester.crash(send, job_id="letter:7", moment="before record", step="address")
+        await job_tester.deliver_again("letter:7")  # calls again, with the same idempotency key
+        ```
+
+        Args:
+            payload: of the job.
+            job_id: of the job; if it was delivered before, this is its next attempt.
+            moment: `"before commit"`: all that the job's transaction wrote is rolled back. `"after commit"`: all of it
+                stands. `"before record"`: the step's call was answered, and nothing is recorded; of `outside.transaction`
+                and `outside.advance`, the rows were written, and are rolled back with the record or the cursor.
+                `"after record"`: the record is committed, and nothing after it has begun.
+            step: the name of the step or cursor whose record is meant; of a cursor, the next page.
 
         Raises:
-            JobNotCompleted: the job failed, and is to be retried; the cause is what the handler raised.
-            ValueError: `moment` is neither of the two.
+            JobNotCompleted: the job failed before that moment, or had ended; the cause is what it raised.
+            LookupError: the job was done, and this step was not recorded in this run.
+            ValueError: there is no such moment, or `step` does not go with it.
         """
-        if moment not in get_args(Moment):
-            raise ValueError(
-                f"moment: there is no {moment!r}; say 'before commit' or 'after commit'"
-            )
+        worker = Worker(self._calls[job_id], moment, step)
         envelope = Request(payload, job_id, actor=self.actor).envelope
-        outcome = await self._deliver(job_id, envelope, sessions=self._sessions(moment))
-        if isinstance(outcome, Retry | Buried) and not isinstance(outcome.error, WorkerCrashed):
-            raise JobNotCompleted(job_id, payload.kind, outcome) from outcome.error
+        outcome = await worker.live(self._deliver(job_id, envelope, worker))
+        match outcome:
+            case None:
+                return
+            case Completed():
+                raise LookupError(f"step: {payload.kind} {worker.missed}")
+            case _:
+                raise JobNotCompleted(job_id, payload.kind, outcome) from error_of(outcome)
+
+    async def calls(self, job_id: str) -> list[OutsideCall]:
+        """The calls that a job made by `outside.step` and `outside.call` in this tester, over all attempts, in their order.
+
+        ```python
+        first, second = await job_tester.calls("letter:7")
+        assert (first.recorded, second.recorded) == (False, True)
+        assert first.args == second.args == ("Ada",)
+        ```
+
+        Raises:
+            LookupError: this tester has delivered no job of this id.
+        """
+        self._last(job_id)
+        recorded = {
+            (each.name, each.attempt)
+            for each in await self.rows(JobStep)
+            if each.job_id == job_id and each.state is StepState.DONE
+        }
+        return [
+            replace(each, recorded=(each.step, each.attempt) in recorded)
+            for each in self._calls[job_id]
+        ]
+
+    def key(self, step: str, *, job_id: str) -> str:
+        """The idempotency key of a step: what `outside.key(step)` is in that job.
+
+        ```python
+        [call] = await job_tester.calls("charge:7")
+        assert call.kwargs["idempotency_key"] == job_tester.key("charge", job_id="charge:7")
+        ```
+
+        Raises:
+            LookupError: this tester has delivered no job of this id.
+        """
+        payload_hash = self._last(job_id).envelope.payload_hash
+        origin = Origin(self.actor, job_id=job_id)
+        return StepRecords(self.database.sessions, origin, payload_hash, {}).key(step)
 
     async def staged(self) -> list[Payload[Any]]:
         """The payloads of the jobs that are staged and have not ended, in the order staged.
@@ -181,7 +209,7 @@ class JobTester:
         while due := await self._due():
             for message in due:
                 delivery = _staged(message)
-                outcome = await self._process(delivery, self._sessions())
+                outcome = await self._process(delivery)
                 if not isinstance(outcome, Completed | Duplicate):
                     raise JobNotCompleted(message.job_id, message.kind, outcome) from outcome.error
                 payload = self.app.registry().resolve(delivery).kind.payload
@@ -212,18 +240,27 @@ class JobTester:
         staged = await self.rows(OutboxMessage)
         return [each for each in staged if each.next_dispatch_at <= until]
 
+    def _last(self, job_id: str) -> Delivery:
+        if job_id not in self._delivered:
+            raise LookupError(
+                f"job_id: this tester has delivered no job {job_id!r}; run it first, by run(…, job_id=)"
+            )
+        return self._delivered[job_id]
+
     async def _deliver(
-        self, job_id: str, envelope: Envelope, *, sessions: Sessions | None = None
+        self, job_id: str, envelope: Envelope, worker: Worker | None = None
     ) -> Outcome:
         before = self._delivered.get(job_id)
         delivery = Delivery(job_id, before.attempt + 1 if before else 1, encode(envelope))
-        return await self._process(delivery, sessions or self._sessions())
+        return await self._process(delivery, worker)
 
-    async def _process(self, delivery: Delivery, sessions: Sessions) -> Outcome:
+    async def _process(self, delivery: Delivery, worker: Worker | None = None) -> Outcome:
         self._delivered.pop(delivery.job_id, None)
         self._delivered[delivery.job_id] = delivery
+        worker = worker or Worker(self._calls[delivery.job_id])
+        sessions = worker.sessions(self.database.sessions)
         async with self._resources() as resources:
-            kinds = [self._by_our_clock(kind) for kind in self.app.jobs]
+            kinds = [worker.watching(self._by_our_clock(kind)) for kind in self.app.jobs]
             [outcome] = await process([delivery], Registry(kinds, resources), sessions, Policy())
         return outcome
 
@@ -244,37 +281,7 @@ class JobTester:
 
         return replace(kind, handle=later)
 
-    def _sessions(self, moment: Moment | None = None) -> Sessions:
-        if moment is None:
-            return self.database.sessions
-
-        class Crashing(LedgerqSession):
-            """Raises `WorkerCrashed` at the commit: before it or after it."""
-
-            async def commit(self) -> None:
-                if self.info.get(OF_A_STEP):  # the worker dies later: at the job's own commit
-                    return await super().commit()
-                if moment == "after commit":
-                    await super().commit()
-                raise WorkerCrashed(moment)
-
-        options = {**self.database.sessions.kw}
-        bind = options.pop("bind")
-        return async_sessionmaker(bind, class_=Crashing, **options)
-
 
 def _staged(message: OutboxMessage) -> Delivery:
     envelope = replace(staged_envelope(message), staged=True)
     return Delivery(message.job_id, 1, encode(envelope))
-
-
-def _told(outcome: Outcome) -> str:
-    match outcome:
-        case Retry(delay, error):
-            return f"failed, and is to be tried again in {delay:.1f} s: {one_line(error)}"
-        case Buried(reason, error):
-            return f"was buried ({reason}): {one_line(error)}"
-        case Duplicate(state):
-            return f"had ended before: {state}"
-        case Completed():
-            return "was done"

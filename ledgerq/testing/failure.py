@@ -1,0 +1,30 @@
+"""A job that a test ran did not complete."""
+
+from ledgerq.errors import LedgerqError
+from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.text import one_line
+
+
+class JobNotCompleted(LedgerqError, AssertionError):
+    """A test ran a job that did not complete. `outcome` says how it ended; the cause is what its handler raised."""
+
+    def __init__(self, job_id: str, kind: str, outcome: Outcome) -> None:
+        self.job_id, self.outcome = job_id, outcome
+        super().__init__(f"job {job_id}: {kind} {_told(outcome)}")
+
+
+def error_of(outcome: Outcome) -> BaseException | None:
+    """What the job failed with, if it did."""
+    return outcome.error if isinstance(outcome, Retry | Buried) else None
+
+
+def _told(outcome: Outcome) -> str:
+    match outcome:
+        case Retry(delay, error):
+            return f"failed, and is to be tried again in {delay:.1f} s: {one_line(error)}"
+        case Buried(reason, error):
+            return f"was buried ({reason}): {one_line(error)}"
+        case Duplicate(state):
+            return f"had ended before: {state}"
+        case Completed():
+            return "was done"
