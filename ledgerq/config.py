@@ -93,7 +93,16 @@ class WorkerConfig(BrokerConfig):
         default=262_144,
         ge=1_000,
         le=100_000_000,
-        description="the largest result of a job, in bytes of JSON",
+        description="the largest result of a job or answer of a step, in bytes of JSON",
+    )
+    max_steps: int = Field(
+        default=1_000, ge=1, le=100_000, description="the most steps outside of one job"
+    )
+    max_answers: int = Field(
+        default=8 * 2**20,
+        ge=1_000,
+        le=1_000_000_000,
+        description="what all steps of one job may answer with, in bytes of JSON",
     )
     max_error: int = Field(
         default=4_000,
@@ -147,6 +156,8 @@ class WorkerConfig(BrokerConfig):
             timeout=self.job_timeout,
             max_attempts=self.max_attempts,
             max_result=self.max_result,
+            max_steps=self.max_steps,
+            max_answers=self.max_answers,
             max_error=self.max_error,
             max_traceback=self.max_traceback,
         )

@@ -11,7 +11,7 @@ async def close_order(context: JobContext, close: CloseOrder) -> int:
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, overload
+from typing import Any, Generic, Literal, overload
 
 from typing_extensions import TypeVar
 
@@ -63,7 +63,7 @@ class Kind(Generic[P, R]):
     ) = None
     shares_commit: bool = False
     queue: str | None = None
-    outside: Callable[[Outside[Any], P], Awaitable[Any]] | None = None
+    outside: Callable[[Outside[Any], P], Any] | None = None
 
     def __post_init__(self) -> None:
         """Tell the payload's class the queue too: producers import only that class."""
@@ -155,6 +155,16 @@ def job(
 ) -> Callable[[Callable[[JobContext[S], P, O], Awaitable[R]]], Kind[P, R]]: ...
 
 
+@overload
+def job(
+    *,
+    outside: Callable[[Outside[S], P], O],
+    in_thread: Literal[True],
+    timeout: float | None = None,
+    queue: str | None = None,
+) -> Callable[[Callable[[JobContext[S], P, O], Awaitable[R]]], Kind[P, R]]: ...
+
+
 def job(
     handler: Callable[..., Awaitable[R]] | None = None,
     /,
@@ -162,7 +172,8 @@ def job(
     timeout: float | None = None,
     shares_commit: bool = False,
     queue: str | None = None,
-    outside: Callable[[Outside[Any], Any], Awaitable[Any]] | None = None,
+    outside: Callable[[Outside[Any], Any], Any] | None = None,
+    in_thread: bool = False,
 ) -> Any:
     """Decorate a handler: make a `Kind` of it, by its annotations. A worker runs the kind if `App(jobs=)` lists it.
 
@@ -180,6 +191,7 @@ def job(
         shares_commit: as in `Kind`.
         queue: as in `Kind`.
         outside: as in `Kind`: a coroutine function of an `Outside` and the payload.
+        in_thread: True if `outside` is a plain `def`, which runs in a thread. It can await nothing, so it takes no steps.
 
     Raises:
         DefinitionError: the handler can't be a job as it is written; the error says what to change.
@@ -188,7 +200,8 @@ def job(
     def made(of: Callable[..., Awaitable[R]]) -> Kind[Any, R]:
         if isinstance(of, Kind):
             raise DefinitionError(of.name, "is a job already", "put @job above the function once")
-        payload = read_handler(of, JobContext, read_outside(outside, Outside) if outside else None)
+        before = read_outside(outside, Outside, in_thread=in_thread) if outside else None
+        payload = read_handler(of, JobContext, before)
         return Kind(
             payload, of, timeout=timeout, shares_commit=shares_commit, queue=queue, outside=outside
         )

@@ -33,9 +33,7 @@ from ledgerq.store.tables import JobStep, StepState
 from ledgerq.text import leaves, one_line
 from ledgerq.wire.answers import AnswerType, answer_type, type_like
 from ledgerq.wire.result import storable_answer
-from ledgerq.wire.step_names import StepNames
-
-MAX_KEPT = 8 * 2**20  # bytes of JSON that the steps of one job answer with
+from ledgerq.wire.step_names import StepLimits, StepNames
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -53,14 +51,14 @@ class Outside(Generic[S]):
     """
 
     def __init__(
-        self, origin: Origin, resources: S, records: StepRecords, *, max_result: int
+        self, origin: Origin, resources: S, records: StepRecords, limits: StepLimits
     ) -> None:
         assert origin.job_id  # noqa: S101 - a job has one
         self.job_id, self.attempt = origin.job_id, origin.attempt or 1
         self.origin, self.resources = origin, resources
-        self._records, self._max_result = records, max_result
+        self._records, self._limits = records, limits
         self._kept = sum(len(to_json(each.result)) for each in records.known.values())
-        self._names, self._calls = StepNames(), Calls(_mark_foreign)
+        self._names, self._calls = StepNames(limits.steps), Calls(_mark_foreign)
         self._cursors: dict[str, AnswerType[Any]] = {}
         self._one_page = asyncio.Lock()
 
@@ -151,7 +149,7 @@ class Outside(Generic[S]):
 
         Raises:
             InDoubt: the call of a step that is called at most once may have been made.
-            InvalidRequest: the name was used before in this run, or can't be one; or these are more than 1,000 steps.
+            InvalidRequest: the name was used before in this run, or can't be one; or there are too many steps.
             StepUnusable: the answer can't be kept: it is no JSON, or too large. The step counts as done.
             DefinitionError: the function's annotation names a type that JSON can't carry; nothing was called.
             TimeoutError: the call took longer than `timeout`.
@@ -197,7 +195,7 @@ class Outside(Generic[S]):
 
         async def work(session: LedgerqSession) -> Any:
             answer = await function(self._context(session), *args, **kwargs)
-            return storable_answer(answer, self._max_result, kind)
+            return storable_answer(answer, self._limits.answer, kind)
 
         return self._answer(kind, await self._records.in_transaction(name, work))
 
@@ -244,7 +242,7 @@ class Outside(Generic[S]):
         async def work(session: LedgerqSession) -> None:
             await function(self._context(session), *args, **kwargs)
 
-        kept = storable_answer(value, self._max_result, kind)
+        kept = storable_answer(value, self._limits.answer, kind)
         if not kind.keeps(value, kept):
             raise InvalidRequest(
                 f"cursor {name}",
@@ -268,12 +266,13 @@ class Outside(Generic[S]):
     def _storable(self, kind: AnswerType[Any], answer: Any) -> tuple[Any, str | None]:
         """What is kept of the answer; or why it can't be."""
         try:
-            result = storable_answer(answer, self._max_result, kind)
+            result = storable_answer(answer, self._limits.answer, kind)
         except (InvalidResult, ResultTooLarge) as error:
             return None, one_line(error)
         self._kept += len(to_json(result))
-        if self._kept > MAX_KEPT:
-            return None, f"makes the answers of all steps larger than {MAX_KEPT:,} bytes"
+        if self._kept > (limit := self._limits.answers):
+            larger = "makes the answers of all steps larger than"
+            return None, f"{larger} {limit:,} bytes (LEDGERQ_MAX_ANSWERS)"
         return result, None
 
     def _answer(self, kind: AnswerType[T], step: JobStep) -> T:

@@ -12,8 +12,8 @@ from ledgerq.broker.queue import remove_from_queue
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
 from ledgerq.errors import NotBuried, NotReplayable
-from ledgerq.execution import interventions
-from ledgerq.execution.interventions import Replayed
+from ledgerq.execution import interventions, replays
+from ledgerq.execution.replays import Replayed
 from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import DeadLetterFilter
 from ledgerq.wire.queue_name import queue_key
@@ -50,20 +50,21 @@ async def replay(
     payload: Mapping[str, Any] | None = None,
     kind: str | None = None,
     new_job_id: str | None = None,
+    from_step: str | None = None,
 ) -> ReplayResult:
     """Replay the letters of these jobs in one transaction.
 
     What Redis still keeps of the jobs is removed first, unless `new_job_id` is given. Arguments and errors are those of
-    `ledgerq.execution.interventions.replay`.
+    `ledgerq.execution.replays.replay`.
 
     Raises:
         NotBuried: a job has no letter; none is replayed.
     """
 
     async def once(session: AsyncSession) -> list[Replayed]:
-        replayed = await interventions.replay(
+        replayed = await replays.replay(
             session, job_ids, actor=actor, reason=reason,
-            payload=payload, kind=kind, new_job_id=new_job_id,
+            payload=payload, kind=kind, new_job_id=new_job_id, from_step=from_step,
         )  # fmt: skip
         _require(job_ids, {each.letter_of for each in replayed})
         return replayed
@@ -86,14 +87,14 @@ async def replay_all(
 ) -> BulkResult:
     """Replay all letters that match the filter, each page in a transaction. Letters that can't be replayed stay."""
     result = BulkResult()
-    async for page in interventions.pages(sessions, which):
-        obstacles = [each for each in map(interventions.obstacle, page) if each]
+    async for page in dead_letters.pages(sessions, which):
+        obstacles = [each for each in map(replays.obstacle, page) if each]
         in_the_way = {each.job_id for each in obstacles}
         ids = {each.job_id: each.queue for each in page if each.job_id not in in_the_way}
         result.redis_reached = result.redis_reached and await _forget(redis, queue, ids)
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
-            return len(await interventions.replay(session, ids, actor=actor, reason=reason))
+            return len(await replays.replay(session, ids, actor=actor, reason=reason))
 
         result.taken += await in_transaction(sessions, once)
         result.left += len(obstacles)
@@ -123,7 +124,7 @@ async def discard_all(
 ) -> BulkResult:
     """Discard all letters that match the filter, each page in a transaction."""
     result = BulkResult()
-    async for page in interventions.pages(sessions, which):
+    async for page in dead_letters.pages(sessions, which):
         ids = [letter.job_id for letter in page]
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:

@@ -88,13 +88,12 @@ async def resolve(
             raise NotBuried([job_id])
         known = await steps.of_job(session, job_id)
         if name not in known:
-            there = f"the job has: {', '.join(known)}" if known else "the job has none"
-            raise InvalidRequest("step", f"there is no step {name!r}; {there}")
+            raise InvalidRequest("step", steps.missing(name, known))
         if happened:
             kept = storable_result(answer, Policy().max_result)
             await steps.keep_answer(session, job_id, name, kept)
         else:
-            await steps.remove(session, job_id, name)
+            await steps.remove(session, job_id, [name])
         said = {"step": name, "happened": happened, "reason": reason}
         origin = Origin(actor, job_id, letter.kind, trace_id=letter.trace_id)
         await audit.record(session, origin, Change("job", job_id, "resolve", {}, said))

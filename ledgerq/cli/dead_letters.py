@@ -152,6 +152,7 @@ def replay(
         str | None, typer.Option(help="Run it with these fields, a JSON object.")
     ] = None,
     new_id: Annotated[str | None, typer.Option(help="Run it as a new job of this id.")] = None,
+    from_step: Annotated[str | None, typer.Option(help="Do steps again, from this one on.")] = None,
     because: Because = NO_REASON,
     actor: Actor = None,
     app: AppName = None,
@@ -160,7 +161,8 @@ def replay(
     """Run dead jobs once more, with their payload or an edited one."""
     ids = _chosen(job_ids, every, {"--reason": reason, "--fingerprint": fingerprint})
     if every or len(ids) > 1:
-        _refuse({"--payload": payload, "--new-id": new_id}, "is for one job", "name one")
+        of_one = {"--payload": payload, "--new-id": new_id, "--from-step": from_step}
+        _refuse(of_one, "is for one job", "name one")
     said = for_the_log(actor, because)
     if every:
         which = DeadLetterFilter(kind, reason, fingerprint)
@@ -172,9 +174,8 @@ def replay(
 
     async def mend(redis: ArqRedis, sessions: Sessions, queue: str) -> ReplayResult:
         fields = await _fields(sessions, ids[0], kind, payload)
-        return await letters.replay(
-            redis, sessions, queue, ids, payload=fields, kind=kind, new_job_id=new_id, **said
-        )
+        edit: dict[str, Any] = {"kind": kind, "new_job_id": new_id, "from_step": from_step, **said}
+        return await letters.replay(redis, sessions, queue, ids, payload=fields, **edit)
 
     _show_replayed(run_within(LIMIT, _on_both(mend)), as_json=as_json)
 
@@ -251,6 +252,8 @@ def _show_replayed(result: ReplayResult, *, as_json: bool) -> None:
         return
     for each in result.jobs:
         say(f"{each.letter_of} is staged again, as {each.kind} under the id {each.job_id}")
+        if again := ", ".join(each.done_again):
+            complain(f"ledgerq: done again, so its effect may happen twice: {again}")
 
 
 def _show_bulk_result(what: str, result: BulkResult, *, as_json: bool) -> None:

@@ -13,7 +13,8 @@ class Delivery:
 
     `attempt` counts from 1. Earlier arrivals that spent no attempt are counted apart: `crashes` are those during which
     the worker died, `interruptions` those that lost the connection to the database or were held up by other jobs.
-    `history` has a note on each earlier arrival that went wrong, as far as known.
+    `history` has a note on each earlier arrival that went wrong, as far as known. `recorded_at` is the attempt that last
+    recorded a step outside of the database; 0 if none has, as far as this delivery knows.
     """
 
     job_id: str
@@ -24,6 +25,7 @@ class Delivery:
     history: tuple[Mapping[str, Any], ...] = ()
     worker: str = ""
     queue: str = ""  # the key of the queue that the job came from; '' if unknown
+    recorded_at: int = 0
     _envelope: Envelope | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -36,6 +38,13 @@ class Delivery:
         if self._envelope is None:
             self._envelope = decode(self.body)
         return self._envelope
+
+    @property
+    def tries(self) -> int:
+        """The attempts since a step was last recorded, this one included: those that count against the limit."""
+        if not 0 < self.recorded_at <= self.attempt:  # attempts count anew after a replay
+            return self.attempt
+        return self.attempt - self.recorded_at + 1
 
     @property
     def is_first(self) -> bool:

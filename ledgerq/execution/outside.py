@@ -9,18 +9,21 @@ from ledgerq.errors import PayloadMismatch, Snooze
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
 from ledgerq.execution.registry import Job
+from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside
+from ledgerq.runtime.calls import call_within
 from ledgerq.store import inbox, steps
 from ledgerq.store.step_records import StepRecords
 
 _ELSEWHERE = 15.0  # seconds before a job is looked at again that goes on in another worker
 
 
-async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[Any]:
+async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any]:
     """The job with what its `outside` function answers, ready for the transaction; as it is, if it has ended.
 
     Raises:
         PayloadMismatch: its steps were done for another payload.
+        BlockedTooOften: as `require_not_blocked`.
     """
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:
@@ -33,9 +36,13 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
         raise PayloadMismatch(job.id)
     origin = origin_of(job)
     records = StepRecords(sessions, origin, payload_hash, known)
-    outside: Outside[Any] = Outside(origin, job.resources, records, max_result=max_result)
+    job.delivery.recorded_at = records.recorded_at
+    require_not_blocked(job.delivery, policy)
+    outside: Outside[Any] = Outside(origin, job.resources, records, policy.step_limits)
     try:
-        answer = await run_apart(lambda: function(outside, job.payload), bound_of(job))
+        answer = await run_apart(
+            lambda: call_within(None, function, outside, job.payload), bound_of(job)
+        )
         records.require_going_on()  # its function may have caught why it can't
     except Exception as error:
         if not records.is_over:
@@ -45,5 +52,6 @@ async def answered(sessions: Sessions, job: Job[Any], max_result: int) -> Job[An
                 return job
         raise Snooze(_ELSEWHERE) from error
     finally:
+        job.delivery.recorded_at = records.recorded_at
         await outside.close()
     return replace(job, answers=(answer,))

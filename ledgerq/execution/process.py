@@ -25,14 +25,14 @@ from ledgerq.database.fence import SharesState
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_interruption
 from ledgerq.database.transaction import in_transaction
-from ledgerq.errors import BlockedTooOften, HeldUp, PayloadMismatch, TimedOut, WorkerLost
+from ledgerq.errors import HeldUp, PayloadMismatch, TimedOut, WorkerLost
 from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import handle_alone, handle_together
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
 from ledgerq.execution.outside import answered
 from ledgerq.execution.registry import Job, Registry
-from ledgerq.execution.retry import Policy, decide, decisive
+from ledgerq.execution.retry import Policy, decide, decisive, require_not_blocked
 from ledgerq.runtime.cancellation import told_to_stop
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store import inbox, outbox
@@ -98,9 +98,10 @@ class _Flow:
         check_job_id(delivery.job_id)
         if delivery.crashes >= self.policy.max_crashes:
             raise WorkerLost(delivery.crashes)
-        last = delivery.history[-1] if delivery.history else {}
-        if delivery.attempt > self.policy.max_attempts and last.get("blocked"):
-            raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
+        if (
+            delivery.envelope.kind not in self.registry.outside_kinds
+        ):  # else when its steps are known
+            require_not_blocked(delivery, self.policy)
         return self.registry.resolve(delivery)
 
     def group(self, jobs: Sequence[Job[Any]]) -> list[list[Job[Any]]]:
@@ -135,7 +136,7 @@ class _Flow:
         return outcomes
 
     async def _work_outside(self, jobs: Sequence[Job[Any]]) -> Sequence[Job[Any]]:
-        return [await answered(self.sessions, job, self.policy.max_result) for job in jobs]
+        return [await answered(self.sessions, job, self.policy) for job in jobs]
 
     async def _in_one_transaction(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         alone = len(jobs) == 1

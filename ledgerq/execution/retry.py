@@ -11,8 +11,8 @@ from ledgerq.database.sqlstate import (
     is_skew,
     is_transient,
 )
-from ledgerq.errors import DeadLetterReason as Reason
 from ledgerq.errors import (
+    BlockedTooOften,
     HandlerSilent,
     HeldUp,
     JobError,
@@ -24,20 +24,23 @@ from ledgerq.errors import (
     UnknownFields,
     UnknownKind,
 )
+from ledgerq.errors import DeadLetterReason as Reason
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.isolation import HandlerMisbehaved
 from ledgerq.execution.outcome import Buried, Retry
 from ledgerq.text import MAX_ERROR, MAX_TRACEBACK, leaves
+from ledgerq.wire.step_names import StepLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The limits for jobs that fail. Times are seconds.
 
-    A job that waits for something that others must fix (older code or an older schema during a deploy, a missing grant,
+    A step that a job records outside of the database gives it its attempts back: they count for each step. A job that waits
+    for something that others must fix (older code or an older schema during a deploy, a missing grant,
     a lock) has `deploy_attempts_factor` times `max_attempts`. A job that lost its connection to the database spends no
     attempt, but is buried after `max_interruptions`, since the job itself may break the connection. A job whose worker
-    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON;
+    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON, as is `max_answers`, of all steps of a job;
     `max_error` and `max_traceback` are the characters that a dead letter keeps.
     """
 
@@ -50,8 +53,15 @@ class Policy:
     isolate_after_crashes: int = 2
     max_crashes: int = 3
     max_result: int = 262_144
+    max_steps: int = 1_000
+    max_answers: int = 8 * 2**20
     max_error: int = MAX_ERROR
     max_traceback: int = MAX_TRACEBACK
+
+    @property
+    def step_limits(self) -> StepLimits:
+        """The limits for the steps of a job."""
+        return StepLimits(self.max_steps, self.max_result, self.max_answers)
 
     def delay(self, attempt: int) -> float:
         """Seconds until the next attempt: exponential backoff with full jitter.
@@ -70,8 +80,19 @@ def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | 
         outcome = _decide(decisive(error), delivery, policy)
         return replace(outcome, error=error)
     except BaseException:  # noqa: BLE001 - the error's own code runs here
-        again = Retry(policy.delay(delivery.attempt), error)
+        again = Retry(policy.delay(delivery.tries), error)
         return _again(again, Reason.FAILED, delivery, policy.max_attempts)
+
+
+def require_not_blocked(delivery: Delivery, policy: Policy) -> None:
+    """Refuse a job without an attempt left that has blocked the event loop: it would block the other jobs once more.
+
+    Raises:
+        BlockedTooOften: so it is.
+    """
+    last = delivery.history[-1] if delivery.history else {}
+    if delivery.tries > policy.max_attempts and last.get("blocked"):
+        raise BlockedTooOften(delivery.attempt - 1, str(last.get("error")))
 
 
 def decisive(error: BaseException) -> BaseException:
@@ -135,12 +156,12 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
     reason = Reason.UNAVAILABLE if is_transient(error) else Reason.FAILED
     if isinstance(error, HandlerSilent):
         reason = Reason.HANDLER_SILENT
-    again = Retry(policy.delay(delivery.attempt), error)
+    again = Retry(policy.delay(delivery.tries), error)
     return _again(again, reason, delivery, policy.max_attempts)
 
 
 def _again(retry: Retry, reason: Reason, delivery: Delivery, most: int) -> Retry | Buried:
-    if delivery.attempt < most:
+    if delivery.tries < most:
         return retry
     return Buried(reason, retry.error, _problems(retry.error))
 
@@ -167,7 +188,7 @@ def _patient(
     reason: Reason, error: BaseException, delivery: Delivery, policy: Policy, waits_for: str = ""
 ) -> Retry | Buried:
     """Try again with more attempts than usual: others must fix the cause, and may be about to."""
-    again = Retry(policy.delay(delivery.attempt), error, waits_for=waits_for or reason)
+    again = Retry(policy.delay(delivery.tries), error, waits_for=waits_for or reason)
     return _again(again, reason, delivery, policy.max_attempts * policy.deploy_attempts_factor)
 
 

@@ -1,20 +1,33 @@
-"""Calls a function, awaited or in a thread, within a time."""
+"""Calls a function, awaited or in a thread, within a time.
+
+A thread can't be stopped: a call that is over before its thread is left to its end. It then takes no place of the others.
+"""
 
 import asyncio
 import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import structlog
 
 from ledgerq.runtime.cancellation import to_its_end
 
 T = TypeVar("T")
 
 _AT_WORK = set[asyncio.Task[Any]]()  # the event loop keeps no task alive
-MAX_THREADS = 32
+MAX_THREADS = 32  # with a call that somebody waits for, in one event loop
+MAX_LEFT = 96  # threads that were left to their end, and have not come to it
 PATIENCE = 3.0  # seconds for cancelled calls to end
+
+
+_LEFT = set[Future[Any]]()
+_PLACES = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]()
+
+log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 class Calls:
@@ -68,9 +81,9 @@ async def call_within(
             if is_async(function):
                 return await function(*args, **kwargs)
             work = functools.partial(
-                contextvars.copy_context().run, _in_thread, function, *args, **kwargs
+                contextvars.copy_context().run, _call, function, *args, **kwargs
             )
-            answer = await asyncio.get_running_loop().run_in_executor(_threads(), work)
+            answer = await _in_a_thread(work, _name(function))
             return await answer if inspect.isawaitable(answer) else answer
     except (
         SystemExit,
@@ -80,11 +93,32 @@ async def call_within(
     except TimeoutError as error:
         if not limit.expired():
             raise
-        name = getattr(function, "__qualname__", repr(function))
-        raise TimeoutError(f"{name} took longer than {seconds:g} s") from error
+        raise TimeoutError(f"{_name(function)} took longer than {seconds:g} s") from error
 
 
-def _in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+async def _in_a_thread(work: Callable[[], Any], name: str) -> Any:
+    places = _PLACES.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MAX_THREADS))
+    async with places:
+        if len(_LEFT) >= MAX_LEFT:
+            raise RuntimeError(
+                f"{name} was not called: {MAX_LEFT} threads of earlier calls have not ended; give what they call a time limit"
+            )
+        running = _threads().submit(work)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if not running.done():
+                _LEFT.add(running)
+                running.add_done_callback(_LEFT.discard)
+                log.warning("call.thread_left", function=name, threads=len(_LEFT))
+            raise
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except StopIteration as error:  # no future can carry it
@@ -102,7 +136,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ledgerq-outside")
+    return ThreadPoolExecutor(MAX_THREADS + MAX_LEFT, thread_name_prefix="ledgerq-outside")
 
 
 async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:

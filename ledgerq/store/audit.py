@@ -199,6 +199,16 @@ async def of_job(
     return (await session.scalars(entries.order_by(col(AuditLog.id)).limit(limit))).all()
 
 
+def checked_entry(origin: Origin, change: Change) -> dict[str, Any]:
+    """As `entry_of`, for an origin that was not checked.
+
+    Raises:
+        Refused: the log can't store the origin or the change; names the field.
+    """
+    check_origin(origin)
+    return entry_of(origin, change)
+
+
 def entry_of(origin: Origin, change: Change) -> dict[str, Any]:
     """The entry's columns for a change whose origin was checked.
 

@@ -1,6 +1,6 @@
 """The dead letters: jobs that will not be tried again, with the reason and all that a replay needs."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, delete, false, func, select
@@ -10,6 +10,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, chunks, cursor, is_storable, require_limit, storable
+from ledgerq.database.engine import Sessions
 from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.store.tables import DeadLetter
 
@@ -32,6 +33,7 @@ class DeadLetterFilter:
 
 
 ALL = DeadLetterFilter()
+PAGE = 500  # letters in one page
 _BRIEF = [
     defer(getattr(DeadLetter, name), raiseload=True)
     for name in ("payload", "raw", "traceback", "attempts")
@@ -136,3 +138,17 @@ async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[Dead
 async def count(session: AsyncSession) -> int:
     """How many jobs are buried."""
     return await session.scalar(select(func.count()).select_from(DeadLetter)) or 0
+
+
+async def pages(
+    sessions: Sessions, which: DeadLetterFilter = ALL, *, size: int = PAGE
+) -> AsyncIterator[Sequence[DeadLetter]]:
+    """The dead letters that `which` selects, newest first, in pages; letters written meanwhile are left out."""
+    before_id: int | None = None
+    while True:
+        async with sessions() as session:
+            page = await newest(session, which, before_id=before_id, limit=size)
+        if not page:
+            return
+        yield page
+        before_id = page[-1].id

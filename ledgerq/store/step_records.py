@@ -64,12 +64,15 @@ class StepRecords:
     origin: Origin
     payload_hash: bytes
     known: Mapping[str, JobStep]
+    recorded_at: int = 0  # the attempt that last recorded a step
     stopped_by: Exception | None = None  # why the job can't go on, even if its function goes on
     _told: float = 0  # when progress was written, by time.monotonic
     _places: dict[str, Any] = field(init=False)  # of the cursors
 
     def __post_init__(self) -> None:
         self._places = {name: step.result for name, step in self.known.items()}
+        done = (each for each in self.known.values() if each.state is not StepState.BEGUN)
+        self.recorded_at = max((each.attempt for each in done), default=0)
 
     @property
     def job_id(self) -> str:
@@ -124,16 +127,17 @@ class StepRecords:
         values = self._values(name, StepState.DONE, begun, result, problem)
 
         async def once(session: LedgerqSession) -> JobStep | None:
-            is_new = await steps.add(session, values)
-            found = None if is_new else await steps.find(session, self.job_id, name)
-            if found and found.state is StepState.BEGUN:
-                is_new = await steps.change(session, self.job_id, name, None, _end_of(values))
-                found = None
-            if is_new:
-                found = JobStep(**values)
-            if is_new or found is None:
-                await self._tell(session, name, recorded=is_new)
-            return found
+            if await steps.add_and_tell(session, values, self.origin, self._done(name)):
+                return JobStep(**values)
+            found = await steps.find(session, self.job_id, name)
+            if found and found.state is not StepState.BEGUN:
+                return found
+            is_new = found is not None and await steps.change(
+                session, self.job_id, name, None, _end_of(values)
+            )
+            told = self._done(name, recorded=is_new)
+            await audit.record(session, self.origin, told)
+            return JobStep(**values) if is_new else None
 
         return await whatever_comes(self._in_the_end(once, name))
 
@@ -150,7 +154,7 @@ class StepRecords:
                 return await steps.find(session, self.job_id, name)
             result = await self._fenced(session, work)
             await steps.keep_answer(session, self.job_id, name, result)
-            await self._tell(session, name)
+            await audit.record(session, self.origin, self._done(name))
             return JobStep(**{**values, "result": result})
 
         return self._required(await self._while_it_runs(once), name)
@@ -180,7 +184,7 @@ class StepRecords:
             if not moved:
                 return None
             await self._fenced(session, work)
-            await self._tell(session, name)
+            await audit.record(session, self.origin, self._done(name))
             return JobStep(**values)
 
         self._required(await self._while_it_runs(once), name)
@@ -242,9 +246,9 @@ class StepRecords:
 
         return await self._commit(once)
 
-    async def _tell(self, session: LedgerqSession, name: str, *, recorded: bool = True) -> None:
+    def _done(self, name: str, *, recorded: bool = True) -> Change:
         told = {"step": name, **({} if recorded else {"recorded": False})}
-        await audit.record(session, self.origin, Change("job", self.job_id, "step", {}, told))
+        return Change("job", self.job_id, "step", {}, told)
 
     async def _in_the_end(self, work: Recording, name: str) -> JobStep:
         """Record it, however long the database is away: without the record the call would be made again."""
@@ -277,6 +281,8 @@ class StepRecords:
     def _required(self, step: JobStep | None, name: str) -> JobStep:
         if step is None:
             raise self.stop(JobIsOver(self.job_id, name))
+        if step.state is not StepState.BEGUN:
+            self.recorded_at = max(self.recorded_at, step.attempt)
         return step
 
 

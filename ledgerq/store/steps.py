@@ -12,7 +12,9 @@ from ledgerq.bounds import chunks, is_storable, storable
 from ledgerq.columns import utc_now
 from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.errors import NotReplayable
-from ledgerq.store.tables import JobProgress, JobStep, ProcessedJob, StepState
+from ledgerq.store import audit
+from ledgerq.store.audit import Change, Origin
+from ledgerq.store.tables import AuditLog, JobProgress, JobStep, ProcessedJob, StepState
 
 _ROWS = JobStep.__table__  # type: ignore[attr-defined]
 _SILENT = {"synchronize_session": False}
@@ -37,6 +39,13 @@ _ADD = {
     name: insert(_ROWS).from_select(_GIVEN, _ROW).on_conflict_do_nothing().returning(_ROWS.c.name)
     for name, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
 }
+_LOG = AuditLog.__table__  # type: ignore[attr-defined]
+_TOLD = [each for each in _LOG.c if each.name not in {"id", "at"}]
+_ADDED = _ADD["postgresql"].cte("added")
+_ENTRY = select(*(bindparam(f"told_{each.name}", type_=each.type) for each in _TOLD))
+_ADD_AND_TELL = (  # one trip for both
+    postgresql.insert(_LOG).from_select(_TOLD, _ENTRY.select_from(_ADDED)).returning(_LOG.c.id)
+)
 
 
 async def of_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
@@ -75,6 +84,18 @@ async def add(session: AsyncSession, values: Mapping[str, Any]) -> bool:
     return (await session.execute(statement, dict(values))).first() is not None
 
 
+async def add_and_tell(
+    session: AsyncSession, values: Mapping[str, Any], origin: Origin, change: Change
+) -> bool:
+    """As `add`, and if the step was added, write an entry of it to the audit log."""
+    if session.get_bind().dialect.name == "sqlite":
+        if added := await add(session, values):
+            await audit.record(session, origin, change)
+        return added
+    told = {f"told_{name}": value for name, value in audit.checked_entry(origin, change).items()}
+    return (await session.execute(_ADD_AND_TELL, {**values, **told})).first() is not None
+
+
 async def change(
     session: AsyncSession, job_id: str, name: str, since: Any, values: Mapping[str, Any]
 ) -> bool:
@@ -109,10 +130,16 @@ async def keep_answer(session: AsyncSession, job_id: str, name: str, result: Any
     )
 
 
-async def remove(session: AsyncSession, job_id: str, name: str) -> None:
-    """Remove one step: the next attempt does it again."""
+def missing(name: str, known: Collection[str]) -> str:
+    """What is wrong with the name of a step that a job does not have."""
+    there = f"the job has: {', '.join(known)}" if known else "the job has none"
+    return f"there is no step {name!r}; {there}"
+
+
+async def remove(session: AsyncSession, job_id: str, names: Collection[str]) -> None:
+    """Remove steps of a job: the next attempt does them again."""
     await session.execute(
-        delete(JobStep).where(col(JobStep.job_id) == job_id, col(JobStep.name) == name),
+        delete(JobStep).where(col(JobStep.job_id) == job_id, col(JobStep.name).in_(names)),
         execution_options=_SILENT,
     )
 

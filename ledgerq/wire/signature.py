@@ -59,16 +59,21 @@ def _payload_of(
     return payload
 
 
-def read_outside(function: Callable[..., Any], context: type) -> tuple[type[Any], Any]:
+def read_outside(
+    function: Callable[..., Any], context: type, *, in_thread: bool = False
+) -> tuple[type[Any], Any]:
     """The payload class and the answer of `async def charge(outside: Outside, order: ChargeOrder) -> Receipt`.
 
     Raises:
-        DefinitionError: it is no such function.
+        DefinitionError: it is no such function, or with `in_thread` no plain `def`.
     """
     name = _name(function)
-    if not inspect.iscoroutinefunction(function):
-        cure = "write async def; a plain function that it gives to outside.step or outside.call runs in a thread"
-        raise DefinitionError(f"{name}: job(outside=)", "is no async def", cure)
+    problem = _what_else(function)
+    if problem is None and in_thread is inspect.iscoroutinefunction(function):
+        problem = "is an async def, which runs in no thread" if in_thread else "is a plain def"
+    if problem:
+        cure = "write async def; or a plain def, with in_thread=True; or give it to outside.step"
+        raise DefinitionError(f"{name}: job(outside=)", problem, cure)
     hints = _hints(function, name)
     payload = _payload_of(hints, context, name, _parameters(function, name, 2))
     if "return" not in hints:
@@ -167,7 +172,7 @@ def _require_coroutine_function(handler: Callable[..., Any], name: str) -> None:
 
 
 def _what_else(handler: Callable[..., Any]) -> str | None:
-    """What a thing is that can be called and is no function; None if it is one."""
+    """What a thing is that is no function; None if it is one."""
     if isinstance(handler, type):
         return "is a class"
     if isinstance(handler, partial):

@@ -1,16 +1,26 @@
-"""The names of the steps of one run of a job: each is used once."""
+"""The steps of one run of a job: how many there may be, and that each name is used once."""
+
+from dataclasses import dataclass
 
 from ledgerq.errors import InvalidRequest
 
-MAX_STEPS = 1_000  # of one job
 MAX_NAME = 100  # characters
 
 
-class StepNames:
-    """The names that were used."""
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """How many steps a job may have, and how many bytes of JSON one answer and all answers may be."""
 
-    def __init__(self) -> None:
-        self._used, self._closed = set[str](), False
+    steps: int = 1_000
+    answer: int = 262_144
+    answers: int = 8 * 2**20
+
+
+class StepNames:
+    """The names that were used, at most so many."""
+
+    def __init__(self, limit: int) -> None:
+        self._used, self._closed, self._limit = set[str](), False, limit
 
     def take(self, name: str) -> None:
         """Use a name.
@@ -28,10 +38,9 @@ class StepNames:
             raise InvalidRequest(
                 f"step {name}", "is there twice in one run; in a loop, number the names"
             )
-        if len(self._used) >= MAX_STEPS:
-            raise InvalidRequest(
-                "step", f"a job has at most {MAX_STEPS:,} steps; stage another job"
-            )
+        if len(self._used) >= self._limit:
+            limit = f"a job has at most {self._limit:,} steps (LEDGERQ_MAX_STEPS)"
+            raise InvalidRequest("step", f"{limit}; stage another job")
         self._used.add(name)
 
     def close(self) -> None:

@@ -19,9 +19,9 @@ from ledgerq.database.engine import Database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.interventions import replay
 from ledgerq.execution.outcome import Buried, Completed, Duplicate
 from ledgerq.execution.process import process
+from ledgerq.execution.replays import replay
 from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.schema import require_current

@@ -9,7 +9,7 @@ from jobs.kinds import CreateProject, CreateTask
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import InvalidRequest, JobError
-from ledgerq.execution import interventions
+from ledgerq.execution import interventions, replays
 from ledgerq.execution.outcome import Buried
 from ledgerq.execution.retry import Policy
 from ledgerq.staging import StagedJob, stage, stage_many
@@ -179,7 +179,7 @@ async def test_a_discarded_job_frees_its_unique_key(any_sessions: Sessions) -> N
 async def test_who_acts_on_a_job_must_have_a_name(any_sessions: Sessions, actor: str) -> None:
     """Replay, discard and cancel refuse what can't be an author."""
     async with any_sessions() as session:
-        for act in (interventions.discard, interventions.replay):
+        for act in (interventions.discard, replays.replay):
             with pytest.raises(InvalidRequest, match="actor"):
                 await act(session, ["j"], actor=actor, reason="r")
         with pytest.raises(InvalidRequest, match="actor"):

@@ -18,10 +18,10 @@ from ledgerq.config import WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import InvalidRequest, NotBuried, NotReplayable, Undecodable
-from ledgerq.execution import interventions
+from ledgerq.execution import interventions, replays
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.interventions import Replayed
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.replays import Replayed
 from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
@@ -53,7 +53,7 @@ async def dead(sessions: Sessions, job_id: str = "dead") -> None:
 
 async def replay(sessions: Sessions, *job_ids: str, **edit: Any) -> list[Replayed]:
     async with transaction(sessions) as session:
-        return await interventions.replay(session, job_ids, actor="me", reason="mended", **edit)
+        return await replays.replay(session, job_ids, actor="me", reason="mended", **edit)
 
 
 async def discard(sessions: Sessions, *job_ids: str) -> list[str]:
@@ -128,7 +128,7 @@ async def test_a_rolled_back_replay_leaves_the_letter(any_sessions: Sessions) ->
     await dead(any_sessions)
     with pytest.raises(ZeroDivisionError):
         async with transaction(any_sessions) as session:
-            await interventions.replay(session, ["dead"], actor="me", reason="")
+            await replays.replay(session, ["dead"], actor="me", reason="")
             raise ZeroDivisionError
     assert await nothing_changed(any_sessions)
 
@@ -250,7 +250,7 @@ async def test_an_actor_that_the_log_cannot_hold_is_refused(
 ) -> None:
     """Whoever acts is known afterwards."""
     async with transaction(any_sessions) as session:
-        for act in (interventions.replay, interventions.discard):
+        for act in (replays.replay, interventions.discard):
             with pytest.raises(InvalidRequest, match="actor"):
                 await act(session, ["dead"], actor=actor, reason="")
 
@@ -274,14 +274,14 @@ async def test_pages_hold_every_letter_once(any_sessions: Sessions) -> None:
         await dead(any_sessions, f"d{n}")
     await unread(any_sessions, "odd")
     seen = []
-    async for page in interventions.pages(any_sessions, DeadLetterFilter(reason="refused"), size=3):
+    async for page in dead_letters.pages(any_sessions, DeadLetterFilter(reason="refused"), size=3):
         seen.append([each.job_id for each in page])
         await replay(any_sessions, page[0].job_id)
         await run_staged(any_sessions, page[0].job_id)  # and is dead again, with a new letter
     assert seen == [["d6", "d5", "d4"], ["d3", "d2", "d1"], ["d0"]]
-    one = [p async for p in interventions.pages(any_sessions, DeadLetterFilter(fingerprint="f"))]
+    one = [p async for p in dead_letters.pages(any_sessions, DeadLetterFilter(fingerprint="f"))]
     assert [[each.job_id for each in page] for page in one] == [["odd"]]
-    assert [p async for p in interventions.pages(any_sessions, DeadLetterFilter(kind="nope"))] == []
+    assert [p async for p in dead_letters.pages(any_sessions, DeadLetterFilter(kind="nope"))] == []
 
 
 async def swept(redis: ArqRedis, sessions: Sessions) -> BulkResult:
@@ -362,7 +362,7 @@ async def test_what_stands_in_the_way_is_known_before(any_sessions: Sessions) ->
     """So that one letter does not hold up a page of others."""
     await dead(any_sessions)
     await unread(any_sessions, "odd")
-    obstacles = [interventions.obstacle(each) for each in await rows(any_sessions, DeadLetter)]
+    obstacles = [replays.obstacle(each) for each in await rows(any_sessions, DeadLetter)]
     assert [bool(each) for each in obstacles] == [False, True]
 
 

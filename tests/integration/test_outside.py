@@ -32,7 +32,7 @@ from ledgerq.errors import (
     LockTimeout,
     NotReplayable,
 )
-from ledgerq.execution import interventions
+from ledgerq.execution import interventions, replays
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from ledgerq.execution.registry import Registry
@@ -40,6 +40,7 @@ from ledgerq.execution.retry import Policy
 from ledgerq.store import audit, inbox, steps
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobState, JobStep, StepState
+from ledgerq.wire.step_names import StepLimits
 from tests.support import count, delivery, eventually, halt, letter, our_worker, process_one, rows
 
 POLICY = Policy(timeout=5, max_attempts=3)
@@ -225,7 +226,7 @@ async def test_an_answer_that_cannot_be_kept_buries_the_job_and_is_not_asked_for
     assert found.reason == "step_unusable"
     assert problem in found.error
     async with transaction(any_sessions) as session:
-        await interventions.replay(session, ["job-1"], actor="ada", reason="again")
+        await replays.replay(session, ["job-1"], actor="ada", reason="again")
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Buried)
     assert len(calls) == 1
 
@@ -244,7 +245,7 @@ async def test_a_replay_keeps_the_steps_of_the_same_fields(
     kind = job(outside=pay_then_fail)(charge.handle)
     assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Buried)
     async with transaction(any_sessions) as session:
-        await interventions.replay(session, ["job-1"], actor="ada", reason="x", payload=fields)
+        await replays.replay(session, ["job-1"], actor="ada", reason="x", payload=fields)
     again = delivery(Charge(**(fields or {})))
     assert isinstance(await run(any_sessions, payments, again), Completed)
     assert len(payments.calls) == calls
@@ -397,7 +398,7 @@ def test_a_key_is_of_the_job_its_payload_and_the_name() -> None:
 
     def key(name: str, *, job_id: str = "job-1", attempt: int = 1, payload: bytes = b"p") -> str:
         origin = audit.Origin("x", job_id, "charge", attempt)
-        return Outside(origin, None, StepRecords(None, origin, payload, {}), max_result=9).key(name)  # type: ignore[arg-type]
+        return Outside(origin, None, StepRecords(None, origin, payload, {}), StepLimits()).key(name)  # type: ignore[arg-type]
 
     assert key("a") == key("a", attempt=2)
     assert len({key("a"), key("b"), key("a", payload=b"q"), key("a", job_id="job-2")}) == 4
@@ -431,7 +432,7 @@ async def test_a_step_that_is_called_at_most_once_is_in_doubt_after_a_failure(
     [step] = await rows(any_sessions, JobStep)
     assert step.state == StepState.BEGUN
     async with transaction(any_sessions) as session:
-        await interventions.replay(session, ["job-1"], actor="ada", reason="x")
+        await replays.replay(session, ["job-1"], actor="ada", reason="x")
     assert isinstance(await run(any_sessions, payments, delivery(Charge()), kind), Buried)
     assert len(payments.calls) == 1
 
@@ -577,14 +578,14 @@ async def test_an_answer_is_recorded_though_the_database_is_away_for_a_while(
     any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call is not made again."""
-    payments, add, away = Payments(), steps.add, [Disconnected(), Disconnected()]
+    payments, add, away = Payments(), steps.add_and_tell, [Disconnected(), Disconnected()]
 
     async def add_later(*args: Any) -> bool:
         if away:
             raise away.pop()
         return await add(*args)
 
-    monkeypatch.setattr(steps, "add", add_later)
+    monkeypatch.setattr(steps, "add_and_tell", add_later)
     assert isinstance(await run(any_sessions, payments, delivery(Charge())), Completed)
     assert len(payments.calls) == 1
     assert away == []
@@ -640,14 +641,19 @@ async def test_an_answer_in_hand_is_recorded_though_the_job_is_stopped(
     any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A timeout, a stop or a failed sibling that comes while it is written does not throw it away."""
-    payments, add, recording, gate = Payments(), steps.add, asyncio.Event(), asyncio.Event()
+    payments, add, recording, gate = (
+        Payments(),
+        steps.add_and_tell,
+        asyncio.Event(),
+        asyncio.Event(),
+    )
 
     async def add_slowly(*args: Any) -> bool:
         recording.set()
         await gate.wait()
         return await add(*args)
 
-    monkeypatch.setattr(steps, "add", add_slowly)
+    monkeypatch.setattr(steps, "add_and_tell", add_slowly)
     running = asyncio.create_task(run(any_sessions, payments, delivery(Charge())))
     await recording.wait()
     running.cancel()
@@ -662,16 +668,17 @@ async def test_a_lock_in_the_way_of_a_record_does_not_call_again(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever passes is waited for."""
-    payments, add, waits = Payments(), steps.add, [LockTimeout(), Deadlock()]
+    payments, add, waits = Payments(), steps.add_and_tell, [LockTimeout(), Deadlock()]
 
     async def add_later(*args: Any) -> bool:
         if waits:
             raise waits.pop()
         return await add(*args)
 
-    monkeypatch.setattr(steps, "add", add_later)
+    monkeypatch.setattr(steps, "add_and_tell", add_later)
     assert isinstance(await run(sessions, payments, delivery(Charge())), Completed)
     assert len(payments.calls) == 1
+    assert waits == []
 
 
 async def test_a_step_that_is_left_under_way_ends_with_the_function(any_sessions: Sessions) -> None:
@@ -842,7 +849,7 @@ async def test_a_replay_with_other_fields_is_refused_while_a_step_is_in_doubt(
     for edit in ({"payload": {"amount": 8}}, {"new_job_id": "job-2"}):
         with pytest.raises(NotReplayable, match="step charge is in doubt"):
             async with transaction(any_sessions) as session:
-                await interventions.replay(session, ["job-1"], actor="ada", reason="x", **edit)
+                await replays.replay(session, ["job-1"], actor="ada", reason="x", **edit)
 
 
 async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
@@ -866,7 +873,7 @@ async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
     answer = {"id": str(UUID(int=3)), "amount": 3}
     await resolve(any_sessions, "job-1", "ask", happened=True, answer=answer, **said)
     async with transaction(any_sessions) as session:
-        await interventions.replay(session, ["job-1"], actor="ada", reason="x")
+        await replays.replay(session, ["job-1"], actor="ada", reason="x")
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
 
 
