@@ -20,6 +20,7 @@ from tests.chaos.report import Bar, Report
 from tests.chaos.run import Phase, run_phase
 from tests.chaos.selftest import catch, self_test
 from tests.chaos.servers import PostgreSQL
+from tests.chaos.waiting_drill import waiting
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
 out = Console(width=150)
@@ -95,7 +96,7 @@ def _slice(seed: int, folder: Path, report: Report) -> None:
 def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None:
     for number, phase in enumerate(phases(minutes * 60)):
         run_phase(phase, seed + number * 1000, folder / f"phase-{number}", report, out)
-    for number, drill in enumerate(DRILLS):
+    for number, drill in enumerate((*DRILLS, waiting)):
         drill(seed + number, folder / drill.__name__, report, out)
     in_steps = report.counts.get(IN_STEPS, 0)
     report.bars += [

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledgerq.database.transaction import transaction
@@ -74,7 +75,8 @@ def transaction_held_in_step() -> None:
     step = Outside.step
 
     async def in_transaction(self: Outside[Any], *arguments: Any, **more: Any) -> Any:
-        async with transaction(self._records.sessions):
+        async with transaction(self._records.sessions) as session:
+            await session.execute(text("SELECT 1"))  # PostgreSQL hears of it now
             return await step(self, *arguments, **more)
 
     replace(Outside, step=in_transaction)

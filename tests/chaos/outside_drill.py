@@ -25,7 +25,7 @@ JOB_ID = "the-job"
 def dies_in_last_step(bug: str, folder: Path, *, once: bool = False) -> list[str]:
     """The violations. With `once` the step is called at most once."""
     with world(folder, 0, lease=LEASE, rate=1, workers=1, CHAOS_BUG=bug) as made:
-        made.party.troubles = {}
+        made.party.answer_at_once()
         made.party.held = {"mail"}
         payload = (ChaosOutsideOnce if once else ChaosOutside)(
             project_id=made.project, url=made.party.url
@@ -36,7 +36,7 @@ def dies_in_last_step(bug: str, folder: Path, *, once: bool = False) -> list[str
         for member in made.fleet.living():
             made.fleet.kill(member)
         made.party.let_go.set()
-        made.drain(20)
+        made.drain(60)
         made.fleet.stop()
         found = checker.look(made.postgresql)
         verdict = checker.check([job], found)
@@ -47,7 +47,7 @@ def dies_in_last_step(bug: str, folder: Path, *, once: bool = False) -> list[str
 def waits_in_step(bug: str, folder: Path, *, by: Callable[[World], list[str]]) -> list[str]:
     """A job waits in its first step: what is held meanwhile, as it is seen `by` the database or the worker."""
     with world(folder, 0, lease=LEASE, rate=1, workers=1, CHAOS_BUG=bug) as made:
-        made.party.troubles = {}
+        made.party.answer_at_once()
         made.party.held = {"charge"}
         _staged(made, ChaosOutside(project_id=made.project, url=made.party.url))
         if not made.party.wait_for("charge"):
@@ -81,8 +81,10 @@ def _staged(made: World, payload: ChaosOutside) -> Sent:
 
 
 DRILLS: dict[str, Callable[[str, Path], list[str]]] = {
-    bug.__name__: partial(dies_in_last_step, once=bug is intent_not_committed) for bug in IN_LAST_STEP
-} | {
+    **{
+        bug.__name__: partial(dies_in_last_step, once=bug is intent_not_committed)
+        for bug in IN_LAST_STEP
+    },
     transaction_held_in_step.__name__: partial(waits_in_step, by=by_database),
     connection_held_in_step.__name__: partial(waits_in_step, by=by_worker),
 }

@@ -52,6 +52,12 @@ class ChaosOutsideOnce(ChaosOutside, kind="chaos_outside_once"):
     """Calls the party's second endpoint, which knows no keys, at most once."""
 
 
+class ChaosWaits(Effects, kind="chaos_waits"):
+    """Asks for one step, and is done."""
+
+    url: str
+
+
 class Said(BaseModel):
     """What the party answers."""
 
@@ -139,6 +145,16 @@ async def _go_outside(outside: Outside[httpx.AsyncClient], job: ChaosOutside) ->
     return [charged.serial, mailed.serial]
 
 
+async def _wait(outside: Outside[httpx.AsyncClient], job: ChaosWaits) -> int:
+    run = _Run(outside.job_id, time.monotonic(), asyncio.current_task())
+    where, key = f"{job.url}/keyed/{outside.job_id}/charge", outside.key("charge")
+    return (await outside.step("charge", _ask, outside.resources, where, key, run)).serial
+
+
+async def _waited(context: JobContext, job: ChaosWaits, serial: int) -> list[int]:
+    return await leave(context, job)
+
+
 async def _outside(context: JobContext, job: ChaosOutside, serials: list[int]) -> list[int]:
     await leave(context, job)
     return serials
@@ -152,7 +168,8 @@ async def open_client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-OUTSIDE_KINDS = tuple(
-    Kind(payload, _outside, outside=_go_outside, timeout=300)
-    for payload in (ChaosOutside, ChaosOutsideOnce)
+OUTSIDE_KINDS: tuple[Kind[Any, Any], ...] = (
+    Kind(ChaosOutside, _outside, outside=_go_outside, timeout=300),
+    Kind(ChaosOutsideOnce, _outside, outside=_go_outside, timeout=300),
+    Kind(ChaosWaits, _waited, outside=_wait, timeout=300),
 )

@@ -20,7 +20,9 @@ T = TypeVar("T")
 How = Literal["rst", "fin"]
 Upstream = tuple[str, int] | Path
 
-_NAME = re.compile(rb"ledgerq:[^:\s\0]+:[0-9a-f]+:\d+:[0-9a-f]+")  # see ledgerq.runtime.process_name
+_NAME = re.compile(
+    rb"ledgerq:[^:\s\0]+:[0-9a-f]+:\d+:[0-9a-f]+"
+)  # see ledgerq.runtime.process_name
 _LINGER_NOT = struct.pack("ii", 1, 0)  # closing then sends RST
 
 
@@ -34,6 +36,11 @@ class Link:
     how: How = "rst"
     mute: bool = False  # what the server answers is swallowed
     caller: str = ""  # the name of the process, once it has said it
+
+    def hear(self, data: bytes) -> None:
+        """Learn who calls: clients say their name first."""
+        if not self.caller and (said := _NAME.search(data)):
+            self.caller = said[0].decode()
 
     def cut(self) -> None:
         """Break it, both ways."""
@@ -159,8 +166,7 @@ class Hop:
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._open.wait()
-                if not link.caller and (said := _NAME.search(data)):
-                    link.caller = said[0].decode()
+                link.hear(data)
                 if link.mute and back:
                     continue
                 if link.budget is not None and len(data) >= link.budget:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.kinds import CreateTask
-from tests.chaos.outside_kinds import ChaosOutside
+from tests.chaos.outside_kinds import ChaosWaits
 from tests.chaos.report import Bar, Report
 from tests.chaos.run import finish
 from tests.chaos.staged_jobs import stage_jobs
@@ -30,7 +30,7 @@ def waiting(seed: int, folder: Path, report: Report, out: Console, *, jobs: int 
     folder.mkdir()
     settings = {"LEDGERQ_MAX_OUTSIDE": str(jobs)}
     with world(folder, seed, lease=LEASE, rate=1, workers=1, **settings) as made:
-        made.party.troubles, made.party.slowest_step = {}, 0.0
+        made.party.answer_at_once()
         _stage(made, "warm", WARM)
         made.drain(60)
         before = _megabytes(made)
@@ -39,7 +39,13 @@ def waiting(seed: int, folder: Path, report: Report, out: Console, *, jobs: int 
         if not made.party.wait_for("charge", WARM + jobs, 100):
             report.violations.append("waiting: not all jobs come to their step")
         growth = _megabytes(made) - before
-        stage_jobs(made, {f"quick-{n}": CreateTask(title=f"№ {n}", project_id=made.project) for n in range(QUICK)})
+        stage_jobs(
+            made,
+            {
+                f"quick-{n}": CreateTask(title=f"№ {n}", project_id=made.project)
+                for n in range(QUICK)
+            },
+        )
         held = most_in_transaction(made, LOOKS)
         if (ended := _ended(made)) < WARM + QUICK:
             report.violations.append(f"waiting: {ended - WARM} of {QUICK} other jobs have ended")
@@ -49,6 +55,11 @@ def waiting(seed: int, folder: Path, report: Report, out: Console, *, jobs: int 
             Bar("MB of memory for 1,000 jobs that wait in a step", growth / jobs * 1000, MEGABYTES),
         ]
         finish(made, report, "waiting", 120, out)
+        asked = len(made.party.calls)
+        if asked != WARM + jobs:
+            report.violations.append(
+                f"waiting: the party was asked {asked} times for {WARM + jobs} jobs"
+            )
 
 
 def most_in_transaction(made: World, seconds: float) -> int:
@@ -61,12 +72,14 @@ def most_in_transaction(made: World, seconds: float) -> int:
 
 
 def _stage(made: World, name: str, jobs: int) -> None:
-    payload = ChaosOutside(project_id=made.project, url=made.party.url)
+    payload = ChaosWaits(project_id=made.project, url=made.party.url)
     stage_jobs(made, {f"{name}-{n}": payload for n in range(jobs)})
 
 
 def _ended(made: World) -> int:
-    rows = made.postgresql.fetch("SELECT count(*) AS n FROM ledgerq.processed_job WHERE state = 'done'")
+    rows = made.postgresql.fetch(
+        "SELECT count(*) AS n FROM ledgerq.processed_job WHERE state = 'done'"
+    )
     return int(rows[0]["n"])
 
 
