@@ -224,6 +224,6 @@ def _worker(environment: dict[str, str], at: int = 0) -> int:
     )
     command = (*(strace if at else ()), sys.executable, "-m", "tests.chaos.worker")
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=60
+        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=180
     )
     return ended.returncode

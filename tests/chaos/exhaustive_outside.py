@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,11 @@ from tests.support import stepped
 
 MOST = 2_000  # awaits
 DATABASE = "outside"
-SECONDS = 60.0
+SECONDS = 120.0  # for one job
 
+HitTask = Callable[["asyncio.Task[Outcome]"], object]
 Hit = Callable[["Run"], bool]  # one run of a job, which is hit; False if it was over before
+_HIT, _OVER, _BROKEN = 0, 1, 2  # exit statuses
 
 
 @dataclass(slots=True)
@@ -45,22 +47,19 @@ class Run:
     number: int
     passed: int = 0
 
-    async def to_its_end(self, hit: Callable[["asyncio.Task[Outcome]"], object] | None) -> bool:
+    async def to_its_end(self, hit: HitTask | None) -> bool:
         """Deliver the job until it has ended; True if it was hit before."""
         async with (
+            asyncio.timeout(SECONDS),
             open_database(DatabaseConfig(url=self.url, pool_size=3)) as database,
             open_client() as client,
         ):
-            outcome: Outcome | None = None
-            if hit:
-                with suppress(asyncio.CancelledError):
-                    outcome = await self._hit(self._deliver(database, client), hit)
-            async with asyncio.timeout(SECONDS):
-                while outcome is None or isinstance(outcome, Retry):
-                    outcome = await self._deliver(database, client)
+            outcome = await self._hit(self._deliver(database, client), hit) if hit else None
+            while outcome is None or isinstance(outcome, Retry):
+                outcome = await self._deliver(database, client)
         return self.passed >= self.number
 
-    async def _hit(self, work: Any, hit: Callable[["asyncio.Task[Outcome]"], object]) -> Outcome:
+    async def _hit(self, work: Any, hit: HitTask) -> Outcome | None:
         """Run it in a task; all awaits of it and of the tasks that it makes are counted."""
         loop = asyncio.get_running_loop()
 
@@ -74,10 +73,9 @@ class Run:
 
         loop.set_task_factory(counted)
         task: asyncio.Task[Outcome] = loop.create_task(work)
-        try:
-            return await task
-        finally:
-            loop.set_task_factory(None)
+        await asyncio.wait({task})
+        loop.set_task_factory(None)
+        return None if task.cancelled() else task.result()
 
     async def _deliver(self, database: Database, client: Any) -> Outcome:
         content = {**self.fields, "_staged": "1"} if self.job.in_database else self.fields
@@ -90,24 +88,32 @@ class Run:
 
 def cancelled(run: Run) -> bool:
     """The job's task is cancelled at that await, as a worker does it."""
-    return asyncio.run(run.to_its_end(lambda task: task.cancel()))
+    return _in_a_process(run, lambda task: task.cancel()) == _HIT
 
 
 def killed(run: Run) -> bool:
-    """The process is killed at that await; this one then goes on with the job."""
+    """The process is killed at that await; another one then goes on with the job."""
+    status = _in_a_process(run, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    if status == -signal.SIGKILL:
+        _in_a_process(run, None)
+    return status != _OVER
+
+
+def _in_a_process(run: Run, hit: HitTask | None) -> int:
+    """Its exit status. It is forked from this one, which has started no thread that the job needs."""
     pid = os.fork()
     if pid == 0:
+        status = _BROKEN
         try:
-            asyncio.run(run.to_its_end(lambda _: os.kill(os.getpid(), signal.SIGKILL)))
-            os._exit(0)
+            status = _HIT if asyncio.run(run.to_its_end(hit)) else _OVER
+        except Exception:  # noqa: BLE001 - told, and then the process ends
+            traceback.print_exc()
         finally:
-            os._exit(1)
+            os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status not in {0, -signal.SIGKILL}:
-        raise RuntimeError(f"the process exited with {status}")
-    if status:
-        asyncio.run(run.to_its_end(None))
-    return status != 0
+    if status not in {_HIT, _OVER, -signal.SIGKILL}:
+        raise RuntimeError(f"job {run.job.job_id}: its process exited with {status}")
+    return status
 
 
 HITS: dict[str, Hit] = {"cancelled": cancelled, "killed": killed}

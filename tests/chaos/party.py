@@ -82,7 +82,7 @@ class Party:
         """And well."""
         self.troubles, self.slowest, self.slowest_step = {}, 0.0, 0.0
 
-    def wait_for(self, step: str, times: int = 1, seconds: float = 30) -> bool:
+    def wait_for(self, step: str, times: int = 1, seconds: float = 60) -> bool:
         """Wait until the step was asked for so often; False if it was not in time."""
         with self._news:
             return self._news.wait_for(
