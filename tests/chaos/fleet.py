@@ -85,7 +85,7 @@ class Fleet:
         with self._lock:
             self.members.append(self._spawn(len(self.members)))
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 180) -> None:
         """Until each has said that it has started."""
         deadline = time.monotonic() + seconds
         while not all(member.ready and member.alive for member in self.living()):
