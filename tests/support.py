@@ -3,7 +3,7 @@
 import asyncio
 import os
 import types
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -189,23 +189,37 @@ async def eventually(condition: Any, *, seconds: float = 20) -> Any:
 
 def cancelled_at(step: int, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """`work`, whose task is cancelled at its `step`-th await, wherever that is."""
+    awaits = 0
+
+    def cancel() -> None:
+        nonlocal awaits
+        awaits += 1
+        if awaits == step:
+            task = asyncio.current_task()
+            assert task
+            task.cancel()
+
+    async def run() -> T:
+        answer = await stepped(work, cancel)
+        if awaits < step:
+            raise NeverReached(answer)
+        return answer
+
+    return run()
+
+
+def stepped(work: Coroutine[Any, Any, T], at_await: Callable[[], None]) -> Coroutine[Any, Any, T]:
+    """`work`, at each of whose awaits the function is called first."""
 
     @types.coroutine
     def drive() -> Generator[Any, Any, T]:
-        awaits = 0
         send: tuple[Any, ...] = (work.send, None)
         while True:
             try:
                 future = send[0](send[1])
             except StopIteration as stop:
-                if awaits < step:
-                    raise NeverReached(stop.value) from None
                 return stop.value  # type: ignore[no-any-return]
-            awaits += 1
-            if awaits == step:
-                task = asyncio.current_task()
-                assert task
-                task.cancel()
+            at_await()
             try:
                 send = (work.send, (yield future))
             except BaseException as error:  # noqa: BLE001 - handed on to the work

@@ -1,6 +1,7 @@
 """A worker whose jobs call an outside party over HTTP: `python -m tests.acceptance.outside_jobs`; and the party."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -35,6 +36,11 @@ class Party:
         if name in self.held:
             self.let_go.wait(60)
         return {"name": name, "key": key}
+
+    def answer_held(self) -> None:
+        """Answer what is held now; what is asked for later is held again."""
+        now, self.let_go = self.let_go, threading.Event()
+        now.set()
 
     def wait_for(self, name: str, times: int = 1) -> None:
         """Wait until the effect was asked for so often."""
@@ -85,13 +91,61 @@ async def order(context: JobContext[httpx.AsyncClient], order: Order, keys: list
     return project.id
 
 
+class Import(Payload[list[int]], kind="import"):
+    """So many pages are fetched at the party, one after another."""
+
+    url: str
+    pages: int
+
+
+async def fetch_pages(outside: Outside[httpx.AsyncClient], pages: Import) -> int:
+    for page in range(1, pages.pages + 1):
+        name = f"page-{page}"
+        await outside.call(ask, outside.resources, f"{pages.url}/{name}", key=outside.key(name))
+        await outside.progress(page, of=pages.pages, note=name)
+    return pages.pages
+
+
+@job(outside=fetch_pages, timeout=60)
+async def import_pages(
+    context: JobContext[httpx.AsyncClient], pages: Import, fetched: int
+) -> list[int]:
+    await projects.create(context.session, context.origin, NewProject(name=f"{fetched} pages"))
+    return [fetched, context.origin.attempt or 0]
+
+
+class Block(Payload[None], kind="block"):
+    """Blocks the event loop in a step."""
+
+    seconds: float
+
+
+async def block_loop(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251 - the fault
+
+
+async def block_in_step(outside: Outside[httpx.AsyncClient], block: Block) -> None:
+    await outside.step("block", block_loop, block.seconds)
+
+
+@job(outside=block_in_step, timeout=60)
+async def block(context: JobContext[httpx.AsyncClient], block: Block, nothing: None) -> None:
+    """Nothing is left to do."""
+
+
 @asynccontextmanager
 async def resources() -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(trust_env=False) as client:
         yield client
 
 
-APP = replace(app, jobs=[order], schedule=[], forget_ended_jobs=False, resources=resources)
+APP = replace(
+    app,
+    jobs=[order, import_pages, block],
+    schedule=[],
+    forget_ended_jobs=False,
+    resources=resources,
+)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Real workers whose jobs call a party over HTTP, killed and stopped while they wait."""
 
+import asyncio
+import json
 import signal
 import sys
 
 import pytest
+import redis as redis_sync
 
 from db.models import Project
+from ledgerq.broker.keys import in_progress_key_prefix
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.store.tables import JobStep
-from tests.acceptance.outside_jobs import Order, party
+from tests.acceptance.outside_jobs import Block, Import, Order, party
 from tests.acceptance.processes import environment, ledgerq, worker_process
 from tests.support import count, eventually, letter, rows
 
@@ -120,3 +124,66 @@ async def test_a_step_in_doubt_is_resolved_by_a_person(
     assert '"done":1' in shown.replace(" ", "")
     wrong = ledgerq("dead", "resolve", "order", "--step", "charge", "--did-not-happen", env=env)
     assert "not among the dead letters: order" in wrong.stderr
+
+
+async def test_a_job_of_many_leases_runs_once_and_tells_its_progress(
+    config: Config, client: JobClient, redis_url: str, sessions: Sessions
+) -> None:
+    """Its lease is renewed all along, so that a second worker does not take it; `ledgerq job` shows how far it is."""
+    env = {**environment(config), "LEDGERQ_APP": "tests.acceptance.outside_jobs:APP"}
+    lease = 1_000  # milliseconds
+    limits = {"LEDGERQ_LEASE": "1"}
+
+    async def expires() -> int:
+        return int(str(redis.pexpiretime(f"{in_progress_key_prefix}import")))
+
+    with (
+        redis_sync.Redis.from_url(redis_url) as redis,
+        party() as (it, url),
+        worker_process(config, OURS, **limits) as one,
+        worker_process(config, OURS, **limits) as two,
+    ):
+        it.held = {"page-2", "page-3"}
+        job = await client.enqueue(Import(url=url, pages=3), job_id="import")
+        for page in (2, 3):
+            await asyncio.to_thread(it.wait_for, f"page-{page}")
+            first = await expires()
+
+            async def has_lasted(first: int = first) -> bool:
+                return await expires() > first + 3 * lease
+
+            await eventually(has_lasted)
+            shown = json.loads(ledgerq("job", "import", "--json", env=env).stdout)
+            assert (shown["state"], shown["attempt"]) == ("running", 1)
+            assert (shown["progress"]["done"], shown["progress"]["of"]) == (page - 1, 3)
+            it.answer_held()
+        assert await job.result(timeout=20) == [3, 1]
+        assert it.calls == {"page-1": 1, "page-2": 1, "page-3": 1}
+        starts = [each for worker in (one, two) for each in worker.named("job.completed")]
+        assert [each["job_id"] for each in starts] == ["import"]
+        assert not one.named("lease.lost") + two.named("lease.lost")
+    assert await count(sessions, Project) == 1
+
+
+async def test_a_step_that_blocks_the_loop_is_named_and_costs_waiting_jobs_nothing(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """The log has its job and its stack while it blocks; leases go on, and a second worker takes neither job."""
+    limits = {"LEDGERQ_LEASE": "1", "LEDGERQ_BLOCKED_AFTER": "0.5"}
+    with party() as (it, url), worker_process(config, OURS, **limits) as first:
+        it.held = {"charge"}
+        waits = await client.enqueue(Order(url=url, steps=["charge"]), job_id="waits")
+        await asyncio.to_thread(it.wait_for, "charge")
+        blocks = await client.enqueue(Block(seconds=4), job_id="blocks")
+        await asyncio.to_thread(first.wait_for, "event_loop.blocked")
+        with worker_process(config, OURS, **limits) as second:
+            await blocks.result(timeout=20)
+            it.let_go.set()
+            assert await waits.result(timeout=20) == 1
+            assert not second.named("job.completed") + second.named("job.duplicate")
+        (blocked,) = first.named("event_loop.blocked")
+        assert not first.named("lease.lost")
+        assert it.calls == {"charge": 1}
+    assert (blocked["job_id"], blocked["kind"]) == ("blocks", "block")
+    assert "in block_loop" in blocked["stack"]
+    assert sorted(await steps_done(sessions)) == ["block", "charge"]

@@ -15,10 +15,12 @@ from rich.console import Console
 from tests.chaos import faults, server_faults
 from tests.chaos.drills import DRILLS
 from tests.chaos.exhaustive import exhaustive
+from tests.chaos.in_flight import IN_STEPS
 from tests.chaos.report import Bar, Report
 from tests.chaos.run import Phase, run_phase
 from tests.chaos.selftest import catch, self_test
 from tests.chaos.servers import PostgreSQL
+from tests.chaos.waiting_drill import waiting
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "reliability.json"
 out = Console(width=150)
@@ -37,8 +39,10 @@ SLICE = Phase(
     lease=3,
     drain=100,
     attempts=3,  # those that fail have ended sooner
+    slowest_step=2,
 )
-FAULTS = 300  # a minute
+FAULTS = 300  # a minute …
+IN_STEPS_BAR = 100  # … and of these, with a step in flight
 SLICE_BUGS = ("receipt_after_effects", "fence_not_put_up")
 
 
@@ -92,9 +96,13 @@ def _slice(seed: int, folder: Path, report: Report) -> None:
 def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None:
     for number, phase in enumerate(phases(minutes * 60)):
         run_phase(phase, seed + number * 1000, folder / f"phase-{number}", report, out)
-    for number, drill in enumerate(DRILLS):
+    for number, drill in enumerate((*DRILLS, waiting)):
         drill(seed + number, folder / drill.__name__, report, out)
-    report.bars.append(Bar("faults", report.total().faults, FAULTS * minutes, higher=True))
+    in_steps = report.counts.get(IN_STEPS, 0)
+    report.bars += [
+        Bar("faults", report.total().faults, FAULTS * minutes, higher=True),
+        Bar(IN_STEPS, in_steps, IN_STEPS_BAR * minutes, higher=True),
+    ]
 
 
 def phases(seconds: float) -> list[Phase]:

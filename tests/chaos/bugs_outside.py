@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledgerq.database.transaction import transaction
@@ -69,6 +70,30 @@ def page_before_cursor() -> None:
     replace(StepRecords, advance=apart)
 
 
-OUTSIDE = (
+def transaction_held_in_step() -> None:
+    """A transaction is open while the party is asked."""
+    step = Outside.step
+
+    async def in_transaction(self: Outside[Any], *arguments: Any, **more: Any) -> Any:
+        async with transaction(self._records.sessions) as session:
+            await session.execute(text("SELECT 1"))  # PostgreSQL hears of it now
+            return await step(self, *arguments, **more)
+
+    replace(Outside, step=in_transaction)
+
+
+def connection_held_in_step() -> None:
+    """A connection is kept while the party is asked, without a transaction: PostgreSQL does not see it."""
+    step = Outside.step
+
+    async def with_connection(self: Outside[Any], *arguments: Any, **more: Any) -> Any:
+        async with self._records.sessions.kw["bind"].connect():
+            return await step(self, *arguments, **more)
+
+    replace(Outside, step=with_connection)
+
+
+IN_LAST_STEP = (
     step_not_recorded, records_not_read, intent_not_committed, key_of_the_run, page_before_cursor,
 )  # fmt: skip
+OUTSIDE = (*IN_LAST_STEP, transaction_held_in_step, connection_held_in_step)

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from ledgerq.broker.keys import failures_key
 from tests.chaos import checker, faults, server_faults
-from tests.chaos.guest_jobs import stage_every_guest
 from tests.chaos.guests import expected
 from tests.chaos.poison import BODIES, KEYS, good_body, is_good
 from tests.chaos.report import Bar, Report, percentile
 from tests.chaos.run import Phase, finish, run_phase
+from tests.chaos.staged_jobs import stage_every_guest
 from tests.chaos.world import World, world
 
 LEASE = 15.0  # the default

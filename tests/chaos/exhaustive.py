@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rich.console import Console
@@ -23,9 +25,13 @@ from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Outcome, Retry
 from ledgerq.execution.retry import Policy
 from tests.chaos import checker
+from tests.chaos.effects import Effects
+from tests.chaos.exhaustive_outside import hit_everywhere, stage, violated
 from tests.chaos.fleet import ROOT, lease_setting, settings
 from tests.chaos.history import Sent, Source
-from tests.chaos.kinds import registry
+from tests.chaos.kinds import ChaosEffects, registry
+from tests.chaos.outside_kinds import ChaosOutsideOnce, expected_outside
+from tests.chaos.party import Call, party
 from tests.chaos.report import Report
 from tests.chaos.servers import PostgreSQL, Redis, servers
 from tests.chaos.world import new_project_at
@@ -52,15 +58,23 @@ def kinds(project: int) -> dict[str, tuple[dict[str, Any], int]]:
 
 
 def exhaustive(folder: Path, report: Report, out: Console) -> None:
-    """Both; each point is an exposure of its own."""
+    """All of them; each point is an exposure of its own."""
     folder.mkdir()
     with _prepared(folder) as prepared:
         _cancel_everywhere(prepared[1], prepared[2], report, out)
-        if shutil.which("strace") is None:
-            out.print("a kill at every send: skipped: no strace")
-            return
+        payload = ChaosEffects(project_id=prepared[2], effects=2)
         for source in SOURCES:
-            _kill_everywhere(prepared, source, report, out)
+            kill_everywhere(prepared, Sends(source, source, payload), report, out)
+        exhaustive_outside(prepared, report, out)
+
+
+def exhaustive_outside(prepared: Prepared, report: Report, out: Console) -> None:
+    """A job that works outside is hit at every await, and its worker is killed at every send."""
+    with party(Random(0)) as other:
+        other.answer_at_once()
+        payload = ChaosOutsideOnce(project_id=prepared[2], effects=2, url=other.url)
+        hit_everywhere(prepared[1], payload, other.calls, report, out)
+        kill_everywhere(prepared, Sends("outside", "sql", payload, other.calls), report, out)
 
 
 @contextmanager
@@ -125,45 +139,54 @@ async def _process(database: Database, job: Sent, fields: dict[str, Any]) -> Out
     return outcome
 
 
-def stage(postgresql: PostgreSQL, database: str, job: Sent, fields: dict[str, Any]) -> None:
-    """By the SQL function, with the producer's own row."""
-    own = "INSERT INTO producer_row VALUES ($1)"
-    postgresql.fetch(own, job.job_id, database=database)
-    call = "SELECT ledgerq.enqueue_job($1, $2::text::jsonb, job_id => $3)"
-    postgresql.fetch(call, job.kind, json.dumps(fields), job.job_id, database=database)
+@dataclass(frozen=True, slots=True)
+class Sends:
+    """What a worker runs that is killed at each of its sends."""
+
+    name: str
+    source: Source
+    payload: Effects
+    calls: Sequence[Call] = ()  # of the party
 
 
-def _kill_everywhere(servers: Prepared, source: Source, report: Report, out: Console) -> None:
+def kill_everywhere(servers: Prepared, sends: Sends, report: Report, out: Console) -> None:
     """SIGKILL at the n-th send of a worker that runs one job, for n = 1, 2, … until it lives."""
+    if shutil.which("strace") is None:
+        out.print(f"a kill at every send, {sends.name}: skipped: no strace")
+        return
     points = 0
     violations: list[str] = []
     with ThreadPoolExecutor(2) as pool:
         for first in range(1, SENDS, 2):
-            pair = [pool.submit(_kill_at, servers, source, number) for number in (first, first + 1)]
+            pair = [pool.submit(_kill_at, servers, sends, number) for number in (first, first + 1)]
             results = [each.result() for each in pair]
             points += sum(killed for killed, _ in results)
             violations += [each for _, found in results for each in found]
             if not all(killed for killed, _ in results):
                 break
     report.violations += [f"killed at a send: {each}" for each in violations]
-    report.notes.setdefault("killed at every send", {})[source] = points
+    report.notes.setdefault("killed at every send", {})[sends.name] = points
     out.print(
-        f"a kill at every send, {source}: {points} points, {len(violations)} violations",
+        f"a kill at every send, {sends.name}: {points} points, {len(violations)} violations",
         highlight=False,
     )
 
 
-def _kill_at(servers: Prepared, source: Source, number: int) -> tuple[bool, list[str]]:
+def _kill_at(servers: Prepared, sends: Sends, number: int) -> tuple[bool, list[str]]:
     """True if there was such a send, and what is wrong after a clean worker has been."""
-    redis, postgresql, project = servers
-    name = f"sends_{source}_{number}"
+    redis, postgresql, _ = servers
+    name = f"sends_{sends.name}_{number}"
     postgresql.copy_database(name)
-    job = Sent(name, source, "chaos_effects", 2, poison=False, invoked=0, answer="ok")
-    fields = {"project_id": project, "effects": 2}
-    if source == "sql":
+    payload = sends.payload
+    job = Sent(
+        name, sends.source, payload.kind, payload.effects, poison=False, invoked=0, answer="ok",
+        **expected_outside(payload),
+    )  # fmt: skip
+    fields = payload.model_dump(mode="json")
+    if sends.source == "sql":
         stage(postgresql, name, job, fields)
     else:
-        _enqueue(redis, name, fields)
+        _enqueue(redis, name, payload.kind, fields)
     environment = settings(
         0, redis.port, LEDGERQ_QUEUE=name, CHAOS_BURST="1", **lease_setting(1),
         DATABASE_URL=postgresql.url(name),
@@ -172,13 +195,14 @@ def _kill_at(servers: Prepared, source: Source, number: int) -> tuple[bool, list
     deadline = time.monotonic() + 60
     while checker.look(postgresql, name).state.get(name) is None and time.monotonic() < deadline:
         _worker(environment)
-    if source == "sql" and checker.look(postgresql, name).outbox:
+    if sends.source == "sql" and checker.look(postgresql, name).outbox:
         _worker(environment)
-    return killed, checker.check([job], checker.look(postgresql, name)).violations
+    calls = [call for call in sends.calls if call.job_id == name]
+    return killed, violated(postgresql, name, calls, [job])
 
 
-def _enqueue(redis: Redis, name: str, fields: dict[str, Any]) -> None:
-    body = json.dumps({"f": "chaos_effects", "k": fields, "a": [], "t": None, "et": 1})
+def _enqueue(redis: Redis, name: str, kind: str, fields: dict[str, Any]) -> None:
+    body = json.dumps({"f": kind, "k": fields, "a": [], "t": None, "et": 1})
     with redis.client() as client:
         client.set(f"arq:job:{name}", body)
         client.zadd(name, {name: 1})
@@ -200,6 +224,6 @@ def _worker(environment: dict[str, str], at: int = 0) -> int:
     )
     command = (*(strace if at else ()), sys.executable, "-m", "tests.chaos.worker")
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=60
+        command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=180
     )
     return ended.returncode

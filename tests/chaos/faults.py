@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from tests.chaos import server_faults
+from tests.chaos import server_faults, step_faults
 from tests.chaos.fleet import Member
 from tests.chaos.proxy import Hop
 from tests.chaos.world import World
@@ -121,7 +121,7 @@ def refuse(world: World) -> None:
 
 
 KEEPING: dict[Break, int] = {
-    kill_worker: 30,
+    kill_worker: 20,
     kill_all_workers: 3,
     terminate_worker: 6,
     terminate_worker_twice: 4,
@@ -142,6 +142,11 @@ KEEPING: dict[Break, int] = {
     server_faults.pause_backend: 3,
     server_faults.exhaust_connections: 2,
     server_faults.lock_table: 2,
+    step_faults.kill_worker_in_step: 10,
+    step_faults.kill_worker_after_answer: 10,
+    step_faults.cut_worker_after_answer: 10,
+    step_faults.terminate_backends_after_answer: 6,
+    step_faults.restart_postgresql_after_answer: 3,
     cut_all: 10,
     half_open: 2,
     stall: 2,

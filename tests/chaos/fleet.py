@@ -1,5 +1,6 @@
 """The worker processes: started, signalled and killed by pid, and started again when we killed them."""
 
+import math
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ class Member:
     log: Path
     started: float = field(default_factory=time.time)
     told: str = ""  # what we did to end it
+    ended: float = math.inf  # when it did, about
     stopped: bool = False  # by SIGSTOP
 
     @property
@@ -83,7 +85,7 @@ class Fleet:
         with self._lock:
             self.members.append(self._spawn(len(self.members)))
 
-    def wait_ready(self, seconds: float = 60) -> None:
+    def wait_ready(self, seconds: float = 180) -> None:
         """Until each has said that it has started."""
         deadline = time.monotonic() + seconds
         while not all(member.ready and member.alive for member in self.living()):
@@ -99,7 +101,7 @@ class Fleet:
 
     def kill(self, member: Member) -> None:
         """kill -9."""
-        member.told = "SIGKILL"
+        member.told, member.ended = "SIGKILL", time.time()
         member.process.kill()
 
     def terminate(self, member: Member, times: int = 1) -> None:
@@ -169,6 +171,7 @@ class Fleet:
     def _judge(self, member: Member) -> None:
         """It must have been told to exit, and have exited as told."""
         status = member.process.wait()
+        member.ended = min(member.ended, time.time())
         asked = {"SIGKILL": (-signal.SIGKILL,), "SIGTERM": (0,)}.get(member.told, ())
         if status in asked or self._killed_itself(member, status):
             return

@@ -105,9 +105,9 @@ CHAOS_KINDS = (
 )
 
 
-def registry() -> Registry:
+def registry(resources: Any = None) -> Registry:
     """The product's kinds, these, and those that misbehave."""
-    return chaos_app().registry()
+    return chaos_app().registry(resources)
 
 
 def chaos_app() -> App:

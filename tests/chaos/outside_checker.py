@@ -43,14 +43,20 @@ class Traces:
     calls: list[Call] = field(default_factory=list)
 
 
-def look_outside(postgresql: PostgreSQL, calls: Iterable[Call]) -> dict[str, Traces]:
+def look_outside(
+    postgresql: PostgreSQL, calls: Iterable[Call], database: str = PostgreSQL.DATABASE
+) -> dict[str, Traces]:
     """The traces of each job."""
     found: dict[str, Traces] = defaultdict(Traces)
-    for row in postgresql.fetch(_STEPS):
+
+    def fetch(query: str) -> list[Any]:
+        return postgresql.fetch(query, database=database)
+
+    for row in fetch(_STEPS):
         found[row["job_id"]].steps[row["name"]] = row
-    for row in postgresql.fetch(_ENTRIES):
+    for row in fetch(_ENTRIES):
         found[row["job_id"]].entries[row["name"]].append(row["at"])
-    for row in postgresql.fetch(_ROWS):
+    for row in fetch(_ROWS):
         found[row["job_id"]].rows[row["name"]].append(row["at"])
     for call in calls:
         found[call.job_id].calls.append(call)
@@ -62,7 +68,7 @@ def check_outside(
 ) -> None:
     """Compare them; `check` has asked whether the job has ended."""
     ours = {job.job_id: job for job in jobs if job.is_outside}
-    for job_id in traces.keys() - ours.keys():
+    for job_id in traces.keys() - {job.job_id for job in jobs}:
         if traces[job_id].calls or traces[job_id].rows:
             verdict.say("invented", f"work outside for job {job_id}, which nobody sent")
     for job_id, job in ours.items():

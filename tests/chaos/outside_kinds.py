@@ -1,24 +1,29 @@
 """Test-only kinds that work outside of the database: steps at the party, rows between them, and a loop over pages."""
 
+import asyncio
 import http.client
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 from pydantic import BaseModel, PrivateAttr
 from sqlalchemy import text
 
 from ledgerq.job import JobContext, Kind
 from ledgerq.outside import Outside
+from tests.chaos import held
 from tests.chaos.effects import Effects, leave
 
 PAGES = 3
-PATIENCE = 60.0  # seconds: longer than any pause of a worker
+PATIENCE = 150.0  # seconds: longer than any pause of a worker, and than a call is held
 CALLS = ("charge", *(f"page-{number}" for number in range(PAGES)), "mail", "end")  # in this order
 EFFECTS = ("charge", "mail")  # steps with an effect at the party
 RECORDS = {
@@ -27,6 +32,8 @@ RECORDS = {
     "pages": "open",
     "mail": "done",
 }  # of a job that is done
+
+log = structlog.stdlib.get_logger("ledgerq.chaos")
 
 
 class ChaosOutside(Effects, kind="chaos_outside"):
@@ -43,6 +50,12 @@ class ChaosOutside(Effects, kind="chaos_outside"):
 
 class ChaosOutsideOnce(ChaosOutside, kind="chaos_outside_once"):
     """Calls the party's second endpoint, which knows no keys, at most once."""
+
+
+class ChaosWaits(Effects, kind="chaos_waits"):
+    """Asks for one step, and is done."""
+
+    url: str
 
 
 class Said(BaseModel):
@@ -66,20 +79,33 @@ def expected_outside(payload: object) -> dict[str, Any]:
     return {"ends": "either", "reasons": ("failed", *in_doubt)}
 
 
-async def _ask(client: httpx.AsyncClient, where: str, key: str, decoded: float) -> Said:
-    headers = {"Idempotency-Key": key, "Decoded": repr(decoded)}
-    answer = await client.post(where, headers=headers)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a job's `outside` function, in its task."""
+
+    job_id: str
+    decoded: float
+    task: "asyncio.Task[Any] | None"
+
+    def headers(self, key: str) -> dict[str, str]:
+        """Of a call, which is under way from now on: the run's task must have no connection."""
+        if self.task and (held_now := held.connections_of(self.task)):
+            what = f"{held_now} connections are held in a step"
+            log.error("chaos.leak", job_id=self.job_id, what=what)
+        return {"Idempotency-Key": key, "Worker": str(os.getpid()), "Decoded": repr(self.decoded)}
+
+
+async def _ask(client: httpx.AsyncClient, where: str, key: str, run: _Run) -> Said:
+    answer = await client.post(where, headers=run.headers(key))
     return Said.model_validate(answer.raise_for_status().json())
 
 
-def _ask_in_thread(where: str, key: str, decoded: float) -> Said:
+def _ask_in_thread(where: str, key: str, run: _Run) -> Said:
     """A plain function: it goes on to its end, whatever happens to its job."""
     to = urlsplit(where)
     connection = http.client.HTTPConnection(to.hostname or "", to.port, timeout=PATIENCE)
     try:
-        connection.request(
-            "POST", to.path, headers={"Idempotency-Key": key, "Decoded": repr(decoded)}
-        )
+        connection.request("POST", to.path, headers=run.headers(key))
         answer = connection.getresponse()
         if answer.status != http.HTTPStatus.OK:
             raise OSError(f"the party answers {answer.status}")
@@ -97,26 +123,36 @@ async def _add_row(context: JobContext, name: str) -> str:
 
 
 async def _go_outside(outside: Outside[httpx.AsyncClient], job: ChaosOutside) -> list[int]:
-    client, decoded = outside.resources, job.decoded
+    client, run = outside.resources, _Run(outside.job_id, job.decoded, asyncio.current_task())
     keyed = f"{job.url}/keyed/{outside.job_id}"
     charged = await outside.step(
-        "charge", _ask, client, f"{keyed}/charge", outside.key("charge"), decoded
+        "charge", _ask, client, f"{keyed}/charge", outside.key("charge"), run
     )
     await outside.transaction("row", _add_row, "row")
     page = outside.cursor("pages", start=0)
     while page < PAGES:
         name = f"page-{page}"
-        await outside.call(_ask, client, f"{keyed}/{name}", outside.key(name), decoded)
+        await outside.call(_ask, client, f"{keyed}/{name}", outside.key(name), run)
         page += 1
         await outside.advance("pages", page, _add_row, name)
         await outside.progress(page, of=PAGES)
     once = isinstance(job, ChaosOutsideOnce)
     where = f"{job.url}/plain/{outside.job_id}/mail" if once else f"{keyed}/mail"
     mailed = await outside.step(
-        "mail", _ask_in_thread, where, outside.key("mail"), decoded, at_most_once=once
+        "mail", _ask_in_thread, where, outside.key("mail"), run, at_most_once=once
     )
-    await outside.call(_ask, client, f"{keyed}/end", outside.key("end"), decoded)
+    await outside.call(_ask, client, f"{keyed}/end", outside.key("end"), run)
     return [charged.serial, mailed.serial]
+
+
+async def _wait(outside: Outside[httpx.AsyncClient], job: ChaosWaits) -> int:
+    run = _Run(outside.job_id, time.monotonic(), asyncio.current_task())
+    where, key = f"{job.url}/keyed/{outside.job_id}/charge", outside.key("charge")
+    return (await outside.step("charge", _ask, outside.resources, where, key, run)).serial
+
+
+async def _waited(context: JobContext, job: ChaosWaits, serial: int) -> list[int]:
+    return await leave(context, job)
 
 
 async def _outside(context: JobContext, job: ChaosOutside, serials: list[int]) -> list[int]:
@@ -127,11 +163,13 @@ async def _outside(context: JobContext, job: ChaosOutside, serials: list[int]) -
 @asynccontextmanager
 async def open_client() -> AsyncIterator[httpx.AsyncClient]:
     """The application's resources: a client for the party."""
-    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE, limits=limits) as client:
         yield client
 
 
-OUTSIDE_KINDS = tuple(
-    Kind(payload, _outside, outside=_go_outside, timeout=300)
-    for payload in (ChaosOutside, ChaosOutsideOnce)
+OUTSIDE_KINDS: tuple[Kind[Any, Any], ...] = (
+    Kind(ChaosOutside, _outside, outside=_go_outside, timeout=300),
+    Kind(ChaosOutsideOnce, _outside, outside=_go_outside, timeout=300),
+    Kind(ChaosWaits, _waited, outside=_wait, timeout=300),
 )

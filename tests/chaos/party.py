@@ -14,14 +14,18 @@ from random import Random
 from typing import Literal
 
 from tests.answering import Response, answering
+from tests.chaos.outside_kinds import EFFECTS
 
-SLOWEST = 0.3  # seconds that a call takes at most
+SLOWEST = 0.3  # seconds that a call takes at most …
+SLOWEST_STEP = 10.0  # … and one of a step: longer than a worker needs to get its connections back
+HELD = 120.0  # seconds that a call is held at most
 TROUBLES: dict[str, dict[str, float]] = {
     "keyed": {"error before": 0.05, "error after": 0.05, "cut": 0.05},
     "plain": {"error before": 0.01, "error after": 0.01, "cut": 0.01},
 }
 
 Answer = Literal["none", "ok", "error", "cut"]
+Moment = Literal["asked", "answered"]
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class Call:
     job_id: str
     step: str
     key: str
+    worker: int  # the process that calls
     decoded: float  # when the caller's run had not yet read the recorded steps
     arrived: float
     answered: float = 0.0
@@ -49,44 +54,53 @@ class Party:
     let_go: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     troubles: dict[str, dict[str, float]] = field(default_factory=lambda: TROUBLES)
+    slowest: float = SLOWEST
+    slowest_step: float = SLOWEST_STEP
     _keys: set[str] = field(default_factory=set)
-    _asked: threading.Condition = field(default_factory=threading.Condition)
+    _last: dict[Moment, Call] = field(default_factory=dict)  # of the steps
+    _news: threading.Condition = field(default_factory=threading.Condition)
 
-    def take(self, path: str, key: str, decoded: float) -> Call:
+    def take(self, path: str, key: str, worker: int, decoded: float) -> Call:
         """Take a call, perform its effect or not, and decide how to answer."""
         sort, job_id, step = path.strip("/").split("/")
-        with self._asked:
-            call = Call(len(self.calls), job_id, step, key, decoded, time.monotonic())
+        with self._news:
+            call = Call(len(self.calls), job_id, step, key, worker, decoded, time.monotonic())
             self.calls.append(call)
-            seconds, share = self.random.uniform(0, SLOWEST), self.random.random()
+            slowest = self.slowest_step if step in EFFECTS else self.slowest
+            seconds, share = self.random.uniform(0, slowest), self.random.random()
             trouble = self._some_trouble(sort)
-            self._asked.notify_all()
+            self._tell("asked", call)
         time.sleep(seconds * share)
         if trouble != "error before":
             self._perform(call, sort)
         if step in self.held:
-            self.let_go.wait(60)
+            self.let_go.wait(HELD)
         time.sleep(seconds * (1 - share))
         return self._end(call, trouble)
 
-    def wait_for(self, step: str, seconds: float = 30) -> bool:
-        """Wait until the step was asked for; False if it was not in time."""
-        with self._asked:
-            return self._asked.wait_for(
-                lambda: any(call.step == step for call in self.calls), seconds
+    def answer_at_once(self) -> None:
+        """And well."""
+        self.troubles, self.slowest, self.slowest_step = {}, 0.0, 0.0
+
+    def wait_for(self, step: str, times: int = 1, seconds: float = 60) -> bool:
+        """Wait until the step was asked for so often; False if it was not in time."""
+        with self._news:
+            return self._news.wait_for(
+                lambda: sum(call.step == step for call in self.calls) >= times, seconds
             )
 
-    def is_called(self, at: float) -> bool:
-        """True if a call was under way at that time of the monotonic clock."""
-        return any(
-            call.arrived <= at and (call.answer == "none" or at < call.answered)
-            for call in self.calls
-        )
+    def next_step(self, moment: Moment, seconds: float) -> Call | None:
+        """The next call of a step that is asked for, or that is about to be answered well; None if none is in time."""
+        with self._news:
+            before = self._last.get(moment)
+            self._news.wait_for(lambda: self._last.get(moment) is not before, seconds)
+            call = self._last.get(moment)
+        return call if call is not before else None
 
-    def is_needed(self, at: float) -> bool:
-        """True if a job was between its first and its last call then."""
-        before = {call.job_id for call in self.calls if call.arrived <= at}
-        return any(call.job_id in before and at < call.answered for call in self.calls)
+    def _tell(self, moment: Moment, call: Call) -> None:
+        if call.step in EFFECTS:
+            self._last[moment] = call
+        self._news.notify_all()
 
     def _some_trouble(self, sort: str) -> str:
         shares = self.troubles.get(sort, {})
@@ -94,14 +108,16 @@ class Party:
         return self.random.choices(names, (1 - sum(shares.values()), *shares.values()))[0]
 
     def _perform(self, call: Call, sort: str) -> None:
-        with self._asked:
+        with self._news:
             call.is_effect = sort == "plain" or call.key not in self._keys
             self._keys.add(call.key)
 
     def _end(self, call: Call, trouble: str) -> Call:
         answer: Answer = "cut" if trouble == "cut" else "error" if trouble else "ok"
-        with self._asked:
+        with self._news:
             call.answered, call.answer = time.monotonic(), answer
+            if answer == "ok":
+                self._tell("answered", call)
         return call
 
 
@@ -111,7 +127,8 @@ def party(random: Random) -> Iterator[Party]:
     it = Party(random)
 
     def post(path: str, headers: Message) -> Response | None:
-        call = it.take(path, headers["Idempotency-Key"], float(headers["Decoded"]))
+        worker, decoded = int(headers["Worker"]), float(headers["Decoded"])
+        call = it.take(path, headers["Idempotency-Key"], worker, decoded)
         if call.answer == "cut":
             return None
         return 200 if call.answer == "ok" else 503, {"serial": call.serial, "step": call.step}

@@ -4,6 +4,7 @@ It runs in a thread of its own. Its methods may be called from any thread.
 """
 
 import asyncio
+import re
 import socket
 import struct
 import threading
@@ -19,6 +20,9 @@ T = TypeVar("T")
 How = Literal["rst", "fin"]
 Upstream = tuple[str, int] | Path
 
+_NAME = re.compile(
+    rb"ledgerq:[^:\s\0]+:[0-9a-f]+:\d+:[0-9a-f]+"
+)  # see ledgerq.runtime.process_name
 _LINGER_NOT = struct.pack("ii", 1, 0)  # closing then sends RST
 
 
@@ -31,6 +35,12 @@ class Link:
     budget: int | None = None  # bytes, both ways, until it is cut
     how: How = "rst"
     mute: bool = False  # what the server answers is swallowed
+    caller: str = ""  # the name of the process, once it has said it
+
+    def hear(self, data: bytes) -> None:
+        """Learn who calls: clients say their name first."""
+        if not self.caller and (said := _NAME.search(data)):
+            self.caller = said[0].decode()
 
     def cut(self) -> None:
         """Break it, both ways."""
@@ -52,7 +62,7 @@ class Hop:
     upstream: Upstream
     _loop: asyncio.AbstractEventLoop
     port: int = 0
-    fired: list[float] = field(default_factory=list)  # when a cut happened
+    fired: list[tuple[float, str]] = field(default_factory=list)  # when a cut came, and to whom
     _links: list[Link] = field(default_factory=list)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _delay: float = 0.0
@@ -70,13 +80,14 @@ class Hop:
 
         self._call(choose)
 
-    def cut_all(self, how: How = "rst") -> None:
-        """Break every connection now."""
+    def cut_all(self, how: How = "rst", caller: str = "") -> None:
+        """Break every connection now, or every one of that process."""
 
         def cut() -> None:
             for link in list(self._links):
-                link.how = how
-                link.cut()
+                if not caller or link.caller == caller:
+                    link.how = how
+                    link.cut()
 
         self._call(cut)
 
@@ -155,11 +166,12 @@ class Hop:
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._open.wait()
+                link.hear(data)
                 if link.mute and back:
                     continue
                 if link.budget is not None and len(data) >= link.budget:
                     writer.write(data[: link.budget])
-                    self.fired.append(time.time())
+                    self.fired.append((time.time(), link.caller))
                     link.cut()
                     return
                 if link.budget is not None:

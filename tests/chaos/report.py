@@ -17,8 +17,6 @@ from tests.chaos.history import Sent
 from tests.chaos.world import Fault
 
 OUTSIDE = "chaos_outside"  # the kinds that wait for the party begin so
-IN_CALLS = "outside: faults with a call under way"
-IN_JOBS = "outside: faults with a job between its calls"
 
 
 @dataclass(slots=True)

@@ -14,10 +14,12 @@ from rich.console import Console
 
 from tests.chaos import checker, faults, leaks
 from tests.chaos.faults import Break
-from tests.chaos.guest_jobs import stage_every_guest
+from tests.chaos.in_flight import hits, steps_of
 from tests.chaos.outside_checker import check_outside, look_outside
-from tests.chaos.report import IN_CALLS, IN_JOBS, Report, exposures
+from tests.chaos.party import SLOWEST_STEP
+from tests.chaos.report import Report, exposures
 from tests.chaos.servers import wait_until
+from tests.chaos.staged_jobs import stage_every_guest, stage_outside
 from tests.chaos.world import World, world
 
 MAX_VIOLATIONS = 200
@@ -33,9 +35,11 @@ class Phase:
     cuts: float = 0.0  # a second, beside the others
     pause: float = 0.7  # seconds between two faults, about
     rate: float = 30.0
+    outside: float = 3.0  # jobs a second that work outside, beside those of the producers
     lease: float = 15.0
     drain: float = 150.0
     attempts: int = 5
+    slowest_step: float = SLOWEST_STEP  # at the party
 
 
 def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Console) -> None:
@@ -45,9 +49,11 @@ def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Consol
     with world(
         folder, seed, lease=phase.lease, rate=phase.rate, LEDGERQ_MAX_ATTEMPTS=attempts
     ) as made:
+        made.party.slowest_step = phase.slowest_step
         stage_every_guest(made)
         made.producers.start()
         wait_until(lambda: made.producers.have_sent, "the producer sends nothing", 60)
+        stage_outside(made, seed, int(phase.outside * phase.seconds), phase.seconds)
         until = time.monotonic() + phase.seconds
         with _cutting(made, phase.cuts, seed):
             while time.monotonic() < until:
@@ -78,14 +84,13 @@ def finish(made: World, report: Report, name: str, drain: float, out: Console) -
     made.history.update()
     jobs = list(made.history.jobs.values())
     verdict = checker.check(jobs, found, made.destroyed)
-    check_outside(jobs, found, look_outside(made.postgresql, made.party.calls), verdict)
+    traces = look_outside(made.postgresql, made.party.calls)
+    check_outside(jobs, found, traces, verdict)
     noted = sorted(made.faults, key=lambda fault: fault.at)
     violations = verdict.violations + leftovers + made.fleet.unexpected
     violations += leaks.told(made.folder / "logs") + leaks.blamed(found, made.fleet, noted, verdict)
     verdict.counts["starts refused"] += made.fleet.refused_starts
-    in_calls, in_jobs = made.faults_outside()
-    verdict.counts[IN_CALLS] += in_calls
-    verdict.counts[IN_JOBS] += in_jobs
+    verdict.counts.update(hits(noted, steps_of(traces, made.fleet)))
     verdict.counts["jobs sent"] += len(jobs)
     report.add(exposures(noted, jobs, found, made.claims), dict(verdict.counts))
     report.violations += [f"{name}: {each}" for each in violations[:MAX_VIOLATIONS]]
@@ -129,5 +134,5 @@ def _cutting(made: World, rate: float, seed: int) -> Iterator[None]:
         ended.set()
         thread.join()
         for hop in (made.to_redis, made.to_postgresql):
-            for at in hop.fired:
-                made.note(f"cut_{hop.name}", at)
+            for at, caller in hop.fired:
+                made.note(f"cut_{hop.name}", at, frozenset({caller or "not known yet"}))

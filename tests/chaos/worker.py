@@ -26,9 +26,11 @@ def main() -> None:
     from ledgerq.errors import LedgerqError  # noqa: PLC0415
     from ledgerq.logs import configure_logging  # noqa: PLC0415
     from ledgerq.worker.build import build_worker, run_to_the_end  # noqa: PLC0415
+    from tests.chaos import held  # noqa: PLC0415
     from tests.chaos.bugs import install  # noqa: PLC0415
     from tests.chaos.kinds import chaos_app  # noqa: PLC0415
 
+    held.watch()
     install(os.environ.pop("CHAOS_BUG", ""))
     burst = bool(os.environ.pop("CHAOS_BURST", ""))
     config = load_config()

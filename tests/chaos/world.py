@@ -37,12 +37,12 @@ class Fault:
     name: str
     at: float
     healed: float
-    victims: frozenset[str] = frozenset()  # names of the workers that it hit, if not all
+    victims: frozenset[str] = frozenset()  # names of the processes that it hit, if not all
 
     @property
     def takes_workers(self) -> bool:
         """True if it ended or paused workers themselves."""
-        return bool(self.victims) or self.name == "kill_all_workers"
+        return "worker" in self.name and not self.name.startswith("cut")
 
 
 @dataclass(slots=True)
@@ -122,15 +122,6 @@ class World:
         """Note a fault of a moment."""
         moment = at or time.time()
         self.faults.append(Fault(name, moment, moment, victims))
-
-    def faults_outside(self) -> tuple[int, int]:
-        """How many faults have come while a call of the party was under way, and while a job was between its calls."""
-        offset = time.monotonic() - time.time()
-        times = [fault.at + offset for fault in self.faults]
-        return (
-            sum(self.party.is_called(at) for at in times),
-            sum(self.party.is_needed(at) for at in times),
-        )
 
     def sample_for_ever(self) -> None:
         """Note which jobs are claimed, by whom, until the world ends."""
