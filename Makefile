@@ -46,7 +46,7 @@ docs: $(READY) $(DOCS)/.ready  ## the pages of docs/ into site/; a broken link o
 docs-screens: $(READY)  ## the terminal's screens in docs/screens/, from a run of the tutorial
 	$(BIN)/python -m tests.screens
 
-bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes three minutes
+bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 takes four minutes
 	$(BIN)/python -m bench
 
 bench-before: $(READY)  ## beside an earlier checkout that has its own .venv: BEFORE=../before
