@@ -84,7 +84,7 @@ def _scaling(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
 
 def _outside(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
     some = _of(taking_part, OUTSIDE)
-    calls = outside.calls(servers, 4 if QUICK else 10, some, own=not QUICK)
+    calls = outside.calls(servers, 3 if QUICK else 10, some, own=not QUICK)
     return [*calls, *outside.waiting(servers, [who.OURS])]
 
 

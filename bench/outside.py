@@ -167,7 +167,7 @@ async def _thousand(servers: Servers, contender: Contender, _: Pacing) -> dict[s
             await _all_wait(servers, 1_000)
             await _comes_to_rest(servers)
             async with connections(servers) as found:
-                await asyncio.sleep(2)
+                await asyncio.sleep(1)
             after = running.cost().rss_mb
             running.processes[0].kill()  # they would wait for ten minutes
     return {
