@@ -23,11 +23,12 @@ from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Outcome, Retry
 from ledgerq.execution.retry import Policy
 from tests.chaos import checker
-from tests.chaos.fleet import ROOT, lease_setting, settings
+from tests.chaos.fleet import lease_setting, settings
 from tests.chaos.history import Sent, Source
 from tests.chaos.kinds import registry
 from tests.chaos.report import Report
 from tests.chaos.servers import PostgreSQL, Redis, servers
+from tests.chaos.start import ROOT
 from tests.chaos.world import new_project_at
 from tests.support import NeverReached, cancelled_at
 
