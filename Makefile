@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DOCS   := .venv-docs
 CODE   := ledgerq db jobs worker migrations tests examples bench
 # more than there are processors: the tests wait for servers, processes and leases
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 # an image that forbids compiled files would have each process compile the library anew
 export PYTHONDONTWRITEBYTECODE :=
 

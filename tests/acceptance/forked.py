@@ -5,6 +5,7 @@ They are started, signalled and waited for as by `subprocess`. Tests of how a pr
 
 import atexit
 import json
+import math
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -58,6 +60,7 @@ class Popen:
         }
         nothing = os.open(os.devnull, os.O_RDONLY)
         self._told, tells = os.pipe()
+        self._one_hears = threading.Lock()
         self.returncode: int | None = None
         try:
             files = [nothing if stdin is None else stdin, stdout, stderr, tells]
@@ -89,21 +92,30 @@ class Popen:
         Raises:
             TimeoutExpired: it has not ended in so many seconds.
         """
-        while self.returncode is None:
-            ready, _, _ = select.select([self._told], [], [], timeout)
-            if not ready:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0, deadline - time.monotonic())
+            with self._one_hears:  # another thread may ask too
+                if self.returncode is not None:
+                    return self.returncode
+                ready, _, _ = select.select([self._told], [], [], min(left, 0.1))
+                if ready:
+                    self._hear()
+                    _, status, *rest = self._said.split(b"\n")
+                    if rest:
+                        self.returncode = int(status)
+                        os.close(self._told)
+            if not ready and left <= 0:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-            self._hear()
-            _, status, *rest = self._said.split(b"\n")
-            if rest:
-                self.returncode = int(status)
-                os.close(self._told)
-        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tests.chaos import faults, server_faults
+from tests.chaos import faults, server_faults, start
 from tests.chaos.drills import DRILLS
 from tests.chaos.exhaustive import exhaustive
 from tests.chaos.in_flight import IN_STEPS
@@ -86,6 +86,7 @@ def main(
 
 def _slice(seed: int, folder: Path, report: Report) -> None:
     """Some of it, and meanwhile two of the bugs."""
+    start.how.forking = True
     postgresql = PostgreSQL.create(folder / "postgresql")
     with ThreadPoolExecutor(1) as beside:
         uncaught = beside.submit(catch, folder, out, SLICE_BUGS, postgresql)

@@ -27,13 +27,14 @@ from ledgerq.execution.retry import Policy
 from tests.chaos import checker
 from tests.chaos.effects import Effects
 from tests.chaos.exhaustive_outside import hit_everywhere, stage, violated
-from tests.chaos.fleet import ROOT, lease_setting, settings
+from tests.chaos.fleet import lease_setting, settings
 from tests.chaos.history import Sent, Source
 from tests.chaos.kinds import ChaosEffects, registry
 from tests.chaos.outside_kinds import ChaosOutsideOnce, expected_outside
 from tests.chaos.party import Call, party
 from tests.chaos.report import Report
 from tests.chaos.servers import PostgreSQL, Redis, servers
+from tests.chaos.start import ROOT
 from tests.chaos.world import new_project_at
 from tests.support import NeverReached, cancelled_at
 

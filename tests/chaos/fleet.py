@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ledgerq.config import WorkerConfig
+from tests.chaos.start import Started, start
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULE = (sys.executable, "-m", "tests.chaos.worker")
+MODULE = ("-m", "tests.chaos.worker")
 
 
 @dataclass(eq=False)
@@ -24,7 +23,7 @@ class Member:
     """One worker process."""
 
     number: int
-    process: subprocess.Popen[bytes]
+    process: Started
     log: Path
     started: float = field(default_factory=time.time)
     told: str = ""  # what we did to end it
@@ -152,10 +151,7 @@ class Fleet:
         self._count += 1
         log = self.folder / f"worker-{number}-{self._count}.log"
         more = {"CHAOS_SKEW": str(self.skew[number])} if number in self.skew else {}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                MODULE, cwd=ROOT, env={**self.environment, **more}, stdout=output, stderr=output
-            )
+        process = start(MODULE, {**self.environment, **more}, log, anew=bool(more))
         return Member(number, process, log)
 
     def _replace_for_ever(self) -> None:

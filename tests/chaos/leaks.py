@@ -50,19 +50,24 @@ def children(made: World) -> list[str]:
     """Processes with the settings of this world's workers that are none of them."""
     mark = f"REDIS_URL={made.fleet.environment['REDIS_URL']}\0".encode()
     workers = {member.pid for member in made.fleet.living()}
+    sessions = workers | {member.pid for member in made.fleet.gone}
     return [
         f"leaked: process {pid}, a child of a worker: {what}"
-        for pid, what in _processes(mark)
+        for pid, what in _processes(mark, sessions)
         if pid not in workers
     ]
 
 
-def _processes(mark: bytes) -> Iterator[tuple[int, str]]:
-    """Those whose environment holds the mark; the dead that nobody has waited for have none."""
+def _processes(mark: bytes, sessions: set[int]) -> Iterator[tuple[int, str]]:
+    """Those whose environment holds the mark, or of these sessions; the dead that nobody has waited for have none.
+
+    The environment of a forked process is there the one with which the first of its line was started.
+    """
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with suppress(OSError):
-                if mark in (folder / "environ").read_bytes():
+                environment = (folder / "environ").read_bytes()
+                if environment and (mark in environment or os.getsid(int(folder.name)) in sessions):
                     what = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
                     yield int(folder.name), what.decode(errors="replace")
 

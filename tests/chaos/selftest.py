@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,9 +16,9 @@ from db.schema import migrate
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.execution.retry import Policy
-from tests.chaos import bugs, checker, leaks, outside_drill
+from tests.chaos import bugs, checker, leaks, outside_drill, start
 from tests.chaos.bugs_around import replace
-from tests.chaos.fleet import ROOT, settings
+from tests.chaos.fleet import settings
 from tests.chaos.history import Ends, Sent, Source
 from tests.chaos.poison import good_body
 from tests.chaos.queues import stray_id, two_queues
@@ -104,10 +102,7 @@ def run_batches(bug: str, postgresql: PostgreSQL, database: str, project: int) -
 
 def _one(spec: dict[str, Any], bug: str, *, crash: bool = False) -> str:
     environment = settings(0, 0, CHAOS_BUG=bug, **({"CHAOS_CRASH": "1"} if crash else {}))
-    command = (sys.executable, "-m", "tests.chaos.one", json.dumps(spec))
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = start.run(("-m", "tests.chaos.one", json.dumps(spec)), environment)
     if ended.returncode > 0:
         raise RuntimeError(ended.stderr)
     return ended.stdout

@@ -2,8 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +17,12 @@ from db.schema import migrate
 from ledgerq.broker.keys import in_progress_key_prefix, running_key
 from ledgerq.database.settings import DatabaseConfig
 from tests.chaos import checker
-from tests.chaos.fleet import ROOT, Fleet, fleet, lease_setting, settings
+from tests.chaos.fleet import Fleet, fleet, lease_setting, settings
 from tests.chaos.history import History
 from tests.chaos.party import Party, party
 from tests.chaos.proxy import Hop, Proxy, proxy
 from tests.chaos.servers import PostgreSQL, Redis, servers
+from tests.chaos.start import Started, start
 from tests.support import new_project
 
 PARTY = "CHAOS_PARTY"  # where a producer finds the URL
@@ -54,7 +53,7 @@ class Producers:
     project: int
     rate: float
     seed: int
-    _process: subprocess.Popen[bytes] | None = None
+    _process: Started | None = None
     _count: int = 0
 
     def start(self) -> None:
@@ -62,11 +61,8 @@ class Producers:
         self._count += 1
         name = f"p{self._count}"
         arguments = (str(self.folder), name, str(self.seed + self._count), str(self.rate))
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                (sys.executable, "-m", "tests.chaos.producers", *arguments, str(self.project)),
-                cwd=ROOT, env=self.environment, stdout=log, stderr=log,
-            )  # fmt: skip
+        words = ("-m", "tests.chaos.producers", *arguments, str(self.project))
+        self._process = start(words, self.environment, self.folder / f"{name}.log")
 
     @property
     def have_sent(self) -> bool:
