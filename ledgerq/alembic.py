@@ -7,7 +7,7 @@ from alembic import op
 from ledgerq import alembic as ledgerq_tables
 
 def upgrade() -> None:
-    ledgerq_tables.upgrade(op, to=2)
+    ledgerq_tables.upgrade(op, to=3)
 
 def downgrade() -> None:
     ledgerq_tables.downgrade(op, to=0)

@@ -235,3 +235,8 @@ async def waiting_for_a_lock(sessions: Sessions, statement: str) -> bool:
 
 
 both_engines = pytest.mark.parametrize("engine", [our_worker, stock_worker])
+
+
+def time_of_id(job_id: str) -> float:
+    """When an id of version 7 was made, in seconds since 1970."""
+    return int(job_id[:12], 16) / 1000

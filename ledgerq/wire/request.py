@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from secrets import token_hex
 from typing import Any
 
 from pydantic_core import from_json
@@ -12,6 +11,7 @@ from pydantic_core import from_json
 from ledgerq.errors import MAX_DELAY, InvalidRequest
 from ledgerq.text import storable
 from ledgerq.wire.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
+from ledgerq.wire.new_id import new_job_id
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.queue_name import checked_queue
 
@@ -49,7 +49,7 @@ class Unique:
 class Request:
     """A job to enqueue or to stage. A second request with one `job_id` is for the same job: it runs once.
 
-    Without `job_id`, the job gets a random id. The job is due after `delay`. `actor` is who asks, for the audit log.
+    Without `job_id`, the job gets a new id, which begins with the time. The job is due after `delay`. `actor` is who asks, for the audit log.
     `ordering_key` is for staged jobs: those with one key run one after another, in the order in which they were staged.
     `queue` takes precedence over the queue of the payload's class; `default` names the default queue.
 
@@ -113,17 +113,17 @@ class Request:
 
     @property
     def may_exist(self) -> bool:
-        """True if the job may exist already: the request has a job id or a unique key. A random id is always new."""
+        """True if the job may exist already: the request has a job id or a unique key. An id that we make is always new."""
         return self.job_id is not None or self.unique is not None
 
     def checked_id(self) -> str:
-        """The requested job id, or a new random one.
+        """The requested job id, or a new one.
 
         Raises:
             Undecodable: the requested id is empty, too long, or holds control characters.
         """
         if self.job_id is None:
-            return token_hex(16)
+            return new_job_id()
         check_job_id(self.job_id)
         return self.job_id
 

@@ -1,8 +1,10 @@
 """ledgerq's tables have a schema of their own: a service's tables, its Alembic history and its search_path never meet them."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -25,7 +27,7 @@ from ledgerq.job import JobContext, job
 from ledgerq.store.migration import migrate
 from ledgerq.store.schema import bring_up, create_tables, require_current
 from ledgerq.store.tables import METADATA, AuditLog, OutboxMessage, ProcessedJob
-from ledgerq.store.versions import NEWEST, upgrading
+from ledgerq.store.versions import NEWEST, downgrading, upgrading
 from ledgerq.wire.envelope import Envelope, encode
 from tests.acceptance import forked
 from tests.support import rows
@@ -134,6 +136,41 @@ async def test_a_services_own_session_stages(empty: DatabaseConfig) -> None:
         await engine.dispose()
     async with open_database(empty, Tables()) as database:
         assert [each.job_id for each in await rows(database.sessions, OutboxMessage)] == ["theirs"]
+
+
+async def test_a_worker_takes_version_2_whose_sql_makes_random_ids(
+    empty_postgresql_url: URL,
+) -> None:
+    """Version 3 only makes new ids sort by time. It goes and comes as it was, in a schema of any name."""
+    config, tables = DatabaseConfig(url=empty_postgresql_url), Tables(schema="user")
+    await asyncio.to_thread(migrate, config, tables)
+    async with open_database(config, tables) as database:
+        newest = await _functions(database)
+        assert await _version_of_a_new_id(database) == 7
+        await _run_each(database, downgrading("postgresql", 3, 2, "user"))
+        await require_current(database)
+        assert await _version_of_a_new_id(database) == 4
+        await _run_each(database, upgrading("postgresql", 2, 3, "user"))
+        assert await _functions(database) == newest
+
+
+async def _run_each(database: Database, statements: Iterator[str]) -> None:
+    async with database.engine.begin() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
+async def _version_of_a_new_id(database: Database) -> int | None:
+    async with database.engine.begin() as connection:
+        return UUID(
+            str(await connection.scalar(text("SELECT \"user\".enqueue_job('note')")))
+        ).version
+
+
+async def _functions(database: Database) -> set[tuple[Any, ...]]:
+    async with database.engine.connect() as connection:
+        shown = "SELECT pg_get_functiondef(oid), proacl::text FROM pg_proc WHERE pronamespace = '\"user\"'::regnamespace"
+        return {tuple(row) for row in await connection.execute(text(shown))}
 
 
 async def test_a_worker_takes_a_newer_schema_unless_that_says_no(empty: DatabaseConfig) -> None:
@@ -279,7 +316,7 @@ down_revision = None
 def upgrade():
     op.create_table("audit_log_of_mine", sa.Column("id", sa.Integer, primary_key=True))
     op.drop_table("audit_log_of_mine")
-    ledgerq_tables.upgrade(op, to=2)
+    ledgerq_tables.upgrade(op, to=3)
 
 
 def downgrade():

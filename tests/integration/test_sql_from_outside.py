@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 import unicodedata
 from datetime import UTC, datetime, timedelta
+from uuid import RFC_4122, UUID
 
 import asyncpg
 import pytest
@@ -23,7 +25,7 @@ from ledgerq.store.tables import JobState, OutboxMessage
 from ledgerq.store.unprintable import UNPRINTABLE
 from ledgerq.wire.envelope import Envelope, decode, encode
 from ledgerq.wire.request import Request
-from tests.support import count, own, rows, waiting_for_a_lock
+from tests.support import count, own, rows, time_of_id, waiting_for_a_lock
 
 CALL = "SELECT ledgerq.enqueue_job('create_project', '{\"name\": \"Launch\"}')"
 DEFINITION = """
@@ -291,6 +293,20 @@ async def test_an_id_that_a_worker_would_bury_under_another_one_is_refused(
         state, problem = await refusal(sessions, arguments)
         assert (state, problem.partition(": ")[0]) == ("22023", field)
     assert await count(sessions, OutboxMessage) == 0
+
+
+async def test_the_ids_that_sql_makes_begin_with_the_time(sessions: Sessions) -> None:
+    """UUIDs of version 7, as Python makes them, so both sort together."""
+    await run(sessions, "SELECT count(ledgerq.enqueue_job('x')) FROM generate_series(1, 50)")
+    async with transaction(sessions) as session:
+        late = (await stage(session, CreateProject(name="x"))).job_id
+    staged = await rows(sessions, OutboxMessage)
+    ids = [each.job_id for each in sorted(staged, key=lambda each: each.seq)]
+    assert {(UUID(each).version, UUID(each).variant) for each in ids} == {(7, RFC_4122)}
+    assert ids == sorted(set(ids))
+    assert ids[-1] == late
+    assert {len(each) for each in ids} == {32}
+    assert abs(time_of_id(ids[0]) - time.time()) < timedelta(minutes=1).total_seconds()
 
 
 async def test_an_ended_jobs_id_stages_nothing_new(sessions: Sessions) -> None:

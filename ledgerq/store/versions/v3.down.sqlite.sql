@@ -1,0 +1,3 @@
+-- Takes version 3 back on SQLite.
+
+DELETE FROM schema_version WHERE version = 3;
