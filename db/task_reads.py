@@ -12,7 +12,16 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 from pydantic_core import from_json, to_json
-from sqlalchemy import ColumnElement, Select, case, func, select, tuple_, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    case,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
@@ -175,9 +184,13 @@ def _filtered(session: AsyncSession, which: TaskFilter, order: TaskOrder) -> Sel
 
 
 def _has_tags(session: AsyncSession, tags: Sequence[str]) -> ColumnElement[bool]:
-    """True for tasks with all of the tags: `tags @> …`, by the GIN index; SQLite reads each task's list."""
+    """True for tasks with all of the tags: `tags @> …`, by the GIN index; SQLite reads each task's list.
+
+    The index has no empty lists, so the statement must say that it wants none.
+    """
     if session.get_bind().dialect.name != "sqlite":
-        return type_coerce(col(Task.tags), JSONB).contains(list(tags))
+        some = col(Task.tags) != literal_column("'[]'")
+        return some & type_coerce(col(Task.tags), JSONB).contains(list(tags))
     inside = func.json_each(col(Task.tags)).table_valued("value")
     matching = select(func.count(inside.c.value.distinct())).where(inside.c.value.in_(tags))
     return matching.scalar_subquery() == len(set(tags))

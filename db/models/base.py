@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NoReturn
 
-from sqlalchemy import JSON, Dialect, MetaData, text
+from sqlalchemy import JSON, Dialect, Index, MetaData, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Field, Relationship, SQLModel
@@ -75,9 +75,8 @@ def reference(
     *,
     nullable: bool = True,
     on_delete: Literal["SET NULL"] | None = None,
-    index: bool = True,
 ) -> Any:
-    """The id of another row, which must exist; indexed, to find the rows that refer to that row."""
+    """The id of another row, which must exist. The table needs an index, to find the rows that refer to that row."""
     options = {"ondelete": on_delete} if on_delete else {}
     default = None if nullable else ...
     return Field(  # type: ignore[call-overload]
@@ -85,9 +84,16 @@ def reference(
         foreign_key=column,
         sa_type=BigId,
         nullable=nullable,
-        index=index,
         **options,
     )
+
+
+def partial_index(name: str, *columns: str, where: str, **options: Any) -> Index:
+    """An index of the rows that `where` selects, so that the others cost no write.
+
+    A read uses it only if its conditions imply `where`. `x = …` implies `x IS NOT NULL`; other conditions must be said.
+    """
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where), **options)
 
 
 def related(**options: Any) -> Any:

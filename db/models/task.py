@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Optional
 from sqlalchemy import (
     CheckConstraint,
     ForeignKeyConstraint,
-    Index,
     Text,
     UniqueConstraint,
     text,
 )
 from sqlmodel import Field
 
-from db.models.base import Base, FixedTexts, moment, reference, related, updated_at, version
+from db.models.base import (
+    Base,
+    FixedTexts,
+    moment,
+    partial_index,
+    reference,
+    related,
+    updated_at,
+    version,
+)
 from ledgerq.columns import NEVER_AGAIN, BigId, choice, created_at, primary_key
 
 if TYPE_CHECKING:
@@ -71,12 +79,21 @@ class Task(Base, table=True):
         CheckConstraint("jsonb_typeof(tags) = 'array'", name="tags_is_list").ddl_if("postgresql"),
         UniqueConstraint("project_id", "id"),  # for the next foreign key, and an index for lists
         ForeignKeyConstraint(["parent_task_id", "project_id"], ["task.id", "task.project_id"]),
-        Index("ix_task_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-        Index("ix_task_assignee_id_id", "assignee_id", "id"),
-        Index("ix_task_due_at_id", "due_at", "id", postgresql_where=text("deleted_at IS NULL")),
-        Index(
+        partial_index("ix_task_deleted_at", "deleted_at", where="deleted_at IS NOT NULL"),
+        partial_index(
+            "ix_task_assignee_id_id", "assignee_id", "id", where="assignee_id IS NOT NULL"
+        ),
+        partial_index("ix_task_created_by_id", "created_by_id", where="created_by_id IS NOT NULL"),
+        partial_index(
+            "ix_task_parent_task_id", "parent_task_id", where="parent_task_id IS NOT NULL"
+        ),
+        partial_index(
+            "ix_task_due_at_id", "due_at", "id", where="due_at IS NOT NULL AND deleted_at IS NULL"
+        ),
+        partial_index(
             "ix_task_tags",
             "tags",
+            where="tags <> '[]'",
             postgresql_using="gin",
             postgresql_ops={"tags": "jsonb_path_ops"},
         ),
@@ -102,10 +119,10 @@ class Task(Base, table=True):
         nullable=False,
         sa_column_kwargs={"server_default": text("'[]'")},
     )
-    project_id: int = reference("project.id", nullable=False, index=False)
-    assignee_id: int | None = reference("worker.id", on_delete="SET NULL", index=False)
+    project_id: int = reference("project.id", nullable=False)
+    assignee_id: int | None = reference("worker.id", on_delete="SET NULL")
     created_by_id: int | None = reference("worker.id", on_delete="SET NULL")
-    parent_task_id: int | None = Field(default=None, sa_type=BigId, index=True)
+    parent_task_id: int | None = Field(default=None, sa_type=BigId)
     due_at: datetime | None = moment()
     version: int = version()
     created_at: datetime = created_at()

@@ -219,6 +219,20 @@ async def leave_an_invalid_index(config: DatabaseConfig) -> None:
         )
 
 
+async def test_an_index_that_was_to_be_replaced_is_replaced_by_the_next_try(
+    empty_postgresql: DatabaseConfig,
+) -> None:
+    """The old one was gone already, and the new one had not got its name."""
+    await asyncio.to_thread(migrate, empty_postgresql, "0007")
+    async with open_database(empty_postgresql) as database:
+        async with transaction(database.sessions) as session:
+            await session.execute(text("ALTER INDEX ix_task_tags RENAME TO ix_task_tags_new"))
+        await asyncio.to_thread(migrate, empty_postgresql)
+        await asyncio.to_thread(command.check, alembic_config(empty_postgresql))
+        definition = (await catalogue(database))["ix_task_tags"]
+    assert definition.endswith("USING gin (tags jsonb_path_ops) WHERE (tags <> '[]'::jsonb)")
+
+
 async def invalid_indexes(config: DatabaseConfig) -> int:
     async with open_database(config) as database, database.sessions() as session:
         return await session.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) or 0
