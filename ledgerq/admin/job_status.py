@@ -250,7 +250,8 @@ def _state(kept: _Kept, seen: _Seen) -> Where:
         return "running"
     if seen.score is None:
         return "staged" if kept.message else "unknown"
-    if seen.tries or seen.trouble:
+    # a worker's entry that is not held any more: the worker died, or let the lease slip
+    if seen.tries or seen.trouble or seen.running:
         return "retrying"
     return "deferred" if seen.score > seen.now else "queued"
 

@@ -117,7 +117,7 @@ async def test_without_redis_the_database_still_answers(
 async def test_a_job_on_its_way(
     either: Config, any_sessions: Sessions, redis: ArqRedis, client: JobClient
 ) -> None:
-    """Staged, queued, running, tried before, held back: each is said, with what is known of it."""
+    """Staged, queued, running, left by a dead worker, held back: each is said, with what is known of it."""
     async with transaction(any_sessions) as session:
         await stage(session, LAUNCH, job_id="job")
     staged = await job_status(either, "job")
@@ -133,6 +133,9 @@ async def test_a_job_on_its_way(
     assert (running.state, running.worker, running.running_since, running.attempt) == (
         "running", "host:1", SINCE, 2,
     )  # fmt: skip
+    await redis.delete(f"{keys.in_progress_key_prefix}job")
+    lost = await job_status(either, "job")
+    assert (lost.state, lost.attempt) == ("retrying", 2)
     await client.enqueue(LAUNCH, job_id="later", delay=HOUR)
     later = await job_status(either, "later")
     assert later.state == "deferred"

@@ -9,7 +9,7 @@ local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 -- an entry is token|since|attempt|worker; `since` has 13 digits
-local FOREIGN = 2 -- a claim on an id whose body is of another queue's job: arq's keys of the id are left alone
+local FOREIGN = 0 -- the attempt of a claim whose body is of another queue's job: arq's keys of the id are left alone
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -31,13 +31,10 @@ local function done(id, result, keep, foreign)
     end
 end
 
-local function again(id, action, delay, note, foreign)
+local function again(id, action, delay, note, attempt)
     local failures = FAILURES .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
-    if action ~= 'retry' and not foreign then
-        local attempt = redis.pcall('DECR', RETRY .. id)
-        if type(attempt) == 'number' and attempt <= 0 then redis.call('DEL', RETRY .. id) end
-    end
+    if action == 'retry' and attempt ~= FOREIGN then redis.call('SET', RETRY .. id, attempt, 'PX', MONTH) end
     if action == 'interrupt' then redis.call('HINCRBY', failures, 'interruptions', 1) end
     if note ~= '' then
         local log = redis.call('HGET', failures, 'log') or ''
@@ -60,8 +57,8 @@ local function owned(from, upto)
     for n, id in ipairs(ids) do
         local entry, holder = entries[n], holders[n]
         local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
-        local foreign = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
-        ours[id] = foreign and FOREIGN or mine and (not holder or holder == token)
+        local attempt = mine and tonumber(string.match(entry, '^[^|]*|[^|]*|(%d+)'))
+        ours[id] = (attempt == FOREIGN or not holder or holder == token) and attempt
     end
     return ours
 end
@@ -82,7 +79,8 @@ for from = 2, #ARGV, 7 * AT_ONCE do
         local id, action, delay, result = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
         local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
         if ours[id] then
-            local foreign = ours[id] == FOREIGN
+            local attempt = ours[id]
+            local foreign = attempt == FOREIGN
             ours[id] = false -- a claim that is named twice ends once
             ended[#ended + 1] = id
             if outlive > 0 and not foreign then
@@ -93,7 +91,7 @@ for from = 2, #ARGV, 7 * AT_ONCE do
             if action == 'done' then
                 done(id, result, keep, foreign)
             else
-                again(id, action, delay, note, foreign)
+                again(id, action, delay, note, attempt)
             end
             answers[#answers + 1] = 1
         else

@@ -65,20 +65,11 @@ local function note_crash(id, lost, log)
     return log
 end
 
-local function attempt_of(id, lost, fresh)
-    local key = RETRY .. id
-    if fresh then
-        redis.call('SET', key, 1, 'PX', MONTH)
-        return 1
-    end
-    if lost then return tonumber(guarded('GET', key) or 1) or 1 end
-    local attempt = guarded('INCR', key)
-    if not attempt then
-        redis.call('DEL', key)
-        attempt = redis.call('INCR', key)
-    end
-    redis.call('PEXPIRE', key, MONTH)
-    return attempt
+-- the number of the next attempt. Those before it are counted: acknowledge.lua writes the count after a failure, and
+-- arq's own worker when it begins an attempt. A claim, a crash and a release are not counted
+local function attempt_of(id)
+    local counted = tonumber(string.match(guarded('GET', RETRY .. id) or '', '^%d+$')) or 0
+    return math.min(counted, 1000000) + 1
 end
 
 -- the kind that a body names. The clients of ledgerq and arq write the kind second, where it is found without reading
@@ -91,11 +82,11 @@ local function kind_of(body)
     return is_json and type(content) == 'table' and content['f']
 end
 
--- true if the job is of a kind whose jobs share a transaction, and has not failed before
-local function fits_a_batch(id, body, crashes, fresh)
-    if not body or crashes > 0 or next(batchable) == nil then return false end
-    if not fresh and redis.call('EXISTS', RETRY .. id) == 1 then return false end
-    return batchable[kind_of(body) or ''] or false
+-- true if the job is of a kind whose jobs share a transaction, has not failed before, and no other claim was on it
+local function fits_a_batch(id, job, crashes)
+    if not job.body or crashes > 0 or next(batchable) == nil then return false end
+    if not job.fresh and (job.had or redis.call('EXISTS', RETRY .. id) == 1) then return false end
+    return batchable[kind_of(job.body) or ''] or false
 end
 
 local jobs, drain_first = {}, 0
@@ -142,7 +133,7 @@ local function received(body)
 end
 
 -- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow.
--- A job is fresh if no worker has claimed it before.
+-- A job is fresh if no worker has it, and no failure, crash or interruption of it is known.
 local AT_ONCE = 50
 local function look_up(due, from)
     local ids, bodies, marks, known = {}, {}, {}, {}
@@ -190,7 +181,7 @@ end
 
 local function claim(id, score, job, crashes, interruptions, log, is_batchable)
     if job.lost then log = note_crash(id, job.lost, log) end
-    local attempt = job.foreign and 0 or attempt_of(id, job.had, job.fresh)
+    local attempt = job.foreign and 0 or job.fresh and 1 or attempt_of(id)
     if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
         redis.call('PERSIST', JOB .. id) -- not staged: this is the only copy of the body
@@ -220,7 +211,7 @@ if idle == 0 and wanted + batch_limit > 0 then
         if job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
-            local is_batchable = fits_a_batch(id, job.body, crashes + interruptions, job.fresh)
+            local is_batchable = fits_a_batch(id, job, crashes + interruptions)
             if (is_batchable and batch_limit or wanted) == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
                 if is_batchable then batch_limit = batch_limit - 1 else wanted = wanted - 1 end
