@@ -27,6 +27,7 @@ from ledgerq.errors import (
     IdHeld,
     InvalidRequest,
     PayloadMismatch,
+    ResultNotKept,
     Undecodable,
 )
 from ledgerq.settings import load
@@ -62,6 +63,7 @@ class EnqueuedJob(Generic[R]):
         Raises:
             JobFailed: the job was buried or cancelled.
             UnexpectedResult: the answer is not of the payload's type: the worker runs other code.
+            ResultNotKept: the payload says `keep_result=0`, so only the database will have the answer.
             ResultExpired: the job is not queued, and its result is not kept any more.
             TimeoutError: the job has not ended in time.
         """
@@ -201,8 +203,12 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     Raises:
         JobFailed: a job was buried or cancelled; names the first that is found.
         UnexpectedResult: an answer is not of the type that its payload names.
+        ResultNotKept: a payload says `keep_result=0`. Raised at once.
         ResultExpired: a job is not queued, and its result is not kept any more.
     """
+    for job in jobs:
+        if job._payload is not None and job._payload.keep_result == 0:  # noqa: SLF001 - ours
+            raise ResultNotKept(job.job_id, job._payload.kind)  # noqa: SLF001 - ours
     found: dict[str, Any] = {}
     pause = 0.01
     while missing := [job for job in jobs if job.job_id not in found]:

@@ -140,6 +140,8 @@ def enqueue(
     for option, seconds in (("--delay", delay), ("--wait", wait or 0)):
         if not 0 <= seconds <= MAX_WAIT:
             raise UsageError(option, "is out of range", f"give 0 to {MAX_WAIT} seconds")
+    if wait is not None and checked.keep_result == 0:
+        raise UsageError("--wait", f"Redis keeps no result of {kind}", "ask `ledgerq job` later")
     named = require_app().registry().queues.get(kind) if queue is None else queue
     work = _enqueue(checked, job_id, delay, actor, wait, named, as_json=as_json)
     run_within(LIMIT + (wait or 0), work)

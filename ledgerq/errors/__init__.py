@@ -36,6 +36,7 @@ LedgerqError                    the root of ledgerq's errors; the text is one li
 ├── IdHeld                      another queue on the same Redis has a job of this id
 ├── JobFailed                   a client waited for a job that was buried or cancelled
 ├── ResultExpired               a client waited for a job that is not queued, and whose result is not kept any more
+├── ResultNotKept           a client waits for a job whose payload says that Redis keeps no result
 ├── UnexpectedResult            a client waited for a job whose answer has another type than its payload names
 ├── StillRuns                   a job that is to be cancelled still runs after the timeout
 └── JobError                    a job cannot be done: `reason` is the reason in its dead letter
@@ -77,6 +78,7 @@ from ledgerq.errors.clients import (
     IdHeld,
     JobFailed,
     ResultExpired,
+    ResultNotKept,
     StillRuns,
     UnexpectedResult,
 )
@@ -169,6 +171,7 @@ __all__ = [
     "RedisRefuses",
     "Refused",
     "ResultExpired",
+    "ResultNotKept",
     "ResultTooLarge",
     "RetryLater",
     "RuleBroken",

@@ -19,6 +19,17 @@ class ResultExpired(LedgerqError):
         super().__init__(f"job {job_id}: neither queued nor is its result kept")
 
 
+class ResultNotKept(LedgerqError):
+    """A client waits for a job whose payload says `keep_result=0`: Redis will never have the answer."""
+
+    def __init__(self, job_id: str, kind: str) -> None:
+        self.job_id, self.kind = job_id, kind
+        super().__init__(
+            f"job {job_id}: Redis keeps no result of {kind} (keep_result=0), so nobody can wait for it there; "
+            f"read it from the database: ledgerq job {job_id}"
+        )
+
+
 class IdHeld(LedgerqError):
     """Another queue on the same Redis has a job, or still keeps a result, of this id."""
 

@@ -13,7 +13,7 @@ from ledgerq.wire.answers import AnswerType
 from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 from ledgerq.wire.queue_name import checked_queue
 
-_OWN = ("kind", "queue")
+_OWN = ("kind", "queue", "keep_result")
 
 R = TypeVar("R", default=Any)
 
@@ -28,27 +28,36 @@ class Payload(BaseModel, Generic[R]):
 
     The type in brackets is the type of the handler's result. `kind` names the kind in each body: keep the name when you
     rename the class. `queue` is the queue on which the jobs of the kind wait. Without `queue` they wait on the default
-    queue of the process that puts them on Redis. The model is strict: a number is not accepted for a text, an unknown
-    field is an error, and no error repeats a value.
+    queue of the process that puts them on Redis. `keep_result` is for how many seconds Redis keeps a result, in place of
+    the worker's LEDGERQ_KEEP_RESULT; with 0 it keeps none, and only the database has the result. The model is strict: a
+    number is not accepted for a text, an unknown field is an error, and no error repeats a value.
 
     Raises:
-        DefinitionError: `kind` or `queue` is not a valid name, or a field is called `kind` or `queue`.
+        DefinitionError: `kind`, `queue` or `keep_result` is not valid, or a field has one of these names.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: ClassVar[str]
     queue: ClassVar[str | None] = None
+    keep_result: ClassVar[int | None] = None
 
     def __init_subclass__(
-        cls, *, kind: str | None = None, queue: str | None = None, **options: Unpack[ConfigDict]
+        cls,
+        *,
+        kind: str | None = None,
+        queue: str | None = None,
+        keep_result: int | None = None,
+        **options: Unpack[ConfigDict],
     ) -> None:
-        """Read `kind` and `queue` from the class statement, and check them."""
+        """Read `kind`, `queue` and `keep_result` from the class statement, and check them."""
         super().__init_subclass__(**options)
         if kind is not None:
             cls.kind = kind
         if queue is not None:
             cls.queue = queue
+        if keep_result is not None:
+            cls.keep_result = keep_result
         for name in _OWN:
             if "ClassVar" not in str(get_annotations(cls).get(name, "ClassVar")):
                 raise DefinitionError(
@@ -58,6 +67,13 @@ class Payload(BaseModel, Generic[R]):
                 )
         _require_kind(cls.__qualname__, vars(cls).get("kind"))
         require_queue(f"{cls.__qualname__}(queue=)", vars(cls).get("queue"))
+        _require_seconds(f"{cls.__qualname__}(keep_result=)", vars(cls).get("keep_result"))
+
+
+def _require_seconds(where: str, seconds: object) -> None:
+    """Refuse what is no whole number of seconds from 0 up. None passes."""
+    if seconds is not None and not (type(seconds) is int and seconds >= 0):
+        raise DefinitionError(where, "must be whole seconds, 0 or more", "give 0 to keep none")
 
 
 def _require_kind(owner: str, kind: object) -> None:

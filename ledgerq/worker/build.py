@@ -17,6 +17,7 @@ from ledgerq.app import App
 from ledgerq.broker.claims import LeaseSettings
 from ledgerq.broker.connection import connect, settings_for_arq_check
 from ledgerq.config import Config, WorkerConfig
+from ledgerq.job import Kind
 from ledgerq.runtime.ending import LastResort, leave_in
 from ledgerq.schedule import Recurring
 from ledgerq.wire.arq_formats import ArqFormats
@@ -75,7 +76,7 @@ def worker_settings(app: App, config: Config) -> Any:
     """The settings class for arq's command line. It has no base class, because arq ignores settings in base classes."""
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
-    functions = [*(_function(kind.name) for kind in app.jobs), _function(UNROUTABLE)]
+    functions = [*map(_function, app.jobs), func(dispatcher(UNROUTABLE), name=UNROUTABLE)]
     arqs, arqs_by_the_clock = arq_functions(app), arq_cron_jobs(app)
     formats = ArqFormats(
         {each.name for each in functions} | {each.name for each in scheduled},
@@ -127,8 +128,8 @@ def _lease_settings(worker: WorkerConfig) -> LeaseSettings:
     return LeaseSettings(worker.lease, policy.isolate_after_crashes, policy.max_crashes)
 
 
-def _function(name: str) -> Function:
-    return func(dispatcher(name), name=name)
+def _function(kind: Kind[Any, Any]) -> Function:
+    return func(dispatcher(kind.name), name=kind.name, keep_result=kind.payload.keep_result)
 
 
 def _longest_timeout(worker: WorkerConfig, app: App, *arqs: Function | CronJob) -> float:

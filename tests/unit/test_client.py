@@ -8,8 +8,9 @@ from arq.connections import ArqRedis
 from fakeredis.aioredis import FakeRedis
 
 from jobs.kinds import CreateProject, CreateTask
+from ledgerq import Payload
 from ledgerq.client import JobClient
-from ledgerq.errors import JobFailed, PayloadMismatch, ResultExpired
+from ledgerq.errors import JobFailed, PayloadMismatch, ResultExpired, ResultNotKept
 from ledgerq.wire.arq_json import from_wire, to_wire
 from ledgerq.wire.envelope import decode
 from ledgerq.wire.request import Request
@@ -56,6 +57,19 @@ async def test_a_result_that_is_gone_says_so(redis: ArqRedis) -> None:
     await redis.flushall()
     with pytest.raises(ResultExpired):
         await job.result(timeout=1)
+
+
+async def test_nobody_waits_for_a_result_that_redis_will_not_keep(redis: ArqRedis) -> None:
+    """It is said at once, with the place where the result will be; though the job is on the queue."""
+
+    class Touch(Payload[int], kind="touch", keep_result=0):
+        """A payload."""
+
+    client = JobClient(redis)
+    job = await client.enqueue(Touch(), job_id="x")
+    for asked in (job, client.job("x", Touch)):
+        with pytest.raises(ResultNotKept, match=r"touch \(keep_result=0\).*: ledgerq job x"):
+            await asked.result(timeout=5)
 
 
 async def test_a_result_that_does_not_come_is_a_timeout(redis: ArqRedis) -> None:

@@ -280,6 +280,12 @@ def test_a_handler_for_many_is_one_of_the_same_kind() -> None:
         ({"kind": "cron:x"}, "begins with cron:"),
         ({"kind": "x", "queue": ""}, r"Odd\(queue=\): must have 1 to 200 printable characters"),
         ({"kind": "x", "queue": "x" * 201}, r"Odd\(queue=\)"),
+        (
+            {"kind": "x", "keep_result": -1},
+            r"Odd\(keep_result=\): must be whole seconds, 0 or more",
+        ),
+        ({"kind": "x", "keep_result": False}, r"Odd\(keep_result=\)"),
+        ({"kind": "x", "keep_result": 1.5}, r"Odd\(keep_result=\)"),
     ],
 )
 def test_a_kind_that_cannot_travel_is_refused(words: dict[str, Any], problem: str) -> None:
