@@ -52,7 +52,7 @@ def test_its_history_knows_its_tables_and_no_others(
     """`--autogenerate` finds nothing to do."""
     url = empty_postgresql_url.render_as_string(hide_password=False)  # type: ignore[attr-defined]
     env = {"DATABASE_URL": url}
-    assert "version 2, the app's own at 0001" in run(service, "ledgerq", "migrate", env=env)
+    assert "version 3, the app's own at 0001" in run(service, "ledgerq", "migrate", env=env)
     assert "No new upgrade operations" in run(service, "alembic", "check", env=env)
 
 
