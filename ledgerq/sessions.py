@@ -19,6 +19,7 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.sqlstate import connecting, know, translated
 from ledgerq.database.transaction import in_transaction, savepoint, transaction
+from ledgerq.store.row_updates import BulkUpdate, lock_rows
 from ledgerq.store.writes import (
     deferred_writes,
     flush,
@@ -28,6 +29,7 @@ from ledgerq.store.writes import (
 )
 
 __all__ = [
+    "BulkUpdate",
     "Database",
     "DatabaseConfig",
     "LedgerqSession",
@@ -41,6 +43,7 @@ __all__ = [
     "insert_returning_ids",
     "insert_rows",
     "know",
+    "lock_rows",
     "naming_references",
     "open_database",
     "reading_others",

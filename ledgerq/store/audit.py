@@ -121,6 +121,11 @@ async def record_many(session: AsyncSession, changes: Iterable[tuple[Origin, Cha
             check_origin(origin)
             checked = origin
         entries.append(entry_of(origin, recorder.shown(change) if recorder else change))
+    await write_entries(session, entries)
+
+
+async def write_entries(session: AsyncSession, entries: Sequence[dict[str, Any]]) -> None:
+    """Write entries that `entry_of` made, in one statement; inside a `buffered_entries` block, at its end."""
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
         gathered.extend(entries)

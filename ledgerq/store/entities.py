@@ -27,14 +27,14 @@ _MAX_BITS = 10_000  # a number of more bits is written in hex
 _KNOWN = (str, int, float, datetime, date, UUID, Decimal, Enum, list, dict, type(None))
 
 
-def entity_type_of(entity: type[Any]) -> str:
+def entity_type_of(entity: Any) -> str:
     """The table's name, with its schema if it has one. A class that inherits has the name of its root's table."""
-    root: Any = _root(inspect(entity))
-    return _entity_type(root)
+    return _entity_type(entity)
 
 
 @cache
-def _entity_type(root: Mapper[Any]) -> str:
+def _entity_type(entity: Any) -> str:
+    root = _root(inspect(entity))
     table = root.local_table
     return table.fullname if isinstance(table, Table) else root.class_.__name__
 
@@ -63,7 +63,10 @@ def column_fields(entity: Any) -> tuple[str, ...]:
 def key_of(entity: Any) -> str:
     """The text of a row's key."""
     table: Any = type(entity)
-    return key_text(tuple(getattr(entity, field) for field in key_fields(table)))
+    fields = key_fields(table)
+    if len(fields) == 1:
+        return key_text(getattr(entity, fields[0]))
+    return key_text(tuple(getattr(entity, field) for field in fields))
 
 
 def key_text(key: Key) -> str:

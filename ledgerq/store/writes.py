@@ -83,7 +83,7 @@ async def naming_references(session: AsyncSession, rows: Iterable[SQLModel]) -> 
         with translated():
             yield
     except MissingReference as error:
-        if not error.fields:
+        if session.get_bind().dialect.name == "sqlite" and not error.fields:
             for row in rows:
                 await _check_references(session, row)
         raise
