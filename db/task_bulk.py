@@ -1,6 +1,7 @@
 """Changes of many tasks in few statements. Functions flush and never commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,13 +10,13 @@ from sqlmodel import col
 from db import tasks, writes
 from db.errors import NotFound
 from db.inputs import NewTask, TaskChanges
-from db.models import Task
+from db.models import Task, TaskStatus
 from db.models.base import FixedList
 from ledgerq import audit
 from ledgerq.audit import Change, Origin
 from ledgerq.bounds import is_id
 from ledgerq.errors import Refused
-from ledgerq.sessions import insert_returning_ids, naming_references
+from ledgerq.sessions import BulkUpdate, insert_returning_ids, lock_rows, naming_references
 
 
 async def create_many(session: AsyncSession, origin: Origin, news: Sequence[NewTask]) -> list[int]:
@@ -76,6 +77,50 @@ async def update_many(
     await writes.update_rows(session, [task for task, _ in changed], what)
     await audit.record(session, origin, *(change for _, change in changed))
     return len(changed)
+
+
+async def change_status_of_many(
+    session: AsyncSession, moves: Sequence[tuple[Origin, int, TaskStatus]]
+) -> None:
+    """As `tasks.change_status` for each origin, task and status, in this order.
+
+    Raises:
+        NotFound, IllegalStatusChange: as `tasks.change_status`.
+    """
+    steps = [(origin, task_id, {"status": status}, None) for origin, task_id, status in moves]
+    await _change_many(session, steps)
+
+
+async def update_of_many(
+    session: AsyncSession, updates: Sequence[tuple[Origin, int, TaskChanges, int | None]]
+) -> None:
+    """As `tasks.update` for each origin, task, changes and expected version, in this order.
+
+    Raises:
+        NotFound, VersionConflict, MissingReference, Refused: as `tasks.update`.
+    """
+    if any(changes.parent_task_id is not None for _, _, changes, _ in updates):
+        for origin, task_id, changes, version in updates:  # a move under a parent reads many rows
+            await tasks.update(session, origin, task_id, changes, expected_version=version)
+        return
+    await _change_many(session, [(o, t, writes.what_was_set(c), v) for o, t, c, v in updates])
+
+
+async def _change_many(
+    session: AsyncSession, steps: Sequence[tuple[Origin, int, Mapping[str, Any], int | None]]
+) -> None:
+    """Make each step's changes of its task, which must be at the version that the step expects."""
+    rows = await lock_rows(session, Task, (task_id for _, task_id, *_ in steps if is_id(task_id)))
+    changed = []
+    async with BulkUpdate(session) as updates:
+        for origin, task_id, changes, expected_version in steps:
+            task = writes.among(rows, Task, task_id, expected_version)
+            if "status" in changes:
+                tasks.require_legal(task, changes["status"])
+            if change := writes.set_fields(task, changes):
+                updates.add(task)
+                changed.append((origin, change))
+    await audit.record_many(session, changed)
 
 
 async def _require_parents(session: AsyncSession, news: Sequence[NewTask]) -> None:

@@ -79,9 +79,7 @@ async def change_status(
         IllegalStatusChange: `LEGAL_MOVES` does not allow the change.
     """
     task = await writes.lock(session, Task, task_id, expected_version)
-    legal = LEGAL_MOVES[task.status]
-    if status not in legal:
-        raise IllegalStatusChange(task_id, task.status, status, legal)
+    require_legal(task, status)
     await writes.change(session, origin, task, {"status": status})
     return task
 
@@ -166,6 +164,17 @@ async def purge(
     gone = delete_rows(Task).where(col(Task.id).in_([task.id for task in tasks]))
     await session.execute(gone)
     return len(tasks)
+
+
+def require_legal(task: Task, status: TaskStatus) -> None:
+    """Check that the task may move to the status.
+
+    Raises:
+        IllegalStatusChange: `LEGAL_MOVES` does not allow the change.
+    """
+    legal = LEGAL_MOVES[task.status]
+    if status not in legal:
+        raise IllegalStatusChange(task.id, task.status, status, legal)
 
 
 async def require_parents(session: AsyncSession, wanted: dict[int, int]) -> None:

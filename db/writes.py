@@ -45,9 +45,27 @@ async def lock(
             )
     if entity is None:
         raise NotFound(str(table.__tablename__), entity_id)
-    if expected_version is not None and entity.version != expected_version:
-        raise VersionConflict(str(table.__tablename__), entity_id, expected_version, entity.version)
+    _require_version(entity, expected_version)
     return cast("E", entity)
+
+
+def among(rows: Mapping[int, E], table: type[E], entity_id: int, expected_version: int | None) -> E:
+    """The row of this id among those that `lock_rows` has locked.
+
+    Raises:
+        NotFound, VersionConflict: as `lock`.
+    """
+    entity = rows.get(entity_id)
+    if entity is None:
+        raise NotFound(str(table.__tablename__), entity_id)
+    _require_version(entity, expected_version)
+    return entity
+
+
+def _require_version(entity: Entity, expected: int | None) -> None:
+    if expected is not None and entity.version != expected:
+        name = str(type(entity).__tablename__)
+        raise VersionConflict(name, entity.id, expected, entity.version)
 
 
 async def _write_if_waiting(session: AsyncSession, table: type[Any], entity_id: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from sqlalchemy import JSON, Dialect, MetaData, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm.attributes import set_attribute
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Field, Relationship, SQLModel
 
@@ -21,9 +22,11 @@ class Base(SQLModel):
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As SQLModel's, but a list is stored as a `FixedList`."""
-        of_row = isinstance(value, list) and name in type(self).model_fields
-        super().__setattr__(name, FixedList(value) if of_row else value)
+        """As SQLModel's, but a list is stored as a `FixedList`. Pydantic, which checks no table, is not asked."""
+        if name in type(self).model_fields:
+            set_attribute(self, name, FixedList(value) if isinstance(value, list) else value)
+        else:
+            super().__setattr__(name, value)
 
 
 class FixedList(list[str]):

@@ -51,7 +51,7 @@ class UpdateTask(Payload[int], kind="update_task"):
     expected_version: PositiveInt | None = None
 
 
-@job(shares_commit=True)
+@job
 async def update_task(context: JobContext, update: UpdateTask) -> int:
     """Change the fields that are set in `changes`, and no others."""
     task = await tasks.update(
@@ -64,6 +64,19 @@ async def update_task(context: JobContext, update: UpdateTask) -> int:
     return task.id
 
 
+@update_task.many
+async def update_tasks(contexts: Sequence[JobContext], updates: Sequence[UpdateTask]) -> list[int]:
+    """Make the updates of many jobs, in few statements."""
+    await task_bulk.update_of_many(
+        contexts[0].session,
+        [
+            (context.origin, update.task_id, update.changes, update.expected_version)
+            for context, update in zip(contexts, updates, strict=True)
+        ],
+    )
+    return [update.task_id for update in updates]
+
+
 class AssignTask(Payload[int], kind="assign_task"):
     """A task and its new assignee; null assigns the task to nobody."""
 
@@ -71,12 +84,27 @@ class AssignTask(Payload[int], kind="assign_task"):
     assignee_id: Id | None
 
 
-@job(shares_commit=True)
+@job
 async def assign_task(context: JobContext, assignment: AssignTask) -> int:
     """Assign a task to a worker, or to nobody."""
     changes = TaskChanges(assignee_id=assignment.assignee_id)
     task = await tasks.update(context.session, context.origin, assignment.task_id, changes)
     return task.id
+
+
+@assign_task.many
+async def assign_tasks(
+    contexts: Sequence[JobContext], assignments: Sequence[AssignTask]
+) -> list[int]:
+    """Assign the tasks of many jobs, in few statements."""
+    await task_bulk.update_of_many(
+        contexts[0].session,
+        [
+            (context.origin, each.task_id, TaskChanges(assignee_id=each.assignee_id), None)
+            for context, each in zip(contexts, assignments, strict=True)
+        ],
+    )
+    return [each.task_id for each in assignments]
 
 
 class ChangeTaskStatus(Payload[int], kind="change_task_status"):
@@ -86,11 +114,23 @@ class ChangeTaskStatus(Payload[int], kind="change_task_status"):
     status: Status
 
 
-@job(shares_commit=True)
+@job
 async def change_task_status(context: JobContext, change: ChangeTaskStatus) -> int:
     """Change a task's status, as `LEGAL_MOVES` allows."""
     task = await tasks.change_status(context.session, context.origin, change.task_id, change.status)
     return task.id
+
+
+@change_task_status.many
+async def change_task_statuses(
+    contexts: Sequence[JobContext], changes: Sequence[ChangeTaskStatus]
+) -> list[int]:
+    """Change the status of the tasks of many jobs, in few statements."""
+    await task_bulk.change_status_of_many(
+        contexts[0].session,
+        [(c.origin, each.task_id, each.status) for c, each in zip(contexts, changes, strict=True)],
+    )
+    return [each.task_id for each in changes]
 
 
 class DeleteTask(Payload[list[int]], kind="delete_task"):
