@@ -155,7 +155,7 @@ class BulkUpdate:
             raise StaleDataError(f"a row of {mapper.local_table} is gone: lock the rows first")
         if stale := _set_by_the_database(mapper).difference(alike.fields):
             for row in rows:
-                self._session.expire(row, stale)
+                self._session.sync_session.expire(row, stale)
 
 
 def _changed(row: Any, state: InstanceState[Any]) -> _Values:

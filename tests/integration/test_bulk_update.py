@@ -19,8 +19,15 @@ from ledgerq.audit import Audited, AuditLog, Origin, acting_as
 from ledgerq.database.engine import Database
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import MissingReference, NotAudited, Refused
+from ledgerq.execution.outcome import Completed
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
 from ledgerq.sessions import BulkUpdate, lock_rows
+from ledgerq.wire.payload import Payload
 from tests.audited_shop import Card, Clerk, Order, Parcel, Stock, Visit, opened_shop
+from tests.support import delivery
 
 ADA, BOB = Origin("user:ada", job_id="job-1"), Origin("user:bob", job_id="job-2")
 IDS = [UUID(int=n) for n in range(3)]
@@ -195,6 +202,34 @@ async def test_triggers_write_the_entries_of_each_author(postgresql_url: URL) ->
             ("user:bob", "job-2", "EU,2", "update", {"amount": 2}, {"amount": 12}),
             ("user:bob", "job-2", "EU,1", "update", {"amount": 11}, {"amount": 21}),
         ]
+
+
+class Refill(Payload[int], kind="refill"):
+    sku: int
+
+
+@pytest.mark.parametrize("shares", [True, False])
+async def test_in_a_handler_of_one_job_the_author_is_the_job(shop: Database, shares: bool) -> None:
+    """Also where jobs share a commit, which they go on to do."""
+
+    async def handle(context: JobContext, refill: Refill) -> int:
+        stocks = await lock_rows(context.session, Stock, [("EU", refill.sku)])
+        async with BulkUpdate(context.session) as updates:
+            for stock in stocks.values():
+                stock.amount += 10
+                updates.add(stock)
+        return len(stocks)
+
+    registry = Registry([kind := Kind(Refill, handle, shares_commit=shares)])
+    arrived = [delivery(Refill(sku=sku), f"refill-{n}") for n, sku in enumerate((1, 2, 1))]
+    outcomes = await process(arrived, registry, shop.sessions, Policy())
+    assert outcomes == [Completed(1)] * 3
+    assert registry.shares_commits(kind) is shares
+    assert [(e[1], e[2], e[5]["amount"]) for e in await entries(shop)] == [
+        ("refill-0", "EU,1", 11),
+        ("refill-1", "EU,2", 12),
+        ("refill-2", "EU,1", 21),
+    ]
 
 
 class Base(DeclarativeBase):
