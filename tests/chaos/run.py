@@ -51,9 +51,11 @@ def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Consol
     ) as made:
         made.party.slowest_step = phase.slowest_step
         stage_every_guest(made)
+        stage_outside(made, seed, "first", int(phase.outside * 5), 0)
         made.producers.start()
         wait_until(lambda: made.producers.have_sent, "the producer sends nothing", 60)
-        stage_outside(made, seed, int(phase.outside * phase.seconds), phase.seconds)
+        stage_outside(made, seed, "outside", int(phase.outside * phase.seconds), phase.seconds)
+        made.party.wait_for("charge")  # so that the first faults meet a step
         until = time.monotonic() + phase.seconds
         with _cutting(made, phase.cuts, seed):
             while time.monotonic() < until:

@@ -19,11 +19,11 @@ def stage_every_guest(made: World, name: str = "guest") -> dict[str, Guest]:
     return jobs
 
 
-def stage_outside(made: World, seed: int, jobs: int, seconds: float) -> None:
+def stage_outside(made: World, seed: int, name: str, jobs: int, seconds: float) -> None:
     """Jobs that work outside, which become due one after another in that time: so there are always some."""
     random, url = Random(seed), made.party.url
     payloads = [some_outside(random, made.project, url) for _ in range(jobs)]
-    stage_jobs(made, {f"o-{n}": each for n, each in enumerate(payloads)}, seconds)
+    stage_jobs(made, {f"{name}-{n}": each for n, each in enumerate(payloads)}, seconds)
 
 
 def stage_jobs(made: World, jobs: Mapping[str, Payload], seconds: float = 0) -> None:
