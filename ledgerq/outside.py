@@ -24,7 +24,7 @@ from typing_extensions import TypeVar
 from ledgerq.context import JobContext, S
 from ledgerq.database.session import JobSession, LedgerqSession
 from ledgerq.database.sqlstate import FOREIGN
-from ledgerq.database.transaction import reading
+from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
 from ledgerq.runtime.calls import Calls
 from ledgerq.store.audit import Origin
@@ -73,7 +73,7 @@ class Outside(Generic[S]):
         **kwargs: A.kwargs,
     ) -> T:
         """What the function reads, in a session that is opened for it and closed again. What it writes is not kept."""
-        async with reading(self._records.sessions) as session:
+        async with reading_in_turn(self._records.sessions) as session:
             given = JobSession(session, self.job_id)  # which can't commit
             try:
                 return await function(given, *args, **kwargs)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ledgerq.database.engine import Sessions
-from ledgerq.database.transaction import reading
+from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import PayloadMismatch, Snooze
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
@@ -28,7 +28,7 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:
         return job
-    async with reading(sessions) as session:
+    async with reading_in_turn(sessions) as session:
         known = await steps.of_running_job(session, job.id)
     if known is None:
         return job
@@ -47,7 +47,7 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
     except Exception as error:
         if not records.is_over:
             raise
-        async with sessions() as session:
+        async with reading_in_turn(sessions) as session:
             if await inbox.find(session, job.id):
                 return job
         raise Snooze(_ELSEWHERE) from error

@@ -25,6 +25,7 @@ from ledgerq.database.fence import SharesState
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_interruption
 from ledgerq.database.transaction import in_transaction
+from ledgerq.database.turns import turn
 from ledgerq.errors import HeldUp, PayloadMismatch, TimedOut, WorkerLost
 from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
@@ -122,8 +123,8 @@ class _Flow:
         limit = timeout(seconds)
         try:
             async with limit:
-                ready = await self._work_outside(jobs) if jobs[0].kind.outside else jobs
-                outcomes = await self._in_one_transaction(ready)
+                work = self._outside_first if jobs[0].kind.outside else self._in_one_transaction
+                outcomes = await work(jobs)
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
                 raise
@@ -135,8 +136,11 @@ class _Flow:
                 outcomes |= await self.run([job])
         return outcomes
 
-    async def _work_outside(self, jobs: Sequence[Job[Any]]) -> Sequence[Job[Any]]:
-        return [await answered(self.sessions, job, self.policy) for job in jobs]
+    async def _outside_first(self, jobs: Sequence[Job[Any]]) -> Outcomes:
+        """Call the jobs' `outside` function, then the handlers. Many such jobs may come to their transaction at once."""
+        ready = [await answered(self.sessions, job, self.policy) for job in jobs]
+        async with turn(self.sessions):
+            return await self._in_one_transaction(ready)
 
     async def _in_one_transaction(self, jobs: Sequence[Job[Any]]) -> Outcomes:
         alone = len(jobs) == 1

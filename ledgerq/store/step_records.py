@@ -16,6 +16,7 @@ from ledgerq.database.engine import Sessions
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_transient
+from ledgerq.database.turns import turn
 from ledgerq.errors import InDoubt, InvalidRequest
 from ledgerq.runtime.calls import whatever_comes
 from ledgerq.runtime.cancellation import cancellations
@@ -204,7 +205,7 @@ class StepRecords:
         self._told = now
         said = None if note is None else cut(storable(note), MAX_NOTE)
         try:
-            async with transaction.transaction(self.sessions) as session:
+            async with turn(self.sessions), transaction.transaction(self.sessions) as session:
                 await steps.tell_progress(session, self.job_id, done, total, said)
         except Exception as error:
             if not is_transient(error):
@@ -269,7 +270,8 @@ class StepRecords:
     async def _commit(self, work: Recording) -> JobStep | None:
         """Do it in a transaction. If the task was cancelled during the commit, it ends after it, and calls nothing more."""
         before = cancellations()
-        found = await transaction.in_transaction(self.sessions, work)
+        async with turn(self.sessions):
+            found = await transaction.in_transaction(self.sessions, work)
         if cancellations() > before:
             raise asyncio.CancelledError
         return found

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
 from ledgerq import DefinitionError, JobContext, Outside, Payload, Permanent, job
-from ledgerq.database.engine import Database, Sessions
+from ledgerq.database.engine import Database, Sessions, open_database
+from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
 from ledgerq.errors import InvalidRequest
 from ledgerq.execution import replays
@@ -19,7 +21,7 @@ from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.runtime.calls import MAX_LEFT, MAX_THREADS, call_within
-from ledgerq.store import audit
+from ledgerq.store import audit, steps
 from ledgerq.store.tables import JobStep
 from tests.integration.test_reads import statements
 from tests.support import delivery, eventually, process_one, rows
@@ -114,6 +116,32 @@ async def test_a_page_gives_the_attempts_back_too(any_sessions: Sessions) -> Non
     kind = job(outside=pages)(answer)
     outcomes = [await attempt(any_sessions, Party(), n, kind, max_attempts=2) for n in range(1, 6)]
     assert [type(each) for each in outcomes] == [Retry] * 4 + [Completed]
+
+
+async def test_jobs_that_come_back_at_once_stand_in_line(
+    postgresql_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the pool has few connections and is not waited at for long, no job takes that for an outage."""
+    config = DatabaseConfig(url=postgresql_url, pool_size=4, pool_timeout=0.2)
+    async with open_database(config) as small:
+        add, party = steps.add_and_tell, Party()
+
+        async def add_slowly(*args: Any) -> bool:
+            await asyncio.sleep(0.05)
+            return await add(*args)
+
+        monkeypatch.setattr(steps, "add_and_tell", add_slowly)
+        registry = Registry([send], party)
+        with capture_logs() as logs:
+            outcomes = await asyncio.gather(
+                *(
+                    process_one(delivery(Send(), f"job-{n}"), registry, small.sessions, Policy())
+                    for n in range(30)
+                )
+            )
+        assert set(outcomes) == {Completed(3)}
+        assert "step.not_recorded_yet" not in {each["event"] for each in logs}
+        assert len(party.calls) == 90
 
 
 async def test_a_step_costs_one_statement_beside_its_begin_and_commit(
