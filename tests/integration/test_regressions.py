@@ -228,22 +228,24 @@ async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) 
     await redis.zadd(config.worker.queue, {"suspect": 1})
     await redis.hset(failures_key(config.worker.queue, "suspect"), "crashes", "2")  # type: ignore[misc]
     assert (await other.claim(1, busy=1)).drain_first
-    looks = 0
+    looks, begun = 0, asyncio.Event()
     claim = Broker.claim
 
     async def counted(self: Broker, *args: Any, **options: Any) -> Any:
         nonlocal looks
         looks += 1
+        begun.set()
         return await claim(self, *args, busy=1, **{k: v for k, v in options.items() if k != "busy"})
 
     worker = our_worker(config, Registry([Kind(Odd, _nothing)]), handle_signals=False, schedule=[])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Broker, "claim", counted)
         running = asyncio.create_task(worker.main())
+        await begun.wait()
         await asyncio.sleep(1)
         await worker.close()
         await running
-    assert 0 < looks < 60
+    assert looks < 60
     await other.close()
     await redis.aclose(close_connection_pool=True)
 
