@@ -58,7 +58,7 @@ class Outside(Generic[S]):
         self.origin, self.resources = origin, resources
         self._records, self._limits = records, limits
         self._kept = sum(len(to_json(each.result)) for each in records.known.values())
-        self._names, self._calls = StepNames(limits.steps), Calls(_mark_foreign)
+        self._names, self._calls = StepNames(limits.steps, records.known), Calls(_mark_foreign)
         self._cursors: dict[str, AnswerType[Any]] = {}
         self._one_page = asyncio.Lock()
 

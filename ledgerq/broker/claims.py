@@ -25,8 +25,8 @@ from ledgerq.wire.envelope import MAX_BODY_BYTES, queue_mark
 
 AckAction = Literal["done", "retry", "release", "interrupt"]
 _SHARED, _OUTSIDE = 1, 2  # how a job runs, in claim.lua
-_LOOK_ON = 1  # milliseconds: the script's answer if the jobs behind those that it passed over are still to be looked at
-_LOOK_AGAIN = 10.0  # seconds: then a claim looks again at jobs that were passed over, and at new ones before them
+_LOOK_AGAIN = 10.0  # seconds: then a claim looks again at the first jobs that were passed over, and at new ones before them
+_FIRST_AGAIN = 500  # of these jobs
 
 
 class RenewalStatus(IntEnum):
@@ -128,7 +128,7 @@ class Broker:
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
         self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
-        self._began_to_pass = 0.0
+        self._looked_back = 0.0
 
     @classmethod
     def connect(
@@ -165,20 +165,19 @@ class Broker:
             room: how many further jobs of some kinds there is room for.
         """
         lease_settings = self.lease_settings
-        if time.monotonic() > self._began_to_pass + _LOOK_AGAIN:
-            self._passed = (b"", b"")
+        look_back = 0
+        if self._passed[0] and time.monotonic() > self._looked_back + _LOOK_AGAIN:
+            look_back, self._looked_back = _FIRST_AGAIN, time.monotonic()
         keys = self._keys_of_claim
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
             queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
-            len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
+            look_back, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
             keys=keys, args=arguments
         )
-        if not self._passed[0] or due_in == _LOOK_ON:
-            self._began_to_pass = time.monotonic()
         self._passed = passed
         return FetchResult(
             [_claim(each, self.queue, self.worker, lease_settings) for each in jobs],

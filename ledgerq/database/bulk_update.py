@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, bindparam, column, func, update
+from sqlalchemy import ARRAY, Column, Dialect, bindparam, column, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 Columns = Mapping[Column[Any], Sequence[Any]]  # a column → its value in each row
@@ -14,12 +14,13 @@ async def update_by_key(
 ) -> bool:
     """Set columns of many rows, which `keys` names by their primary keys. False if one of the rows does not exist.
 
-    `options` are execution options. On SQLite, and for a column that is an array itself, the driver runs the statement
-    once for each row.
+    `options` are execution options. On SQLite, and for a column that is an array itself or whose type wraps its values in
+    SQL, the driver runs the statement once for each row.
     """
     columns = {**keys, **values}
     names = [f"value_{n}" for n in range(len(columns))]
-    at_once = session.get_bind().dialect.name == "postgresql" and not any(map(_is_array, columns))
+    dialect = session.get_bind().dialect
+    at_once = dialect.name == "postgresql" and not any(_goes_alone(c, dialect) for c in columns)
     if at_once:
         arrays = (
             bindparam(None, list(of_rows), ARRAY(c.type, dimensions=1))
@@ -40,5 +41,7 @@ async def update_by_key(
     return done.rowcount in {-1, len(each)}  # -1: the driver does not count
 
 
-def _is_array(of: Column[Any]) -> bool:
-    return isinstance(getattr(of.type, "impl_instance", of.type), ARRAY)
+def _goes_alone(of: Column[Any], dialect: Dialect) -> bool:
+    of_dialect: Any = of.type.dialect_impl(dialect)
+    is_array = isinstance(getattr(of_dialect, "impl_instance", of_dialect), ARRAY)
+    return is_array or of_dialect._has_bind_expression  # noqa: SLF001 - there is no public way

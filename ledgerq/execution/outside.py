@@ -1,11 +1,13 @@
 """The part of a job that is done before its transaction: its `outside` function, with what earlier attempts recorded."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ledgerq.database.engine import Sessions
 from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import PayloadMismatch, Snooze
+from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
 from ledgerq.execution.registry import Job
@@ -13,9 +15,18 @@ from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside
 from ledgerq.runtime.calls import call_within
 from ledgerq.store import inbox, steps
-from ledgerq.store.step_records import StepRecords
+from ledgerq.store.step_records import StepRecords, last_recorded
 
 _ELSEWHERE = 15.0  # seconds before a job is looked at again that goes on in another worker
+
+
+async def recorded_at(sessions: Sessions, delivery: Delivery) -> int:
+    """The attempt that last recorded a step of the job; 0 if none has, or the database does not answer."""
+    with suppress(Exception):
+        async with reading_in_turn(sessions) as session:
+            known = await steps.of_job(session, delivery.job_id)
+        return last_recorded(known)
+    return 0
 
 
 async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any]:

@@ -31,7 +31,7 @@ from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import handle_alone, handle_together
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
-from ledgerq.execution.outside import answered
+from ledgerq.execution.outside import answered, recorded_at
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive, require_not_blocked
 from ledgerq.runtime.cancellation import told_to_stop
@@ -70,6 +70,11 @@ async def conclude(
 ) -> Outcome:
     """Decide on a job that failed with `error`: answers with its outcome. A job that is given up is buried here."""
     outcome = decide(error, delivery, policy)
+    if isinstance(outcome, Buried) and delivery.attempt > 1 and not delivery.recorded_at:
+        delivery.recorded_at = await recorded_at(
+            sessions, delivery
+        )  # it failed before its steps were read
+        outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
         return await bury(delivery, outcome, sessions, policy)
     return outcome

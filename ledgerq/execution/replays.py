@@ -16,7 +16,7 @@ from ledgerq.execution.interventions import entry_of, origin_of, shown_before
 from ledgerq.store import audit, dead_letters, inbox, outbox, steps
 from ledgerq.store.audit import Change
 from ledgerq.store.outbox import Message
-from ledgerq.store.tables import Action, DeadLetter
+from ledgerq.store.tables import Action, DeadLetter, JobStep, StepState
 from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, check_job_id, decode, encode
 from ledgerq.wire.readable import readable_parts
 from ledgerq.wire.request import checked_words, require_free_names
@@ -115,6 +115,10 @@ class _Edit:
                 raise InvalidRequest(field, "is for one job; name one")
         if self.new_job_id is not None:
             check_job_id(self.new_job_id)
+        if self.from_step is not None and self != _Edit(from_step=self.from_step):
+            raise InvalidRequest(
+                "from_step", "goes alone: other fields, another kind or id do all steps again"
+            )
 
 
 def _message(letter: DeadLetter, edit: _Edit) -> Message:
@@ -168,15 +172,28 @@ async def _dropped(
     """Drop the steps that jobs are to do again; answers with their names, in the order in which they began."""
     dropped = {}
     for job_id in job_ids if edit != _Edit() else ():
-        names = [*await steps.of_job(session, job_id)]
+        known = await steps.of_job(session, job_id)
+        names = [*known]
         if edit.from_step is not None:
-            if edit.from_step not in names:
+            if edit.from_step not in known:
                 raise InvalidRequest("from_step", steps.missing(edit.from_step, names))
             names = names[names.index(edit.from_step) :]
-        if edit.new_job_id is None:  # a new id has none
+            _require_no_cursor_beyond(known, names)
             await steps.remove(session, job_id, names)
+        elif edit.new_job_id is None:  # a new id has none
+            await steps.forget(session, [job_id])
         dropped[job_id] = tuple(names)
     return dropped
+
+
+def _require_no_cursor_beyond(known: Mapping[str, JobStep], dropped: Sequence[str]) -> None:
+    """Refuse to drop the steps of a loop whose cursor stays: the loop would not come to them again."""
+    first = known[dropped[0]]
+    for name, step in known.items():
+        moved = step.state is StepState.OPEN and step.changed_at > first.begun_at
+        if moved and name not in dropped:
+            problem = f"step {first.name} is in a loop whose cursor {name} has moved on"
+            raise InvalidRequest("from_step", f"{problem}; name the cursor to do the loop again")
 
 
 async def _make_way(session: AsyncSession, messages: Sequence[Message], edit: _Edit) -> None:

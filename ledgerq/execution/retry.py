@@ -31,6 +31,8 @@ from ledgerq.execution.outcome import Buried, Retry
 from ledgerq.text import MAX_ERROR, MAX_TRACEBACK, leaves
 from ledgerq.wire.step_names import StepLimits
 
+_IN_ALL = 10_000  # attempts of one job, however many steps it records on the way
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -161,7 +163,7 @@ def _decide_on_foreign(error: BaseException, delivery: Delivery, policy: Policy)
 
 
 def _again(retry: Retry, reason: Reason, delivery: Delivery, most: int) -> Retry | Buried:
-    if delivery.tries < most:
+    if delivery.tries < most and delivery.attempt < _IN_ALL:
         return retry
     return Buried(reason, retry.error, _problems(retry.error))
 

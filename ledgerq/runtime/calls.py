@@ -115,7 +115,10 @@ async def _in_a_thread(work: Callable[[], Any], name: str) -> Any:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
+    """Without the arguments of a partial, which may be secret."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ from ledgerq.store.entities import column_fields, key_fields
 from ledgerq.store.writes import naming_references
 
 T = TypeVar("T")
+_OPEN = "ledgerq_bulk_update"  # in the `info` of a session, within a block
 _Values = dict[str, Any]  # of columns, by the names of their attributes
 
 
@@ -37,6 +38,11 @@ async def lock_rows(session: AsyncSession, table: type[T], keys: Iterable[Any]) 
     wanted = list(set(keys))
     if not wanted:
         return {}
+    if session.info.get(_OPEN):
+        raise Refused(
+            "lock_rows",
+            "lock the rows before the BulkUpdate block, whose changes are not written yet",
+        )
     columns = inspect(table).primary_key
     among: Any
     if len(columns) > 1:
@@ -89,13 +95,19 @@ class BulkUpdate:
         self._entries: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Self:
+        self._session.info[_OPEN] = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
+        self._session.info.pop(_OPEN, None)
         if kind is None:
+            self._require_newest()
             await self._write()
+        else:
+            for state in self._turns:  # their values count as written, and were not
+                self._session.expire(state.obj())
 
     def add(self, row: object, origin: Origin | None = None) -> None:
         """Take the changes that were made to the row's attributes since it was read, or since its last `add`.
@@ -133,6 +145,20 @@ class BulkUpdate:
             check_origin(origin)
             self._entries.append(entry_of(origin, change))
         row.keep_documents()
+
+    def _require_newest(self) -> None:
+        """Refuse to write a value over a newer one that a flush within the block has written."""
+        newest = {
+            (inspect(row), f): v
+            for each in self._changes.values()
+            for row, values in each
+            for f, v in values.items()
+        }
+        for (state, field), value in newest.items():
+            if field not in state.committed_state and state.dict.get(field, value) is not value:
+                raise Refused(
+                    field, "was changed and flushed after its `add`; add the row after each change"
+                )
 
     async def _write(self) -> None:
         for alike in sorted(self._changes, key=lambda each: each.turn):

@@ -70,8 +70,7 @@ class StepRecords:
 
     def __post_init__(self) -> None:
         self._places = {name: step.result for name, step in self.known.items()}
-        done = (each for each in self.known.values() if each.state is not StepState.BEGUN)
-        self.recorded_at = max((each.attempt for each in done), default=0)
+        self.recorded_at = last_recorded(self.known)
 
     @property
     def job_id(self) -> str:
@@ -282,6 +281,12 @@ class StepRecords:
         if step.state is not StepState.BEGUN:
             self.recorded_at = max(self.recorded_at, step.attempt)
         return step
+
+
+def last_recorded(known: Mapping[str, JobStep]) -> int:
+    """The attempt that last recorded one of these steps; 0 if none has."""
+    done = (each.attempt for each in known.values() if each.state is not StepState.BEGUN)
+    return max(done, default=0)
 
 
 def _end_of(values: Mapping[str, Any]) -> dict[str, Any]:

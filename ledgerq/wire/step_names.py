@@ -1,5 +1,6 @@
 """The steps of one run of a job: how many there may be, and that each name is used once."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ledgerq.errors import InvalidRequest
@@ -17,10 +18,10 @@ class StepLimits:
 
 
 class StepNames:
-    """The names that were used, at most so many."""
+    """The names that were used in this run. With those of earlier runs, `known`, they are at most so many."""
 
-    def __init__(self, limit: int) -> None:
-        self._used, self._closed, self._limit = set[str](), False, limit
+    def __init__(self, limit: int, known: Collection[str] = ()) -> None:
+        self._used, self._closed, self._limit, self._known = set[str](), False, limit, set(known)
 
     def take(self, name: str) -> None:
         """Use a name.
@@ -38,7 +39,7 @@ class StepNames:
             raise InvalidRequest(
                 f"step {name}", "is there twice in one run; in a loop, number the names"
             )
-        if len(self._used) >= self._limit:
+        if name not in self._known and len(self._used | self._known) >= self._limit:
             limit = f"a job has at most {self._limit:,} steps (LEDGERQ_MAX_STEPS)"
             raise InvalidRequest("step", f"{limit}; stage another job")
         self._used.add(name)

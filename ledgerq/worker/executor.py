@@ -14,19 +14,18 @@ from arq.worker import JobExecutionFailed
 
 from ledgerq.broker.claims import Ack, AckAction, Claim
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Expired, Undecodable, UnknownKind
+from ledgerq.errors import Expired, Undecodable, UnknownKind, WorkerLost
 from ledgerq.execution import interventions
 from ledgerq.execution.dead_letter import MAX_NOTE, bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
 from ledgerq.execution.process import conclude
 from ledgerq.execution.report import failure_of, report
-from ledgerq.store import outbox
+from ledgerq.store import inbox, outbox
 from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
 from ledgerq.wire.arq_formats import FUNCTION, PROBLEM
 from ledgerq.wire.arq_json import UNROUTABLE
-from ledgerq.wire.envelope import check_job_id
 from ledgerq.wire.foreign import foreign_format
 from ledgerq.worker.arq_functions import Call, Counters, Options, call_hook, done, run_function
 from ledgerq.worker.left_jobs import LeftJobs
@@ -50,6 +49,7 @@ class Executor:
         counters: counts the jobs that have ended.
         left: leaves jobs on the queue whose bodies this worker can't read.
         on_interrupted: is called when a job lost its connection to the database, or was held up by other jobs.
+        max_crashes: an arq function is given up after so many workers died with its job; ledgerq's kinds have their policy.
         on_wait: is called when a job waits for something that others must fix, with (queue, reason) and a text.
     """
 
@@ -61,6 +61,7 @@ class Executor:
     left: LeftJobs
     on_interrupted: Callable[[], None]
     on_wait: Callable[[tuple[str, str], str], None]
+    max_crashes: int
     _just_left: set[str] = field(default_factory=set)
     _sizes: KindSizes = field(default_factory=KindSizes)
 
@@ -117,6 +118,8 @@ class Executor:
             if self.processor is None:  # it is tried again: nothing was done
                 raise NotBegun
             ack = self._ack(call, await self._process(self.processor, _as_read(claim, call), call))
+        elif claim.crashes >= self.max_crashes:
+            return self.failed(call, WorkerLost(claim.crashes))
         else:
             ack = await run_function(call, function, context, self.options, self.counters)
         await call_hook(self.options.on_job_end, context, self.options)
@@ -201,22 +204,26 @@ class Executor:
         function = self.options.functions.get(call.function)
         if self.processor and function and is_ours(function):
             try:
-                await self._cancel(self.processor, claim)
+                ended = await self._cancel(self.processor, claim)
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
                 return self._again(call, Retry(1, error, counts_as_attempt=False))
+            if ended:
+                return self._ack(call, ended)
         when = "" if started else " before start"
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
 
-    async def _cancel(self, processor: Processor, delivery: Delivery) -> None:
-        """Cancel an aborted job in the database, so that a later delivery does not run it."""
+    async def _cancel(self, processor: Processor, delivery: Delivery) -> Duplicate | None:
+        """Cancel an aborted job in the database, so that a later delivery does not run it; tells if it was done before."""
         with suppress(Undecodable):  # then it can't have run, and never will
-            check_job_id(delivery.job_id)
             job_id, envelope = delivery.job_id, delivery.envelope
             async with transaction(processor.database.sessions) as session:
-                await interventions.cancel(
+                state = await interventions.cancel(
                     session, job_id, actor="arq", reason="Job.abort", envelope=envelope
                 )
+                if state is JobState.DONE:
+                    return Duplicate(state, (await inbox.get_receipt(session, job_id)).result)
+        return None
 
     def _ack(self, call: Call, outcome: Outcome) -> Ack:
         match outcome:

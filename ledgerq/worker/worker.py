@@ -138,7 +138,7 @@ class JobWorker(ArqWorker):
     def _active_jobs(self, acker: Acker) -> ActiveJobs:
         executor = Executor(
             self.name, self.ctx, Options.of(self), self._processor, self.counters, self._left,
-            on_interrupted=self._outage.suspect_database, on_wait=self.waits.__setitem__,
+            self._outage.suspect_database, self.waits.__setitem__, self.lease_settings.max_crashes,
         )  # fmt: skip
         return ActiveJobs(executor, acker, self._poller.job_ended, self._batches, self._max_outside)
 

@@ -185,6 +185,33 @@ async def test_a_block_that_raises_writes_nothing(shop: Database) -> None:
     assert [visit.page for visit in await held(shop, Visit)] == ["/"]
 
 
+async def test_no_change_is_lost_in_a_block(shop: Database) -> None:
+    """A lock would read old values, a flush writes newer ones: both are refused. What a failed block took counts as unwritten."""
+    async with transaction(shop.sessions) as session, acting_as(session, ADA):
+        [visit] = (await lock_rows(session, Visit, [1])).values()
+        with pytest.raises(Refused, match="lock the rows before the BulkUpdate block"):
+            async with BulkUpdate(session) as updates:
+                visit.page = "b"
+                updates.add(visit)
+                await lock_rows(session, Visit, [1])
+        await session.refresh(visit)
+        with pytest.raises(Refused, match="page: was changed and flushed after its `add`"):
+            async with BulkUpdate(session) as updates:
+                visit.page = "c"
+                updates.add(visit)
+                visit.page = "d"
+                await session.flush()
+        with pytest.raises(RuntimeError):
+            async with BulkUpdate(session) as updates:
+                visit.page = "e"
+                updates.add(visit)
+                raise RuntimeError
+        await session.refresh(visit)
+        assert visit.page == "d"
+        visit.page = "e"
+    assert [each.page for each in await held(shop, Visit)] == ["e"]
+
+
 async def test_triggers_write_the_entries_of_each_author(postgresql_url: URL) -> None:
     """On PostgreSQL, with `by_trigger`: the flush's and ours do not double them."""
     audited = (Audited(Stock, by_trigger=True),)

@@ -23,6 +23,7 @@ from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
 from ledgerq.broker.claims import Ack
 from ledgerq.broker.connection import connect
+from ledgerq.broker.keys import failures_key
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
@@ -410,3 +411,20 @@ def test_what_is_no_coroutine_function_is_refused_when_the_worker_is_built(confi
         ours(app("json.dumps"), config)
     with pytest.raises(DefinitionError, match="arq_functions"):
         ours(app("no.such.module"), config)
+
+
+async def test_an_arq_function_that_kills_its_workers_is_given_up(
+    config: Config, json_redis: ArqRedis
+) -> None:
+    """After as many deaths as a job of ours: it runs no more, and who waits for it is told."""
+    ran = []
+
+    async def dies(ctx: dict[str, Any]) -> None:
+        ran.append(ctx["job_id"])
+
+    job = await asked(json_redis, "dies", _job_id="d")
+    await json_redis.hset(failures_key("arq:queue", "d"), "crashes", "3")  # type: ignore[misc]
+    await drain(ours(app(func(dies, name="dies")), config))
+    with pytest.raises(Exception, match="died 3 times"):
+        await job.result(timeout=1)
+    assert ran == []

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from ledgerq.execution import replays
 from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
-from ledgerq.runtime.calls import MAX_LEFT, MAX_THREADS, call_within
+from ledgerq.runtime.calls import MAX_LEFT, MAX_THREADS, _name, call_within
 from ledgerq.store import audit, steps
 from ledgerq.store.tables import JobStep
 from tests.integration.test_reads import statements
@@ -226,6 +227,72 @@ async def test_a_replay_tells_which_steps_are_done_again(
     async with any_sessions() as session:
         entry = (await audit.of_job(session, "job-1"))[-1]
     assert (entry.action, tuple(entry.after.get("done_again", ()))) == ("replay", again)
+
+
+async def test_a_replay_from_a_step_goes_alone(any_sessions: Sessions) -> None:
+    """Beside other fields, another kind or id, which do all steps again, it would mean nothing."""
+    await buried_after(any_sessions, Party())
+    for edit in ({"payload": {"number": 2}}, {"new_job_id": "job-2"}, {"kind": "send"}):
+        with pytest.raises(InvalidRequest, match="from_step: goes alone"):
+            async with transaction(any_sessions) as session:
+                await replays.replay(
+                    session, ["job-1"], actor="ada", reason="x", from_step="mail", **edit
+                )
+
+
+async def test_a_step_in_a_loop_is_done_again_with_its_cursor_only(any_sessions: Sessions) -> None:
+    """The loop would not come to it again, and the replay would promise what it does not do."""
+
+    async def note(context: JobContext, page: int) -> None:
+        """Nothing."""
+
+    async def pages(outside: Outside[Party], send: Send) -> int:
+        for page in range(outside.cursor("pages", 0), 3):
+            await outside.step(f"mail:{page}", outside.resources.call, "mail")
+            await outside.advance("pages", page + 1, note, page)
+        raise Permanent("out of paper")
+
+    assert isinstance(await attempt(any_sessions, Party(), 1, job(outside=pages)(answer)), Buried)
+    with pytest.raises(InvalidRequest, match="loop whose cursor pages has moved on"):
+        async with transaction(any_sessions) as session:
+            await replays.replay(session, ["job-1"], actor="ada", reason="x", from_step="mail:1")
+    async with transaction(any_sessions) as session:
+        [replayed] = await replays.replay(
+            session, ["job-1"], actor="ada", reason="x", from_step="mail:0"
+        )
+    assert len(replayed.done_again) == 4
+
+
+async def test_steps_of_all_runs_count_against_the_limit(any_sessions: Sessions) -> None:
+    """A name that is new in each attempt gives no attempts back for ever."""
+    party = Party()
+
+    async def new_name(outside: Outside[Party], send: Send) -> int:
+        await outside.step(f"call:{outside.attempt}", outside.resources.call, "find")
+        raise RuntimeError("out of paper")
+
+    kind = job(outside=new_name)(answer)
+    outcomes = [await attempt(any_sessions, party, n, kind, max_steps=4) for n in range(1, 6)]
+    assert [type(each) for each in outcomes] == [Retry] * 4 + [Buried]
+    assert "at most 4 steps" in str(getattr(outcomes[-1], "error", ""))
+
+
+async def test_a_page_job_keeps_its_attempts_where_a_worker_lacks_its_kind(
+    any_sessions: Sessions,
+) -> None:
+    """In a deploy: its steps tell how far it was, though they were not read."""
+    party = Party(fails={"mail": 1})
+    assert isinstance(await attempt(any_sessions, party, 30), Retry)
+    lacking, limits = Registry([]), Policy(max_attempts=3)
+    outcome = await process_one(delivery(Send(), attempt=31), lacking, any_sessions, limits)
+    assert isinstance(outcome, Retry)
+    assert isinstance(await attempt(any_sessions, party, 32), Completed)
+
+
+def test_no_argument_of_a_call_is_told() -> None:
+    """It may be secret."""
+    assert _name(partial(partial(sorted, [1]), key="sk_live")) == "sorted"
+    assert _name(Party) == "Party"
 
 
 async def test_a_replay_from_a_step_that_is_not_there_names_those_that_are(

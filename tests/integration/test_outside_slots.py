@@ -8,7 +8,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from ledgerq import JobContext, Outside, Payload, job
-from ledgerq.broker import claims
+from ledgerq.broker import claims, keys
 from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
 from ledgerq.broker.connection import connect
 from ledgerq.broker.many_queues import ManyQueues, served
@@ -222,4 +222,42 @@ async def test_a_slot_that_becomes_free_is_taken_at_once(
     assert started[3:] == sorted(gates)[3:]
     for gate in gates.values():
         gate.set()
+    await halt(worker, running)
+
+
+async def test_a_waiting_job_that_is_aborted_ends_at_once(
+    config: Config, client: JobClient, redis: ArqRedis
+) -> None:
+    """Though it has no slot, and wherever it stands in the queue; one that is deferred too."""
+    gate = asyncio.Event()
+
+    async def wait(outside: Outside, payload: Wait) -> None:
+        await gate.wait()
+
+    async def done(context: JobContext, payload: Wait, nothing: None) -> None:
+        """Nothing is left to do."""
+
+    few = replace(config, worker=config.worker.model_copy(update={"max_outside": 2}))
+    worker = our_worker(few, Registry([job(outside=wait)(done)]), handle_signals=False)
+    worker.allow_abort_jobs = True
+    running = asyncio.create_task(worker.main())
+    await put_waiting(client, 20)
+    await put(client, "deferred", payload=Wait())
+    await redis.zadd(QUEUE, {"deferred": 1})  # as arq's `Job.abort` does
+
+    async def both_wait() -> bool:
+        return len(worker.tasks) == 2
+
+    await eventually(both_wait)
+    seconds, _ = await redis.time()
+    await redis.zadd(
+        keys.ABORTED, {"w0010": seconds * 1000 + 999, "deferred": seconds * 1000 + 999}
+    )
+
+    async def ended() -> bool:
+        found: int = await redis.exists("arq:result:w0010", "arq:result:deferred")
+        return found == 2
+
+    await eventually(ended, seconds=8)
+    gate.set()
     await halt(worker, running)

@@ -34,7 +34,11 @@ end
 local function again(id, action, delay, note, attempt)
     local failures = FAILURES .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
-    if action == 'retry' and attempt ~= FOREIGN then redis.call('SET', RETRY .. id, attempt, 'PX', MONTH) end
+    if action == 'retry' and attempt ~= FOREIGN then
+        redis.call('SET', RETRY .. id, attempt, 'PX', MONTH)
+    elseif attempt ~= FOREIGN and attempt > 1 then
+        redis.call('PEXPIRE', RETRY .. id, MONTH) -- a job that snoozes does not forget its failures
+    end
     if action == 'interrupt' then redis.call('HINCRBY', failures, 'interruptions', 1) end
     if note ~= '' then
         local log = redis.call('HGET', failures, 'log') or ''

@@ -6,6 +6,7 @@
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
 --       further jobs wanted of the batchable kinds, further jobs wanted of the kinds that work outside,
 --       the id and the score of the last job that was passed over, or '' and '',
+--       how many of the first jobs that were passed over to look at again,
 --       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
 -- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
 -- remembers the last one, so that no claim looks again at all that wait.
@@ -22,8 +23,8 @@ local ALONE, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction
 local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
 local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
-for i = 15, #ARGV do how[ARGV[i]] = i < 15 + tonumber(ARGV[14]) and SHARED or OUTSIDE end
-local works_outside = #ARGV >= 15 + tonumber(ARGV[14])
+for i = 16, #ARGV do how[ARGV[i]] = i < 16 + tonumber(ARGV[15]) and SHARED or OUTSIDE end
+local works_outside, look_back = #ARGV >= 16 + tonumber(ARGV[15]), tonumber(ARGV[14])
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
@@ -115,7 +116,7 @@ end
 
 -- how many jobs come before those that must be looked at: up to the last one that was passed over
 local function passed_over()
-    if passed.id == '' then return 0 end
+    if passed.id == '' or tonumber(passed.score) > now then return 0 end -- Redis' clock was set back
     local score = redis.call('ZSCORE', queue, passed.id)
     if score == passed.score then return redis.call('ZRANK', queue, passed.id) + 1 end
     return redis.call('ZCOUNT', queue, '-inf', '(' .. passed.score)
@@ -124,6 +125,7 @@ end
 -- the due jobs with their scores. If this worker has the exclusive slot: none while it runs other jobs, then the one
 -- job that must run alone
 local PASSED_OVER = 500 -- jobs that one claim passes over, at most
+local first_behind = 1 -- where the jobs begin that were not passed over before
 local function due_jobs()
     local entry = redis.call('GET', exclusive_slot)
     if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
@@ -142,9 +144,17 @@ local function due_jobs()
     end
     local most = room[ALONE] + room[SHARED] + room[OUTSIDE]
     if works_outside and room[OUTSIDE] == 0 then most = most + PASSED_OVER end
-    local behind = passed_over()
-    if behind == 0 then return due_from(0, most) end
-    local due = due_from(0, math.min(behind, room[OUTSIDE])) -- there is room for some of those that were passed over
+    local due, behind = {}, passed_over()
+    for _, id in ipairs(stops and redis.call('ZRANGE', aborted, 0, 99) or {}) do -- wherever they are, they only end
+        local score = redis.call('ZSCORE', queue, id)
+        if score and tonumber(score) <= now then
+            due[#due + 1] = id
+            due[#due + 1] = score
+        end
+    end
+    -- there is room for some of those that were passed over, or it is time to look at the first of them again
+    for _, each in ipairs(due_from(0, math.min(behind, math.max(room[OUTSIDE], look_back)))) do due[#due + 1] = each end
+    first_behind = #due + 1
     for _, each in ipairs(due_from(behind, most)) do due[#due + 1] = each end
     return due
 end
@@ -231,17 +241,20 @@ end
 
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
 if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
-    local due, known = due_jobs(), {}
+    local due, known, taken = due_jobs(), {}, {}
     for i = 1, #due, 2 do
         local id = due[i]
         if not known[id] then known = look_up(due, i) end
         local job = known[id]
         local runs = how_it_runs(job)
+        if stops and runs == OUTSIDE and redis.call('ZSCORE', aborted, id) then runs = ALONE end
         look_on = runs == OUTSIDE and room[OUTSIDE] == 0
-        if look_on then
+        if taken[id] then
+            look_on = false
+        elseif look_on then
             weight = weight + #job.body
             -- one that is due this very millisecond is looked at again: others may come before it
-            if tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
+            if i >= first_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
         elseif job.fresh or job.foreign or not is_held(id) then
             local crashes, interruptions, log = 0, 0, ''
@@ -250,6 +263,7 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             if room[runs] == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes) then
                 room[runs] = room[runs] - 1
+                taken[id] = true
                 claim(id, due[i + 1], job, crashes, interruptions, log, runs)
                 if (crashes >= isolate_after and crashes < give_up_after) or weight > HEAVY then break end
             elseif drain_first == 1 then

@@ -12,6 +12,16 @@ $body$;
 
 REVOKE ALL ON FUNCTION ledgerq.new_job_id() FROM PUBLIC;
 
+-- enqueue_job runs as its owner, who may be another role than the one that migrates
+DO $grant$
+BEGIN
+    EXECUTE format(
+        'GRANT EXECUTE ON FUNCTION ledgerq.new_job_id() TO %s',
+        (SELECT proowner::regrole FROM pg_proc
+         WHERE oid = 'ledgerq.enqueue_job(text, jsonb, text, text, timestamptz, text, text, text)'::regprocedure)
+    );
+END $grant$;
+
 -- the rest of the function stays as version 1 has it
 DO $time_ordered$
 BEGIN
