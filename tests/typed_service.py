@@ -47,7 +47,7 @@ from ledgerq import (
     stage_many,
     transaction,
 )
-from ledgerq.sessions import LedgerqSession
+from ledgerq.sessions import BulkUpdate, LedgerqSession, lock_rows
 from ledgerq.testing import JobTester, OutsideCall
 
 ORDER = UUID(int=1)
@@ -119,7 +119,13 @@ async def close_orders(
     contexts: Sequence[JobContext[Clients]], closes: Sequence[CloseOrder]
 ) -> list[int]:
     """The same for many."""
-    return [await close_order(*each) for each in zip(contexts, closes, strict=True)]
+    session = contexts[0].session
+    orders = await lock_rows(session, Order, {close.order_id for close in closes})
+    async with BulkUpdate(session) as updates:
+        for context, order in zip(contexts, orders.values(), strict=True):
+            order.status = "closed"
+            updates.add(order, context.origin)
+    return [order.number for order in orders.values()]
 
 
 @job

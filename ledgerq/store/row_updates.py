@@ -28,7 +28,7 @@ async def lock_rows(session: AsyncSession, table: type[T], keys: Iterable[Any]) 
     """Read the rows with these keys and lock them until the transaction ends, in one statement; returns them by key.
 
     ```python
-    orders = await lock_rows(context.session, Order, {close.order_id for close in closes})
+    locked = await lock_rows(session, Order, {each.id for each in orders})
     ```
 
     A key is a value, or a tuple of values if the primary key has several columns. A row that does not exist is left
@@ -73,12 +73,14 @@ class BulkUpdate:
     A row that is added again has another UPDATE: what the database would refuse, it refuses, and its triggers see all.
 
     ```python
-    orders = await lock_rows(context.session, Order, {close.order_id for close in closes})
-    async with BulkUpdate(context.session) as updates:
-        for context, close in zip(contexts, closes, strict=True):
-            order = orders[close.order_id]
-            order.status = "closed"
-            updates.add(order, context.origin)
+    async def close_all(contexts: Sequence[JobContext], closes: Sequence[CloseOrder]) -> None:
+        session = contexts[0].session
+        orders = await lock_rows(session, Order, {close.order_id for close in closes})
+        async with BulkUpdate(session) as updates:
+            for context, close in zip(contexts, closes, strict=True):
+                order = orders[close.order_id]
+                order.status = "closed"
+                updates.add(order, context.origin)
     ```
 
     Until the block ends, the database has the former values. If the block raises, nothing is written. What was not

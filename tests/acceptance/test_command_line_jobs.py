@@ -62,7 +62,7 @@ def answer(*arguments: str, env: dict[str, str]) -> Any:
 
 
 AS_STARTED = {
-    "migrate": ([], "the app's own at 0007"),
+    "migrate": ([], "the app's own at 0008"),
     "enqueue": (["create_project", "--payload", '{"name": "x"}'], "create_project is job "),
     "health": ([], "ok   database"),
     "kinds": ([], "bulk_create_tasks"),
@@ -153,7 +153,9 @@ async def test_a_job_is_mended_and_replayed(config: Config, sessions: Sessions) 
     right = json.dumps({"title": "x", "project_id": project_id})
     said = ["--because", "typed wrong", "--actor", "user:7"]
     replayed = answer("dead", "replay", "d1", "--payload", right, *said, env=env)["replayed"]
-    assert replayed == [{"letter_of": "d1", "job_id": "d1", "kind": "create_task"}]
+    assert replayed == [
+        {"letter_of": "d1", "job_id": "d1", "kind": "create_task", "done_again": []}
+    ]
     (message,) = await rows(sessions, OutboxMessage)
     body = encode(Envelope(message.kind, message.payload, message.actor, staged=True))
     await run(sessions, Delivery("d1", 1, body))

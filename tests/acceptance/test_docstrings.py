@@ -35,7 +35,7 @@ from ledgerq.client import results
 from ledgerq.errors import AlreadyExists
 from ledgerq.fastapi import get_session
 from ledgerq.logs import configure_logging
-from ledgerq.sessions import LedgerqSession
+from ledgerq.sessions import BulkUpdate, LedgerqSession, lock_rows
 from ledgerq.settings import Settings, load
 from ledgerq.testing import JobTester, OutsideCall
 from ledgerq.workers import load_config, worker_settings

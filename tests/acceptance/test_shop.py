@@ -376,4 +376,4 @@ def check_calls(partners: httpx.Client) -> None:
     calls = {each["order"]: asked[f"charge {each['key']}"] for each in charges}
     assert calls == {SLOW: 2, HELD: 1, REFUSED: 1}
     assert (asked["page 1"], asked["page 2"]) == (1, 1)
-    assert asked["page 3"] >= 2  # it had not come in
+    assert asked["page 3"] in {1, 2}  # it had not come in; the killed worker may have asked for it

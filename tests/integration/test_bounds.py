@@ -38,6 +38,7 @@ MODULES = (
 FLOW = {  # called by the flow alone, with values that the door has checked: see ledgerq.wire.request, ledgerq.wire.envelope
     "audit.record",  # its entries have a test of their own
     "audit.record_many",
+    "audit.write_entries",
     "dead_letters.bury",
     "inbox.keep_result",
     "inbox.keep_results",
@@ -104,7 +105,18 @@ USUAL: dict[str, Any] = {
     "status": TaskStatus.DONE,
     "wanted": {},
 }
-HARMLESS = {"session", "origin", "include_deleted", "with_total", "brief", "order", "new", "news"}
+HARMLESS = {
+    "session",
+    "origin",
+    "include_deleted",
+    "with_total",
+    "brief",
+    "order",
+    "new",
+    "news",
+    "moves",
+    "updates",
+}
 HARMLESS |= {"changes", "status", "table", "kinds"}  # inputs check themselves
 
 
@@ -132,7 +144,7 @@ def arguments(function: Callable[..., Any]) -> dict[str, Any]:
     given["changes"] = {projects: ProjectChanges(name="y"), workers: WorkerChanges(name="y")}.get(
         module, TaskChanges(title="y")
     )
-    given["news"] = []
+    given |= {"news": [], "moves": [], "updates": []}
     needed = inspect.signature(function).parameters.values()
     return {p.name: given[p.name] for p in needed if p.default is p.empty and p.name != "session"}
 

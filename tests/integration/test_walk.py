@@ -23,7 +23,7 @@ WALK = [  # docs/how-it-works.md
 BESIDE = {  # what runs beside the job
     "ledgerq/backoff.py", "ledgerq/broker/notifier.py", "ledgerq/broker/relay.py", "ledgerq/runtime/background_tasks.py",
 }  # fmt: skip
-MOST = 48  # files that a job of ours enters; 42, and what chance adds of the parts beside it
+MOST = 52  # files that a job of ours enters; 44, and what chance adds of the parts beside it
 
 
 async def test_a_job_is_followed_in_the_four_files_that_the_docs_name(

@@ -16,6 +16,8 @@ for _, key in ipairs({queue, cancelled, ABORTED, workers}) do
     try('ZADD', key, 'XX', 0, id)
     try('ZSCORE', key, id)
     try('ZRANGE', key, 0, 0)
+    try('ZRANK', key, id)
+    try('ZCOUNT', key, '(0', '(0')
     try('ZRANGEBYSCORE', key, '(0', '(0')
     try('ZREM', key, id)
     try('ZREMRANGEBYSCORE', key, '(0', '(0')
