@@ -21,7 +21,8 @@ class StepNames:
     """The names that were used in this run. With those of earlier runs, `known`, they are at most so many."""
 
     def __init__(self, limit: int, known: Collection[str] = ()) -> None:
-        self._used, self._closed, self._limit, self._known = set[str](), False, limit, set(known)
+        self._used, self._all = set[str](), set(known)
+        self._closed, self._limit = False, limit
 
     def take(self, name: str) -> None:
         """Use a name.
@@ -39,10 +40,11 @@ class StepNames:
             raise InvalidRequest(
                 f"step {name}", "is there twice in one run; in a loop, number the names"
             )
-        if name not in self._known and len(self._used | self._known) >= self._limit:
+        if name not in self._all and len(self._all) >= self._limit:
             limit = f"a job has at most {self._limit:,} steps (LEDGERQ_MAX_STEPS)"
             raise InvalidRequest("step", f"{limit}; stage another job")
         self._used.add(name)
+        self._all.add(name)
 
     def close(self) -> None:
         """The run is over: from now on no name is taken."""
