@@ -26,7 +26,6 @@ from ledgerq.wire.envelope import MAX_BODY_BYTES, queue_mark
 AckAction = Literal["done", "retry", "release", "interrupt"]
 _SHARED, _OUTSIDE = 1, 2  # how a job runs, in claim.lua
 _LOOK_AGAIN = 10.0  # seconds: then a claim looks again at the first jobs that were passed over, and at new ones before them
-_FIRST_AGAIN = 500  # of these jobs
 
 
 class RenewalStatus(IntEnum):
@@ -165,15 +164,15 @@ class Broker:
             room: how many further jobs of some kinds there is room for.
         """
         lease_settings = self.lease_settings
-        look_back = 0
-        if self._passed[0] and time.monotonic() > self._looked_back + _LOOK_AGAIN:
-            look_back, self._looked_back = _FIRST_AGAIN, time.monotonic()
+        now = time.monotonic()
+        if look_back := bool(self._passed[0]) and now > self._looked_back + _LOOK_AGAIN:
+            self._looked_back = now
         keys = self._keys_of_claim
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
             queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
-            look_back, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
+            int(look_back), len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
             keys=keys, args=arguments

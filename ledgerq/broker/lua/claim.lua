@@ -6,7 +6,7 @@
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
 --       further jobs wanted of the batchable kinds, further jobs wanted of the kinds that work outside,
 --       the id and the score of the last job that was passed over, or '' and '',
---       how many of the first jobs that were passed over to look at again,
+--       1 to look again at the first jobs that were passed over, or 0,
 --       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
 -- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
 -- remembers the last one, so that no claim looks again at all that wait.
@@ -24,7 +24,7 @@ local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSI
 local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
 for i = 16, #ARGV do how[ARGV[i]] = i < 16 + tonumber(ARGV[15]) and SHARED or OUTSIDE end
-local works_outside, look_back = #ARGV >= 16 + tonumber(ARGV[15]), tonumber(ARGV[14])
+local works_outside, look_back = #ARGV >= 16 + tonumber(ARGV[15]), ARGV[14] == '1'
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
@@ -153,7 +153,8 @@ local function due_jobs()
         end
     end
     -- there is room for some of those that were passed over, or it is time to look at the first of them again
-    for _, each in ipairs(due_from(0, math.min(behind, math.max(room[OUTSIDE], look_back)))) do due[#due + 1] = each end
+    local again = math.max(room[OUTSIDE], look_back and PASSED_OVER or 0)
+    for _, each in ipairs(due_from(0, math.min(behind, again))) do due[#due + 1] = each end
     first_behind = #due + 1
     for _, each in ipairs(due_from(behind, most)) do due[#due + 1] = each end
     return due
