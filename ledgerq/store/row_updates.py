@@ -34,6 +34,9 @@ async def lock_rows(session: AsyncSession, table: type[T], keys: Iterable[Any]) 
     A key is a value, or a tuple of values if the primary key has several columns. A row that does not exist is left
     out. The rows are locked in the order of their keys, so that two batches do not deadlock. Changes of the session are
     flushed first; then its objects get the values that the rows have now.
+
+    Raises:
+        Refused: it is called in a `BulkUpdate` block, whose changes are not written yet.
     """
     wanted = list(set(keys))
     if not wanted:
