@@ -20,6 +20,12 @@ STAGED = replace(
     title="ledgerq, staged in the outbox",
     environment={"BENCH_STAGED": "1"},
 )
+DIRECT = replace(
+    STAGED,
+    name="direct",
+    title="ledgerq, staged, sent by its client",
+    environment={"BENCH_STAGED": "client"},
+)
 ARQ_DEFAULT = Contender(
     name="arq-default",
     title="arq, its defaults",
@@ -80,4 +86,4 @@ PGQUEUER = _peer(
 )
 DBOS = _peer("dbos", "DBOS", "polling_interval_sec=0.05, READ COMMITTED, no log", 100)
 PEERS = (ARQ_DEFAULT, ARQ, SAQ, STREAQ, TASKIQ, CELERY, PROCRASTINATE, PGQUEUER)
-ALL = (OURS, STAGED, STOCK_CLIENT, *PEERS, DBOS)
+ALL = (OURS, STAGED, DIRECT, STOCK_CLIENT, *PEERS, DBOS)

@@ -1,6 +1,7 @@
 """ledgerq behind the same verbs as the peers: product defaults, every guarantee on.
 
-`BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis.
+`BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis, and leaves them to the
+workers' relays. With `BENCH_STAGED=client` the producer puts them on Redis too, right after each commit.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from ledgerq.wire.request import Request
 from ledgerq.worker.build import build_worker, run_to_the_end
 from worker.app import app
 
-STAGED = os.environ.get("BENCH_STAGED") == "1"
+STAGED = os.environ.get("BENCH_STAGED", "")
 STAGED_AT_ONCE = 500
 WAIT = float(os.environ.get("BENCH_WAIT", "1"))  # seconds for which a job of the kind `wait` waits
 
@@ -104,19 +105,22 @@ class OnRedis:
 
 
 class Staged:
-    """Stages in the producer's transaction."""
+    """Stages in the producer's transaction; `client` then puts the jobs on Redis, None leaves them to a relay."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Sessions, client: JobClient | None) -> None:
+        self._sessions, self._client = sessions, client
 
     async def one(self, kind: str, argument: str | int) -> None:
         async with transaction(self._sessions) as session:
-            await stage_many(session, _requests(kind, [argument]))
+            await stage_many(session, _requests(kind, [argument]), client=self._client)
 
     async def many(self, jobs: Jobs) -> None:
         for chunk in jobs.chunks(STAGED_AT_ONCE):
             async with transaction(self._sessions) as session:
-                await stage_many(session, _requests(jobs.kind, chunk, jobs.delay))
+                wanted = _requests(jobs.kind, chunk, jobs.delay)
+                await stage_many(session, wanted, client=self._client)
+        if self._client:
+            await self._client.sent()
 
 
 def _requests(kind: str, arguments: Sequence[str | int], delay: float = 0) -> Iterator[Request]:
@@ -139,12 +143,12 @@ class Ours:
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[OnRedis | Staged]:
-        if STAGED:
-            async with open_database(load(DatabaseConfig)) as database:
-                yield Staged(database.sessions)
-        else:
-            async with JobClient.open(load(WorkerConfig)) as client:
+        async with JobClient.open(load(WorkerConfig)) as client:
+            if not STAGED:
                 yield OnRedis(client)
+                return
+            async with open_database(load(DatabaseConfig)) as database:
+                yield Staged(database.sessions, client if STAGED == "client" else None)
 
 
 if __name__ == "__main__":

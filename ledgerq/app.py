@@ -27,6 +27,7 @@ from ledgerq.execution.registry import Registry
 from ledgerq.job import Kind
 from ledgerq.retention import EVERY_HOUR, prune_processed_jobs
 from ledgerq.schedule import Recurring
+from ledgerq.staging import Sender
 from ledgerq.store.audit_rules import as_listed
 from ledgerq.store.audited import FlushRecorder
 from ledgerq.wire.arq_formats import Deserializer, Serializer
@@ -126,9 +127,9 @@ class App:
         self.registry()
         self._check_arq()
 
-    def registry(self, resources: Any = None) -> Registry:
-        """The kinds by name, and the resources that their handlers get; for one process."""
-        return Registry(self.jobs, resources)
+    def registry(self, resources: Any = None, client: Sender | None = None) -> Registry:
+        """The kinds by name, and what one process has for their handlers: the resources, and a client to stage with."""
+        return Registry(self.jobs, resources, client)
 
     def _check_arq(self) -> None:
         """Refuse an arq function whose name is taken: arq would give the jobs of both to the last one."""

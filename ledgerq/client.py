@@ -19,6 +19,7 @@ from arq.connections import ArqRedis
 from arq.jobs import Job
 
 from ledgerq.broker.connection import connect, require_redis
+from ledgerq.broker.direct import DirectSender
 from ledgerq.broker.keys import unique_key
 from ledgerq.broker.own_job import OwnJob, answers
 from ledgerq.broker.queue import Entry, Place, enqueue
@@ -84,10 +85,13 @@ class JobClient:
     async with JobClient.open("redis://localhost:6379/0") as client:
         await client.enqueue(CloseOrder(order_id=order.id), job_id=f"close:{order.id}")
     ```
+
+    `stage(…, client=client)` has the client put a staged job on its queue, right after the commit.
     """
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis, self._queue = redis, redis.default_queue_name
+        self._direct = DirectSender(redis)
 
     @classmethod
     @asynccontextmanager
@@ -105,7 +109,11 @@ class JobClient:
         redis = connect(_settings(where))
         try:
             await require_redis(redis, for_worker=False)
-            yield cls(redis)
+            client = cls(redis)
+            try:
+                yield client
+            finally:
+                await client.sent()
         finally:
             await redis.aclose(close_connection_pool=True)
 
@@ -171,6 +179,18 @@ class JobClient:
             finally:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
+
+    def queue_of(self, request: Request) -> str:
+        """The key of the queue on which the client puts the job of this request."""
+        return queue_key(request.queue_name, self._queue)
+
+    def send_soon(self, queue: str, job_id: str, body: bytes, delay: timedelta) -> None:
+        """Put a staged job on its queue, best effort; `ledgerq.stage` calls this after the commit."""
+        self._direct.send_soon(queue, job_id, body, delay)
+
+    async def sent(self) -> None:
+        """Wait until the jobs that were staged with this client are on their queues, or are left to a relay."""
+        await self._direct.sent()
 
     async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
         """Send a batch, with one round trip for each queue."""

@@ -8,7 +8,7 @@ from typing_extensions import TypeVar
 
 from ledgerq import staging
 from ledgerq.database.session import LedgerqSession
-from ledgerq.staging import StagedJob
+from ledgerq.staging import Sender, StagedJob
 from ledgerq.store import audit, unique_keys
 from ledgerq.store.audit import Change, Origin
 from ledgerq.wire.payload import Payload
@@ -40,6 +40,7 @@ class JobContext(Generic[S]):
     origin: Origin
     now: datetime
     resources: S = field(default=None, repr=False)  # type: ignore[assignment]
+    _client: Sender | None = field(default=None, repr=False)
 
     async def stage(
         self,
@@ -65,6 +66,7 @@ class JobContext(Generic[S]):
             ordering_key=ordering_key,
             unique=unique,
             queue=queue,
+            client=self._client,
         )
 
     async def record(self, *changes: Change) -> None:

@@ -5,11 +5,16 @@ await stage(session, CloseOrder(order_id=order.id), delay=timedelta(minutes=5), 
 ```
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from typing import Protocol
+from weakref import WeakKeyDictionary
 
+from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
 
 from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.database.sqlstate import translated
@@ -37,6 +42,22 @@ class StagedJob:
     is_new: bool
 
 
+class Sender(Protocol):
+    """Puts staged jobs on their queues, so that they need not wait for a relay: `JobClient`."""
+
+    def queue_of(self, request: Request) -> str:
+        """The key of the queue that the request is for."""
+
+    def send_soon(self, queue: str, job_id: str, body: bytes, delay: timedelta) -> None:
+        """Put a job on its queue soon. What can't be put there is left to the relays."""
+
+
+_LEFT_TO_SENDER = timedelta(
+    seconds=10
+)  # then a relay puts the job on the queue, if it has not ended
+_to_send: WeakKeyDictionary[SessionTransaction, list[Callable[[], None]]] = WeakKeyDictionary()
+
+
 async def stage(
     session: AsyncSession,
     payload: Payload,
@@ -48,6 +69,7 @@ async def stage(
     ordering_key: str | None = None,
     unique: Unique | None = None,
     queue: str | None = None,
+    client: Sender | None = None,
 ) -> StagedJob:
     """Stage one job: it is enqueued when the session's transaction commits, and not if it rolls back.
 
@@ -69,19 +91,26 @@ async def stage(
         unique: while its window lasts, a second request of this kind and key stages nothing and returns the first job.
         queue: the queue for the job. None is the queue of the payload's class, else LEDGERQ_QUEUE of this process,
             else the queue that the workers' application gives to the kind, or their default queue.
+        client: a `JobClient`, which puts the job on its queue right after the commit. None leaves that to a worker's
+            relay, which takes some milliseconds more; it also takes over if the client can't reach Redis.
 
     Raises:
         PayloadMismatch: a job of this id is staged, or has ended, with another payload.
         JobError: an argument is invalid; the error names it.
     """
     request = Request(payload, job_id, delay, actor, trace_id, ordering_key, unique, queue)
-    return (await stage_many(session, [request]))[0]
+    return (await stage_many(session, [request], client=client))[0]
 
 
 async def stage_many(
-    session: AsyncSession, requests: Iterable[Request | Payload]
+    session: AsyncSession,
+    requests: Iterable[Request | Payload],
+    *,
+    client: Sender | None = None,
 ) -> list[StagedJob]:
     """Stage many jobs with few statements; the result is in the order of the requests. Raises as `stage` does.
+
+    `client` is as in `stage`. Jobs with an ordering key are always left to the relays.
 
     ```python
     await stage_many(session, [CloseOrder(order_id=each.id) for each in orders])
@@ -93,7 +122,8 @@ async def stage_many(
         ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
         default = queue_of_process()
-        messages = {i: _message(i, request, default) for i, request in reversed(asked)}
+        sender = client if isinstance(session.sync_session.get_bind(), Engine) else None
+        messages = {i: _message(i, request, default, sender) for i, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
         fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
@@ -103,6 +133,9 @@ async def stage_many(
         there = known.get(job_id)  # empty for a job that was cancelled before it was known
         if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
+    if sender:
+        first = dict(reversed(asked))
+        _send_after_commit(session, sender, [(i, first[i]) for i in first if i in added])
     return [_answer(job_id, added) for job_id in ids]
 
 
@@ -133,9 +166,12 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
     return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
 
 
-def _message(job_id: str, request: Request, default: str | None) -> Message:
+def _message(job_id: str, request: Request, default: str | None, sender: Sender | None) -> Message:
     envelope = request.envelope
     require_storable(encode(replace(envelope, staged=True)))
+    delay, queue = request.delay, default if request.queue_name is None else request.queue_name
+    if sender and request.ordering_key is None:
+        delay, queue = delay + _LEFT_TO_SENDER, sender.queue_of(request)
     return Message(
         job_id=job_id,
         kind=envelope.kind,
@@ -143,6 +179,33 @@ def _message(job_id: str, request: Request, default: str | None) -> Message:
         actor=envelope.actor,
         trace_id=envelope.trace_id,
         ordering_key=request.ordering_key,
-        delay=request.delay,
-        queue=default if request.queue_name is None else request.queue_name,
+        delay=delay,
+        queue=queue,
     )
+
+
+def _send_after_commit(
+    session: AsyncSession, sender: Sender, added: Iterable[tuple[str, Request]]
+) -> None:
+    """Have the sender put these jobs on their queues when the session's transaction has been committed.
+
+    What is rolled back to a savepoint is sent all the same: a worker looks into the outbox, and drops such a job.
+    """
+    transaction = session.sync_session.get_transaction()
+    if transaction is None:
+        return
+    event.listen(session.sync_session, "after_commit", _send)
+    waiting = _to_send.setdefault(transaction, [])
+    for job_id, request in added:
+        if request.ordering_key is None:
+            queue = sender.queue_of(request)
+            body = encode(replace(request.envelope, staged=True, direct=True, queue=queue))
+            waiting.append(partial(sender.send_soon, queue, job_id, body, request.delay))
+
+
+def _send(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint ends
+    transaction = session.get_transaction()
+    for send in _to_send.pop(transaction, []) if transaction else []:
+        send()

@@ -27,6 +27,7 @@ from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.schedule import Recurring
+from ledgerq.staging import Sender
 from ledgerq.store import inbox, outbox
 from ledgerq.store.audit import Origin
 from ledgerq.store.tables import AuditLog, DeadLetter, JobState, ProcessedJob
@@ -156,7 +157,12 @@ def app_of(registry: Registry, schedule: Iterable[Recurring]) -> App:
     """The application with other kinds, by other times; its worker uses this registry."""
     known = [each for each in schedule if each.payload.kind in registry]
     changed = replace(app, jobs=registry, schedule=known, forget_ended_jobs=False)
-    object.__setattr__(changed, "registry", lambda resources=None: registry)
+
+    def the_registry(resources: Any = None, client: Sender | None = None) -> Registry:
+        registry.client = client or registry.client
+        return registry
+
+    object.__setattr__(changed, "registry", the_registry)
     return changed
 
 

@@ -33,6 +33,7 @@ LedgerqError                    the root of ledgerq's errors; the text is one li
 │   ├── Deadlock                two transactions waited for each other
 │   ├── LockTimeout             the wait for a lock took too long
 │   └── Unavailable             the server is starting, stopping or short of a resource
+├── NotStaged                   a job's producer put it on the queue, but did not commit the transaction that staged it
 ├── IdHeld                      another queue on the same Redis has a job of this id
 ├── JobFailed                   a client waited for a job that was buried or cancelled
 ├── ResultExpired               a client waited for a job that is not queued, and whose result is not kept any more
@@ -77,6 +78,7 @@ from ledgerq.errors.base import (
 from ledgerq.errors.clients import (
     IdHeld,
     JobFailed,
+    NotStaged,
     ResultExpired,
     ResultNotKept,
     StillRuns,
@@ -165,6 +167,7 @@ __all__ = [
     "NotAudited",
     "NotBuried",
     "NotReplayable",
+    "NotStaged",
     "PayloadMismatch",
     "Permanent",
     "Problem",

@@ -1,5 +1,7 @@
 """Errors that producers and operators get when they ask for a job."""
 
+from collections.abc import Iterable
+
 from ledgerq.errors.base import LedgerqError
 
 
@@ -28,6 +30,14 @@ class ResultNotKept(LedgerqError):
             f"job {job_id}: Redis keeps no result of {kind} (keep_result=0), so nobody can wait for it there; "
             f"read it from the database: ledgerq job {job_id}"
         )
+
+
+class NotStaged(LedgerqError):
+    """Their producer put these jobs on the queue, but did not stage them in a transaction that was committed."""
+
+    def __init__(self, job_ids: Iterable[str]) -> None:
+        self.job_ids = sorted(job_ids)
+        super().__init__(f"not in the outbox: {', '.join(self.job_ids)[:500]}")
 
 
 class IdHeld(LedgerqError):

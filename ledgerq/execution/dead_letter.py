@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledgerq.database.engine import Sessions
 from ledgerq.database.sqlstate import is_interruption, is_permanent
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import LedgerqError, PayloadMismatch, Undecodable
+from ledgerq.errors import LedgerqError, NotStaged, PayloadMismatch, Undecodable
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Buried, Duplicate, Retry
+from ledgerq.execution.outcome import Buried, Dropped, Duplicate, Retry
 from ledgerq.execution.retry import Policy
 from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.tables import DeadLetter, JobState
@@ -33,15 +34,17 @@ _MAX_WAIT = 30.0  # seconds for the letter's own transaction
 
 async def bury(
     delivery: Delivery, outcome: Buried, sessions: Sessions, policy: Policy
-) -> Buried | Duplicate | Retry:
+) -> Buried | Duplicate | Retry | Dropped:
     """Write the dead letter of a job that is given up, in a transaction of its own.
 
-    Answers with `Duplicate` if another delivery has ended the job meanwhile: then no dead letter is written. Answers
-    with `Retry` if the transaction fails: then the job is delivered again.
+    Answers with `Duplicate` if another delivery has ended the job meanwhile, and with `Dropped` if the job does not
+    exist: then no dead letter is written. Answers with `Retry` if the transaction fails: then the job is delivered again.
     """
     try:
         async with asyncio.timeout(_MAX_WAIT):
             ended = await _keep_what_can_be_kept(sessions, delivery, outcome, policy)
+    except NotStaged:
+        return Dropped()
     except Exception as error:  # noqa: BLE001 - not kept, so not acknowledged
         interrupted = is_interruption(error)
         return Retry(
@@ -57,6 +60,8 @@ async def _keep_what_can_be_kept(
     try:
         letter = letter_of(delivery, outcome, policy)
         return await _keep(sessions, delivery, outcome, letter)
+    except NotStaged:
+        raise
     except Exception as error:
         if not is_permanent(error) and isinstance(error, SQLAlchemyError | LedgerqError | OSError):
             raise
@@ -92,9 +97,17 @@ async def _keep(
             ended = await inbox.get_receipt(session, letter.job_id)
             await outbox.remove(session, staged)
             return Duplicate(ended.state, ended.result)
+        if delivery.job_id in staged and _is_direct(delivery):
+            await outbox.remove_direct(session, [delivery.job_id])
         await dead_letters.bury(session, letter)
         await outbox.remove(session, staged)
     return None
+
+
+def _is_direct(delivery: Delivery) -> bool:
+    with suppress(Undecodable):
+        return delivery.envelope.direct
+    return False
 
 
 def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> DeadLetter:

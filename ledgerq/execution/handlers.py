@@ -88,7 +88,7 @@ def _context(
     session: LedgerqSession, job: Job[Any], origin: Origin, now: datetime
 ) -> JobContext[Any]:
     """The context that the handler is called with."""
-    return JobContext(session, origin, now, job.resources)
+    return JobContext(session, origin, now, job.resources, job.client)
 
 
 def origin_of(job: Job[Any]) -> Origin:

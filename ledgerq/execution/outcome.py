@@ -47,4 +47,9 @@ class Buried:
     problems: tuple[Problem, ...] = ()
 
 
-Outcome: TypeAlias = Completed | Duplicate | Retry | Buried
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """There is no such job: its producer put it on the queue, but did not commit the transaction that staged it."""
+
+
+Outcome: TypeAlias = Completed | Duplicate | Retry | Buried | Dropped

@@ -6,7 +6,7 @@ from typing import Any
 
 from ledgerq.database.engine import Sessions
 from ledgerq.database.turns import reading_in_turn
-from ledgerq.errors import PayloadMismatch, Snooze
+from ledgerq.errors import NotStaged, PayloadMismatch, Snooze
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import bound_of, origin_of
 from ledgerq.execution.isolation import run_apart
@@ -14,7 +14,7 @@ from ledgerq.execution.registry import Job
 from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside
 from ledgerq.runtime.calls import call_within
-from ledgerq.store import inbox, steps
+from ledgerq.store import inbox, outbox, steps
 from ledgerq.store.step_records import StepRecords, last_recorded
 
 _ELSEWHERE = 15.0  # seconds before a job is looked at again that goes on in another worker
@@ -33,6 +33,7 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
     """The job with what its `outside` function answers, ready for the transaction; as it is, if it has ended.
 
     Raises:
+        NotStaged: its producer put it on the queue, but its transaction was not committed.
         PayloadMismatch: its steps were done for another payload.
         BlockedTooOften: as `require_not_blocked`.
     """
@@ -40,9 +41,13 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
     if function is None:
         return job
     async with reading_in_turn(sessions) as session:
+        # first, because the row goes when the job ends
+        exists = not job.envelope.direct or await outbox.find(session, job.id)
         known = await steps.of_running_job(session, job.id)
     if known is None:
         return job
+    if not exists:
+        raise NotStaged([job.id])
     if any(each.payload_hash != payload_hash for each in known.values()):
         raise PayloadMismatch(job.id)
     origin = origin_of(job)

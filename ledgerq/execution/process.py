@@ -6,7 +6,8 @@
 4. open      open the transaction: all that follows commits together, or nothing does
 5. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
 6. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
-7. outbox    delete the outbox rows of staged jobs
+7. outbox    delete the outbox rows of staged jobs; before 6, if their producers put them on the queue themselves: a
+             job without a row does not exist, and is `Dropped`
 8. commit    at the end of the transaction; after a conflict with another one, again from 4
 9. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
              bad job, `ledgerq.execution.retry` decides: it is tried again or buried
@@ -26,11 +27,11 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_interruption
 from ledgerq.database.transaction import in_transaction
 from ledgerq.database.turns import turn
-from ledgerq.errors import HeldUp, PayloadMismatch, TimedOut, WorkerLost
+from ledgerq.errors import HeldUp, NotStaged, PayloadMismatch, TimedOut, WorkerLost
 from ledgerq.execution.dead_letter import bury
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import handle_alone, handle_together
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome
 from ledgerq.execution.outside import answered, recorded_at
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive, require_not_blocked
@@ -69,6 +70,8 @@ async def conclude(
     error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
 ) -> Outcome:
     """Decide on a job that failed with `error`: answers with its outcome. A job that is given up is buried here."""
+    if isinstance(error, NotStaged):
+        return Dropped()
     outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried) and delivery.attempt > 1 and not delivery.recorded_at:
         delivery.recorded_at = await recorded_at(
@@ -155,6 +158,8 @@ class _Flow:
             work = [job for job in jobs if job.id in fresh]
             if not work:
                 return {jobs[0].id: await _duplicate(session, jobs[0])} if alone else {}
+            if direct := [job.id for job in work if job.envelope.direct]:
+                await outbox.remove_direct(session, direct)
             if alone:
                 answers = [await handle_alone(session, work[0])]
             else:
@@ -164,7 +169,7 @@ class _Flow:
                 for job, answer in zip(work, answers, strict=True)
             }
             await inbox.keep_results(session, results)
-            staged = [job.id for job in work if job.envelope.staged]
+            staged = [job.id for job in work if job.envelope.staged and not job.envelope.direct]
             if staged:
                 await outbox.remove(session, staged)
             return {job_id: Completed(result) for job_id, result in results.items()}

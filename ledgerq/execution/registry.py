@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from ledgerq.errors import DefinitionError, InvalidPayload, UnknownKind
 from ledgerq.execution.delivery import Delivery
 from ledgerq.job import JobContext, Kind, P
+from ledgerq.staging import Sender
 from ledgerq.wire.envelope import Envelope
 
 
@@ -23,6 +24,7 @@ class Job(Generic[P]):
     envelope: Envelope
     id: str
     resources: Any
+    client: Sender | None
     answers: tuple[Any, ...] = ()  # of the kind's `outside` function, if it has one
 
     async def handle(self, context: JobContext[Any]) -> Any:
@@ -33,12 +35,16 @@ class Job(Generic[P]):
 class Registry:
     """The kinds by name. `resources` is handed to handlers as `context.resources`.
 
+    `client` puts the jobs that handlers stage on their queues; None leaves that to a relay.
+
     Raises:
         DefinitionError: two kinds have one name.
     """
 
-    def __init__(self, kinds: Iterable[Kind[Any]], resources: Any = None) -> None:
-        self.resources = resources
+    def __init__(
+        self, kinds: Iterable[Kind[Any]], resources: Any = None, client: Sender | None = None
+    ) -> None:
+        self.resources, self.client = resources, client
         self._kinds: dict[str, Kind[Any]] = {}
         self._apart: set[str] = set()
         self.batchable_kinds: tuple[str, ...] = ()  # names; their jobs may share a transaction
@@ -104,4 +110,4 @@ class Registry:
             )
         except ValidationError as error:
             raise InvalidPayload.from_validation(error) from None
-        return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources)
+        return Job(kind, payload, delivery, envelope, delivery.job_id, self.resources, self.client)

@@ -5,7 +5,7 @@ from typing import assert_never
 import structlog
 
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome, Retry
 from ledgerq.store.tables import JobState
 from ledgerq.text import one_line, shown
 
@@ -29,7 +29,7 @@ def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
             return JobBuried("had ended among the dead letters; see: ledgerq job ID")
         case Duplicate(JobState.CANCELLED):
             return JobCancelled("was cancelled")
-        case Completed() | Duplicate() | Retry():
+        case Completed() | Duplicate() | Retry() | Dropped():
             return None
         case _:
             assert_never(outcome)
@@ -54,5 +54,7 @@ def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> N
             )
         case Buried(reason, error):
             line.error("job.buried", reason=reason, error=one_line(error))
+        case Dropped():
+            line.warning("job.dropped", because="its producer did not commit")
         case _:
             assert_never(outcome)

@@ -32,6 +32,7 @@ from ledgerq.columns import UtcDateTime, clock, utc_now
 from ledgerq.database.engine import Database
 from ledgerq.database.own_schema import OurSql, channel_of
 from ledgerq.database.sqlstate import connecting
+from ledgerq.errors import NotStaged
 from ledgerq.store.tables import OutboxMessage
 
 _COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "queue", "delay")
@@ -217,6 +218,26 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
             delete(OutboxMessage).where(col(OutboxMessage.job_id).in_(some)),
             execution_options={"synchronize_session": False},
         )
+
+
+async def remove_direct(session: AsyncSession, job_ids: Sequence[str]) -> None:
+    """Delete the messages of jobs that their producers put on the queue themselves.
+
+    Raises:
+        NotStaged: a message is not there. Unless the job has a receipt, its producer's transaction was not committed.
+    """
+    removed: set[str] = set()
+    for some in chunks(storable(job_ids)):
+        removed |= set(
+            await session.scalars(
+                delete(OutboxMessage)
+                .where(col(OutboxMessage.job_id).in_(some))
+                .returning(col(OutboxMessage.job_id)),
+                execution_options={"synchronize_session": False},
+            )
+        )
+    if missing := set(job_ids) - removed:
+        raise NotStaged(missing)
 
 
 async def find(session: AsyncSession, job_id: str) -> OutboxMessage | None:

@@ -1,7 +1,7 @@
 """A job that a test ran did not complete."""
 
 from ledgerq.errors import LedgerqError
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome, Retry
 from ledgerq.text import one_line
 
 
@@ -26,5 +26,7 @@ def _told(outcome: Outcome) -> str:
             return f"was buried ({reason}): {one_line(error)}"
         case Duplicate(state):
             return f"had ended before: {state}"
+        case Dropped():
+            return "was staged in a transaction that was not committed"
         case Completed():
             return "was done"

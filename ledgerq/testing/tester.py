@@ -211,7 +211,8 @@ class JobTester:
                 delivery = _staged(message)
                 outcome = await self._process(delivery)
                 if not isinstance(outcome, Completed | Duplicate):
-                    raise JobNotCompleted(message.job_id, message.kind, outcome) from outcome.error
+                    error = error_of(outcome)
+                    raise JobNotCompleted(message.job_id, message.kind, outcome) from error
                 payload = self.app.registry().resolve(delivery).kind.payload
                 answers.append(answer_of(message.job_id, payload, outcome.result))
         return answers

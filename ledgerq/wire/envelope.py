@@ -7,7 +7,7 @@ ledgerq adds `u` and `q`; arq and older versions of ledgerq ignore them. `q` nam
 of one Redis share the job ids. `q` is the last key, so that a Lua script finds it without reading the rest. The body
 of a stock arq client has no `q`. Reserved names begin with an underscore and never reach the payload model: `_actor`
 (who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted
-when the job ends). The prefix `cron:` of a kind marks a job of the schedule.
+when the job ends; the value `d` says that the producer, not a relay, put the job on the queue). The prefix `cron:` of a kind marks a job of the schedule.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _MAY_BE_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
 _HUGE_DIGITS = 300  # a number with this many digits may be too large for a float
 _IS_HUGE = re.compile(rb"[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
-_ORDERED = "o"
+_ORDERED, _DIRECT = "o", "d"
 _ORDERED_MARK = b'"_staged":"o"'
 _RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # characters at most
 _READ = ("t", "f", "a", "k", "et", "u", "q")
@@ -56,6 +56,7 @@ class Envelope:
     scheduled: bool = False
     staged: bool = False
     ordered: bool = False  # staged under an ordering key; `decode` does not set it
+    direct: bool = False  # staged, and put on the queue by its producer: without a row in the outbox there is no job
     queue: str | None = None  # None if a stock arq client or an older ledgerq wrote the body
     unique: str | None = None  # the unique key that the job took on Redis
 
@@ -84,7 +85,7 @@ def encode(envelope: Envelope, *, queue: str | None = None) -> bytes:
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
     if envelope.staged:
-        reserved["_staged"] = _ORDERED if envelope.ordered else "1"
+        reserved["_staged"] = _DIRECT if envelope.direct else _ORDERED if envelope.ordered else "1"
     for name in reserved:
         _reserved(reserved, name)
     body: dict[str, Any] = {
@@ -153,6 +154,7 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
+        direct=reserved["_staged"] == _DIRECT,
         queue=queue,
         unique=_printable(content, "u", MAX_JOB_ID),
     )

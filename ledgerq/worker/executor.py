@@ -18,7 +18,7 @@ from ledgerq.errors import Expired, Undecodable, UnknownKind, WorkerLost
 from ledgerq.execution import interventions
 from ledgerq.execution.dead_letter import MAX_NOTE, bury
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome, Retry
 from ledgerq.execution.process import conclude
 from ledgerq.execution.report import failure_of, report
 from ledgerq.store import inbox, outbox
@@ -238,6 +238,8 @@ class Executor:
                 return done(call, result, self.options, success=True)
             case Buried() | Duplicate():
                 return self.failed(call, failure_of(outcome) or JobExecutionFailed("ended"))
+            case Dropped():
+                return Ack(call.claim.job_id, "done")
             case _:
                 assert_never(outcome)
 
@@ -294,6 +296,5 @@ def _kind_of(claim: Claim) -> str:
 def _as_read(claim: Claim, call: Call) -> Claim:
     """The claim, with the attempts that the body counts added, and with ledgerq's JSON in place of a foreign body."""
     body = call.args[0] if call.args else claim.body
-    if call.attempt == claim.attempt and body is claim.body:
-        return claim
-    return replace(claim, attempt=call.attempt, body=body, _envelope=None)
+    as_it_is = call.attempt == claim.attempt and body is claim.body
+    return claim if as_it_is else replace(claim, attempt=call.attempt, body=body, _envelope=None)

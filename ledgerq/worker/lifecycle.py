@@ -8,6 +8,7 @@ import structlog
 from ledgerq.app import App
 from ledgerq.broker.presence import ALIVE, keep_beating
 from ledgerq.broker.relay import Relay
+from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Database, build_database
 from ledgerq.runtime.background_tasks import BackgroundTasks
@@ -34,6 +35,7 @@ class Lifecycle:
         self.app = app
         self._beside = BackgroundTasks()
         self._resources: Held | None = None
+        self._client: JobClient | None = None  # puts on their queues what the jobs stage
         self._started = False
 
     async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
@@ -56,7 +58,8 @@ class Lifecycle:
         await require_current(database)
         await require_grants(database)
         await require_attached(database)
-        registry = self.app.registry(await self._open_resources())
+        self._client = JobClient(redis)
+        registry = self.app.registry(await self._open_resources(), self._client)
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
         if ALIVE not in ctx:  # ledgerq's worker has its heartbeat
             self._beside.start(keep_beating(redis, process_name(), lambda: True))
@@ -78,6 +81,8 @@ class Lifecycle:
     async def end(self, ctx: dict[Any, Any]) -> None:
         """Stop the relay, and close the resources. The caller then disposes the engine, even if this fails."""
         await self._beside.end(again_after=2)  # time to remove the sign of life
+        if self._client:
+            await self._client.sent()
         ctx.pop(PROCESSOR, None)
         try:
             if self._resources:

@@ -15,7 +15,7 @@ from ledgerq.broker.relay import Relay
 from ledgerq.database.engine import Database
 from ledgerq.errors import LedgerqError
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome, Retry
+from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome, Retry
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.report import failure_of, report
@@ -100,7 +100,7 @@ def dispatcher(name: str) -> WorkerCoroutine:
                 raise ArqRetry(defer=outcome.delay)
             case Completed(result) | Duplicate(_, result):
                 return result
-            case Buried():  # `failure_of` has raised it
+            case Buried() | Dropped():  # `failure_of` has raised the one
                 return None
             case _:
                 assert_never(outcome)

@@ -219,13 +219,18 @@ def message_deleted_before_push() -> None:
     replace(Relay, _push=crash_first)
 
 
+def direct_job_believed() -> None:
+    """A job that its producer has put on the queue is run, although the outbox does not have it."""
+    replace(outbox, remove_direct=outbox.remove)
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (
         receipt_after_effects, conflict_ignored, check_then_act, audit_after_commit,
         cancellation_swallowed, acknowledged_before_commit, outbox_settled_first,
         retried_in_one_session, batch_unsorted, finish_without_token, lease_not_renewed,
-        message_deleted_before_push, *AROUND, *OUTSIDE,
+        message_deleted_before_push, direct_job_believed, *AROUND, *OUTSIDE,
     )
 }  # fmt: skip
 

@@ -61,7 +61,8 @@ async def deliver(
         {"f": spec["kind"], "k": spec["fields"], "a": [], "t": None, "et": 1}
     ).encode()
     if spec.get("staged"):
-        body = body.replace(b'"k": {', b'"k": {"_staged": "1", ')
+        mark = "1" if spec["staged"] is True else spec["staged"]
+        body = body.replace(b'"k": {', f'"k": {{"_staged": "{mark}", '.encode())
     delivery = Delivery(spec["job_id"], attempt, body, interruptions=interruptions)
     policy = Policy(timeout=30, backoff=0.01)
     job = asyncio.ensure_future(

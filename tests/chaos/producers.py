@@ -10,6 +10,8 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +30,7 @@ from ledgerq.database.transaction import transaction
 from ledgerq.staging import stage
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.request import Request
 from tests.chaos.guests import expected, some_guest
 from tests.chaos.kinds import ChaosBlock, ChaosConflict, ChaosEffects, ChaosFlaky
 from tests.chaos.outside_kinds import expected_outside, some_outside
@@ -37,6 +40,7 @@ POISON = 0.05
 GUESTS = 0.11  # of the jobs that are no poison, so 10 % of all
 OUTSIDE = 0.12  # of the jobs that are neither, so 10 % of all
 ROLLED_BACK = 0.05
+EARLY = 0.2  # of the jobs that their producer sends: they come to a worker before the commit, or instead of it
 STORMS = 0.01
 STORM = 50  # deliveries of one job
 ANY = TypeAdapter(dict[str, Any])
@@ -95,7 +99,7 @@ class Producer:
         elif source in {"client", "arq"}:
             await self._by_arq(settings, redis, job_id, payload, poison=poison)
         else:
-            await self._in_transaction(sessions, source, job_id, payload, poison=poison)
+            await self._in_transaction(redis, sessions, source, job_id, payload, poison=poison)
 
     def _payload(self) -> Payload:
         pick, project = self._random, self._project
@@ -168,19 +172,31 @@ class Producer:
         await self._told("arq", job_id, payload, enqueue, poison=poison)
 
     async def _in_transaction(
-        self, sessions: Sessions, source: str, job_id: str, payload: Payload, *, poison: bool
+        self,
+        redis: ArqRedis,
+        sessions: Sessions,
+        source: str,
+        job_id: str,
+        payload: Payload,
+        *,
+        poison: bool,
     ) -> None:
-        """The job and a row of the producer's own: both or none."""
+        """The job and a row of the producer's own: both or none. Half of the staged jobs are sent by the producer too."""
         fields = payload.model_dump(mode="json", exclude_unset=True)
         given = invalid_payload(self._random, fields) if poison else fields
         rolled_back = self._random.random() < ROLLED_BACK
         source = "sql" if poison else source  # ledgerq.staging takes valid payloads only
+        client, direct = JobClient(redis), self._random.random() < 0.5
+        early = direct and self._random.random() < EARLY
 
         async def enqueue() -> None:
             async with transaction(sessions) as session:
                 await session.execute(text("INSERT INTO producer_row VALUES (:id)"), {"id": job_id})
                 if source == "staged":
-                    await stage(session, payload, job_id=job_id, actor="chaos")
+                    sent_by = client if direct else None
+                    await stage(session, payload, job_id=job_id, actor="chaos", client=sent_by)
+                    if early:
+                        await _send_before_commit(client, payload, job_id)
                 else:
                     await session.execute(
                         text(
@@ -219,6 +235,16 @@ class Producer:
 
     def _say(self, line: dict[str, Any]) -> None:
         os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+async def _send_before_commit(client: JobClient, payload: Payload, job_id: str) -> None:
+    """What no producer may do, and what a savepoint that is rolled back comes to: the worker must drop the job."""
+    request = Request(payload, job_id, actor="chaos")
+    queue = client.queue_of(request)
+    body = encode(replace(request.envelope, staged=True, direct=True, queue=queue))
+    client.send_soon(queue, job_id, body, timedelta(0))
+    await client.sent()
+    await asyncio.sleep(0.02)
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from ledgerq.execution.retry import Policy
 from tests.chaos import bugs, checker, leaks, outside_drill, start
 from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import settings
-from tests.chaos.history import Ends, Sent, Source
+from tests.chaos.history import Answer, Ends, Sent, Source
 from tests.chaos.poison import good_body
 from tests.chaos.queues import stray_id, two_queues
 from tests.chaos.servers import PostgreSQL
@@ -40,6 +40,7 @@ class Flow:
     ends: Ends = "done"
     reasons: tuple[str, ...] = ()
     how: dict[str, Any] = field(default_factory=dict)  # see tests.chaos.one
+    answer: Answer = "ok"  # what its producer was told; "fail" if it rolled back
 
 
 def _failing(kind: str, fields: dict[str, Any], reason: str, **how: Any) -> Flow:
@@ -64,6 +65,7 @@ FLOWS: dict[str, Flow] = {
         "chaos_guest", {"what": "loses its second database"}, "failed"
     ),
     "silence_is_interruption": _failing("chaos_effects", {"pause": 1}, "handler_silent", idle=0.3),
+    "direct_job_believed": Flow(again=False, how={"staged": "d"}, answer="fail"),
     "retried_in_one_session": Flow("chaos_conflict", {"sqlstate": "halfway", "times": 1}),
 }
 
@@ -87,7 +89,7 @@ def run_flow(
             break  # nothing is left that would put it on Redis again
         acknowledged = "acknowledged" in _one({**spec, "times": 1, "cancel_after": 15}, "")
     job = Sent(
-        "the-job", flow.source, flow.kind, 2, poison=False, invoked=0, answer="ok",
+        "the-job", flow.source, flow.kind, 2, poison=False, invoked=0, answer=flow.answer,
         ends=flow.ends, reasons=flow.reasons,
     )  # fmt: skip
     return checker.check([job], checker.look(postgresql, database)).violations

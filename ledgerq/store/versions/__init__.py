@@ -12,7 +12,7 @@ from pathlib import Path
 from ledgerq.database.own_schema import SCHEMA, in_schema
 from ledgerq.errors import MigrationFailed
 
-NEWEST = 3  # the version to which `ledgerq migrate` brings a database
+NEWEST = 4  # the version to which `ledgerq migrate` brings a database
 NEEDED = 2  # the oldest version with which this code works
 
 _FOLDER = Path(__file__).parent
