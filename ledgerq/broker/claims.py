@@ -44,14 +44,18 @@ class Claim(Delivery):
     too long is cut to one byte more than `MAX_BODY_BYTES`. `score` is when the job was due, in milliseconds since 1970.
 
     `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `works_outside`: it takes one
-    of the slots for jobs that work outside of the database. `runs_isolated`: no other job may be claimed while this one
-    runs, because workers died with it before.
+    of the slots for jobs that work outside of the database. `is_suspect`: workers died with it before.
     """
 
     score: float
     is_batchable: bool
     works_outside: bool
-    runs_isolated: bool
+    is_suspect: bool
+
+    @property
+    def runs_isolated(self) -> bool:
+        """True if no other job may be claimed while this one runs; jobs that wait outside may run beside it."""
+        return self.is_suspect and not self.works_outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,19 @@ class FetchResult:
 class LeaseSettings:
     """How long a claim holds without renewal: `lease`, in seconds; and the limits for jobs whose workers died.
 
-    A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up.
+    A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up. A job that works
+    outside may have `outside_factor` times as many crashes; then it runs as the only such job of its worker.
     """
 
     lease: float = 15
     isolate_after_crashes: int = 2
     max_crashes: int = 3
+    outside_factor: int = 2
+
+    def is_suspect(self, crashes: int, *, works_outside: bool) -> bool:
+        """True if the job has met so many crashes that it may be their cause, and is not given up."""
+        factor = self.outside_factor if works_outside else 1
+        return self.isolate_after_crashes * factor <= crashes < self.max_crashes * factor
 
     @property
     def lease_ms(self) -> int:
@@ -160,7 +171,7 @@ class Broker:
 
         Args:
             wanted: maximum number of jobs, without those that count against `room`.
-            busy: number of jobs that this worker runs now.
+            busy: number of jobs that this worker runs now, without those that work outside.
             room: how many further jobs of some kinds there is room for.
         """
         lease_settings = self.lease_settings
@@ -172,7 +183,7 @@ class Broker:
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
             queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
-            int(look_back), len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
+            int(look_back), int(room.has_suspect), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
             keys=keys, args=arguments
@@ -268,7 +279,7 @@ def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: Lease
         score=float(score),
         is_batchable=runs == _SHARED,
         works_outside=runs == _OUTSIDE,
-        runs_isolated=lease_settings.isolate_after_crashes <= crashes < lease_settings.max_crashes,
+        is_suspect=lease_settings.is_suspect(crashes, works_outside=runs == _OUTSIDE),
     )
 
 

@@ -160,11 +160,17 @@ class ManyQueues:
                 found.append(FetchResult(due_in=0))
                 break
             found.append(each)
-            busy += len(each.jobs)
             batched = sum(claim.is_batchable for claim in each.jobs)
             outside = sum(claim.works_outside for claim in each.jobs)
+            busy += len(each.jobs) - outside
             wanted -= len(each.jobs) - batched - outside
-            room = replace(room, batch=room.batch - batched, outside=room.outside - outside)
+            suspect = any(claim.is_suspect and claim.works_outside for claim in each.jobs)
+            room = replace(
+                room,
+                batch=room.batch - batched,
+                outside=room.outside - outside,
+                has_suspect=room.has_suspect or suspect,
+            )
             if each.drain_first or any(claim.runs_isolated for claim in each.jobs):
                 wanted, room = 0, NO_ROOM  # a job that must run alone waits, or runs
                 self._first(queue)

@@ -14,12 +14,14 @@ class Room:
         outside: maximum number of jobs of `outside_kinds`. If it is 0, these jobs are passed over: the jobs behind them
             are claimed.
         outside_kinds: the kinds that work outside of the database.
+        has_suspect: a job works outside with which workers died before: no second one may begin beside it.
     """
 
     batch: int = 0
     batchable_kinds: Collection[str] = ()
     outside: int = 0
     outside_kinds: Collection[str] = ()
+    has_suspect: bool = False
 
 
 NO_ROOM = Room()

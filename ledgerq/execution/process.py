@@ -105,11 +105,11 @@ class _Flow:
 
     def read(self, delivery: Delivery) -> Job[Any]:
         check_job_id(delivery.job_id)
-        if delivery.crashes >= self.policy.max_crashes:
+        works_outside = delivery.envelope.kind in self.registry.outside_kinds
+        factor = self.policy.outside_factor if works_outside else 1
+        if delivery.crashes >= self.policy.max_crashes * factor:
             raise WorkerLost(delivery.crashes)
-        if (
-            delivery.envelope.kind not in self.registry.outside_kinds
-        ):  # else when its steps are known
+        if not works_outside:  # else when its steps are known
             require_not_blocked(delivery, self.policy)
         return self.registry.resolve(delivery)
 

@@ -42,7 +42,8 @@ class Policy:
     for something that others must fix (older code or an older schema during a deploy, a missing grant,
     a lock) has `deploy_attempts_factor` times `max_attempts`. A job that lost its connection to the database spends no
     attempt, but is buried after `max_interruptions`, since the job itself may break the connection. A job whose worker
-    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. `max_result` is bytes of JSON, as is `max_answers`, of all steps of a job;
+    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. A job that works outside may have
+    `outside_factor` times as many crashes, since it is there longer. `max_result` is bytes of JSON, as is `max_answers`, of all steps of a job;
     `max_error` and `max_traceback` are the characters that a dead letter keeps.
     """
 
@@ -54,6 +55,7 @@ class Policy:
     max_interruptions: int = 50
     isolate_after_crashes: int = 2
     max_crashes: int = 3
+    outside_factor: int = 2
     max_result: int = 262_144
     max_steps: int = 1_000
     max_answers: int = 8 * 2**20

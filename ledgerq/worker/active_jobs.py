@@ -55,9 +55,25 @@ class ActiveJobs:
         self.jobs: dict[str, asyncio.Task[Any]] = {}
         self._reasons: dict[str, CancelReason] = {}
         self.started = 0  # number of jobs that were started
-        self.isolated = False  # the running job must run alone: workers died with it
-        self.outside = 0  # number of running jobs that work outside of the database
+        self._isolated = ""  # the job that must run alone: workers died with it
+        self._outside = set[str]()  # the running jobs that work outside of the database …
+        self._suspects = set[str]()  # … and those of them with which workers died
         self._batches, self._max_outside = batches, max_outside
+
+    @property
+    def isolated(self) -> bool:
+        """True if a job runs that must run alone."""
+        return bool(self._isolated)
+
+    @property
+    def outside(self) -> int:
+        """The number of running jobs that work outside of the database."""
+        return len(self._outside)
+
+    @property
+    def inside(self) -> list[asyncio.Task[None]]:
+        """The tasks of the other jobs."""
+        return [task for job_id, task in self.tasks.items() if job_id not in self._outside]
 
     def room(self, registry: Registry, *, shared: bool) -> Room:
         """How many more jobs there is room for in one batch, if `shared`, and outside of the database."""
@@ -66,7 +82,7 @@ class ActiveJobs:
         batchable = registry.batchable_kinds if shared and self._batches.most > 1 else ()
         batch = self._batches.next_size if batchable else 0
         outside = self._max_outside - self.outside if registry.outside_kinds else 0
-        return Room(batch, batchable, outside, registry.outside_kinds)
+        return Room(batch, batchable, outside, registry.outside_kinds, bool(self._suspects))
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Start the claimed jobs: all that may share a transaction in one task, each other job in its own.
@@ -88,11 +104,13 @@ class ActiveJobs:
         """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended."""
         if claim.job_id in self.tasks:
             return
-        self.isolated = self.isolated or claim.runs_isolated
+        self._isolated = claim.job_id if claim.runs_isolated else self._isolated
         self.started += 1
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self.tasks[claim.job_id] = task
-        self.outside += claim.works_outside
+        if claim.works_outside:
+            self._outside.add(claim.job_id)
+            self._suspects |= {claim.job_id} if claim.is_suspect else set()
         task.add_done_callback(lambda _: self._ended(claim))
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
@@ -110,8 +128,10 @@ class ActiveJobs:
 
     def _ended(self, claim: Claim) -> None:
         del self.tasks[claim.job_id]
-        self.outside -= claim.works_outside
-        self.isolated = False
+        self._outside.discard(claim.job_id)
+        self._suspects.discard(claim.job_id)
+        if self._isolated == claim.job_id:
+            self._isolated = ""
         self._on_ended()
 
     async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:

@@ -125,7 +125,9 @@ def _queues_of_schedule(app: App, worker: WorkerConfig) -> dict[str, str]:
 
 def _lease_settings(worker: WorkerConfig) -> LeaseSettings:
     policy = worker.policy
-    return LeaseSettings(worker.lease, policy.isolate_after_crashes, policy.max_crashes)
+    return LeaseSettings(
+        worker.lease, policy.isolate_after_crashes, policy.max_crashes, policy.outside_factor
+    )
 
 
 def _function(kind: Kind[Any, Any]) -> Function:

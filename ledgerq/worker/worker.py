@@ -171,8 +171,8 @@ class JobWorker(ArqWorker):
 
     async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
         wanted, room = self._wanted(active), self._room(active)
-        if claimed.drain_first and self.tasks:
-            await asyncio.wait(self.tasks.values(), timeout=self.lease_settings.lease / 3)
+        if claimed.drain_first and (inside := active.inside):
+            await asyncio.wait(inside, timeout=self.lease_settings.lease / 3)
         elif not (wanted or room.outside) or (claimed.more and not claimed.jobs):
             await self._poller.until_free()  # there is no room, or the due job must wait
         elif not claimed.more:
@@ -187,7 +187,7 @@ class JobWorker(ArqWorker):
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
         claimed = await leases.claim(
-            self._wanted(active), busy=len(self.tasks), room=self._room(active)
+            self._wanted(active), busy=len(self.tasks) - active.outside, room=self._room(active)
         )
         self._poller.record_result(len(claimed.jobs))
         aborted = claimed.aborted if self.allow_abort_jobs else frozenset()

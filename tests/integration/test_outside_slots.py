@@ -261,3 +261,118 @@ async def test_a_waiting_job_that_is_aborted_ends_at_once(
     await eventually(ended, seconds=8)
     gate.set()
     await halt(worker, running)
+
+
+async def died_with(redis: ArqRedis, *ids: str) -> None:
+    """So many workers, with each of these jobs, that it is a suspect: two, or four if it works outside."""
+    for job_id in ids:
+        crashes = "4" if job_id.startswith("w") else "2"
+        await redis.hset(keys.failures_key(QUEUE, job_id), "crashes", crashes)  # type: ignore[misc]
+
+
+def beside(found: FetchResult) -> list[tuple[str, bool]]:
+    return [(each.job_id, each.is_suspect) for each in found.jobs]
+
+
+async def test_a_suspect_that_waits_outside_keeps_nobody_out(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """Workers died with it: it is the only such job of its worker, but it may wait for minutes, so others run beside it."""
+    await put_waiting(client, 4)
+    await put(client, "quick")
+    await died_with(redis, "w0000", "w0001")
+    first = await claim(broker, outside=10)
+    assert beside(first) == [("w0000", True), ("w0002", False), ("w0003", False), ("quick", False)]
+    assert not first.drain_first
+    assert not any(each.runs_isolated for each in first.jobs)
+    await put(client, "later")
+    room = Room(outside=7, outside_kinds=KINDS, has_suspect=True)
+    second = await broker.claim(10, busy=1, room=room)
+    assert (beside(second), second.drain_first) == ([("later", False)], False)
+    third = await broker.claim(10, busy=1, room=replace(room, has_suspect=False))
+    assert beside(third) == [("w0001", True)]
+
+
+async def test_a_suspect_does_not_wait_for_jobs_outside(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """It runs alone, but for those: their wait may take minutes."""
+    await put(client, "risky")
+    await died_with(redis, "risky")
+    room = Room(outside=10, outside_kinds=KINDS)
+    assert (await broker.claim(10, busy=1, room=room)).drain_first
+    alone = await broker.claim(10, busy=0, room=room)
+    assert [(each.job_id, each.runs_isolated) for each in alone.jobs] == [("risky", True)]
+
+
+async def test_no_worker_has_two_suspects(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """If it died, the one that waits would be blamed for the other."""
+    await put(client, "risky", "fine")
+    await died_with(redis, "risky")
+    room = Room(outside=10, outside_kinds=KINDS, has_suspect=True)
+    found = await broker.claim(10, busy=0, room=room)
+    assert (beside(found), found.drain_first) == ([("fine", False)], False)
+
+
+async def test_suspects_hide_no_job_behind_them(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """However many wait for their turn: a worker that may run none of them runs the jobs behind."""
+    ids = [f"s{n:03}" for n in range(300)]
+    await put(client, *ids)
+    await put(client, "z")
+    await died_with(redis, *ids)
+    await redis.set(keys.exclusive_slot_key(QUEUE), "another|s000")
+    found = await broker.claim(2, busy=1)
+    assert (beside(found), found.drain_first) == ([("z", False)], False)
+    await put_waiting(client, 300)
+    waiting = [f"w{n:04}" for n in range(299)]
+    await died_with(redis, *waiting)
+    room = Room(outside=2, outside_kinds=KINDS, has_suspect=True)
+    assert beside(await broker.claim(2, busy=1, room=room)) == [("w0299", False)]
+
+
+async def test_a_job_that_ends_beside_it_does_not_end_the_isolation(
+    config: Config, client: JobClient, redis: ArqRedis
+) -> None:
+    """The jobs that wait outside end while it runs; still nothing else is claimed."""
+    asked, risky, go_on, ran = asyncio.Event(), asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def ask(outside: Outside, wait: Wait) -> None:
+        asked.set()
+        await risky.wait()
+
+    @job(outside=ask)
+    async def waited(context: JobContext, wait: Wait, answer: None) -> None:
+        ran.append("waited")
+
+    @job
+    async def quick(context: JobContext, payload: Quick) -> None:
+        ran.append(context.origin.job_id or "")
+        if context.origin.job_id == "risky":
+            risky.set()
+            await go_on.wait()
+
+    running = our_worker(config, Registry([waited, quick]), handle_signals=False)
+    task = asyncio.create_task(running.main())
+    try:
+        await put(client, "w", payload=Wait())
+        await asyncio.wait_for(asked.wait(), 10)
+        await died_with(redis, "risky")
+        await put(client, "risky")
+        await asyncio.wait_for(risky.wait(), 10)
+        await put(client, "later")
+        await eventually(lambda: _is(ran, ["risky", "waited"]))
+        await asyncio.sleep(1.2)  # a worker polls within a second
+        assert ran == ["risky", "waited"]
+        go_on.set()
+        await eventually(lambda: _is(ran, ["risky", "waited", "later"]))
+    finally:
+        go_on.set()
+        await halt(running, task)
+
+
+async def _is(ran: list[str], wanted: list[str]) -> bool:
+    return ran == wanted

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind the jobs that are due.
 -- KEYS  queue, running, aborted, cancelled, exclusive slot, workers
--- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now,
---       crashes after which a job runs alone, crashes after which a job is given up,
+-- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now without
+--       those that work outside, crashes after which a job is a suspect, crashes after which a job is given up,
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
 --       further jobs wanted of the batchable kinds, further jobs wanted of the kinds that work outside,
 --       the id and the score of the last job that was passed over, or '' and '',
 --       1 to look again at the first jobs that were passed over, or 0,
+--       1 if a suspect works outside in the owner now, or 0,
+--       how many times as many crashes a job that works outside may have,
 --       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
 -- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
 -- remembers the last one, so that no claim looks again at all that wait.
@@ -14,7 +16,10 @@
 -- the entry of such a claim says so.
 -- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1, id and score of the last job
 -- that was passed over}; a job is {id, body or nil, attempt, score, crashes, interruptions, log, how it runs}.
--- "Drain first" asks the owner to let its jobs end and claim again: the next one must run alone.
+-- A suspect is a job with which workers died. A worker has one at a time, so that the next crash is blamed on no other.
+-- A suspect that does not work outside runs alone, beside jobs that wait outside only; one that does would keep out all
+-- others for as long as it waits, and runs beside them.
+-- "Drain first" asks the owner to let its jobs end, but for those outside, and claim again: the next one must run alone.
 local queue, running, aborted, cancelled, exclusive_slot, workers = unpack(KEYS)
 local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -23,8 +28,10 @@ local ALONE, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction
 local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
 local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
-for i = 16, #ARGV do how[ARGV[i]] = i < 16 + tonumber(ARGV[15]) and SHARED or OUTSIDE end
-local works_outside, look_back = #ARGV >= 16 + tonumber(ARGV[15]), ARGV[14] == '1'
+local FIRST = 18 -- of the kinds
+for i = FIRST, #ARGV do how[ARGV[i]] = i < FIRST + tonumber(ARGV[17]) and SHARED or OUTSIDE end
+local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[17]), ARGV[14] == '1'
+local has_suspect = ARGV[15] == '1' -- one that works outside
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
@@ -101,15 +108,29 @@ local function is_first(id, job, failures)
 end
 
 local jobs, drain_first = {}, 0
+local plain, held_up = 0, 0 -- claimed jobs that do not work outside; suspects that must wait
 local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants jobs stopped
 
+-- a job that works outside is there far longer than others, so it meets more crashes that are not its own
+local function is_suspect(crashes, runs)
+    local allowed = runs == OUTSIDE and tonumber(ARGV[16]) or 1
+    return crashes >= isolate_after * allowed and crashes < give_up_after * allowed
+end
+
 -- true if the job may not be claimed now; a job that somebody cancels is then due a second later
-local function must_wait(id, crashes)
+local function must_wait(id, crashes, runs)
     if stops and redis.call('ZSCORE', cancelled, id) then
         later(id, 1000)
         return true
     end
-    if crashes < isolate_after or crashes >= give_up_after or (busy == 0 and #jobs == 0) then return false end
+    if not is_suspect(crashes, runs) then return false end
+    if not has_suspect and runs == OUTSIDE then
+        has_suspect = true
+        return false
+    end
+    if not has_suspect and busy == 0 and plain == 0 then return false end
+    held_up = held_up + 1
+    if has_suspect then return true end
     if redis.call('SET', exclusive_slot, token .. '|' .. id, 'NX', 'PX', lease) then drain_first = 1 end
     return true -- the worker that has the exclusive slot claims the job later
 end
@@ -126,6 +147,12 @@ end
 -- job that must run alone
 local PASSED_OVER = 500 -- jobs that one claim passes over, at most
 local first_behind = 1 -- where the jobs begin that were not passed over before
+local looked_at = 0 -- the rank behind the last of them
+local function due_from(rank, most)
+    looked_at = rank + most
+    return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', rank, most)
+end
+
 local function due_jobs()
     local entry = redis.call('GET', exclusive_slot)
     if entry and string.sub(entry, 1, #token + 1) == token .. '|' then
@@ -138,9 +165,6 @@ local function due_jobs()
         end
         redis.call('DEL', exclusive_slot)
         if score and tonumber(score) <= now then return {id, score} end
-    end
-    local function due_from(rank, most)
-        return redis.call('ZRANGEBYSCORE', queue, '-inf', whole(now), 'WITHSCORES', 'LIMIT', rank, most)
     end
     local most = room[ALONE] + room[SHARED] + room[OUTSIDE]
     if works_outside and room[OUTSIDE] == 0 then most = most + PASSED_OVER end
@@ -243,7 +267,15 @@ end
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
 if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known, taken = due_jobs(), {}, {}
-    for i = 1, #due, 2 do
+    local i, again = -1, 0
+    while true do
+        i = i + 2
+        if i > #due and held_up > 0 and again < 10 and looked_at > 0 then -- they hide no job behind them
+            local further = due_from(looked_at, math.min(held_up * 2, PASSED_OVER))
+            held_up, again = 0, again + 1
+            for _, each in ipairs(further) do due[#due + 1] = each end
+        end
+        if i > #due then break end
         local id = due[i]
         if not known[id] then known = look_up(due, i) end
         local job = known[id]
@@ -262,11 +294,12 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
             if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end
             if room[runs] == 0 then break end -- no room: the jobs start in order
-            if not must_wait(id, crashes) then
+            if not must_wait(id, crashes, runs) then
                 room[runs] = room[runs] - 1
                 taken[id] = true
+                plain = plain + (runs == OUTSIDE and 0 or 1)
                 claim(id, due[i + 1], job, crashes, interruptions, log, runs)
-                if (crashes >= isolate_after and crashes < give_up_after) or weight > HEAVY then break end
+                if (runs ~= OUTSIDE and is_suspect(crashes, runs)) or weight > HEAVY then break end
             elseif drain_first == 1 then
                 break
             end
