@@ -68,6 +68,15 @@ def change(order: Order) -> None:
     order.receipt, order.note = b"\x00x", None
 
 
+async def test_any_number_of_composite_keys_is_one_statement(shop: Database) -> None:
+    """A list of so many pairs would be too deep for PostgreSQL's parser."""
+    asked = [("EU", number) for number in range(20_000)]
+    if shop.config.is_sqlite:
+        asked = asked[:10_000]
+    async with transaction(shop.sessions) as session:
+        assert sorted(await lock_rows(session, Stock, asked)) == [("EU", 0), ("EU", 1), ("EU", 2)]
+
+
 async def test_rows_and_entries_are_those_of_the_flush(shop: Database) -> None:
     """One order is changed by the session, the others in bulk."""
     async with transaction(shop.sessions) as session, acting_as(session, ADA):
