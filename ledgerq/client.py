@@ -10,7 +10,7 @@ async with JobClient.open() as client:  # REDIS_URL says where
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import Any, Generic, NamedTuple
@@ -207,8 +207,9 @@ class JobClient:
         if place.holder is not None:
             raise IdHeld(asked.entry.job_id, place.holder)
         if place.job_id == asked.entry.job_id and not place.is_new:
-            _check_same(place.job_id, asked.envelope, place.content)
-        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue, asked.payload)
+            _check_same(place.job_id, asked.request.envelope, place.content)
+        payload = type(asked.request.payload)
+        return EnqueuedJob(place.job_id, place.is_new, self._redis, asked.queue, payload)
 
 
 def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
@@ -250,9 +251,8 @@ def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:
 class _Ready(NamedTuple):
     """A checked request, ready to be sent."""
 
-    payload: type[Payload[Any]]
+    request: Request
     queue: str
-    envelope: Envelope
     entry: Entry
 
 
@@ -270,16 +270,16 @@ async def _ready(asked: Iterator[Request | Payload[Any]], queue: str) -> list[_R
 def _entry(request: Request, default: str) -> _Ready:
     if request.ordering_key is not None:
         raise InvalidRequest("ordering_key", "only staged jobs have an order; use ledgerq.staging")
-    job_id, envelope = request.checked_id(), request.envelope
+    job_id, kind = request.checked_id(), request.payload.kind
     queue = queue_key(request.queue_name, default)
+    envelope = Envelope(kind, {}, request.actor, request.trace_id)
     unique, window = "", 0
     if request.unique is not None:
-        envelope = replace(envelope, unique=request.unique.key)
-        unique = unique_key(queue, request.payload.kind, request.unique.key)
+        envelope.unique = request.unique.key
+        unique = unique_key(queue, kind, request.unique.key)
         window = max(1, _milliseconds(request.unique.window))
-    body = encode(envelope, queue=queue)
-    entry = Entry(job_id, body, _milliseconds(request.delay), unique, window)
-    return _Ready(type(request.payload), queue, envelope, entry)
+    body = encode(envelope, queue=queue, fields=request.fields)
+    return _Ready(request, queue, Entry(job_id, body, _milliseconds(request.delay), unique, window))
 
 
 def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:

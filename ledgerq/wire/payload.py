@@ -36,7 +36,13 @@ class Payload(BaseModel, Generic[R]):
         DefinitionError: `kind`, `queue` or `keep_result` is not valid, or a field has one of these names.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        ser_json_inf_nan="constants",  # not null, which would be another value: see `Request.fields`
+    )
 
     kind: ClassVar[str]
     queue: ClassVar[str | None] = None

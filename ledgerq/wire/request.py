@@ -112,6 +112,21 @@ class Request:
         )
 
     @property
+    def fields(self) -> bytes:
+        """The payload's fields as JSON.
+
+        Raises:
+            InvalidRequest: the payload is no JSON object, has a field whose name is reserved, or holds NaN or infinity.
+        """
+        payload = self.payload
+        fields = payload.__pydantic_serializer__.to_json(
+            payload, exclude_unset=True, by_alias=False, round_trip=True
+        )
+        if b'"_' in fields or b"NaN" in fields or b"Infinity" in fields or fields[:1] != b"{":
+            require_free_names(_object(fields))
+        return fields
+
+    @property
     def may_exist(self) -> bool:
         """True if the job may exist already: the request has a job id or a unique key. An id that we make is always new."""
         return self.job_id is not None or self.unique is not None
@@ -160,6 +175,19 @@ def require_free_names(payload: Mapping[str, Any]) -> None:
         if name.startswith("_"):
             problem = f"names that begin with _ are reserved: {ascii(name)[1:60]}"
             raise InvalidRequest("payload", problem.rstrip("'"))
+
+
+def _object(fields: bytes) -> dict[str, Any]:
+    """The payload's fields, of which the bytes leave in doubt whether a worker takes them."""
+    try:
+        found = from_json(fields, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest("payload", f"no worker could read it ({error})") from None
+    if not isinstance(found, dict):
+        raise InvalidRequest(
+            "payload", "must be a JSON object: it is made by a serializer of its own"
+        )
+    return found
 
 
 def require_storable(body: bytes) -> None:

@@ -1,18 +1,24 @@
 """The producer's side, quickly: on a Redis that is only pretended."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from contextlib import suppress
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 from fakeredis.aioredis import FakeRedis
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import model_serializer
 
 from jobs.kinds import CreateProject, CreateTask
 from ledgerq import Payload
 from ledgerq.client import JobClient
-from ledgerq.errors import JobFailed, PayloadMismatch, ResultExpired, ResultNotKept
+from ledgerq.errors import InvalidRequest, JobFailed, PayloadMismatch, ResultExpired, ResultNotKept
 from ledgerq.wire.arq_json import from_wire, to_wire
-from ledgerq.wire.envelope import decode
+from ledgerq.wire.envelope import Envelope, decode, encode
 from ledgerq.wire.request import Request
 
 
@@ -110,3 +116,67 @@ def test_a_buried_body_that_nobody_can_read_is_not_repeated() -> None:
     told = {"t": 1, "f": "x", "a": (b"{illegible",), "k": {}, "et": 1, "s": False, "r": "no"}
     assert b"illegible" not in to_wire(told)
     assert b"aWxsZWdpYmxl" not in to_wire(told)
+
+
+class Anything(Payload, kind="anything", extra="allow"):
+    """What a service's model may hold."""
+
+    value: Any = None
+    day: date | None = None
+    amount: Decimal | None = None
+    raw: bytes | None = None
+
+
+some_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.builds(
+        Anything,
+        value=some_json,
+        day=st.none() | st.dates(),
+        amount=st.none() | st.decimals(allow_nan=False, allow_infinity=False),
+        raw=st.none() | st.text(max_size=5).map(str.encode),
+    ),
+    st.sampled_from(["unknown", "user:7"]),
+)
+def test_a_body_straight_from_the_model_is_that_of_its_envelope(
+    payload: Anything, actor: str
+) -> None:
+    """The client has no dictionary made of it; a staged job has, for its row: both must be one job."""
+    request = Request(payload, actor=actor, trace_id="t")
+    with suppress(InvalidRequest):  # an infinite number
+        straight = decode(encode(Envelope("anything", {}, actor, "t"), fields=request.fields))
+        slowly = decode(encode(request.envelope))
+        assert straight.payload_hash == slowly.payload_hash == request.envelope.payload_hash
+        assert (straight.payload, straight.actor) == (slowly.payload, slowly.actor)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_refused_by_name(number: float) -> None:
+    """The producer hears of it, not the dead letter."""
+    with pytest.raises(InvalidRequest, match=r"payload: no worker could read it"):
+        Request(Anything(value={"a": [number]})).fields  # noqa: B018 - it raises
+
+
+def test_a_field_with_a_reserved_name_is_refused() -> None:
+    """Also one that the model allows beside its own; a nested name and a text are the payload's affair."""
+    with pytest.raises(InvalidRequest, match="names that begin with _ are reserved: _actor"):
+        Request(Anything(_actor="me")).fields  # noqa: B018 - it raises
+    assert b"_actor" in Request(Anything(value={"_actor": '"_staged"'})).fields
+
+
+def test_a_payload_that_is_no_object_is_refused() -> None:
+    """A serializer of the service's own may answer with anything."""
+
+    class Bare(Payload, kind="bare"):
+        @model_serializer
+        def _bare(self) -> str:
+            return "x"
+
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
+        Request(Bare()).fields  # noqa: B018 - it raises
