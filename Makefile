@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 4
 # an image that forbids compiled files would have each process compile the library anew
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo dev test check check-style check-types check-layers check-migrations docs docs-screens bench bench-before bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
+.PHONY: demo dev test check check-style check-types check-layers check-migrations docs docs-screens bench bench-before bench-growth bench-private bench-database chaos chaos-exhaustive arq-suite format lock clean
 
 demo: $(READY)  ## a thousand real jobs through a real Redis into a real PostgreSQL
 	$(BIN)/python -m worker.demo --jobs 1000
@@ -51,6 +51,9 @@ bench: $(READY)  ## beside arq, SAQ, Celery and others, in one run; QUICK=1 take
 
 bench-before: $(READY)  ## beside an earlier checkout that has its own .venv: BEFORE=../before
 	$(BIN)/python -m bench.before $(BEFORE)
+
+bench-growth: $(READY)  ## what a job costs when tables, payloads, entries, workers, queues get large
+	$(BIN)/python -m bench.growth
 
 bench-private: $(READY)  ## what it gains to use private parts of redis-py
 	$(BIN)/python -m bench.private

@@ -23,7 +23,8 @@ from bench.rounds import Pacing, Segment, play
 from bench.servers import ROOT, SETTINGS, Servers, servers
 
 QUICK = os.environ.get("QUICK", "0") not in ("", "0")
-OURS = (who.OURS, who.STAGED)
+OURS = (who.OURS, who.STAGED, who.DIRECT)
+HANDLERS = (who.PLAIN, who.SHARED)  # take part where a task is created
 OUTSIDE = ("ours", "arq", "saq", "taskiq", "procrastinate", "dbos")
 QUICKEST = ("ours", "arq", "saq", "taskiq", "pgqueuer")  # who is worth a second look
 FASTEST_DRIP = 1_000  # jobs a second that one client puts on the queue one by one
@@ -43,7 +44,8 @@ class Group:
 def groups() -> list[Group]:
     """What a whole run looks at, in order."""
     return [
-        Group("create", lambda s, r, c: _create(s, c), 5, quick=3),
+        Group("create", lambda s, r, c: _create(s, [*c, *HANDLERS]), 5, quick=3),
+        Group("grown", lambda s, r, c: workloads.grown(s, [who.OURS]), 3),
         Group("move", lambda s, r, c: workloads.drains(s, "move", _of(c, QUICKEST)), 3),
         Group("noop", lambda s, r, c: workloads.drains(s, "noop", _of(c, QUICKEST)), 3),
         Group("enqueue", lambda s, r, c: workloads.enqueues(s, c), 3),
@@ -61,7 +63,7 @@ def _create(servers: Servers, taking_part: Iterable[Contender]) -> list[Segment]
 
 
 def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -> list[Segment]:
-    at, known = workloads.latency, {*QUICKEST, "staged"}
+    at, known = workloads.latency, {*QUICKEST, "staged", "direct"}
     some = [*_of(taking_part, known), who.STOCK_CLIENT]
     segments = [
         *at(servers, "latency, idle", 8, 12, [*some, *_of(taking_part, {"arq-default"})]),
@@ -97,7 +99,7 @@ def _but_dbos(contenders: list[Contender]) -> list[Contender]:
 
 
 def _but_staged(contenders: list[Contender]) -> list[Contender]:
-    return [each for each in contenders if each is not who.STAGED]
+    return [each for each in contenders if each not in (who.STAGED, who.DIRECT)]
 
 
 def _installed(peers: Iterable[Contender], results: Results, console: Console) -> list[Contender]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.contenders import PEERS
 from bench.outside import HELD, MEMORY, SECONDS
 from bench.results import Results
-from bench.workloads import LONG, SHORT
+from bench.workloads import LONG, OLD, SHORT, YOUNG
 
 _PEERS = [each.name for each in PEERS]
 
@@ -43,14 +43,19 @@ def bars(results: Results) -> list[Bar]:
 def _throughput(results: Results) -> Iterator[Bar]:
     ratio = results.ratio
     best = results.best("create", _PEERS) or "arq"
-    yield Bar("create, jobs on Redis, to tuned arq", 15, ratio("create", "ours", "arq"))
+    own = "its own create"
+    yield Bar("create, jobs on Redis, to tuned arq", 35, ratio("create", "ours", "arq"))
     yield Bar(f"create, jobs on Redis, to the best peer: {best}", 12, ratio("create", "ours", best))
-    yield Bar("create, jobs on Redis, to pgbench", 1, ratio("create", "ours", "pgbench"))
-    yield Bar("create, staged, to tuned arq", 8, ratio("create", "staged", "arq"))
-    yield Bar("status change, to tuned arq", 2, ratio("move", "ours", "arq"))
+    yield Bar("create, jobs on Redis, to pgbench", 2.3, ratio("create", "ours", "pgbench"))
+    yield Bar("create, staged, left to a relay, to tuned arq", 8, ratio("create", "staged", "arq"))
+    yield Bar(f"create, staged, to {own}", 0.6, ratio("create", "direct", "ours"))
+    yield Bar("a plain handler, own commits, to tuned arq", 2.2, ratio("create", "plain", "arq"))
+    yield Bar("a plain handler, shared commits, to arq", 4.5, ratio("create", "shared", "arq"))
+    yield Bar("an empty job, to tuned arq's", 1.2, ratio("noop", "ours", "arq"))
+    yield Bar(f"status change, to {own}", 0.7, ratio("move", "ours", "ours", of="create"))
     bulk = "enqueue, in bulk"
     best = results.best(bulk, _PEERS) or "arq"
-    yield Bar(f"bulk enqueue, to the best peer: {best}", 5, ratio(bulk, "ours", best))
+    yield Bar(f"bulk enqueue, to the best peer: {best}", 1.5, ratio(bulk, "ours", best))
 
 
 def _latency(results: Results) -> Iterator[Bar]:
@@ -62,6 +67,10 @@ def _latency(results: Results) -> Iterator[Bar]:
         found = results.median(f"latency, idle, {cut}", who)
         client = "our client" if who == "ours" else "a stock arq client"
         yield Bar(f"enqueue to commit, idle, {client}, {cut}", most, found, True, "ms")
+
+    p50, ratio = "latency, idle, p50", results.ratio
+    yield Bar("enqueue to commit, idle, p50, to Taskiq", 0.85, ratio(p50, "ours", "taskiq"), True)
+    yield Bar("staged to commit, idle, p50, to direct", 1.3, ratio(p50, "direct", "ours"), True)
 
 
 def _idle(results: Results) -> Iterator[Bar]:
@@ -77,11 +86,14 @@ def _idle(results: Results) -> Iterator[Bar]:
 def _growth(results: Results) -> Iterator[Bar]:
     commands = "workers: Redis commands a job"
     few, many = "2 workers", "32 workers"
-    yield Bar("32 workers to 2, total", 0.8, results.ratio(many, "ours", "ours", of=few))
+    yield Bar(f"create, {OLD}, to {YOUNG}", 0.9, results.ratio(OLD, "ours", "ours", of=YOUNG))
+    wal = results.median(f"{OLD}: WAL bytes a job", "ours")
+    yield Bar(f"create, {OLD}, WAL a job", 2200, wal, True, "bytes")
+    yield Bar("32 workers to 2, total", 0.85, results.ratio(many, "ours", "ours", of=few))
     grown = results.ratio(f"32 {commands}", "ours", "ours", of=f"2 {commands}")
     yield Bar("32 workers to 2, Redis commands a job", 2, grown, True)
     found = results.ratio(LONG, "ours", "ours", of=SHORT)
-    yield Bar(f"{LONG}, to {SHORT}", 0.9, found)
+    yield Bar(f"{LONG}, to {SHORT}", 0.92, found)
     late, early = f"{LONG}: MB at the end", f"{LONG}: MB after a tenth"
     grown = results.ratio(late, "ours", "ours", of=early)
     yield Bar("worker memory after 1,000,000 jobs, to that after a tenth", 1.1, grown, True)

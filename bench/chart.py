@@ -14,7 +14,7 @@ mpl.use("agg")
 from matplotlib import pyplot as plt
 
 OURS, PEER, YARDSTICK = "#0b7285", "#adb5bd", "#e8590c"
-_OUR_NAMES = ("ours", "staged", "direct", "stock-client")
+_OUR_NAMES = ("ours", "staged", "direct", "plain", "shared", "stock-client")
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:

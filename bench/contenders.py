@@ -26,6 +26,18 @@ DIRECT = replace(
     title="ledgerq, staged, sent by its client",
     environment={"BENCH_STAGED": "client"},
 )
+PLAIN = replace(
+    OURS,
+    name="plain",
+    title="ledgerq, a plain handler, own commits",
+    environment={"BENCH_HANDLER": "own"},
+)
+SHARED = replace(
+    OURS,
+    name="shared",
+    title="ledgerq, a plain handler, shared commits",
+    environment={"BENCH_HANDLER": "shared"},
+)
 ARQ_DEFAULT = Contender(
     name="arq-default",
     title="arq, its defaults",
@@ -86,4 +98,4 @@ PGQUEUER = _peer(
 )
 DBOS = _peer("dbos", "DBOS", "polling_interval_sec=0.05, READ COMMITTED, no log", 100)
 PEERS = (ARQ_DEFAULT, ARQ, SAQ, STREAQ, TASKIQ, CELERY, PROCRASTINATE, PGQUEUER)
-ALL = (OURS, STAGED, DIRECT, STOCK_CLIENT, *PEERS, DBOS)
+ALL = (OURS, STAGED, DIRECT, PLAIN, SHARED, STOCK_CLIENT, *PEERS, DBOS)

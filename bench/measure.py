@@ -20,6 +20,7 @@ LOOK = 0.05  # seconds between two counts …
 _LIGHT = 20  # … or so many times what a count takes: counting a million rows must not be what is measured
 PATIENCE = 40  # seconds without progress after which a contender is given up
 _COUNT = {table: f"SELECT count(*) FROM {table}" for table in ("task", "audit_log")}  # noqa: S608 - ours
+_WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 _WARM = 0.1  # of the jobs: they bring the workers up and are not counted
 
 Counter = Callable[[], Awaitable[int]]
@@ -37,6 +38,7 @@ class Drained:
     rate: float  # jobs a second, from the first tenth to the last job
     redis_per_job: float
     round_trips_per_job: float
+    wal_per_job: float  # bytes
     cost: Cost
     fill_rate: float  # jobs a second put on the queue before that
 
@@ -49,6 +51,7 @@ async def drain(
     *,
     count: int = 1,
     deferred: int = 0,
+    template: str = "",
 ) -> Drained:
     """Fill the queue, then start the workers, and time them.
 
@@ -59,50 +62,58 @@ async def drain(
         number: the jobs to wait for.
         count: how many workers.
         deferred: jobs beside them that are not due for an hour.
+        template: of the database; by default the one that the kind needs.
     """
-    await begin(servers, contender, kind)
+    await begin(servers, contender, kind, template)
     if deferred:
         await asyncio.to_thread(ask, servers, contender, "fill", kind, deferred, 3600)
     filled = await asyncio.to_thread(ask, servers, contender, "fill", kind, number)
     with tempfile.NamedTemporaryFile() as ticks:
         environment = {"BENCH_TICK": ticks.name}
-        async with counter(servers, kind, Path(ticks.name)) as done:
+        rows = "task" if template.startswith("grown_") else ""
+        async with counter(servers, kind, Path(ticks.name), rows) as done:
             with workers(servers, contender, kind, count, **environment) as running:
                 return await _timed(servers, done, running, number, filled)
 
 
-async def begin(servers: Servers, contender: Contender, kind: str) -> None:
+async def begin(servers: Servers, contender: Contender, kind: str, template: str = "") -> None:
     """A fresh start."""
-    await servers.begin_again("filled" if kind == "move" else "empty", contender.root)
+    wanted = template or ("filled" if kind == "move" else "empty")
+    await servers.begin_again(wanted, contender.root)
     await asyncio.to_thread(prepare, servers, contender)
 
 
 async def _timed(
     servers: Servers, done: Counter, running: Workers, number: int, filled: dict[str, Any]
 ) -> Drained:
-    async with servers.redis() as redis:
+    async with servers.redis() as redis, servers.database() as database:
         first = await until(done, max(1, int(number * _WARM)), running)
         started = time.monotonic()
         commands, trips = await redis_commands(redis)
+        wal = await database.fetchval(_WAL)
         running.start_counting()
         last = await until(done, number, running)
         seconds = time.monotonic() - started
         cost = running.cost()
         more_commands, more_trips = await redis_commands(redis)
+        more_wal = await database.fetchval(_WAL)
     jobs = last - first or number  # all at the first look: they took no longer than until then
     return Drained(
         jobs=number,
         rate=jobs / max(seconds, LOOK),
         redis_per_job=(more_commands - commands) / jobs,
         round_trips_per_job=(more_trips - trips) / jobs,
+        wal_per_job=(more_wal - wal) / jobs,
         cost=cost,
         fill_rate=filled["jobs"] / filled["seconds"],
     )
 
 
 @asynccontextmanager
-async def counter(servers: Servers, kind: str, ticks: Path) -> AsyncIterator[Counter]:
-    """How many jobs have had their effect."""
+async def counter(
+    servers: Servers, kind: str, ticks: Path, rows: str = ""
+) -> AsyncIterator[Counter]:
+    """How many jobs have had their effect; `rows` names the table that shows it, where it is not the kind's."""
     if kind == "noop":
 
         async def ticked() -> int:
@@ -111,7 +122,7 @@ async def counter(servers: Servers, kind: str, ticks: Path) -> AsyncIterator[Cou
         yield ticked
         return
     async with servers.database() as database:
-        rows = "task" if kind in ("call", "wait") else "audit_log"
+        rows = rows or ("task" if kind in ("call", "wait") else "audit_log")
 
         async def committed() -> int:
             return int(await database.fetchval(_COUNT[rows]))

@@ -2,6 +2,8 @@
 
 `BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis, and leaves them to the
 workers' relays. With `BENCH_STAGED=client` the producer puts them on Redis too, right after each commit.
+`BENCH_HANDLER=own` or `shared` creates tasks as a stranger's first handler does: by the session, for one job at a time.
+`BENCH_ENTRIES` is how many tasks one job creates, `BENCH_BYTES` how long their descriptions are.
 """
 
 import asyncio
@@ -15,8 +17,10 @@ from typing import Any
 from bench.peers import calls, common
 from bench.peers.common import Jobs
 from db.database import open_database
+from db.inputs import NewTask
 from db.models import Task, TaskStatus
-from jobs.kinds import CATALOGUE, ChangeTaskStatus, CreateTask
+from jobs.kinds import CATALOGUE, BulkCreateTasks, ChangeTaskStatus, CreateTask
+from ledgerq.audit import Change
 from ledgerq.client import JobClient
 from ledgerq.config import WorkerConfig, load_config
 from ledgerq.database.engine import Sessions
@@ -33,6 +37,9 @@ from ledgerq.worker.build import build_worker, run_to_the_end
 from worker.app import app
 
 STAGED = os.environ.get("BENCH_STAGED", "")
+HANDLER = os.environ.get("BENCH_HANDLER", "")
+ENTRIES = int(os.environ.get("BENCH_ENTRIES", "1"))
+BYTES = int(os.environ.get("BENCH_BYTES", "0"))
 STAGED_AT_ONCE = 500
 WAIT = float(os.environ.get("BENCH_WAIT", "1"))  # seconds for which a job of the kind `wait` waits
 
@@ -45,6 +52,21 @@ class Noop(Payload, kind="noop"):
 
 async def handle(context: JobContext, payload: Noop) -> None:
     common.tick()
+
+
+class Plain(Payload[int], kind="plain"):
+    """A task to create by a plain handler."""
+
+    title: str
+
+
+@job(shares_commit=HANDLER == "shared")
+async def add_task(context: JobContext, plain: Plain) -> int:
+    task = Task(title=plain.title, project_id=1)
+    context.session.add(task)
+    await context.session.flush()
+    await context.record(Change("task", task.id, "create", {}, {"title": task.title}))
+    return task.id
 
 
 class Call(Payload[None], kind="call"):
@@ -80,7 +102,7 @@ async def add_number(context: JobContext, wait: Wait, number: int) -> None:
 def _payload(kind: str, argument: str | int) -> Payload:
     match kind, argument:
         case "create", str():
-            return CreateTask(title=argument, project_id=1)
+            return _creating(argument)
         case "move", int():
             return ChangeTaskStatus(task_id=argument, status=TaskStatus.IN_PROGRESS)
         case "call", str():
@@ -89,6 +111,18 @@ def _payload(kind: str, argument: str | int) -> Payload:
             return Wait(number=argument)
         case _:
             return Noop(number=int(argument))
+
+
+def _creating(title: str) -> Payload:
+    if HANDLER:
+        return Plain(title=title)
+    if ENTRIES > 1:
+        tasks = [NewTask(title=f"{title} {n}", project_id=1) for n in range(ENTRIES)]
+        return BulkCreateTasks(tasks=tasks)
+    described = (
+        os.urandom(BYTES // 2).hex() if BYTES else None
+    )  # which no compression makes much shorter
+    return CreateTask(title=title, project_id=1, description=described)
 
 
 class OnRedis:
@@ -138,7 +172,13 @@ class Ours:
         """`ledgerq worker`, with kinds of the benchmark beside the catalogue's."""
         config = load_config()
         configure_logging(config.worker.log_format, config.worker.log_level)
-        kinds: list[Kind[Any, Any]] = [*CATALOGUE, Kind(Noop, handle), add_row, add_number]
+        kinds: list[Kind[Any, Any]] = [
+            *CATALOGUE,
+            Kind(Noop, handle),
+            add_task,
+            add_row,
+            add_number,
+        ]
         run_to_the_end(build_worker(replace(app, jobs=kinds), config))
 
     @asynccontextmanager

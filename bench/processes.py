@@ -36,7 +36,8 @@ class Contender:
 
     def worker_command(self, kind: str) -> list[str]:
         """What runs one worker; ours needs a kind more where nothing is to be done, or something outside."""
-        own = self.worker if kind not in _KINDS_OF_THE_BENCH else ()
+        ours = kind in _KINDS_OF_THE_BENCH or "BENCH_HANDLER" in self.environment
+        own = () if ours else self.worker
         return [self.python, *(own or ("-m", self.module, "worker"))]
 
     @property

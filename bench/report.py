@@ -57,7 +57,7 @@ def _table(results: Results, workload: str) -> Table:
     return table
 
 
-_NO_PEERS = ("ours", "staged", "direct", "stock-client", "pgbench", "service")
+_NO_PEERS = ("ours", "staged", "direct", "plain", "shared", "stock-client", "pgbench", "service")
 _COSTLY = {
     "create": "what creating a task takes, one worker",
     CALL: "what a call and a row take, 100 at once, one worker",

@@ -25,6 +25,7 @@ from ledgerq.database.settings import DatabaseConfig
 from ledgerq.embedded.postgresql import programs_of_postgresql
 
 ROOT = Path(__file__).resolve().parents[1]
+GROWN = int(os.environ.get("GROWN", "10_000_000"))  # receipts and audit entries of a grown database
 TASKS = 30_000  # tasks that the template `filled` holds, for jobs that change one
 SETTINGS = {
     "max_connections": "600",  # room for 32 workers of any make
@@ -79,7 +80,9 @@ class Servers:
             await client.aclose()
 
     async def begin_again(self, template: str, root: Path = ROOT) -> None:
-        """An empty Redis and a fresh copy of the template `empty` or `filled`, made by that checkout."""
+        """An empty Redis and a fresh copy of a template, made by that checkout: `empty`, `filled`, or `grown_` and a number."""
+        if template.startswith("grown_"):
+            await _make_grown(self, template)
         async with self.redis() as redis:
             await redis.flushall()
         async with self.database("postgres") as postgres:
@@ -129,6 +132,30 @@ async def _make_templates(servers: Servers, root: Path) -> None:
             TASKS,
         )
         await filled.execute("VACUUM ANALYZE")
+
+
+async def _make_grown(servers: Servers, template: str) -> None:
+    """As after years: so many jobs have ended, each with its entry. Their ids come before all new ones."""
+    rows = int(template.removeprefix("grown_"))
+    async with servers.database("postgres") as postgres:
+        if await postgres.fetchval("SELECT true FROM pg_database WHERE datname = $1", template):
+            return
+        await postgres.execute(f"CREATE DATABASE {template} TEMPLATE empty")
+    async with servers.database(template) as grown:
+        for part in range(0, rows, 1_000_000):
+            numbers = f"generate_series({part + 1}, {min(rows, part + 1_000_000)}) AS n"
+            await grown.execute(
+                "INSERT INTO ledgerq.processed_job (job_id, kind, payload_hash, result) SELECT "  # noqa: S608
+                "lpad(to_hex(n), 32, '0'), 'create_task', sha256(n::text::bytea), to_jsonb(n) "
+                f"FROM {numbers}"
+            )
+            await grown.execute(
+                "INSERT INTO ledgerq.audit_log "  # noqa: S608
+                "(entity_type, entity_id, action, actor, before, after, job_id, kind, attempt) "
+                "SELECT 'task', n::text, 'create', 'bench', '{}', jsonb_build_object('title', n::text), "
+                f"lpad(to_hex(n), 32, '0'), 'create_task', 1 FROM {numbers}"
+            )
+        await grown.execute("VACUUM ANALYZE")
 
 
 def _migrate(servers: Servers, database: str, root: Path) -> None:

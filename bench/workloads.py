@@ -12,11 +12,12 @@ from bench.latency import latencies
 from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
 from bench.rounds import Pacing, Segment
-from bench.servers import Servers
+from bench.servers import GROWN, Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
 PGBENCH = "pgbench"
 FEW, MANY = 10_000, 1_000_000
+YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
 
 ContenderWork = Callable[[Contender, Pacing], Awaitable[dict[str, float]]]
@@ -34,11 +35,29 @@ def drains(servers: Servers, kind: str, contenders: Iterable[Contender]) -> list
             kind: drained.rate,
             f"{kind}: Redis commands a job": drained.redis_per_job,
             f"{kind}: Redis round trips a job": drained.round_trips_per_job,
+            f"{kind}: WAL bytes a job": drained.wal_per_job,
             f"{kind}: cores busy": drained.cost.cores,
             f"{kind}: MB": drained.cost.rss_mb,
         }
 
     return [_segment(kind, each, work) for each in contenders]
+
+
+def grown(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
+    """Throughput on empty tables, and where so many jobs have ended before."""
+
+    async def work(
+        contender: Contender, template: str, name: str, pace: Pacing
+    ) -> dict[str, float]:
+        drained = await drain(servers, contender, "create", pace.jobs, template=template)
+        pace.learn(drained.rate)
+        return {name: drained.rate, f"{name}: WAL bytes a job": drained.wal_per_job}
+
+    return [
+        Segment(name, each.name, functools.partial(work, each, template, name))
+        for each in contenders
+        for template, name in (("empty", YOUNG), (f"grown_{GROWN}", OLD))
+    ]
 
 
 def yardstick(servers: Servers) -> list[Segment]:
@@ -160,6 +179,7 @@ async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -
         rate=rate,
         redis_per_job=(more - commands) / jobs,
         round_trips_per_job=(more_trips - trips) / jobs,
+        wal_per_job=0.0,
         cost=cost,
         fill_rate=filled["jobs"] / filled["seconds"],
     )
