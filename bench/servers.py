@@ -98,11 +98,14 @@ class Servers:
 
 @contextmanager
 def servers(roots: Iterable[Path] = (ROOT,)) -> Iterator[Servers]:
-    """Both, for the length of the block, with the templates of these checkouts made."""
+    """Both, for the length of the block, with the templates of these checkouts made.
+
+    Redis is on TCP, as all contenders can use it.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="ledgerq-bench-") as name,
         embedded.postgresql(Path(name) / "postgresql", SETTINGS) as url,
-        embedded.redis(Path(name) / "redis", tcp=True) as redis_url,  # as all contenders can
+        embedded.redis(Path(name) / "redis", tcp=True, with_jemalloc=True) as redis_url,
     ):
         sockets = parse_qs(urlsplit(url).query)["host"][0]
         ours = Servers(sockets, redis_url, programs_of_postgresql())

@@ -256,7 +256,7 @@ class Outside(Generic[S]):
         await self._records.tell_progress(done, of, note)
 
     async def close(self) -> None:
-        """End the steps that the function has left under way: they must not go on beside the next attempt."""
+        """Cancel the calls that the function has left under way, and wait a moment for their ends: the next attempt may begin."""
         self._names.close()
         await self._calls.close()
 

@@ -168,7 +168,7 @@ def number(value: str) -> int:
 
 
 def text(value: bytes) -> str:
-    r"""The bytes as text for a terminal; a byte that is not UTF-8 becomes `\xff`."""
+    r"""The bytes as text for a terminal; each byte that is not UTF-8 becomes its escape, such as `\xff`."""
     return value.decode(errors="backslashreplace")
 
 

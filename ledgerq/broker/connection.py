@@ -83,7 +83,7 @@ def connect(config: BrokerConfig, queues: Mapping[str, str] | None = None) -> Ar
 
     Args:
         config: where Redis is, and the default queue.
-        queues: scheduled function → key of its queue, for those that do not go to the default queue.
+        queues: name of a cron function → key of its queue, for those that do not go to the default queue.
     """
     url = config.redis_url.get_secret_value()
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}

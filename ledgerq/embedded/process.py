@@ -85,10 +85,11 @@ def stop(
 
 
 def stop_stale(pid_file: Path, program: str, owners: set[int], number: signal.Signals) -> None:
-    """End a server that still runs on the folder of this pid file, because its last run was killed.
+    """End a server that still runs on the folder of this pid file, because whoever had started it was killed.
 
-    By now, another process may have the number in the file. So the process is only ended if it belongs to one of
-    `owners`, runs `program`, and has the folder in its command line. On systems without /proc, nothing is ended.
+    Sends the signal `number`, and waits for the end. By now, another process may have the pid in the file. So the process
+    is only ended if it belongs to one of `owners`, runs `program`, and has the folder in its command line. On systems
+    without /proc, nothing is ended.
     """
     with suppress(OSError, ValueError, AttributeError):  # macOS has neither /proc nor pidfd_open
         pid = int(pid_file.read_text(errors="replace").split("\n", 1)[0])

@@ -48,9 +48,10 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`Audited`, checked and completed for one class. `documents`: fields whose values can be changed in place.
+    """What `App(audited=)` says of one class, checked, with the columns of the class.
 
-    `name` is that of the listed class: this one, or the nearest one that it inherits from.
+    `documents`: fields with values of lists or dicts, of which SQLAlchemy does not notice all changes. `name`: the Python
+    name of the class in `App(audited=)`: this one, or the nearest one that it inherits from.
     """
 
     name: str

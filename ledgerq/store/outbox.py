@@ -184,7 +184,7 @@ def _is_for(kinds: Collection[str]) -> ColumnElement[bool]:
 
 
 async def all_due(session: AsyncSession) -> int:
-    """Make all messages due again that were put on Redis, because Redis has lost its data. Returns how many."""
+    """Make all messages due that relays have put on Redis, for when Redis has lost its data. Returns how many."""
     lost = update(OutboxMessage).where(
         col(OutboxMessage.dispatches) > 0, col(OutboxMessage.next_dispatch_at) > utc_now()
     )
@@ -224,7 +224,8 @@ async def remove_direct(session: AsyncSession, job_ids: Sequence[str]) -> None:
     """Delete the messages of jobs that their producers put on the queue themselves.
 
     Raises:
-        NotStaged: a message is not there. Unless the job has a receipt, its producer's transaction was not committed.
+        NotStaged: messages are missing; names the jobs. A job without a receipt was then rolled back by its producer, or
+            is not committed yet.
     """
     removed: set[str] = set()
     for some in chunks(storable(job_ids)):
@@ -276,9 +277,9 @@ async def oldest(session: AsyncSession) -> datetime | None:
 
 
 async def listen(database: Database, on_notice: Callable[[], None]) -> None:
-    """Call `on_notice` at once and each time that jobs are staged; returns when the connection is lost.
+    """Call `on_notice` once it listens, and each time that jobs are staged; returns when the connection is lost.
 
-    On SQLite, and through pgbouncer, there are no notices: then this waits until it is cancelled.
+    On SQLite, and through pgbouncer, nothing can be listened to: then this calls nothing, and waits until it is cancelled.
 
     Raises:
         Transient: the database can't be reached.

@@ -81,7 +81,7 @@ def refuse_unadopted(connection: Connection, schema: str) -> None:
     """Refuse to make new tables beside those of 0.1: the jobs in the old ones would be lost from sight.
 
     Raises:
-        MigrationFailed: the search_path finds tables of 0.1.
+        MigrationFailed: the search_path finds tables of 0.1 that were not adopted; on SQLite: the file has such tables.
     """
     if connection.dialect.name == "sqlite":
         place = "this file" if inspect(connection).has_table("outbox_message") else None

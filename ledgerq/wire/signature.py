@@ -24,7 +24,8 @@ def read_handler(
     Args:
         handler: the function.
         context: the class of its first argument.
-        outside: the payload and the answer of the kind's function outside; then the handler takes that answer, third.
+        outside: payload class and answer type of the kind's function that works outside of the database; the handler must
+            take the same payload, and that answer as its third argument. None: the kind has no such function.
 
     Raises:
         DefinitionError: the handler has another form, or JSON can't carry its result.

@@ -40,7 +40,7 @@ class Leases:
         self._orphans_until = time.monotonic() + 2 * self.broker.lease_settings.lease
 
     async def run(self) -> None:
-        """Hand back orphaned claims as long as there may be some, until cancelled."""
+        """Hand back orphaned claims each time that there may be some; runs until it is cancelled."""
         failed = partial(log.warning, "claims.orphans_unknown")
         await keep_going(self.run_once, Exception, failed=failed)  # as in ledgerq.worker.acker
 

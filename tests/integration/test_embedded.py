@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from rich.console import Console
 from db.schema import TABLES
 from ledgerq import embedded
 from ledgerq.cli.dev import NotOurFolder, run_dev
+from ledgerq.embedded.both import _server_with_jemalloc
 from ledgerq.embedded.own_folder import NotPrivate, check_way
 from ledgerq.embedded.postgresql import programs_of_postgresql
 from ledgerq.embedded.process import EmbeddedServerError, stop_stale
@@ -378,6 +379,26 @@ def test_a_redis_with_a_port_wants_a_password(tmp_path: Path) -> None:
         assert password not in " ".join(server.cmdline())
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", True),
+        ("Redis server v=7.0.15 sha=00000000:0 malloc=libc bits=64", False),
+        ("Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64", False),
+        ("", False),
+    ],
+)
+def test_a_server_with_jemalloc_is_found_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, taken: bool
+) -> None:
+    """By what it says of itself; an older Redis is left alone."""
+    program = tmp_path / "redis-server"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("ledgerq.embedded.both.shutil.which", _only(program))
+    assert _server_with_jemalloc() == (program if taken else None)
+
+
 def test_an_error_of_who_uses_the_servers_stays_what_it_is(tmp_path: Path) -> None:
     """A broken connection in the block is not a server that does not start."""
     with pytest.raises(ConnectionResetError), embedded.servers(tmp_path / "dev"):
@@ -425,6 +446,10 @@ class Stopping(Console):
     def print(self, *objects: object, **how: object) -> None:
         if "Running" in str(objects[0]):
             raise Stopped
+
+
+def _only(program: Path) -> Callable[[str], str | None]:
+    return lambda name: str(program) if name == program.name else None
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:
