@@ -24,6 +24,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import URL
 
+from ledgerq.store.versions import NEWEST
 from tests.acceptance.processes import ROOT, Process
 from tests.conftest import plain
 from tests.support import eventually
@@ -200,7 +201,7 @@ def test_an_order_takes_its_way(shop: Shop) -> None:
 async def migrate_up_and_down(shop: Shop) -> None:
     """Its history brings up its tables and ledgerq's, and knows no others; it takes both back."""
     tables = "SELECT to_regclass('public.task') AS task, to_regclass('ledgerq.audit_log') AS log"
-    brought_up = "ledgerq's tables are at version 3, the app's own at 0003"
+    brought_up = f"ledgerq's tables are at version {NEWEST}, the app's own at 0003"
     assert brought_up in shop.run("ledgerq", "migrate")
     assert all((await rows(shop, tables))[0])
     files, checked = shop.run("python", "-c", CHECK_AND_DOWNGRADE).splitlines()

@@ -15,7 +15,7 @@ from db.models import Project, TaskStatus
 from db.task_reads import TaskFilter
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import Refused
+from ledgerq.errors import NotStaged, Refused
 from ledgerq.store import audit, dead_letters, inbox, outbox, unique_keys
 from ledgerq.store.audit import Change, Origin
 from ledgerq.store.dead_letters import DeadLetterFilter
@@ -179,7 +179,7 @@ async def answers_or_refuses(
 ) -> None:
     try:
         await function(session, **given)
-    except Refused:
+    except (Refused, NotStaged):
         pass
     except Exception as error:
         shown = {name: repr(value)[:60] for name, value in given.items()}
