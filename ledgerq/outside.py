@@ -26,7 +26,7 @@ from ledgerq.database.session import JobSession, LedgerqSession
 from ledgerq.database.sqlstate import FOREIGN
 from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
-from ledgerq.runtime.calls import Calls, place_for
+from ledgerq.runtime.calls import Calls
 from ledgerq.store.audit import Origin
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobStep, StepState
@@ -159,17 +159,17 @@ class Outside(Generic[S]):
         if (recorded := self._records.known.get(name)) is not None:
             return self._answer(kind, recorded)
         begun = datetime.now(UTC)
-        if not at_most_once:
+        if (
+            at_most_once
+            and (found := await self._records.begin(name, begun)).state is not StepState.BEGUN
+        ):
+            return self._answer(kind, found)
+        try:
             answer = await self._calls.make(timeout, function, *args, **kwargs)
-        else:
-            async with place_for(function):  # first: a call that can't be made is not in doubt
-                found = await self._records.begin(name, begun)
-                if found.state is not StepState.BEGUN:
-                    return self._answer(kind, found)
-                try:
-                    answer = await self._calls.make(timeout, function, *args, **kwargs)
-                except Exception as error:
-                    raise self._records.stop(InDoubt(name)) from error
+        except Exception as error:
+            if at_most_once:
+                raise self._records.stop(InDoubt(name)) from error
+            raise
         result, problem = self._storable(kind, answer)
         return self._answer(kind, await self._records.finish(name, begun, result, problem))
 

@@ -7,9 +7,8 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,7 +25,6 @@ PATIENCE = 3.0  # seconds for cancelled calls to end
 
 
 _LEFT = set[Future[Any]]()
-_HAS_PLACE = contextvars.ContextVar("has_place", default=False)  # in a block of `place_for`
 _PLACES = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]()
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
@@ -85,7 +83,7 @@ async def call_within(
             work = functools.partial(
                 contextvars.copy_context().run, _call, function, *args, **kwargs
             )
-            answer = await _in_a_thread(function, work)
+            answer = await _in_a_thread(work, _name(function))
             return await answer if inspect.isawaitable(answer) else answer
     except (
         SystemExit,
@@ -98,32 +96,13 @@ async def call_within(
         raise TimeoutError(f"{_name(function)} took longer than {seconds:g} s") from error
 
 
-@asynccontextmanager
-async def place_for(function: Callable[..., Any]) -> AsyncIterator[None]:
-    """Wait until the function can be called, and keep the place of its thread for the block; a coroutine function needs none.
-
-    Raises:
-        RuntimeError: too many threads of earlier calls have not ended; names the function.
-    """
-    if is_async(function) or _HAS_PLACE.get():
-        yield
-        return
+async def _in_a_thread(work: Callable[[], Any], name: str) -> Any:
     places = _PLACES.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MAX_THREADS))
     async with places:
         if len(_LEFT) >= MAX_LEFT:
             raise RuntimeError(
-                f"{_name(function)} was not called: {MAX_LEFT} threads of earlier calls have not ended; "
-                "give what they call a time limit"
+                f"{name} was not called: {MAX_LEFT} threads of earlier calls have not ended; give what they call a time limit"
             )
-        taken = _HAS_PLACE.set(True)
-        try:
-            yield
-        finally:
-            _HAS_PLACE.reset(taken)
-
-
-async def _in_a_thread(function: Callable[..., Any], work: Callable[[], Any]) -> Any:
-    async with place_for(function):
         running = _threads().submit(work)
         try:
             return await asyncio.wrap_future(running)
@@ -131,7 +110,7 @@ async def _in_a_thread(function: Callable[..., Any], work: Callable[[], Any]) ->
             if not running.done():
                 _LEFT.add(running)
                 running.add_done_callback(_LEFT.discard)
-                log.warning("call.thread_left", function=_name(function), threads=len(_LEFT))
+                log.warning("call.thread_left", function=name, threads=len(_LEFT))
             raise
 
 

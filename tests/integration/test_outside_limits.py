@@ -367,28 +367,6 @@ async def test_threads_that_hang_take_no_place_of_other_calls() -> None:
     await eventually(_can_be_called)
 
 
-async def once_at_most(outside: Outside[Party], send: Send) -> str:
-    return await outside.step("charge", str, send.number, at_most_once=True)
-
-
-async def test_a_call_that_found_no_thread_is_not_in_doubt(
-    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The intent is committed when the call can be made, so the job is tried again, and no person is asked."""
-
-    async def keep(context: JobContext[Party], send: Send, charged: str) -> int:
-        return int(charged)
-
-    kind = job(outside=once_at_most)(keep)
-    with monkeypatch.context() as patch:
-        patch.setattr("ledgerq.runtime.calls.MAX_LEFT", 0)
-        refused = await attempt(any_sessions, Party(), 1, kind)
-    assert isinstance(refused, Retry)
-    assert "was not called" in str(refused.error)
-    assert await rows(any_sessions, JobStep) == []
-    assert await attempt(any_sessions, Party(), 2, kind) == Completed(1)
-
-
 async def _can_be_called() -> bool:
     with suppress(RuntimeError):
         return bool(await call_within(1, len, "abc"))
