@@ -8,7 +8,7 @@ async with JobClient.open() as client:  # REDIS_URL says where
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +78,7 @@ class EnqueuedJob(Generic[R]):
         return OwnJob(self.job_id, self._redis, self.queue, from_wire)
 
 
-class JobClient:
+class JobClient(DirectSender):
     """Puts each job on its queue. Make one per process and share it.
 
     ```python
@@ -86,12 +86,13 @@ class JobClient:
         await client.enqueue(CloseOrder(order_id=order.id), job_id=f"close:{order.id}")
     ```
 
-    `stage(…, client=client)` has the client put a staged job on its queue, right after the commit.
+    `stage(…, client=client)` has the client put a staged job on its queue, right after the commit. `kinds` (kind → queue, or
+    None for the default queue) is for workers: staged jobs of other kinds, whose queue is unknown, are left to the relays.
     """
 
-    def __init__(self, redis: ArqRedis) -> None:
-        self._redis, self._queue = redis, redis.default_queue_name
-        self._direct = DirectSender(redis)
+    def __init__(self, redis: ArqRedis, kinds: Mapping[str, str | None] | None = None) -> None:
+        super().__init__(redis)
+        self._queue, self._kinds = redis.default_queue_name, kinds
 
     @classmethod
     @asynccontextmanager
@@ -114,6 +115,7 @@ class JobClient:
                 yield client
             finally:
                 await client.sent()
+                client.leave_the_rest()
         finally:
             await redis.aclose(close_connection_pool=True)
 
@@ -180,17 +182,12 @@ class JobClient:
                 jobs += await sending
         return jobs + await self._send(batch) if batch else jobs
 
-    def queue_of(self, request: Request) -> str:
-        """The key of the queue on which the client puts the job of this request."""
-        return queue_key(request.queue_name, self._queue)
-
-    def send_soon(self, queue: str, job_id: str, body: bytes, delay: timedelta) -> None:
-        """Put a staged job on its queue, best effort; `ledgerq.stage` calls this after the commit."""
-        self._direct.send_soon(queue, job_id, body, delay)
-
-    async def sent(self) -> None:
-        """Wait until the jobs that were staged with this client are on their queues, or are left to a relay."""
-        await self._direct.sent()
+    def queue_of(self, request: Request) -> str | None:
+        """The key of the queue on which the client puts the job of this request; None if only a relay knows it."""
+        named, kind = request.queue_name, request.payload.kind
+        if named is None and self._kinds is not None:
+            return queue_key(self._kinds[kind], self._queue) if kind in self._kinds else None
+        return queue_key(named, self._queue)
 
     async def _send(self, batch: Sequence["_Ready"]) -> list[EnqueuedJob[Any]]:
         """Send a batch, with one round trip for each queue."""

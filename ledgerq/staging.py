@@ -5,7 +5,7 @@ await stage(session, CloseOrder(order_id=order.id), delay=timedelta(minutes=5), 
 ```
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -45,11 +45,14 @@ class StagedJob:
 class Sender(Protocol):
     """Puts staged jobs on their queues, so that they need not wait for a relay: `JobClient`."""
 
-    def queue_of(self, request: Request) -> str:
-        """The key of the queue that the request is for."""
+    def queue_of(self, request: Request) -> str | None:
+        """The key of the queue that the request is for; None if only a relay knows it."""
 
-    def send_soon(self, queue: str, job_id: str, body: bytes, delay: timedelta) -> None:
+    def send_soon(self, queue: str, job_id: str, body: bytes) -> None:
         """Put a job on its queue soon. What can't be put there is left to the relays."""
+
+    async def sent(self) -> None:
+        """Wait until the jobs are on their queues, or are left to the relays; a few seconds at most."""
 
 
 _LEFT_TO_SENDER = timedelta(
@@ -91,8 +94,9 @@ async def stage(
         unique: while its window lasts, a second request of this kind and key stages nothing and returns the first job.
         queue: the queue for the job. None is the queue of the payload's class, else LEDGERQ_QUEUE of this process,
             else the queue that the workers' application gives to the kind, or their default queue.
-        client: a `JobClient`, which puts the job on its queue right after the commit. None leaves that to a worker's
-            relay, which takes some milliseconds more; it also takes over if the client can't reach Redis.
+        client: a `JobClient`, which puts the job on its queue right after the commit, and chooses the queue as its
+            `enqueue` does. None leaves both to a worker's relay, which takes some milliseconds more, and which takes over
+            if the client can't reach Redis.
 
     Raises:
         PayloadMismatch: a job of this id is staged, or has ended, with another payload.
@@ -110,7 +114,7 @@ async def stage_many(
 ) -> list[StagedJob]:
     """Stage many jobs with few statements; the result is in the order of the requests. Raises as `stage` does.
 
-    `client` is as in `stage`. Jobs with an ordering key are always left to the relays.
+    `client` is as in `stage`. Jobs with a delay or an ordering key are always left to the relays.
 
     ```python
     await stage_many(session, [CloseOrder(order_id=each.id) for each in orders])
@@ -122,7 +126,7 @@ async def stage_many(
         ids, theirs = await _ids_of(session, wanted)
         asked = list(zip(ids, wanted, strict=True))
         default = queue_of_process()
-        sender = client if isinstance(session.sync_session.get_bind(), Engine) else None
+        sender = client if client and isinstance(session.get_bind(), Engine) else None
         messages = {i: _message(i, request, default, sender) for i, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
@@ -134,15 +138,13 @@ async def stage_many(
         if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     if sender:
-        first = dict(reversed(asked))
-        _send_after_commit(session, sender, [(i, first[i]) for i in first if i in added])
+        _send_after_commit(session, sender, dict(reversed(asked)), added)
     return [_answer(job_id, added) for job_id in ids]
 
 
-def _answer(job_id: str, added: set[str]) -> StagedJob:
-    is_new = job_id in added
-    added.discard(job_id)  # if one call asks for a job twice, only the first answer is new
-    return StagedJob(job_id, is_new)
+def _answer(job_id: str, added: dict[str, int]) -> StagedJob:
+    # if one call asks for a job twice, only the first answer is new
+    return StagedJob(job_id, added.pop(job_id, None) is not None)
 
 
 async def _ids_of(session: AsyncSession, requests: Sequence[Request]) -> tuple[list[str], set[str]]:
@@ -170,8 +172,8 @@ def _message(job_id: str, request: Request, default: str | None, sender: Sender 
     envelope = request.envelope
     require_storable(encode(replace(envelope, staged=True)))
     delay, queue = request.delay, default if request.queue_name is None else request.queue_name
-    if sender and request.ordering_key is None:
-        delay, queue = delay + _LEFT_TO_SENDER, sender.queue_of(request)
+    if direct := sender and _direct_queue(request, sender):
+        delay, queue = _LEFT_TO_SENDER, direct
     return Message(
         job_id=job_id,
         kind=envelope.kind,
@@ -184,28 +186,39 @@ def _message(job_id: str, request: Request, default: str | None, sender: Sender 
     )
 
 
-def _send_after_commit(
-    session: AsyncSession, sender: Sender, added: Iterable[tuple[str, Request]]
-) -> None:
-    """Have the sender put these jobs on their queues when the session's transaction has been committed.
+def _direct_queue(request: Request, sender: Sender) -> str | None:
+    """The queue on which the sender puts the job; None if the job is left to a relay."""
+    if request.ordering_key is not None or request.delay:
+        return None
+    return sender.queue_of(request)
 
-    What is rolled back to a savepoint is sent all the same: a worker looks into the outbox, and drops such a job.
-    """
-    transaction = session.sync_session.get_transaction()
+
+def _send_after_commit(
+    session: AsyncSession, sender: Sender, asked: Mapping[str, Request], added: Mapping[str, int]
+) -> None:
+    """Have the sender put the jobs that were added on their queues when the session's transaction has been committed."""
+    sync = session.sync_session
+    transaction = sync.get_nested_transaction() or sync.get_transaction()
     if transaction is None:
         return
-    event.listen(session.sync_session, "after_commit", _send)
+    event.listen(sync, "after_commit", _send)
     waiting = _to_send.setdefault(transaction, [])
-    for job_id, request in added:
-        if request.ordering_key is None:
-            queue = sender.queue_of(request)
-            body = encode(replace(request.envelope, staged=True, direct=True, queue=queue))
-            waiting.append(partial(sender.send_soon, queue, job_id, body, request.delay))
+    for job_id, row in added.items():
+        if queue := _direct_queue(asked[job_id], sender):
+            envelope = replace(asked[job_id].envelope, staged=True, row=row, queue=queue)
+            waiting.append(partial(sender.send_soon, queue, job_id, encode(envelope)))
 
 
 def _send(session: Session) -> None:
-    if session.in_nested_transaction():
-        return  # a savepoint ends
-    transaction = session.get_transaction()
-    for send in _to_send.pop(transaction, []) if transaction else []:
+    """Send what the transaction has staged that was committed just now. What a savepoint has staged waits for the commit.
+
+    A savepoint that is rolled back takes its jobs with it. If the session was not told of that, a worker finds out.
+    """
+    savepoint = session.get_nested_transaction()
+    ended = savepoint or session.get_transaction()
+    waiting = _to_send.pop(ended, []) if ended else []
+    if savepoint and savepoint.parent:
+        _to_send.setdefault(savepoint.parent, []).extend(waiting)
+        return
+    for send in waiting:
         send()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -159,8 +160,9 @@ def app_of(registry: Registry, schedule: Iterable[Recurring]) -> App:
     changed = replace(app, jobs=registry, schedule=known, forget_ended_jobs=False)
 
     def the_registry(resources: Any = None, client: Sender | None = None) -> Registry:
-        registry.client = client or registry.client
-        return registry
+        used = copy(registry)  # the next worker has another client
+        used.client = client
+        return used
 
     object.__setattr__(changed, "registry", the_registry)
     return changed

@@ -45,12 +45,14 @@ class Claim(Delivery):
 
     `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `works_outside`: it takes one
     of the slots for jobs that work outside of the database. `is_suspect`: workers died with it before.
+    `is_doubtful`: it works outside, and met as many crashes as make a suspect of another job.
     """
 
     score: float
     is_batchable: bool
     works_outside: bool
     is_suspect: bool
+    is_doubtful: bool
 
     @property
     def runs_isolated(self) -> bool:
@@ -103,7 +105,7 @@ class LeaseSettings:
     """How long a claim holds without renewal: `lease`, in seconds; and the limits for jobs whose workers died.
 
     A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up. A job that works
-    outside may have `outside_factor` times as many crashes; then it runs as the only such job of its worker.
+    outside may have `outside_factor` times as many crashes; as a suspect, it runs beside others that are none.
     """
 
     lease: float = 15
@@ -183,7 +185,7 @@ class Broker:
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
             queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
-            int(look_back), int(room.has_suspect), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
+            int(look_back), int(room.has_suspect), int(room.has_doubtful), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
             keys=keys, args=arguments
@@ -280,6 +282,7 @@ def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: Lease
         is_batchable=runs == _SHARED,
         works_outside=runs == _OUTSIDE,
         is_suspect=lease_settings.is_suspect(crashes, works_outside=runs == _OUTSIDE),
+        is_doubtful=runs == _OUTSIDE and crashes >= lease_settings.isolate_after_crashes,
     )
 
 

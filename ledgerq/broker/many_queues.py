@@ -165,11 +165,13 @@ class ManyQueues:
             busy += len(each.jobs) - outside
             wanted -= len(each.jobs) - batched - outside
             suspect = any(claim.is_suspect and claim.works_outside for claim in each.jobs)
+            doubtful = any(claim.is_doubtful for claim in each.jobs)
             room = replace(
                 room,
                 batch=room.batch - batched,
                 outside=room.outside - outside,
                 has_suspect=room.has_suspect or suspect,
+                has_doubtful=room.has_doubtful or doubtful,
             )
             if each.drain_first or any(claim.runs_isolated for claim in each.jobs):
                 wanted, room = 0, NO_ROOM  # a job that must run alone waits, or runs

@@ -14,7 +14,8 @@ class Room:
         outside: maximum number of jobs of `outside_kinds`. If it is 0, these jobs are passed over: the jobs behind them
             are claimed.
         outside_kinds: the kinds that work outside of the database.
-        has_suspect: a job works outside with which workers died before: no second one may begin beside it.
+        has_suspect: a suspect works outside: no second suspect may begin beside it.
+        has_doubtful: a job works outside that may be the cause of the next crash.
     """
 
     batch: int = 0
@@ -22,6 +23,7 @@ class Room:
     outside: int = 0
     outside_kinds: Collection[str] = ()
     has_suspect: bool = False
+    has_doubtful: bool = False
 
 
 NO_ROOM = Room()

@@ -26,7 +26,7 @@ _LOCALHOST = "127.0.0.1"
 _SOCKET = "redis.sock"
 _PID_FILE = "redis.pid"
 _PORTS = range(20_000, 32_000)
-_LEAST_MAJOR = 7  # of Redis: see ledgerq.broker.requirements
+_OLDEST = 7  # version of Redis: see ledgerq.broker.requirements
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _server_with_jemalloc() -> Path | None:
         if found := shutil.which(name):
             said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
             version = re.search(r"v=(\d+)", said.stdout)
-            if "malloc=jemalloc" in said.stdout and version and int(version[1]) >= _LEAST_MAJOR:
+            if "malloc=jemalloc" in said.stdout and version and int(version[1]) >= _OLDEST:
                 return Path(found)
     return None
 

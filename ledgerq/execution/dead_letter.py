@@ -97,17 +97,17 @@ async def _keep(
             ended = await inbox.get_receipt(session, letter.job_id)
             await outbox.remove(session, staged)
             return Duplicate(ended.state, ended.result)
-        if delivery.job_id in staged and _is_direct(delivery):
-            await outbox.remove_direct(session, [delivery.job_id])
+        if (row := _row_of(delivery)) is not None:
+            await outbox.require_rows(session, {delivery.job_id: row})
         await dead_letters.bury(session, letter)
         await outbox.remove(session, staged)
     return None
 
 
-def _is_direct(delivery: Delivery) -> bool:
+def _row_of(delivery: Delivery) -> int | None:
     with suppress(Undecodable):
-        return delivery.envelope.direct
-    return False
+        return delivery.envelope.row
+    return None
 
 
 def letter_of(delivery: Delivery, outcome: Buried, policy: Policy = _DEFAULTS) -> DeadLetter:

@@ -42,11 +42,11 @@ async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any
         return job
     async with reading_in_turn(sessions) as session:
         # first, because the row goes when the job ends
-        exists = not job.envelope.direct or await outbox.find(session, job.id)
+        staged = await outbox.find(session, job.id) if job.envelope.row is not None else None
         known = await steps.of_running_job(session, job.id)
     if known is None:
         return job
-    if not exists:
+    if job.envelope.row is not None and (staged is None or staged.seq != job.envelope.row):
         raise NotStaged([job.id])
     if any(each.payload_hash != payload_hash for each in known.values()):
         raise PayloadMismatch(job.id)

@@ -6,8 +6,8 @@
 4. open      open the transaction: all that follows commits together, or nothing does
 5. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
 6. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
-7. outbox    delete the outbox rows of staged jobs; before 6, if their producers put them on the queue themselves: a
-             job without a row does not exist, and is `Dropped`
+7. outbox    delete the outbox rows of staged jobs. Before 6 they are looked for, if a producer put its job on the queue
+             itself: a job without its row does not exist, and is `Dropped`
 8. commit    at the end of the transaction; after a conflict with another one, again from 4
 9. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
              bad job, `ledgerq.execution.retry` decides: it is tried again or buried
@@ -106,8 +106,8 @@ class _Flow:
     def read(self, delivery: Delivery) -> Job[Any]:
         check_job_id(delivery.job_id)
         works_outside = delivery.envelope.kind in self.registry.outside_kinds
-        factor = self.policy.outside_factor if works_outside else 1
-        if delivery.crashes >= self.policy.max_crashes * factor:
+        allowed = self.policy.max_crashes * (self.policy.outside_factor if works_outside else 1)
+        if delivery.crashes >= allowed and delivery.envelope.kind in self.registry:
             raise WorkerLost(delivery.crashes)
         if not works_outside:  # else when its steps are known
             require_not_blocked(delivery, self.policy)
@@ -158,8 +158,8 @@ class _Flow:
             work = [job for job in jobs if job.id in fresh]
             if not work:
                 return {jobs[0].id: await _duplicate(session, jobs[0])} if alone else {}
-            if direct := [job.id for job in work if job.envelope.direct]:
-                await outbox.remove_direct(session, direct)
+            if rows := {job.id: row for job in work if (row := job.envelope.row) is not None}:
+                await outbox.require_rows(session, rows)
             if alone:
                 answers = [await handle_alone(session, work[0])]
             else:
@@ -169,7 +169,7 @@ class _Flow:
                 for job, answer in zip(work, answers, strict=True)
             }
             await inbox.keep_results(session, results)
-            staged = [job.id for job in work if job.envelope.staged and not job.envelope.direct]
+            staged = [job.id for job in work if job.envelope.staged]
             if staged:
                 await outbox.remove(session, staged)
             return {job_id: Completed(result) for job_id, result in results.items()}

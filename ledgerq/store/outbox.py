@@ -6,13 +6,13 @@ noticing the loss. A second put under the same id changes nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, delete, exists, func, select, text, true, update
+from sqlalchemy import ColumnElement, Result, delete, exists, func, select, text, true, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.ext.compiler import compiles
@@ -45,8 +45,9 @@ _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows get their `seq` in th
     "CAST(:actor AS text[]), CAST(:trace_id AS text[]), CAST(:ordering_key AS text[]), "
     "CAST(:queue AS text[]), CAST(:delay AS double precision[])) WITH ORDINALITY "
     "AS v(job_id, kind, payload, actor, trace_id, ordering_key, queue, delay, place) ORDER BY place "
-    "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
+    "ON CONFLICT (job_id) DO NOTHING RETURNING job_id, seq"
 )
+_ID_AND_SEQ = col(OutboxMessage.job_id), col(OutboxMessage.seq)
 FIRST_PAUSE = 10  # seconds from a message's first dispatch to the next; doubled after each
 MAX_PAUSE = 1800  # seconds between two dispatches of a message at most
 LEFT_TO_OTHERS = timedelta(minutes=10)  # for a message of a kind that the relay does not know
@@ -93,8 +94,8 @@ def _next_dispatch_on_sqlite(element: next_dispatch, compiler: Any, **options: A
     )
 
 
-async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
-    """Stage jobs in the caller's transaction; returns the ids of those that were not staged before.
+async def add(session: AsyncSession, messages: Sequence[Message]) -> dict[str, int]:
+    """Stage jobs in the caller's transaction; returns the `seq` of each that was not staged before, by its id.
 
     Messages with an ordering key keep the order given. Producers with the same key wait for each other's commit:
     otherwise their messages' numbers (`seq`) would not be in the order of the commits.
@@ -112,27 +113,28 @@ async def add(session: AsyncSession, messages: Sequence[Message]) -> set[str]:
     free = sorted((m for m in messages if m.ordering_key is None), key=lambda m: m.job_id)
     ordered = [m for m in messages if m.ordering_key is not None]
     write = _add_on_sqlite if on_sqlite else _add
-    added: set[str] = set()
+    added: dict[str, int] = {}
     messages = [*free, *ordered]
     for start in range(0, len(messages), _AT_ONCE):
-        added |= set(await write(session, messages[start : start + _AT_ONCE]))
+        rows = await write(session, messages[start : start + _AT_ONCE])
+        added.update((row.job_id, row.seq) for row in rows)
     return added
 
 
-async def _add(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
+async def _add(session: AsyncSession, messages: Sequence[Message]) -> Result[Any]:
     columns = {name: [getattr(each, name) for each in messages] for name in _COLUMNS}
     columns["payload"] = [to_json(payload).decode() for payload in columns["payload"]]
     columns["delay"] = [delay.total_seconds() for delay in columns["delay"]]
-    return await session.scalars(_ADD.on(session), columns)
+    return await session.execute(_ADD.on(session), columns)
 
 
-async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> Iterable[str]:
+async def _add_on_sqlite(session: AsyncSession, messages: Sequence[Message]) -> Result[Any]:
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in messages]
     for row in rows:
         delay = row.pop("delay")
         row["next_dispatch_at"] = clock(delay) if delay else utc_now()
     fresh = sqlite.insert(OutboxMessage).on_conflict_do_nothing(index_elements=["job_id"])
-    return await session.scalars(fresh.values(rows).returning(col(OutboxMessage.job_id)))
+    return await session.execute(fresh.values(rows).returning(*_ID_AND_SEQ))
 
 
 async def take_due(
@@ -220,24 +222,18 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
         )
 
 
-async def remove_direct(session: AsyncSession, job_ids: Sequence[str]) -> None:
-    """Delete the messages of jobs that their producers put on the queue themselves.
+async def require_rows(session: AsyncSession, rows: Mapping[str, int]) -> None:
+    """Refuse jobs that their producers put on the queue themselves, and did not stage. `rows`: job id → `seq`.
 
     Raises:
-        NotStaged: messages are missing; names the jobs. A job without a receipt was then rolled back by its producer, or
-            is not committed yet.
+        NotStaged: a message is missing, or is of a later job of this id; names the jobs. A job without a receipt was then
+            rolled back by its producer, or is not committed yet.
     """
-    removed: set[str] = set()
-    for some in chunks(storable(job_ids)):
-        removed |= set(
-            await session.scalars(
-                delete(OutboxMessage)
-                .where(col(OutboxMessage.job_id).in_(some))
-                .returning(col(OutboxMessage.job_id)),
-                execution_options={"synchronize_session": False},
-            )
-        )
-    if missing := set(job_ids) - removed:
+    found: dict[str, int] = {}
+    for some in chunks(storable(rows)):
+        there = select(*_ID_AND_SEQ).where(col(OutboxMessage.job_id).in_(some))
+        found.update((row.job_id, row.seq) for row in await session.execute(there))
+    if missing := [job_id for job_id, seq in rows.items() if found.get(job_id) != seq]:
         raise NotStaged(missing)
 
 

@@ -7,13 +7,11 @@ ledgerq adds `u` and `q`; arq and older versions of ledgerq ignore them. `q` nam
 of one Redis share the job ids. `q` is the last key, so that a Lua script finds it without reading the rest. The body
 of a stock arq client has no `q`. Reserved names begin with an underscore and never reach the payload model: `_actor`
 (who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted
-when the job ends; the value `d` says that the producer, not a relay, put the job on the queue). The prefix `cron:` of a kind marks a job of the schedule.
+when the job ends; `d` and a number is for a job that the producer, not a relay, put on the queue: the row's number). The prefix `cron:` of a kind marks a job of the schedule.
 """
 
 import hashlib
 import json
-import math
-import re
 import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from ledgerq.errors import Undecodable
+from ledgerq.wire.huge_numbers import holds_infinite
 from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 MAX_BODY_BYTES = 1_000_000
@@ -32,13 +31,10 @@ MAX_TRACE_ID = 64  # as the audit log keeps it
 UNKNOWN_ACTOR = "unknown"
 SCHEDULE_ACTOR = "schedule"
 
-_MAY_BE_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
-_HUGE_DIGITS = 300  # a number with this many digits may be too large for a float
-_IS_HUGE = re.compile(rb"[0-9]{300}")
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _ORDERED, _DIRECT = "o", "d"
 _ORDERED_MARK = b'"_staged":"o"'
-_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # characters at most
+_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 20}  # characters at most
 _READ = ("t", "f", "a", "k", "et", "u", "q")
 _TAIL = 1000  # bytes at a body's end that are searched for its last key, as in broker/lua/owner.lua
 
@@ -56,7 +52,9 @@ class Envelope:
     scheduled: bool = False
     staged: bool = False
     ordered: bool = False  # staged under an ordering key; `decode` does not set it
-    direct: bool = False  # staged, and put on the queue by its producer: without a row in the outbox there is no job
+    row: int | None = (
+        None  # `seq` of the outbox row of a job that its producer put on the queue: without it there is no job
+    )
     queue: str | None = None  # None if a stock arq client or an older ledgerq wrote the body
     unique: str | None = None  # the unique key that the job took on Redis
 
@@ -111,7 +109,8 @@ def _marks(envelope: Envelope) -> dict[str, str]:
     if envelope.trace_id:
         reserved["_trace_id"] = envelope.trace_id
     if envelope.staged:
-        reserved["_staged"] = _DIRECT if envelope.direct else _ORDERED if envelope.ordered else "1"
+        mark = _ORDERED if envelope.ordered else "1"
+        reserved["_staged"] = mark if envelope.row is None else f"{_DIRECT}{envelope.row}"
     for name in reserved:
         _reserved(reserved, name)
     return reserved
@@ -167,10 +166,20 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
-        direct=reserved["_staged"] == _DIRECT,
+        row=_row(reserved["_staged"]),
         queue=queue,
         unique=_printable(content, "u", MAX_JOB_ID),
     )
+
+
+def _row(mark: str | None) -> int | None:
+    """The number of the outbox row in the mark of a staged job; None if a relay has put the job on the queue."""
+    if mark is None or not mark.startswith(_DIRECT):
+        return None
+    number = mark.removeprefix(_DIRECT)
+    if not number.isascii() or not number.isdecimal():
+        raise Undecodable("_staged", "must name the row of the outbox by its number")
+    return int(number)
 
 
 def has_ordering_key(body: bytes) -> bool:
@@ -206,7 +215,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise Undecodable("body", f"is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise Undecodable("body", "must be a JSON object")
-    if _may_be_huge(body) and not _finite(content):
+    if holds_infinite(body, content):
         raise Undecodable("body", "holds a number that is too large to be one")
     return content
 
@@ -242,22 +251,6 @@ def _check_once(pairs: Iterable[Any], names: Container[str]) -> None:
         if name in seen and name in names:
             raise Undecodable(name, "is there twice")
         seen.add(name)
-
-
-def _may_be_huge(body: bytes) -> bool:
-    """True if a number in the body may be too large for a float. Two regular expressions are faster than one."""
-    if _MAY_BE_HUGE.search(body):
-        return True
-    return len(body) > _HUGE_DIGITS and _IS_HUGE.search(body) is not None
-
-
-def _finite(value: object) -> bool:
-    """False if a number in the value is infinite: JSON allows 1e400, Python reads infinity, PostgreSQL refuses it."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    return not isinstance(value, list) or all(map(_finite, value))
 
 
 def _wire_name(value: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ledgerq.errors import MAX_DELAY, InvalidRequest
 from ledgerq.text import storable
@@ -122,6 +122,8 @@ class Request:
         fields = payload.__pydantic_serializer__.to_json(
             payload, exclude_unset=True, by_alias=False, round_trip=True
         )
+        if b"null" in fields:  # what a nested model makes of NaN
+            fields = to_json(self.envelope.payload)
         if b'"_' in fields or b"NaN" in fields or b"Infinity" in fields or fields[:1] != b"{":
             require_free_names(_object(fields))
         return fields

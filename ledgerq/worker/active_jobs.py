@@ -57,7 +57,8 @@ class ActiveJobs:
         self.started = 0  # number of jobs that were started
         self._isolated = ""  # the job that must run alone: workers died with it
         self._outside = set[str]()  # the running jobs that work outside of the database …
-        self._suspects = set[str]()  # … and those of them with which workers died
+        self._suspects = set[str]()  # … those of them with which workers died
+        self._doubtful = set[str]()  # … and those that may be the cause of the next crash
         self._batches, self._max_outside = batches, max_outside
 
     @property
@@ -82,7 +83,14 @@ class ActiveJobs:
         batchable = registry.batchable_kinds if shared and self._batches.most > 1 else ()
         batch = self._batches.next_size if batchable else 0
         outside = self._max_outside - self.outside if registry.outside_kinds else 0
-        return Room(batch, batchable, outside, registry.outside_kinds, bool(self._suspects))
+        return Room(
+            batch,
+            batchable,
+            outside,
+            registry.outside_kinds,
+            has_suspect=bool(self._suspects),
+            has_doubtful=bool(self._doubtful),
+        )
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
         """Start the claimed jobs: all that may share a transaction in one task, each other job in its own.
@@ -111,6 +119,7 @@ class ActiveJobs:
         if claim.works_outside:
             self._outside.add(claim.job_id)
             self._suspects |= {claim.job_id} if claim.is_suspect else set()
+            self._doubtful |= {claim.job_id} if claim.is_doubtful else set()
         task.add_done_callback(lambda _: self._ended(claim))
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
@@ -130,6 +139,7 @@ class ActiveJobs:
         del self.tasks[claim.job_id]
         self._outside.discard(claim.job_id)
         self._suspects.discard(claim.job_id)
+        self._doubtful.discard(claim.job_id)
         if self._isolated == claim.job_id:
             self._isolated = ""
         self._on_ended()

@@ -58,7 +58,7 @@ class Lifecycle:
         await require_current(database)
         await require_grants(database)
         await require_attached(database)
-        self._client = JobClient(redis)
+        self._client = JobClient(redis, kinds)
         registry = self.app.registry(await self._open_resources(), self._client)
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
         if ALIVE not in ctx:  # ledgerq's worker has its heartbeat
@@ -81,13 +81,13 @@ class Lifecycle:
     async def end(self, ctx: dict[Any, Any]) -> None:
         """Stop the relay, and close the resources. The caller then disposes the engine, even if this fails."""
         await self._beside.end(again_after=2)  # time to remove the sign of life
-        if self._client:
-            await self._client.sent()
         ctx.pop(PROCESSOR, None)
         try:
             if self._resources:
                 await self._resources.leave()
         finally:
+            if self._client:
+                self._client.leave_the_rest()
             if self._started:
                 log.info("worker.stopped", worker=process_name())
 

@@ -44,6 +44,12 @@ class Processor:
     relay: Relay
     quick_kinds: QuickKinds = field(default_factory=QuickKinds)
 
+    async def dispatch(self) -> int:
+        """Put what is staged and due on Redis, once what the jobs of this worker have staged is sent; how many were due."""
+        if self.registry.client:
+            await self.registry.client.sent()
+        return await self.relay.dispatch()
+
     async def process(self, deliveries: Sequence[Delivery], name: str) -> list[Outcome]:
         """Process deliveries of one kind; answers with their outcomes, and logs them.
 

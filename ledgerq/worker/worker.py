@@ -224,7 +224,7 @@ class JobWorker(ArqWorker):
             return True
         if self.tasks or not await self._left.are_all(self.pool, self.queues):
             return False
-        if self._processor and await self._processor.relay.dispatch():
+        if self._processor and await self._processor.dispatch():
             return False
         # the background relay may have put more jobs there
         return await self._left.are_all(self.pool, self.queues)

@@ -6,7 +6,7 @@ With CHAOS_CRASH set, the process kills itself in the bug's window, where it has
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -221,7 +221,11 @@ def message_deleted_before_push() -> None:
 
 def direct_job_believed() -> None:
     """A job that its producer has put on the queue is run, although the outbox does not have it."""
-    replace(outbox, remove_direct=outbox.remove)
+
+    async def believe(session: AsyncSession, rows: Mapping[str, int]) -> None:
+        pass
+
+    replace(outbox, require_rows=believe)
 
 
 BUGS: dict[str, Callable[[], None]] = {

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from pydantic import TypeAdapter
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from db.database import open_database
 from jobs.kinds import CreateTask
@@ -196,7 +196,7 @@ class Producer:
                     sent_by = client if direct else None
                     await stage(session, payload, job_id=job_id, actor="chaos", client=sent_by)
                     if early:
-                        await _send_before_commit(client, payload, job_id)
+                        await _send_before_commit(session, client, payload, job_id)
                 else:
                     await session.execute(
                         text(
@@ -237,12 +237,17 @@ class Producer:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-async def _send_before_commit(client: JobClient, payload: Payload, job_id: str) -> None:
-    """What no producer may do, and what a savepoint that is rolled back comes to: the worker must drop the job."""
+async def _send_before_commit(
+    session: AsyncSession, client: JobClient, payload: Payload, job_id: str
+) -> None:
+    """What no producer may do, and what a transaction that is rolled back by SQL comes to: the worker must drop the job."""
+    row = await session.scalar(
+        text("SELECT seq FROM ledgerq.outbox_message WHERE job_id = :id"), {"id": job_id}
+    )
     request = Request(payload, job_id, actor="chaos")
-    queue = client.queue_of(request)
-    body = encode(replace(request.envelope, staged=True, direct=True, queue=queue))
-    client.send_soon(queue, job_id, body, timedelta(0))
+    queue = client.queue_of(request) or ""
+    body = encode(replace(request.envelope, staged=True, row=row or 0, queue=queue))
+    client.send_soon(queue, job_id, body)
     await client.sent()
     await asyncio.sleep(0.02)
 

@@ -305,6 +305,39 @@ async def test_a_suspect_does_not_wait_for_jobs_outside(
     assert [(each.job_id, each.runs_isolated) for each in alone.jobs] == [("risky", True)]
 
 
+async def dies(broker: Broker, redis: ArqRedis) -> None:
+    """The worker is gone: its leases have run out, and it gave no sign of life."""
+    held = [raw.decode() for raw in await redis.hkeys(keys.running_key(QUEUE))]  # type: ignore[misc]
+    await redis.delete(*(f"arq:in-progress:{job_id}" for job_id in held))
+    await redis.zadd(QUEUE, {job_id: float(job_id == "risky") for job_id in held})
+    await redis.delete(keys.workers_key(QUEUE))
+    broker.token = "another"
+
+
+@pytest.mark.parametrize(("met", "blamed"), [(1, True), (2, False), (3, False)])
+async def test_a_suspect_is_not_blamed_for_a_job_beside_it_that_may_have_been_the_cause(
+    broker: Broker, client: JobClient, redis: ArqRedis, met: int, blamed: bool
+) -> None:
+    """A job outside that has met as many crashes is no suspect yet, but may well be the killer of both."""
+    await put_waiting(client, 1)
+    await redis.hset(keys.failures_key(QUEUE, "w0000"), "crashes", str(met))  # type: ignore[misc]
+    await put(client, "risky")
+    await died_with(redis, "risky")
+    room = Room(outside=10, outside_kinds=KINDS)
+    assert [each.job_id for each in (await broker.claim(10, busy=0, room=room)).jobs] == [
+        "w0000",
+        "risky",
+    ]
+    await dies(broker, redis)
+    found = {each.job_id: each for each in (await broker.claim(10, busy=0, room=room)).jobs}
+    assert found["w0000"].crashes == met + 1
+    if met < 3:
+        assert found["risky"].crashes == (3 if blamed else 2)
+    else:  # the other one is a suspect itself by now
+        assert found.keys() == {"w0000"}
+    assert "the worker died" in str(found["w0000"].history)
+
+
 async def test_no_worker_has_two_suspects(
     broker: Broker, client: JobClient, redis: ArqRedis
 ) -> None:

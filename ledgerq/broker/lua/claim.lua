@@ -8,6 +8,7 @@
 --       the id and the score of the last job that was passed over, or '' and '',
 --       1 to look again at the first jobs that were passed over, or 0,
 --       1 if a suspect works outside in the owner now, or 0,
+--       1 if a doubtful job works outside in the owner now, or 0,
 --       how many times as many crashes a job that works outside may have,
 --       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
 -- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
@@ -16,9 +17,10 @@
 -- the entry of such a claim says so.
 -- Answers {jobs, drain first, aborted ids, cancelled ids, ms until the next is due or -1, id and score of the last job
 -- that was passed over}; a job is {id, body or nil, attempt, score, crashes, interruptions, log, how it runs}.
--- A suspect is a job with which workers died. A worker has one at a time, so that the next crash is blamed on no other.
--- A suspect that does not work outside runs alone, beside jobs that wait outside only; one that does would keep out all
--- others for as long as it waits, and runs beside them.
+-- A suspect is a job with which workers died. A worker has one at a time. A suspect that does not work outside runs alone,
+-- beside jobs that wait outside only; one that does would keep out all others for as long as it waits, and runs beside
+-- them. A job that works outside is doubtful before it is a suspect, when it has met as many crashes as make a suspect of
+-- another job. A suspect that ran beside a doubtful job is not blamed for a crash: either may have caused it.
 -- "Drain first" asks the owner to let its jobs end, but for those outside, and claim again: the next one must run alone.
 local queue, running, aborted, cancelled, exclusive_slot, workers = unpack(KEYS)
 local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -28,10 +30,10 @@ local ALONE, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction
 local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
 local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
-local FIRST = 18 -- of the kinds
-for i = FIRST, #ARGV do how[ARGV[i]] = i < FIRST + tonumber(ARGV[17]) and SHARED or OUTSIDE end
-local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[17]), ARGV[14] == '1'
-local has_suspect = ARGV[15] == '1' -- one that works outside
+local FIRST = 19 -- of the kinds
+for i = FIRST, #ARGV do how[ARGV[i]] = i < FIRST + tonumber(ARGV[18]) and SHARED or OUTSIDE end
+local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[18]), ARGV[14] == '1'
+local has_suspect, has_doubtful = ARGV[15] == '1', ARGV[16] == '1' -- that work outside
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
@@ -47,7 +49,11 @@ local function guarded(...)
     return answer
 end
 
-local function later(id, ms) redis.call('ZADD', queue, 'XX', whole(now + ms), id) end
+local moved = 0 -- jobs that were looked at, and are due later now
+local function later(id, ms)
+    redis.call('ZADD', queue, 'XX', whole(now + ms), id)
+    moved = moved + 1
+end
 
 -- true if the owner of a lease that ran out lives: the owner is this worker, or gave a sign of life just now. Then the
 -- end of the lease is no crash. Workers beat three times in a lease, so a dead owner's last sign is two thirds of a
@@ -59,15 +65,17 @@ local function lives(lost)
     return seen ~= nil and now - seen * 1000 < lease / 2
 end
 
--- the crashes, interruptions and log of a job; `lost` is the claim of an owner that died with the job, or false
+-- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of
+-- an owner that died with the job, or false
 local function failures_of(id, lost)
-    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log')
-    known = known or {false, false, false}
-    local crashes = (tonumber(known[1]) or 0) + (lost and 1 or 0)
-    return crashes, tonumber(known[2]) or 0, known[3] or ''
+    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log', 'beside')
+    known = known or {false, false, false, false}
+    local blamed = lost and known[4] ~= string.match(lost, '^[^|]*')
+    local crashes = (tonumber(known[1]) or 0) + (blamed and 1 or 0)
+    return crashes, tonumber(known[2]) or 0, known[3] or '', blamed
 end
 
-local function note_crash(id, lost, log)
+local function note_crash(id, lost, log, blamed)
     local _, since, attempt, who = string.match(lost, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
     local line = cjson.encode({
         attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
@@ -75,7 +83,7 @@ local function note_crash(id, lost, log)
     })
     local key = FAILURES .. id
     log = log .. line .. '\n'
-    guarded('HINCRBY', key, 'crashes', 1)
+    if blamed then guarded('HINCRBY', key, 'crashes', 1) end
     if #log < 100000 then guarded('HSET', key, 'log', log) end
     guarded('PEXPIRE', key, MONTH)
     return log
@@ -113,7 +121,7 @@ local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants job
 
 -- a job that works outside is there far longer than others, so it meets more crashes that are not its own
 local function is_suspect(crashes, runs)
-    local allowed = runs == OUTSIDE and tonumber(ARGV[16]) or 1
+    local allowed = runs == OUTSIDE and tonumber(ARGV[17]) or 1
     return crashes >= isolate_after * allowed and crashes < give_up_after * allowed
 end
 
@@ -242,8 +250,13 @@ local function forget_old_abort(id, body)
     if enqueued and tonumber(asked) < tonumber(enqueued) then redis.call('ZREM', aborted, id) end
 end
 
-local function claim(id, score, job, crashes, interruptions, log, runs)
-    if job.lost then log = note_crash(id, job.lost, log) end
+local function claim(id, score, job, crashes, interruptions, log, runs, blamed)
+    if job.lost then log = note_crash(id, job.lost, log, blamed) end
+    if runs == OUTSIDE then
+        has_doubtful = has_doubtful or crashes >= isolate_after
+    elseif is_suspect(crashes, runs) then
+        guarded('HSET', FAILURES .. id, 'beside', has_doubtful and token or '')
+    end
     local attempt = job.foreign and 0 or job.fresh and 1 or attempt_of(id)
     if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
@@ -267,12 +280,13 @@ end
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
 if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known, taken = due_jobs(), {}, {}
-    local i, again = -1, 0
+    local i, again, waiting = -1, 0, 0 -- waiting: suspects that must wait, in the pages before
     while true do
         i = i + 2
         if i > #due and held_up > 0 and again < 10 and looked_at > 0 then -- they hide no job behind them
+            looked_at, moved = looked_at - moved, 0
             local further = due_from(looked_at, math.min(held_up * 2, PASSED_OVER))
-            held_up, again = 0, again + 1
+            waiting, held_up, again = waiting + held_up, 0, again + 1
             for _, each in ipairs(further) do due[#due + 1] = each end
         end
         if i > #due then break end
@@ -286,19 +300,21 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             look_on = false
         elseif look_on then
             weight = weight + #job.body
-            -- one that is due this very millisecond is looked at again: others may come before it
-            if i >= first_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
+            -- one that is due this very millisecond is looked at again: others may come before it; and so is what stands
+            -- behind a suspect that waits for its turn
+            local is_behind = i >= first_behind and held_up + waiting == 0
+            if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
         elseif job.fresh or job.foreign or not is_held(id) then
-            local crashes, interruptions, log = 0, 0, ''
-            if not job.fresh then crashes, interruptions, log = failures_of(id, job.lost) end
+            local crashes, interruptions, log, blamed = 0, 0, '', false
+            if not job.fresh then crashes, interruptions, log, blamed = failures_of(id, job.lost) end
             if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end
             if room[runs] == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes, runs) then
                 room[runs] = room[runs] - 1
                 taken[id] = true
                 plain = plain + (runs == OUTSIDE and 0 or 1)
-                claim(id, due[i + 1], job, crashes, interruptions, log, runs)
+                claim(id, due[i + 1], job, crashes, interruptions, log, runs, blamed)
                 if (runs ~= OUTSIDE and is_suspect(crashes, runs)) or weight > HEAVY then break end
             elseif drain_first == 1 then
                 break
