@@ -22,7 +22,7 @@ from ledgerq.errors import PayloadMismatch
 from ledgerq.store import inbox, outbox, unique_keys
 from ledgerq.store.outbox import Message
 from ledgerq.store.tables import OutboxMessage
-from ledgerq.wire.envelope import UNKNOWN_ACTOR, Envelope, encode
+from ledgerq.wire.envelope import MAX_ROW, UNKNOWN_ACTOR, Envelope, encode
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.queue_name import queue_of_process
 from ledgerq.wire.request import Request, Unique, as_requests, require_storable
@@ -170,10 +170,11 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
 
 def _message(job_id: str, request: Request, default: str | None, sender: Sender | None) -> Message:
     envelope = request.envelope
-    require_storable(encode(replace(envelope, staged=True)))
     delay, queue = request.delay, default if request.queue_name is None else request.queue_name
     if direct := sender and _direct_queue(request, sender):
         delay, queue = _LEFT_TO_SENDER, direct
+    row = MAX_ROW if direct else None  # the longest body that it may have
+    require_storable(encode(replace(envelope, staged=True, row=row, queue=direct or None)))
     return Message(
         job_id=job_id,
         kind=envelope.kind,

@@ -1,13 +1,13 @@
 """The body of a job: JSON with arq's keys, which Redis holds under `arq:job:<id>`.
 
     {"t": attempt, "f": kind, "a": [], "k": {the payload's fields, and reserved names}, "et": enqueue time in ms,
-     "u": unique key, "q": queue}
+     "n": number of the outbox row, "u": unique key, "q": queue}
 
-ledgerq adds `u` and `q`; arq and older versions of ledgerq ignore them. `q` names the job's queue, because all queues
+ledgerq adds `n`, `u` and `q`; arq and older versions of ledgerq ignore them. `q` names the job's queue, because all queues
 of one Redis share the job ids. `q` is the last key, so that a Lua script finds it without reading the rest. The body
 of a stock arq client has no `q`. Reserved names begin with an underscore and never reach the payload model: `_actor`
 (who asks for the job, for the audit log), `_trace_id`, and `_staged` (the job has a row in the outbox, which is deleted
-when the job ends; `d` and a number is for a job that the producer, not a relay, put on the queue: the row's number). The prefix `cron:` of a kind marks a job of the schedule.
+when the job ends; its value `d` says that the producer, not a relay, put the job on the queue). The prefix `cron:` of a kind marks a job of the schedule.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 MAX_BODY_BYTES = 1_000_000
 MAX_JOB_ID = 200
+MAX_ROW = 2**63 - 1
 MAX_ACTOR = 200  # as the audit log keeps it
 MAX_TRACE_ID = 64  # as the audit log keeps it
 UNKNOWN_ACTOR = "unknown"
@@ -34,8 +35,8 @@ SCHEDULE_ACTOR = "schedule"
 _YEAR_MS = 365 * 24 * 3600 * 1000
 _ORDERED, _DIRECT = "o", "d"
 _ORDERED_MARK = b'"_staged":"o"'
-_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 20}  # characters at most
-_READ = ("t", "f", "a", "k", "et", "u", "q")
+_RESERVED = {"_actor": MAX_ACTOR, "_trace_id": MAX_TRACE_ID, "_staged": 1}  # characters at most
+_READ = ("t", "f", "a", "k", "et", "n", "u", "q")
 _TAIL = 1000  # bytes at a body's end that are searched for its last key, as in broker/lua/owner.lua
 
 
@@ -91,6 +92,8 @@ def encode(envelope: Envelope, *, queue: str | None = None, fields: bytes = b"")
     encoded = b'{"t":%b,"f":%b,"a":[],"k":%b,"et":%d' % (
         to_json(envelope.attempt), to_json(envelope.wire_name), keywords, envelope.enqueued_ms
     )  # fmt: skip
+    if envelope.row is not None:
+        encoded += b',"n":%d' % envelope.row
     if envelope.unique:
         encoded += b',"u":' + to_json(envelope.unique)
     named = envelope.queue or queue
@@ -110,7 +113,7 @@ def _marks(envelope: Envelope) -> dict[str, str]:
         reserved["_trace_id"] = envelope.trace_id
     if envelope.staged:
         mark = _ORDERED if envelope.ordered else "1"
-        reserved["_staged"] = mark if envelope.row is None else f"{_DIRECT}{envelope.row}"
+        reserved["_staged"] = mark if envelope.row is None else _DIRECT
     for name in reserved:
         _reserved(reserved, name)
     return reserved
@@ -166,20 +169,18 @@ def decode(body: bytes) -> Envelope:
         enqueued_ms=_whole(content, "et", 0, int(time.time() * 1000) + 10 * _YEAR_MS) or 0,
         scheduled=scheduled,
         staged=reserved["_staged"] is not None,
-        row=_row(reserved["_staged"]),
+        row=_row(content) if reserved["_staged"] == _DIRECT else None,
         queue=queue,
         unique=_printable(content, "u", MAX_JOB_ID),
     )
 
 
-def _row(mark: str | None) -> int | None:
-    """The number of the outbox row in the mark of a staged job; None if a relay has put the job on the queue."""
-    if mark is None or not mark.startswith(_DIRECT):
-        return None
-    number = mark.removeprefix(_DIRECT)
-    if not number.isascii() or not number.isdecimal():
-        raise Undecodable("_staged", "must name the row of the outbox by its number")
-    return int(number)
+def _row(content: Mapping[str, Any]) -> int:
+    """The number of the outbox row of a job that its producer put on the queue."""
+    row = _whole(content, "n", 0, MAX_ROW)
+    if row is None:
+        raise Undecodable("n", "must be the number of the job's row in the outbox")
+    return row
 
 
 def has_ordering_key(body: bytes) -> bool:

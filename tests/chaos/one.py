@@ -62,7 +62,7 @@ async def deliver(
     ).encode()
     if spec.get("staged"):
         mark = "1" if spec["staged"] is True else spec["staged"]
-        body = body.replace(b'"k": {', f'"k": {{"_staged": "{mark}", '.encode())
+        body = body.replace(b'"k": {', f'"n": 1, "k": {{"_staged": "{mark}", '.encode())
     delivery = Delivery(spec["job_id"], attempt, body, interruptions=interruptions)
     policy = Policy(timeout=30, backoff=0.01)
     job = asyncio.ensure_future(

@@ -65,7 +65,7 @@ FLOWS: dict[str, Flow] = {
         "chaos_guest", {"what": "loses its second database"}, "failed"
     ),
     "silence_is_interruption": _failing("chaos_effects", {"pause": 1}, "handler_silent", idle=0.3),
-    "direct_job_believed": Flow(again=False, how={"staged": "d1"}, answer="fail"),
+    "direct_job_believed": Flow(again=False, how={"staged": "d"}, answer="fail"),
     "retried_in_one_session": Flow("chaos_conflict", {"sqlstate": "halfway", "times": 1}),
 }
 

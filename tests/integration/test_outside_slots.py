@@ -279,16 +279,16 @@ async def test_a_suspect_that_waits_outside_keeps_nobody_out(
 ) -> None:
     """Workers died with it: it is the only such job of its worker, but it may wait for minutes, so others run beside it."""
     await put_waiting(client, 4)
-    await put(client, "quick")
+    await put(client, "z")
     await died_with(redis, "w0000", "w0001")
     first = await claim(broker, outside=10)
-    assert beside(first) == [("w0000", True), ("w0002", False), ("w0003", False), ("quick", False)]
+    assert beside(first) == [("w0000", True), ("w0002", False), ("w0003", False), ("z", False)]
     assert not first.drain_first
     assert not any(each.runs_isolated for each in first.jobs)
-    await put(client, "later")
+    await put(client, "zz")
     room = Room(outside=7, outside_kinds=KINDS, has_suspect=True)
     second = await broker.claim(10, busy=1, room=room)
-    assert (beside(second), second.drain_first) == ([("later", False)], False)
+    assert (beside(second), second.drain_first) == ([("zz", False)], False)
     third = await broker.claim(10, busy=1, room=replace(room, has_suspect=False))
     assert beside(third) == [("w0001", True)]
 
@@ -323,11 +323,10 @@ async def test_a_suspect_is_not_blamed_for_a_job_beside_it_that_may_have_been_th
     await redis.hset(keys.failures_key(QUEUE, "w0000"), "crashes", str(met))  # type: ignore[misc]
     await put(client, "risky")
     await died_with(redis, "risky")
+    await redis.zadd(QUEUE, {"w0000": 1.0, "risky": 2.0})
     room = Room(outside=10, outside_kinds=KINDS)
-    assert [each.job_id for each in (await broker.claim(10, busy=0, room=room)).jobs] == [
-        "w0000",
-        "risky",
-    ]
+    both = (await broker.claim(10, busy=0, room=room)).jobs
+    assert [each.job_id for each in both] == ["w0000", "risky"]
     await dies(broker, redis)
     found = {each.job_id: each for each in (await broker.claim(10, busy=0, room=room)).jobs}
     assert found["w0000"].crashes == met + 1
@@ -342,11 +341,11 @@ async def test_no_worker_has_two_suspects(
     broker: Broker, client: JobClient, redis: ArqRedis
 ) -> None:
     """If it died, the one that waits would be blamed for the other."""
-    await put(client, "risky", "fine")
+    await put(client, "risky", "z")
     await died_with(redis, "risky")
     room = Room(outside=10, outside_kinds=KINDS, has_suspect=True)
     found = await broker.claim(10, busy=0, room=room)
-    assert (beside(found), found.drain_first) == ([("fine", False)], False)
+    assert (beside(found), found.drain_first) == ([("z", False)], False)
 
 
 async def test_suspects_hide_no_job_behind_them(
@@ -365,6 +364,49 @@ async def test_suspects_hide_no_job_behind_them(
     await died_with(redis, *waiting)
     room = Room(outside=2, outside_kinds=KINDS, has_suspect=True)
     assert beside(await broker.claim(2, busy=1, room=room)) == [("w0299", False)]
+
+
+async def test_a_waiting_suspect_keeps_no_worker_busy(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """It must wait, and jobs outside for which there is no room stand behind it: the worker is not told to look on at once."""
+    await put(client, "risky")
+    await died_with(redis, "risky")
+    await put_waiting(client, 3)
+    room = Room(outside=0, outside_kinds=KINDS, has_suspect=True)
+    for _ in range(3):
+        found = await broker.claim(10, busy=1, room=room)
+        assert (found.jobs, found.more) == ([], True)  # then a worker waits until a job ends
+
+
+async def test_many_jobs_outside_behind_a_suspect_hide_no_job(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """They are passed over page by page, though the suspect at their head may have its turn at any time."""
+    await put(client, "risky")
+    await died_with(redis, "risky")
+    await put_waiting(client, WAITING)
+    await put(client, "z")
+    room = Room(outside=0, outside_kinds=KINDS, has_suspect=True)
+    found = [await broker.claim(10, busy=1, room=room) for _ in range(4)]
+    assert [each.job_id for look in found for each in look.jobs] == ["z"]
+    broker._looked_back = 0.0
+    free = await broker.claim(10, busy=0, room=replace(room, has_suspect=False))
+    assert [each.job_id for each in free.jobs] == ["risky"]
+
+
+async def test_a_suspect_is_spared_twice_and_no_more(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """Others come and go beside it, and it is there each time that a worker dies."""
+    await put(client, "risky")
+    await died_with(redis, "risky")
+    for crashes in (2, 2, 2, 3):
+        room = Room(outside=10, outside_kinds=KINDS, has_doubtful=True)
+        [risky] = (await broker.claim(10, busy=0, room=room)).jobs
+        assert risky.crashes == crashes
+        await dies(broker, redis)
+        broker.token = f"another-{crashes}-{len(risky.history)}"
 
 
 async def test_a_job_that_ends_beside_it_does_not_end_the_isolation(

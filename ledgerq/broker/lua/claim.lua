@@ -68,9 +68,10 @@ end
 -- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of
 -- an owner that died with the job, or false
 local function failures_of(id, lost)
-    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log', 'beside')
-    known = known or {false, false, false, false}
-    local blamed = lost and known[4] ~= string.match(lost, '^[^|]*')
+    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log', 'beside', 'spared')
+    known = known or {false, false, false, false, false}
+    local spared_enough = (tonumber(known[5]) or 0) >= isolate_after -- it is always there when a worker dies
+    local blamed = lost and (spared_enough or known[4] ~= string.match(lost, '^[^|]*'))
     local crashes = (tonumber(known[1]) or 0) + (blamed and 1 or 0)
     return crashes, tonumber(known[2]) or 0, known[3] or '', blamed
 end
@@ -83,7 +84,7 @@ local function note_crash(id, lost, log, blamed)
     })
     local key = FAILURES .. id
     log = log .. line .. '\n'
-    if blamed then guarded('HINCRBY', key, 'crashes', 1) end
+    guarded('HINCRBY', key, blamed and 'crashes' or 'spared', 1)
     if #log < 100000 then guarded('HSET', key, 'log', log) end
     guarded('PEXPIRE', key, MONTH)
     return log
@@ -116,7 +117,8 @@ local function is_first(id, job, failures)
 end
 
 local jobs, drain_first = {}, 0
-local plain, held_up = 0, 0 -- claimed jobs that do not work outside; suspects that must wait
+local plain = 0 -- claimed jobs that do not work outside
+local held_up, waiting = 0, 0 -- suspects that must wait: of this page, and of the pages before
 local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants jobs stopped
 
 -- a job that works outside is there far longer than others, so it meets more crashes that are not its own
@@ -280,11 +282,11 @@ end
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
 if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known, taken = due_jobs(), {}, {}
-    local i, again, waiting = -1, 0, 0 -- waiting: suspects that must wait, in the pages before
+    local i, again, behind_suspect = -1, 0, 0
     while true do
         i = i + 2
         if i > #due and held_up > 0 and again < 10 and looked_at > 0 then -- they hide no job behind them
-            looked_at, moved = looked_at - moved, 0
+            looked_at, moved = math.max(0, looked_at - moved), 0
             local further = due_from(looked_at, math.min(held_up * 2, PASSED_OVER))
             waiting, held_up, again = waiting + held_up, 0, again + 1
             for _, each in ipairs(further) do due[#due + 1] = each end
@@ -300,9 +302,10 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             look_on = false
         elseif look_on then
             weight = weight + #job.body
-            -- one that is due this very millisecond is looked at again: others may come before it; and so is what stands
-            -- behind a suspect that waits for its turn
-            local is_behind = i >= first_behind and held_up + waiting == 0
+            -- one that is due this very millisecond is looked at again: others may come before it; and so are some that
+            -- stand behind a suspect, whose turn may come at any time
+            if held_up + waiting > 0 then behind_suspect = behind_suspect + 1 end
+            local is_behind = i >= first_behind and (behind_suspect == 0 or behind_suspect >= PASSED_OVER / 2)
             if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
         elseif job.fresh or job.foreign or not is_held(id) then
@@ -337,5 +340,5 @@ end
 if idle == 0 then idle = due_in(room[OUTSIDE] == 0 and passed_over() or 0) end
 return {
     jobs, drain_first, standing(aborted, 24 * 3600 * 1000), standing(cancelled, 60 * 1000),
-    look_on and idle == 0 and 1 or idle, passed.id, passed.score,
+    look_on and idle == 0 and held_up + waiting == 0 and 1 or idle, passed.id, passed.score,
 }
