@@ -127,10 +127,10 @@ async def stage_many(
         asked = list(zip(ids, wanted, strict=True))
         default = queue_of_process()
         sender = client if client and isinstance(session.get_bind(), Engine) else None
-        messages = {i: _message(i, request, default, sender) for i, request in reversed(asked)}
+        staged = {i: _staged(i, request, default, sender) for i, request in reversed(asked)}
         named = [job_id for job_id, request in asked if request.may_exist]
         ended = await inbox.hashes(session, named)
-        fresh = [messages[i] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
+        fresh = [staged[i][0] for i in dict.fromkeys(ids) if i not in ended and i not in theirs]
         added = await outbox.add(session, fresh)
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
@@ -138,7 +138,7 @@ async def stage_many(
         if request.unique is None and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     if sender:
-        _send_after_commit(session, sender, dict(reversed(asked)), added)
+        _send_after_commit(session, sender, {i: (staged[i][1], row) for i, row in added.items()})
     return [_answer(job_id, added) for job_id in ids]
 
 
@@ -168,14 +168,17 @@ def _hashes(messages: Iterable[OutboxMessage]) -> dict[str, bytes]:
     return {each.job_id: Envelope(each.kind, each.payload).payload_hash for each in messages}
 
 
-def _message(job_id: str, request: Request, default: str | None, sender: Sender | None) -> Message:
-    envelope = request.envelope
+def _staged(
+    job_id: str, request: Request, default: str | None, sender: Sender | None
+) -> tuple[Message, Envelope]:
+    """The job's message, and its envelope, which has a row only if the sender puts the job on its queue."""
+    envelope = replace(request.envelope, staged=True)
     delay, queue = request.delay, default if request.queue_name is None else request.queue_name
     if direct := sender and _direct_queue(request, sender):
         delay, queue = _LEFT_TO_SENDER, direct
-    row = MAX_ROW if direct else None  # the longest body that it may have
-    require_storable(encode(replace(envelope, staged=True, row=row, queue=direct or None)))
-    return Message(
+        envelope = replace(envelope, row=MAX_ROW, queue=direct)  # the longest body that it may have
+    require_storable(encode(envelope))
+    message = Message(
         job_id=job_id,
         kind=envelope.kind,
         payload=dict(envelope.payload),
@@ -185,6 +188,7 @@ def _message(job_id: str, request: Request, default: str | None, sender: Sender 
         delay=delay,
         queue=queue,
     )
+    return message, envelope
 
 
 def _direct_queue(request: Request, sender: Sender) -> str | None:
@@ -195,19 +199,22 @@ def _direct_queue(request: Request, sender: Sender) -> str | None:
 
 
 def _send_after_commit(
-    session: AsyncSession, sender: Sender, asked: Mapping[str, Request], added: Mapping[str, int]
+    session: AsyncSession, sender: Sender, added: Mapping[str, tuple[Envelope, int]]
 ) -> None:
-    """Have the sender put the jobs that were added on their queues when the session's transaction has been committed."""
+    """Have the sender put added jobs on their queues when the session's transaction has been committed.
+
+    `added`: job id → its envelope, and the number of its row. Those whose envelope has no row are left to a relay.
+    """
     sync = session.sync_session
     transaction = sync.get_nested_transaction() or sync.get_transaction()
     if transaction is None:
         return
     event.listen(sync, "after_commit", _send)
     waiting = _to_send.setdefault(transaction, [])
-    for job_id, row in added.items():
-        if queue := _direct_queue(asked[job_id], sender):
-            envelope = replace(asked[job_id].envelope, staged=True, row=row, queue=queue)
-            waiting.append(partial(sender.send_soon, queue, job_id, encode(envelope)))
+    for job_id, (envelope, row) in added.items():
+        if envelope.row is not None and envelope.queue:
+            body = encode(replace(envelope, row=row))
+            waiting.append(partial(sender.send_soon, envelope.queue, job_id, body))
 
 
 def _send(session: Session) -> None:

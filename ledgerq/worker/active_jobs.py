@@ -56,9 +56,7 @@ class ActiveJobs:
         self._reasons: dict[str, CancelReason] = {}
         self.started = 0  # number of jobs that were started
         self._isolated = ""  # the job that must run alone: workers died with it
-        self._outside = set[str]()  # the running jobs that work outside of the database …
-        self._suspects = set[str]()  # … those of them with which workers died
-        self._doubtful = set[str]()  # … and those that may be the cause of the next crash
+        self._outside: dict[str, Claim] = {}  # the running jobs that work outside of the database
         self._batches, self._max_outside = batches, max_outside
 
     @property
@@ -88,8 +86,8 @@ class ActiveJobs:
             batchable,
             outside,
             registry.outside_kinds,
-            has_suspect=bool(self._suspects),
-            has_doubtful=bool(self._doubtful),
+            has_suspect=any(each.is_suspect for each in self._outside.values()),
+            has_doubtful=any(each.is_doubtful for each in self._outside.values()),
         )
 
     def start_all(self, claims: Sequence[Claim], aborted: Collection[str]) -> None:
@@ -117,9 +115,7 @@ class ActiveJobs:
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
         self.tasks[claim.job_id] = task
         if claim.works_outside:
-            self._outside.add(claim.job_id)
-            self._suspects |= {claim.job_id} if claim.is_suspect else set()
-            self._doubtful |= {claim.job_id} if claim.is_doubtful else set()
+            self._outside[claim.job_id] = claim
         task.add_done_callback(lambda _: self._ended(claim))
 
     def cancel(self, job_id: str, why: CancelReason) -> None:
@@ -137,9 +133,7 @@ class ActiveJobs:
 
     def _ended(self, claim: Claim) -> None:
         del self.tasks[claim.job_id]
-        self._outside.discard(claim.job_id)
-        self._suspects.discard(claim.job_id)
-        self._doubtful.discard(claim.job_id)
+        self._outside.pop(claim.job_id, None)
         if self._isolated == claim.job_id:
             self._isolated = ""
         self._on_ended()
