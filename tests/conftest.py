@@ -18,11 +18,13 @@ import asyncpg
 import hypothesis
 import pytest
 import redis as redis_sync
+from arq.connections import ArqRedis
 from sqlalchemy.engine import URL, make_url
 
 from db.database import build_database
 from db.schema import migrate
 from ledgerq import embedded
+from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
 from ledgerq.config import Config, WorkerConfig
 from ledgerq.database.engine import Database, Sessions
@@ -210,6 +212,14 @@ def config(postgresql_url: URL, redis_url: str) -> Config:
         WorkerConfig(redis_url=redis_url, poll_delay=0.02, drain_timeout=5),
         DatabaseConfig(url=postgresql_url),
     )
+
+
+@pytest.fixture
+async def redis(config: Config) -> AsyncIterator[ArqRedis]:
+    """The client of a producer or an operator, which writes JSON."""
+    opened = connect(config.worker)
+    yield opened
+    await opened.aclose(close_connection_pool=True)
 
 
 @pytest.fixture

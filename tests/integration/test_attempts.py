@@ -9,25 +9,15 @@ from arq import Retry, func
 from arq.connections import ArqRedis
 
 from ledgerq.broker.claims import Ack, AckAction, Broker, Claim, LeaseSettings
-from ledgerq.broker.connection import connect
 from ledgerq.broker.keys import workers_key
 from ledgerq.broker.queue import remove_from_queue
 from ledgerq.broker.room import NO_ROOM, Room
-from ledgerq.config import Config
 from tests.support import eventually
 
 QUEUE = "arq:queue"
 SPENT = "arq:retry:a"
 MONTH = 30 * 24 * 3600
 SHORT, LONG = LeaseSettings(lease=0.2), LeaseSettings(lease=15)
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    """A client that writes JSON."""
-    opened = connect(config.worker)
-    yield opened
-    await opened.aclose(close_connection_pool=True)
 
 
 @pytest.fixture

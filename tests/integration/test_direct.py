@@ -1,7 +1,6 @@
 """`stage(…, client=…)`: the producer puts a staged job on its queue itself, and the outbox still decides."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -34,14 +33,6 @@ from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
 REGISTRY = app.registry()
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    """The producer's Redis."""
-    opened = connect(config.worker)
-    yield opened
-    await opened.aclose(close_connection_pool=True)
 
 
 async def queued(redis: ArqRedis) -> list[str]:

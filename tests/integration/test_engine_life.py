@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,13 +24,6 @@ from ledgerq.store.tables import JobState, ProcessedJob
 from ledgerq.wire.payload import Payload
 from ledgerq.worker.worker import JobWorker
 from tests.support import count, done, drain, eventually, letter, our_worker, rows
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    opened = connect(config.worker)
-    yield opened
-    await opened.aclose(close_connection_pool=True)
 
 
 def plain_worker(config: Config, *functions: Any, **options: Any) -> JobWorker:

@@ -15,7 +15,6 @@ from ledgerq.admin.dead_letters import replay
 from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
 from ledgerq.broker import keys
-from ledgerq.broker.connection import connect
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
@@ -58,13 +57,6 @@ async def running(config: Config) -> AsyncIterator[None]:
         yield
     finally:
         await halt(worker, task)
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    client = connect(config.worker)
-    yield client
-    await client.aclose(close_connection_pool=True)
 
 
 @pytest.mark.parametrize("staged", [True, False])

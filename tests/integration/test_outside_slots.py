@@ -10,7 +10,6 @@ from arq.connections import ArqRedis
 from ledgerq import JobContext, Outside, Payload, job
 from ledgerq.broker import claims, keys
 from ledgerq.broker.claims import Broker, FetchResult, LeaseSettings
-from ledgerq.broker.connection import connect
 from ledgerq.broker.many_queues import ManyQueues, served
 from ledgerq.broker.room import Room
 from ledgerq.client import JobClient
@@ -38,13 +37,6 @@ class Quick(Payload[None], kind="quick"):
 
 
 KINDS = ("wait", "wait_elsewhere")
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    client = connect(config.worker)
-    yield client
-    await client.aclose(close_connection_pool=True)
 
 
 @pytest.fixture

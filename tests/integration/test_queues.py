@@ -19,7 +19,6 @@ from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
 from ledgerq.broker import keys
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings
-from ledgerq.broker.connection import connect
 from ledgerq.broker.many_queues import ManyQueues, served
 from ledgerq.broker.presence import living_workers
 from ledgerq.broker.relay import Relay
@@ -91,13 +90,6 @@ class Fixture:
 @pytest.fixture
 def service() -> Fixture:
     return Fixture()
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    client = connect(config.worker)
-    yield client
-    await client.aclose(close_connection_pool=True)
 
 
 def serving(config: Config, *queues: str, default: str = DEFAULT) -> Config:

@@ -1,6 +1,5 @@
 """How long Redis keeps a result is the kind's to say; the database keeps each."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,7 +7,6 @@ from arq.connections import ArqRedis
 
 from ledgerq import App, JobContext, Payload, job
 from ledgerq.admin.job_status import job_status
-from ledgerq.broker.connection import connect
 from ledgerq.cli import main
 from ledgerq.client import JobClient
 from ledgerq.config import Config
@@ -29,14 +27,6 @@ class NotKept(Payload[int], kind="not_kept", keep_result=0):
 
 class Refused(NotKept, kind="refused"):
     """Inherits that."""
-
-
-@pytest.fixture
-async def redis(config: Config) -> AsyncIterator[ArqRedis]:
-    """A client."""
-    opened = connect(config.worker)
-    yield opened
-    await opened.aclose(close_connection_pool=True)
 
 
 @pytest.mark.parametrize("shares_commit", [False, True])
