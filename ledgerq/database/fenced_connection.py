@@ -10,11 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledgerq.database.fence import FENCE, OF, SPOILT, Fence, is_closed
 from ledgerq.database.sqlstate import is_of_the_server
 
+OPENING = "-- BEGIN and the first statement, in one round trip"  # stands for the statement in SQLAlchemy's calls
+
 
 class FencedConnection(asyncpg.Connection):
-    """asyncpg's connection, which reports statements to the fence, if there is one, and checks COMMIT's answer."""
+    """asyncpg's connection, which reports statements to the fence, if there is one, and checks COMMIT's answer.
+
+    `opening` is a statement to send together with the next BEGIN, `closing` are those to send together with the next
+    COMMIT: see ledgerq.database.round_trips.
+    """
 
     fence: Fence | None = None
+    opening = ""
+    closing: tuple[str, ...] = ()
+    _held = ""  # a BEGIN that waits for the statement behind it
     _top_xact: Any  # asyncpg's own attribute: the transaction that it has begun
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
@@ -23,15 +32,50 @@ class FencedConnection(asyncpg.Connection):
         Raises:
             InFailedSQLTransactionError: COMMIT rolled back, because an earlier error was swallowed.
         """
+        if self.opening and query.startswith("BEGIN"):
+            self._held = query
+            return "BEGIN"
         # when a flush fails, SQLAlchemy rolls back; asyncpg has no transaction any more by then
         rolls_back = query.startswith("ROLLBACK") and self._top_xact is None
         if self.fence and not rolls_back:
             self.fence.begins(query)
-        status: str = await super().execute(query, *args, timeout=timeout)
+        before = self._closing_before(query) if self.closing else ""
+        status: str = await super().execute(before + query, *args, timeout=timeout)
         if status == "ROLLBACK" and query.lstrip()[:6].upper() == "COMMIT":
             error = asyncpg.InFailedSQLTransactionError("COMMIT rolled back")
             raise error
         return status
+
+    def _closing_before(self, query: str) -> str:
+        """What goes to the server before this query: all of `closing` before COMMIT, which then waits no more."""
+        if query.startswith("COMMIT"):
+            closing, self.closing = self.closing, ()
+            return "".join(f"{each}; " for each in closing)
+        if query.startswith("ROLLBACK;"):
+            self.closing = ()
+        return ""
+
+    async def open(self) -> str:
+        """Send BEGIN, if it waits, and the first statement; returns the statement's status."""
+        query, self._held, self.opening = f"{self._held}{self.opening}", "", ""
+        return await self.execute(query)
+
+
+class _Opening:
+    """What SQLAlchemy takes for the prepared statement of `OPENING`."""
+
+    def __init__(self, connection: FencedConnection) -> None:
+        self._connection, self._status = connection, ""
+
+    def get_attributes(self) -> tuple[()]:
+        return ()
+
+    async def fetch(self) -> list[Any]:
+        self._status = await self._connection.open()
+        return []
+
+    def get_statusmsg(self) -> str:
+        return self._status
 
 
 def _asking(name: str) -> Any:
@@ -39,6 +83,8 @@ def _asking(name: str) -> Any:
 
     async def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
         fence = self.fence
+        if query == OPENING and name == "prepare":
+            return _Opening(self)
         if fence:
             fence.begins(query)
         answer = await method(self, query, *args, **more)
@@ -77,6 +123,7 @@ def _begins(
     connection: Connection, _cursor: object, statement: str, _: object, context: Any, *__: object
 ) -> None:
     if fence := connection.info.get(FENCE):
+        fence.reads(statement)
         fence.begins(statement)
         if context is not None and context.execution_options.get("stream_results"):
             fence.lends("a cursor")
@@ -98,7 +145,9 @@ def _close_if_spoilt(connection: object, record: Any) -> None:
     fence = record.info.pop(FENCE, None)
     if fence and connection is not None and not is_closed(record.driver_connection):
         fence.lets_go()
-    if connection is not None and (spoilt or fence or _is_left_open(record)):
+    if connection is not None and (
+        spoilt or fence or _is_left_open(record) or _has_closing(record)
+    ):
         record.invalidate()
 
 
@@ -106,6 +155,10 @@ def _is_left_open(record: Any) -> bool:
     """True if the connection is still in a transaction when it comes back to the pool."""
     asked = getattr(record.driver_connection, "is_in_transaction", None)
     return bool(asked and asked())
+
+
+def _has_closing(record: Any) -> bool:
+    return bool(getattr(record.driver_connection, "closing", ()))
 
 
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:

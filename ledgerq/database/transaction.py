@@ -46,7 +46,7 @@ async def transaction(
             session.opened = await session.connection(execution_options=options)
         with translated():
             yield session
-            await session.flush()
+            await flush_changed(session)
     except BaseException as error:
         _, cancelled = await to_its_end(_abandon(session))
         # if the error went on, a caller that catches it would never learn of the cancellation
@@ -55,6 +55,12 @@ async def transaction(
         raise
     with translated():
         await to_its_end(_commit_and_close(session))
+
+
+async def flush_changed(session: AsyncSession) -> None:
+    """Flush the session, if it holds anything to flush: to flush nothing costs more than to look."""
+    if session.new or session.dirty or session.deleted:
+        await session.flush()
 
 
 @asynccontextmanager

@@ -1,0 +1,93 @@
+"""Sends one statement together with BEGIN, and some together with COMMIT, where each would cost a round trip of its own.
+
+asyncpg does not pipeline. But one message of PostgreSQL's simple query protocol may hold several statements
+(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT). They have no parameters, so
+`written_out` puts the values into their text. On SQLite, which has no round trips, nothing is sent together.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import TextClause
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from ledgerq.database.fenced_connection import OPENING, FencedConnection
+from ledgerq.database.session import LedgerqSession
+from ledgerq.errors import Refused
+
+_PARAMETER = re.compile(r"(?<!:):(\w+)")
+
+
+def takes_more(session: AsyncSession) -> bool:
+    """True if statements can be sent together with the COMMIT of the session's transaction.
+
+    It must be one of `ledgerq.database.transaction`, which holds its connection from its first moment.
+    """
+    return _held(session) is not None
+
+
+async def begin_with(
+    session: AsyncSession, statement: TextClause, values: Mapping[str, Any]
+) -> int | None:
+    """Begin the transaction together with this INSERT; answers with the number of rows that it wrote.
+
+    None: nothing was done, since the transaction has begun, or nothing can be sent together with its BEGIN.
+    """
+    held = _held(session)
+    if held is None or held[1].is_in_transaction():
+        return None
+    connection, driver = held
+    driver.opening = written_out(statement, values)
+    try:
+        return (await connection.exec_driver_sql(OPENING)).rowcount
+    finally:
+        driver.opening = ""
+
+
+async def at_commit(
+    session: AsyncSession, statement: TextClause, values: Mapping[str, Any]
+) -> None:
+    """Run the statement together with the COMMIT of the session's transaction; on SQLite at once.
+
+    Its failure is then a failure of the commit. A rollback forgets it.
+    """
+    if held := _held(session):
+        held[1].closing += (written_out(statement, values),)
+    else:
+        await session.execute(statement, values)
+
+
+def written_out(statement: TextClause, values: Mapping[str, Any]) -> str:
+    """The statement's SQL with the values in place of its parameters."""
+    return _PARAMETER.sub(lambda found: literal(values[found[1]]), statement.text)
+
+
+def literal(value: str | bytes | int | None) -> str:
+    """The value as a constant of PostgreSQL's SQL, whatever `standard_conforming_strings` says.
+
+    https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE
+
+    Raises:
+        Refused: the value has a NUL, at which the server would take the message to end.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, bytes):
+        return rf"E'\\x{value.hex()}'"
+    if isinstance(value, int):
+        return str(int(value))
+    if "\0" in value:
+        raise Refused("a value", "must have no NUL")
+    text = str(value).replace("\\", "\\\\").replace("'", "''")
+    return f"E'{text}'"
+
+
+def _held(session: AsyncSession) -> tuple[AsyncConnection, FencedConnection] | None:
+    """The transaction's connection, and asyncpg's under it; None if there is none that takes more."""
+    opened = session.opened if isinstance(session, LedgerqSession) else None
+    sync = opened.sync_connection if opened else None
+    if opened is None or sync is None or sync.closed or sync.invalidated:
+        return None
+    driver = sync.connection.driver_connection
+    return (opened, driver) if isinstance(driver, FencedConnection) else None
