@@ -170,7 +170,9 @@ class _Flow:
             }
             await inbox.keep_results(session, results)
             staged = [job.id for job in work if job.envelope.staged]
-            if staged:
+            if alone and staged:
+                await outbox.remove_last(session, *staged)
+            elif staged:
                 await outbox.remove(session, staged)
             return {job_id: Completed(result) for job_id, result in results.items()}
 

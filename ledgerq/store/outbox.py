@@ -24,18 +24,19 @@ from ledgerq.bounds import (
     DEFAULT_QUEUE,
     MAX_IN_A_LIST,
     chunks,
-    is_storable,
     require_limit,
     storable,
 )
 from ledgerq.columns import UtcDateTime, clock, utc_now
 from ledgerq.database.engine import Database
 from ledgerq.database.own_schema import OurSql, channel_of
+from ledgerq.database.round_trips import at_commit
 from ledgerq.database.sqlstate import connecting
 from ledgerq.errors import NotStaged
 from ledgerq.store.tables import OutboxMessage
 
 _COLUMNS = ("job_id", "kind", "payload", "actor", "trace_id", "ordering_key", "queue", "delay")
+_REMOVE = OurSql("DELETE FROM ledgerq.outbox_message WHERE job_id = :job_id")
 _ADD = OurSql(  # as in ledgerq.database.bulk_insert; rows get their `seq` in the order of the arrays
     "INSERT INTO ledgerq.outbox_message "
     "(job_id, kind, payload, actor, trace_id, ordering_key, queue, next_dispatch_at) "
@@ -222,6 +223,11 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
         )
 
 
+async def remove_last(session: AsyncSession, job_id: str) -> None:
+    """As `remove`, with the transaction's COMMIT: it must not write a new message of this job meanwhile."""
+    await at_commit(session, _REMOVE.on(session), {"job_id": job_id})
+
+
 async def require_rows(session: AsyncSession, rows: Mapping[str, int]) -> None:
     """Refuse jobs that their producers put on the queue themselves, and did not stage. `rows`: job id → `seq`.
 
@@ -239,10 +245,7 @@ async def require_rows(session: AsyncSession, rows: Mapping[str, int]) -> None:
 
 async def find(session: AsyncSession, job_id: str) -> OutboxMessage | None:
     """The message of a job that is staged and has not ended; None if there is none."""
-    if not is_storable(job_id):
-        return None
-    staged = select(OutboxMessage).where(col(OutboxMessage.job_id) == job_id)
-    return (await session.scalars(staged)).one_or_none()
+    return next(iter(await find_many(session, [job_id])), None)
 
 
 async def find_many(session: AsyncSession, job_ids: Iterable[str]) -> Sequence[OutboxMessage]:

@@ -45,8 +45,10 @@ FLOW = {  # called by the flow alone, with values that the door has checked: see
     "inbox.get_receipt",
     "inbox.insert_receipt",
     "inbox.insert_receipts",
+    "inbox.require_receipts",
     "outbox.add",
     "outbox.listen",
+    "outbox.remove_last",
     "unique_keys.take",
 }
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
