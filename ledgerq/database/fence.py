@@ -36,7 +36,6 @@ _ASKING = (JobError, Refused, RetryLater, Snooze)  # by which a handler decides 
 
 T = TypeVar("T")
 
-_AUDIT_LOG, _RECEIPTS = "audit_log", "processed_job"  # tables of ledgerq
 FENCE = "ledgerq_fence"  # key in a connection's `info`: the fence of the handler that runs on it
 SPOILT = "ledgerq_spoilt"  # key in `info`: the pool closes this connection when it comes back
 OF = "ledgerq_connection"  # attribute of an error: the connection that raised it
@@ -81,7 +80,6 @@ class Fence:
         self._used = time.monotonic()  # when the last statement ended
         self._began = 0.0  # when the last statement began
         self._let_go = False
-        self.names_receipts = False  # True if a statement named their table: it may have undone one
         self._left = ""  # the first statement or call that left something
         self._error: BaseException | None = None  # the last error of the database
 
@@ -169,13 +167,6 @@ class Fence:
         if left and not self._left:
             self._left = statement
         self._began = time.monotonic()
-
-    def reads(self, statement: str) -> None:
-        """Look at a statement before it runs: audit entries that it may look for are written first."""
-        session: Any = self._session.sync_session
-        self.names_receipts = self.names_receipts or _RECEIPTS in statement
-        if session.gathered and _AUDIT_LOG in statement:
-            session.write_gathered()
 
     def _write_what_waits(self) -> None:
         """Flush deferred writes, so that the handler's next statement sees them."""

@@ -23,7 +23,7 @@ class FencedConnection(asyncpg.Connection):
     fence: Fence | None = None
     opening = ""
     closing: tuple[str, ...] = ()
-    _held = ""  # a BEGIN that waits for the statement behind it
+    held = ""  # a BEGIN that waits for the statement behind it
     _top_xact: Any  # asyncpg's own attribute: the transaction that it has begun
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's
@@ -33,7 +33,7 @@ class FencedConnection(asyncpg.Connection):
             InFailedSQLTransactionError: COMMIT rolled back, because an earlier error was swallowed.
         """
         if self.opening and query.startswith("BEGIN"):
-            self._held = query
+            self.held = query
             return "BEGIN"
         # when a flush fails, SQLAlchemy rolls back; asyncpg has no transaction any more by then
         rolls_back = query.startswith("ROLLBACK") and self._top_xact is None
@@ -55,9 +55,21 @@ class FencedConnection(asyncpg.Connection):
             self.closing = ()
         return ""
 
+    async def begins_with(self, query: str) -> "_Opening | None":
+        """What SQLAlchemy is given as the prepared statement of `OPENING`; None for another statement.
+
+        A listener of the service may have added a comment, or may send a statement first: then BEGIN is sent alone.
+        """
+        if OPENING in query:
+            return _Opening(self)
+        if self.held:
+            begin, self.held = self.held, ""
+            await super().execute(begin)
+        return None
+
     async def open(self) -> str:
-        """Send BEGIN, if it waits, and the first statement; returns the statement's status."""
-        query, self._held, self.opening = f"{self._held}{self.opening}", "", ""
+        """Send BEGIN and the first statement; returns the statement's status."""
+        query, self.held, self.opening = f"{self.held}{self.opening}", "", ""
         return await self.execute(query)
 
 
@@ -83,8 +95,8 @@ def _asking(name: str) -> Any:
 
     async def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
         fence = self.fence
-        if query == OPENING and name == "prepare":
-            return _Opening(self)
+        if self.opening and (opening := await self.begins_with(query)):
+            return opening
         if fence:
             fence.begins(query)
         answer = await method(self, query, *args, **more)
@@ -123,7 +135,6 @@ def _begins(
     connection: Connection, _cursor: object, statement: str, _: object, context: Any, *__: object
 ) -> None:
     if fence := connection.info.get(FENCE):
-        fence.reads(statement)
         fence.begins(statement)
         if context is not None and context.execution_options.get("stream_results"):
             fence.lends("a cursor")
@@ -146,7 +157,7 @@ def _close_if_spoilt(connection: object, record: Any) -> None:
     if fence and connection is not None and not is_closed(record.driver_connection):
         fence.lets_go()
     if connection is not None and (
-        spoilt or fence or _is_left_open(record) or _has_closing(record)
+        spoilt or fence or _is_left_open(record) or _is_left_waiting(record)
     ):
         record.invalidate()
 
@@ -157,8 +168,12 @@ def _is_left_open(record: Any) -> bool:
     return bool(asked and asked())
 
 
-def _has_closing(record: Any) -> bool:
-    return bool(getattr(record.driver_connection, "closing", ()))
+def _is_left_waiting(record: Any) -> bool:
+    """True if statements still wait for a BEGIN or COMMIT."""
+    driver = record.driver_connection
+    return isinstance(driver, FencedConnection) and bool(
+        driver.opening or driver.held or driver.closing
+    )
 
 
 def _invalidated(_connection: object, record: Any, error: BaseException | None) -> None:

@@ -14,17 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from ledgerq.database.fenced_connection import OPENING, FencedConnection
 from ledgerq.database.session import LedgerqSession
-from ledgerq.errors import Refused
+from ledgerq.errors import Disconnected, Refused
 
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
-
-
-def takes_more(session: AsyncSession) -> bool:
-    """True if statements can be sent together with the COMMIT of the session's transaction.
-
-    It must be one of `ledgerq.database.transaction`, which holds its connection from its first moment.
-    """
-    return _held(session) is not None
 
 
 async def begin_with(
@@ -40,9 +32,14 @@ async def begin_with(
     connection, driver = held
     driver.opening = written_out(statement, values)
     try:
-        return (await connection.exec_driver_sql(OPENING)).rowcount
+        written = (await connection.exec_driver_sql(OPENING)).rowcount
     finally:
-        driver.opening = ""
+        driver.opening = driver.held = ""
+    # not so if a listener of the service has put another statement in its place
+    if written < 0 or not driver.is_in_transaction():
+        await connection.invalidate()
+        raise Disconnected
+    return written
 
 
 async def at_commit(
@@ -50,7 +47,8 @@ async def at_commit(
 ) -> None:
     """Run the statement together with the COMMIT of the session's transaction; on SQLite at once.
 
-    Its failure is then a failure of the commit. A rollback forgets it.
+    Its failure is then a failure of the commit. A rollback forgets it. A server logs the text of statements that fail: no
+    value may be a secret.
     """
     if held := _held(session):
         held[1].closing += (written_out(statement, values),)

@@ -20,19 +20,19 @@ Ts = TypeVarTuple("Ts")
 class SyncSession(Session):
     """SQLAlchemy's session in a class of its own, so that the events below listen to ledgerq's sessions only.
 
-    `gathered` holds a job's audit entries until its end (see ledgerq.store.audit). While jobs share a transaction, `waiting`
-    holds changed rows until its end (see ledgerq.store.writes), and `met` the rows that the running job has loaded or added.
+    While jobs share a transaction, `waiting` holds changed rows and `gathered` audit entries, which are written at its
+    end (see ledgerq.store.writes); `met` holds the rows that the running job has loaded or added. `origin` is the
+    author of the changes, for the audit entries of a flush (see ledgerq.store.audited).
     """
 
     fence: "Guard | None" = None  # while a handler runs
     waiting: dict[int, Any] | None = None
     gathered: list[dict[str, Any]] | None = None
-    written = 0  # so many of them are in the database
-    write_gathered: Callable[[], None]  # writes the others at once; there if `gathered` is not None
-    # savepoint → how many were gathered, and how many written, when it began
-    marks: dict[SessionTransaction, tuple[int, int]]
+    marks: dict[
+        SessionTransaction, int
+    ]  # savepoint → the number of entries in `gathered` when it began
     met: list[Any] | None = None
-    origin: object = None  # the author of the changes: see ledgerq.store.audited
+    origin: object = None
     recorder: Any = None  # of the application's audited classes
     locking = False  # inside reading_others of ledgerq.store.writes
 
@@ -239,16 +239,20 @@ def _meet(session: Session, entity: object) -> None:
 @event.listens_for(SyncSession, "after_transaction_create")
 def _mark(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested and isinstance(session, SyncSession) and session.gathered is not None:
-        session.marks[transaction] = len(session.gathered), session.written
+        session.marks[transaction] = len(session.gathered)
 
 
 @event.listens_for(SyncSession, "after_soft_rollback")
 def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
     """Drop the audit entries of changes that a rolled back savepoint undoes."""
     if isinstance(session, SyncSession) and session.gathered is not None:
-        if mark := session.marks.pop(transaction, None):
-            gathered, session.written = mark
-            del session.gathered[gathered:]
+        undone: SessionTransaction | None = transaction
+        while (
+            undone and not undone.nested
+        ):  # a flush that fails has a part of its own in the savepoint
+            undone = undone.parent
+        mark = session.marks.get(undone) if undone else None
+        del session.gathered[mark if mark is not None else len(session.gathered) :]
         # deferred rows were written before the savepoint began; they may not be locked any more
         (session.met or []).extend((session.waiting or {}).values())
         (session.waiting or {}).clear()

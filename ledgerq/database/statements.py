@@ -248,7 +248,8 @@ def _of_words(first: str, *others: str) -> Leaves:
     if first == "create":
         kind = next((each for each in others if each not in {"or", "replace"}), "")
         return Leaves.IN_SESSION if kind in _TEMPORARY else Leaves.IN_TRANSACTION
-    if first in _UNTIL_THE_END:
+    undoes = first == "rollback" and not others[-1].startswith("sa_savepoint_")
+    if undoes or first in _UNTIL_THE_END:  # SQLAlchemy tells the session of its own savepoints only
         return Leaves.IN_TRANSACTION
     return Leaves.NOTHING if first in _READS_AND_WRITES else Leaves.IN_SESSION
 

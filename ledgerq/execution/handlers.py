@@ -10,13 +10,11 @@ from typing import Any
 
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import JobSession, LedgerqSession
-from ledgerq.database.transaction import flush_changed
 from ledgerq.execution.isolation import Work, run_apart
 from ledgerq.execution.registry import Job
 from ledgerq.job import JobContext
 from ledgerq.runtime.lag import stalled_by_others
-from ledgerq.store import inbox
-from ledgerq.store.audit import Origin, buffered_entries
+from ledgerq.store.audit import Origin
 from ledgerq.store.audited import set_origin
 from ledgerq.store.writes import deferred_writes
 
@@ -30,12 +28,7 @@ async def handle_alone(session: LedgerqSession, job: Job[Any]) -> Any:
     async def handle(given: JobSession) -> Any:
         return await job.handle(_context(given, job, origin, now))
 
-    async with buffered_entries(session, until_commit=True):
-        answer = await _handled(fence, handle, bound_of(job))
-        await flush_changed(session)
-    if fence.names_receipts:
-        await inbox.require_receipts(session, [job.id])
-    return answer
+    return await _handled(fence, handle, bound_of(job))
 
 
 async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Sequence[Any]:
@@ -45,7 +38,7 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
     """
     if jobs[0].kind.handle_many:
         return await _handle_many(session, jobs)
-    answers, now, meets_receipts = [], datetime.now(UTC), False
+    answers, now = [], datetime.now(UTC)
     async with deferred_writes(session):
         for job in jobs:
             origin = origin_of(job)
@@ -58,10 +51,7 @@ async def handle_together(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> 
                 return await job.handle(_context(given, job, origin, now))
 
             answers.append(await _handled(fence, handle, bound_of(job)))
-            meets_receipts = meets_receipts or fence.names_receipts
         await set_origin(session, None)
-    if meets_receipts:
-        await inbox.require_receipts(session, [job.id for job in jobs])
     return answers
 
 
@@ -75,11 +65,7 @@ async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Seq
         contexts = [_context(given, job, origin_of(job), now) for job in jobs]
         return await handle_many(contexts, [job.payload for job in jobs])
 
-    fence = Fence(session)
-    answers: Sequence[Any] = await _handled(fence, handle, {"kind": kind.name, "jobs": len(jobs)})
-    if fence.names_receipts:
-        await inbox.require_receipts(session, [job.id for job in jobs])
-    return answers
+    return await _handled(Fence(session), handle, {"kind": kind.name, "jobs": len(jobs)})  # type: ignore[no-any-return]
 
 
 async def _handled(fence: Fence, work: Work, bound: Mapping[str, Any]) -> Any:

@@ -3,18 +3,16 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_IN_A_LIST, cursor, is_storable, require_limit
-from ledgerq.database.bulk_insert import insert_rows, insert_rows_now
-from ledgerq.database.own_schema import OurSql, reach_our_tables
-from ledgerq.database.round_trips import at_commit, takes_more
+from ledgerq.database.bulk_insert import insert_rows
+from ledgerq.database.own_schema import reach_our_tables
 from ledgerq.errors import Refused
 from ledgerq.store.entities import (
     Key,
@@ -27,12 +25,6 @@ from ledgerq.store.entities import (
 )
 from ledgerq.store.tables import Action, AuditLog
 
-_INSERT_ENTRY = OurSql(
-    "INSERT INTO ledgerq.audit_log "
-    "(entity_type, entity_id, action, actor, before, after, job_id, kind, attempt, trace_id) VALUES "
-    "(:entity_type, :entity_id, :action, :actor, :before, :after, :job_id, :kind, :attempt, :trace_id)"
-)
-_FEW = 10  # entries that go with a commit as text; more are quicker as arrays
 _MAX_ACTOR = 200
 _MAX_ATTEMPTS = 2**31 - 1
 _KEPT_BY_THE_DATABASE = {"id", "version", "created_at", "updated_at"}
@@ -137,38 +129,28 @@ async def write_entries(session: AsyncSession, entries: Sequence[dict[str, Any]]
     """Write entries that `entry_of` made, in one statement; inside a `buffered_entries` block, at its end."""
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
-        gathered.extend(entries)
+        gathered.extend({**each, **_as_they_are(each)} for each in entries)
     elif entries:
         await reach_our_tables(session)
         await insert_rows(session, AuditLog, entries)
 
 
-@asynccontextmanager
-async def buffered_entries(
-    session: AsyncSession, *, until_commit: bool = False
-) -> AsyncIterator[None]:
-    """Collect the entries that are recorded inside the block, and write them all at its end, or with the commit.
+def _as_they_are(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry's JSON as it is now: the handler may change the values before they are written."""
+    return {name: from_json(to_json(entry[name])) for name in ("before", "after")}
 
-    A handler's statement that names the audit log finds them written: see ledgerq.database.fence.
-    """
+
+@asynccontextmanager
+async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
+    """Collect the entries that are recorded inside the block, and write them all at its end."""
     sync: Any = session.sync_session
-    sync.gathered, sync.written, sync.marks = [], 0, {}
-    sync.write_gathered = partial(_write_gathered, sync)
+    gathered = sync.gathered = []
+    sync.marks = {}
     try:
         yield
     finally:
-        gathered, sync.gathered = sync.gathered[sync.written :], None
-    if not until_commit or not takes_more(session) or len(gathered) > _FEW:
-        await insert_rows(session, AuditLog, gathered)
-        return
-    for entry in gathered:
-        shown = {name: to_json(entry[name]).decode() for name in ("before", "after")}
-        await at_commit(session, _INSERT_ENTRY.on(session), {**entry, **shown})
-
-
-def _write_gathered(sync: Any) -> None:
-    unwritten, sync.written = sync.gathered[sync.written :], len(sync.gathered)
-    insert_rows_now(sync, AuditLog, unwritten)
+        sync.gathered = None
+    await insert_rows(session, AuditLog, gathered)
 
 
 async def history(

@@ -12,7 +12,7 @@ from sqlmodel import col
 from ledgerq.bounds import MAX_PRUNED, chunks, is_storable, require_limit, require_moment, storable
 from ledgerq.columns import UtcDateTime
 from ledgerq.database.own_schema import OurSql, reach_our_tables
-from ledgerq.database.round_trips import at_commit, begin_with, takes_more
+from ledgerq.database.round_trips import begin_with
 from ledgerq.errors import NotAllowedInJob
 from ledgerq.store import steps
 from ledgerq.store.tables import JobState, ProcessedJob
@@ -34,9 +34,6 @@ _KEEP_RESULT = (
     update(_ROWS)
     .where(_ROWS.c.job_id == bindparam("id"))
     .values(result=bindparam("value", type_=_ROWS.c.result.type))
-)
-_KEEP_RESULT_AT_COMMIT = OurSql(
-    "UPDATE ledgerq.processed_job SET result = :value WHERE job_id = :id"
 )
 _KEEP_RESULTS = OurSql(
     "UPDATE ledgerq.processed_job AS kept SET result = v.result::jsonb "
@@ -127,10 +124,6 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Write a job's answer into its receipt, so that a duplicate gets the same answer. None is not written."""
     if result is None:
         return
-    if takes_more(session):
-        values = {"id": job_id, "value": to_json(result).decode()}
-        await at_commit(session, _KEEP_RESULT_AT_COMMIT.on(session), values)
-        return
     kept: Any = await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
     _require_marks(kept.rowcount, 1)
 
@@ -163,15 +156,6 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
         )
         found |= dict((await session.execute(ended)).all())
     return found
-
-
-async def require_receipts(session: AsyncSession, job_ids: Collection[str]) -> None:
-    """Refuse to go on if a handler has deleted the receipt of one of these jobs: it could then run once more.
-
-    Raises:
-        NotAllowedInJob: a receipt is missing.
-    """
-    _require_marks(len(await hashes(session, job_ids)), len(job_ids))
 
 
 async def withdraw_receipt(session: AsyncSession, job_id: str) -> None:

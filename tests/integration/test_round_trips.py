@@ -1,32 +1,35 @@
-"""A job with its own commit sends its receipt with BEGIN, its audit entries and its answer with COMMIT."""
+"""A job with its own commit sends its receipt with BEGIN; what ends a staged one goes with COMMIT."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from ledgerq.audit import Change
 from ledgerq.database.engine import Database, Sessions, Tables, build_database
 from ledgerq.database.round_trips import literal
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
-from ledgerq.database.transaction import savepoint, transaction
+from ledgerq.database.transaction import transaction
 from ledgerq.errors import NotAllowedInJob, Refused
-from ledgerq.execution.outcome import Buried, Completed, Duplicate, Outcome
+from ledgerq.execution.delivery import Delivery
+from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
 from ledgerq.job import JobContext, job
-from ledgerq.store import inbox, schema
-from ledgerq.store.audit import of_job
-from ledgerq.store.tables import AuditLog, ProcessedJob
+from ledgerq.staging import stage
+from ledgerq.store import inbox, outbox, schema
+from ledgerq.store.tables import AuditLog, OutboxMessage, ProcessedJob
+from ledgerq.wire.envelope import encode
 from ledgerq.wire.payload import Payload
-from tests.support import delivery, rows
+from ledgerq.wire.request import Request
+from tests.support import rows
 
 Handler = Callable[[JobContext, Any], Awaitable[Any]]
 
@@ -39,12 +42,16 @@ def change(name: str) -> Change:
     return Change("shelf", name, "emptied", {"boxes": 1}, {"boxes": 0, "note": r"it's \ 'so' :x"})
 
 
-async def run(sessions: Sessions, handler: Handler, job_id: str = "job") -> Outcome:
+async def run(
+    sessions: Sessions, handler: Handler, job_id: str = "job", *, staged: bool = False
+) -> Outcome:
     async def work(context: JobContext, payload: Work) -> Any:
         return await handler(context, payload)
 
     registry = Registry([job(work)])
-    [outcome] = await process([delivery(Work(), job_id)], registry, sessions, Policy(timeout=5))
+    body = encode(replace(Request(Work()).envelope, staged=staged), queue="q")
+    arrived = Delivery(job_id, 1, body)
+    [outcome] = await process([arrived], registry, sessions, Policy(timeout=5))
     return outcome
 
 
@@ -79,69 +86,77 @@ async def test_a_job_that_changes_nothing_takes_two_round_trips(
     assert [trip.partition(" ")[0] for trip in sent] == ["BEGIN;INSERT", "COMMIT;"]
 
 
-async def test_entries_and_answer_take_no_round_trip_of_their_own(
+async def test_a_staged_job_is_forgotten_in_the_round_trip_of_its_commit(
     sessions: Sessions, sent: list[str]
 ) -> None:
-    async def records(context: JobContext, payload: Work) -> dict[str, str]:
-        await context.record(change("one"), change("two"))
-        return {"quote": "'", "backslash": "\\"}
+    async def nothing(context: JobContext, payload: Work) -> None:
+        pass
 
-    assert await run(sessions, records) == Completed({"quote": "'", "backslash": "\\"})
-    assert len(sent) == 2
-    entries = await rows(sessions, AuditLog)
-    assert [(each.entity_id, each.job_id, each.after) for each in entries] == [
-        (name, "job", change(name).after) for name in ("one", "two")
-    ]
-    again = await run(sessions, records)
-    assert again == Duplicate(again.state, {"quote": "'", "backslash": "\\"})  # type: ignore[union-attr]
-    assert len(await rows(sessions, AuditLog)) == 2
+    async with transaction(sessions) as session:
+        await stage(session, Work(), job_id="job")
+    sent.clear()
+    assert await run(sessions, nothing, staged=True) == Completed(None)
+    assert [trip.partition(" ")[0] for trip in sent] == ["BEGIN;INSERT", "DELETE"]
+    assert sent[1].endswith("COMMIT;")
+    assert not await rows(sessions, OutboxMessage)
 
 
-async def test_a_handler_reads_the_entries_that_it_has_written(any_sessions: Sessions) -> None:
-    async def reads(context: JobContext, payload: Work) -> list[str]:
-        await context.record(change("one"))
-        found = await of_job(context.session, "job")
-        await context.record(change("two"))
-        plain = await context.session.scalar(text(f"SELECT count(*) FROM {table}"))  # noqa: S608
-        return [*(each.entity_id for each in found), str(plain)]
-
-    async with any_sessions() as session:
-        on_sqlite = session.get_bind().dialect.name == "sqlite"
-    table = "audit_log" if on_sqlite else "ledgerq.audit_log"
-    assert await run(any_sessions, reads) == Completed(["one", "2"])
-    assert [each.entity_id for each in await rows(any_sessions, AuditLog)] == ["one", "two"]
-
-
-async def test_a_rolled_back_savepoint_takes_its_entries_along(any_sessions: Sessions) -> None:
-    async def partly(context: JobContext, payload: Work) -> None:
-        await context.record(change("before"))
-        for read_first in (False, True):
-            with suppress(LookupError):
-                async with savepoint(context.session):
-                    await context.record(change("undone"))
-                    if read_first:
-                        await of_job(context.session, "job")
-                    await context.record(change("undone too"))
-                    raise LookupError
-        await context.record(change("after"))
-
-    assert await run(any_sessions, partly) == Completed(None)
-    kept = [each.entity_id for each in await rows(any_sessions, AuditLog)]
-    assert kept == ["before", "after"]
-
-
-@pytest.mark.parametrize("answer", [None, 1])
-@pytest.mark.parametrize("by_orm", [True, False])
-async def test_a_handler_cannot_delete_its_receipt(
-    sessions: Sessions, answer: int | None, *, by_orm: bool
+@pytest.mark.parametrize("how", ["appends a comment", "sends a statement first"])
+async def test_listeners_of_the_service_do_not_keep_begin_from_the_server(
+    database: Database, how: str
 ) -> None:
-    async def deletes(context: JobContext, payload: Work) -> int | None:
-        if by_orm:
-            await context.session.delete(await context.session.get_one(ProcessedJob, "job"))
-        else:
-            await context.session.execute(text("DELETE FROM ledgerq.processed_job"))
-        return answer
+    """As OpenTelemetry's commenter does, and row level security by a listener."""
+    busy = False
 
+    def listener(
+        connection: Any, cursor: Any, statement: str, parameters: Any, *more: Any
+    ) -> tuple[str, Any]:
+        nonlocal busy
+        if how == "appends a comment":
+            return f"{statement} /* trace='1' */", parameters
+        if not busy:
+            busy = True
+            connection.exec_driver_sql("SET LOCAL work_mem = '5MB'")
+            busy = False
+        return statement, parameters
+
+    async def reads(context: JobContext, payload: Work) -> str:
+        await context.session.execute(text("CREATE TABLE made (n int)"))
+        return str(await context.session.scalar(text("SHOW work_mem")))
+
+    async def fails(context: JobContext, payload: Work) -> None:
+        await context.session.execute(text("CREATE TABLE undone (n int)"))
+        raise LookupError
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", listener, retval=True)
+    memory = "4MB" if how == "appends a comment" else "5MB"
+    assert await run(database.sessions, reads) == Completed(memory)
+    assert isinstance(await run(database.sessions, fails, "failing"), Retry)
+    async with transaction(database.sessions) as session:
+        assert await session.scalar(text("SELECT to_regclass('undone')")) is None
+
+
+@pytest.mark.parametrize("by", ["the ORM", "SQL", "asyncpg", "a function"])
+async def test_a_handler_cannot_delete_its_receipt(sessions: Sessions, by: str) -> None:
+    """A job with a result; nobody looks for the receipt of one without."""
+    deletion = "DELETE FROM LEDGERQ.PROCESSED_JOB"
+
+    async def deletes(context: JobContext, payload: Work) -> int:
+        session = context.session
+        if by == "the ORM":
+            await session.delete(await session.get_one(ProcessedJob, "job"))
+        elif by == "SQL":
+            await session.execute(text(deletion))
+        elif by == "asyncpg":
+            driver: Any = await (await session.connection()).get_raw_connection()
+            await driver.driver_connection.execute(deletion)
+        else:
+            await session.execute(text("SELECT wipe()"))
+        return 1
+
+    async with transaction(sessions) as session:
+        function = f"CREATE FUNCTION wipe() RETURNS void LANGUAGE sql AS '{deletion}'"
+        await session.execute(text(function))
     outcome = await run(sessions, deletes)
     assert isinstance(outcome, Buried)
     assert isinstance(outcome.error, NotAllowedInJob)
@@ -152,7 +167,7 @@ async def test_what_waits_for_a_commit_is_forgotten_at_a_rollback(
 ) -> None:
     async def fails(session: LedgerqSession) -> None:
         await inbox.insert_receipt(session, "job", "work", b"")
-        await inbox.keep_result(session, "job", 1)
+        await outbox.remove_last(session, "job")
         raise LookupError
 
     for _ in range(2):
@@ -162,19 +177,13 @@ async def test_what_waits_for_a_commit_is_forgotten_at_a_rollback(
     async with transaction(sessions) as session:
         await session.execute(text("SELECT 1"))
     assert not await rows(sessions, ProcessedJob)
-    assert not any("UPDATE" in trip for trip in sent)
+    assert not any("DELETE" in trip for trip in sent)
 
 
 async def test_a_commit_that_fails_leaves_nothing_and_a_clean_pool(database: Database) -> None:
-    """A deferred constraint fails at COMMIT, an entry that the log can't hold before it: nothing of the job stays."""
-
     async def twice(context: JobContext, payload: Work) -> int:
         await context.session.execute(text("INSERT INTO once VALUES (1), (1)"))
         await context.record(change("one"))
-        return 1
-
-    async def too_large(context: JobContext, payload: Work) -> int:
-        await context.record(Change("shelf", 1, "filled", {}, {"note": "\x00"}))
         return 1
 
     async def fine(context: JobContext, payload: Work) -> int:
@@ -185,7 +194,7 @@ async def test_a_commit_that_fails_leaves_nothing_and_a_clean_pool(database: Dat
         await session.execute(
             text("CREATE TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         )
-    for number, handler in enumerate((twice, too_large, twice, too_large)):
+    for number, handler in enumerate((twice, twice)):
         outcome = await run(database.sessions, handler, f"job{number}")
         assert not isinstance(outcome, Completed)
     assert not await rows(database.sessions, AuditLog)

@@ -63,6 +63,8 @@ IN_SESSION = [
     "SELECT set_config($1, $2, $3)",
 ]
 IN_TRANSACTION = [
+    "ROLLBACK TO a",
+    "ROLLBACK TRANSACTION TO SAVEPOINT a",
     "SET LOCAL a = 1",
     "LOCK TABLE a",
     "DECLARE a CURSOR FOR SELECT 1",
@@ -88,8 +90,7 @@ NOTHING = [
     "",
     "-- a",
     "SAVEPOINT a",
-    "ROLLBACK TO a",
-    "ROLLBACK TRANSACTION TO SAVEPOINT a",
+    "ROLLBACK TO SAVEPOINT sa_savepoint_1",
     "RELEASE a",
     "(SELECT 1)",
     "SELECT current_setting('a', true), now(), pg_catalog.lower (a), count(*) FILTER (WHERE b)",
