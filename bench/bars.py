@@ -47,6 +47,9 @@ def _throughput(results: Results) -> Iterator[Bar]:
     yield Bar("create, jobs on Redis, to tuned arq", 35, ratio("create", "ours", "arq"))
     yield Bar(f"create, jobs on Redis, to the best peer: {best}", 12, ratio("create", "ours", best))
     yield Bar("create, jobs on Redis, to pgbench", 2.3, ratio("create", "ours", "pgbench"))
+    yield Bar(
+        "create, jobs on Redis, to Core, batches of 100", 0.6, ratio("create", "ours", "core")
+    )
     yield Bar("create, staged, left to a relay, to tuned arq", 8, ratio("create", "staged", "arq"))
     yield Bar(f"create, staged, to {own}", 0.6, ratio("create", "direct", "ours"))
     yield Bar("a plain handler, own commits, to tuned arq", 2.2, ratio("create", "plain", "arq"))

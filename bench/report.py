@@ -27,6 +27,7 @@ QUICK_RESULTS = ROOT / ".bench" / "quick.json"
 DOCS = ROOT / "docs"
 _TITLES = {each.name: each.title for each in ALL} | {
     "pgbench": "pgbench, 8 clients",
+    "core": "SQLAlchemy Core, batches of 100, no queue",
     "service": "the service alone, 1,000 bare clients",
 }
 _OURS = ("arq", "asyncpg", "redis", "sqlalchemy", "sqlmodel", "pydantic", "hiredis")
@@ -57,7 +58,17 @@ def _table(results: Results, workload: str) -> Table:
     return table
 
 
-_NO_PEERS = ("ours", "staged", "direct", "plain", "shared", "stock-client", "pgbench", "service")
+_NO_PEERS = (
+    "ours",
+    "staged",
+    "direct",
+    "plain",
+    "shared",
+    "stock-client",
+    "pgbench",
+    "core",
+    "service",
+)
 _COSTLY = {
     "create": "what creating a task takes, one worker",
     CALL: "what a call and a row take, 100 at once, one worker",

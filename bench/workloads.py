@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from bench import pgbench
+from bench import core, pgbench
 from bench.latency import latencies
 from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
@@ -15,7 +15,7 @@ from bench.rounds import Pacing, Segment
 from bench.servers import GROWN, Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
-PGBENCH = "pgbench"
+PGBENCH, CORE = "pgbench", "core"
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
@@ -61,15 +61,20 @@ def grown(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
 
 
 def yardstick(servers: Servers) -> list[Segment]:
-    """pgbench at the same work, if it is there."""
+    """The same work without a queue: batches of Core, and pgbench, if it is there."""
+
+    async def batches(pace: Pacing) -> dict[str, float]:
+        return {"create": await core.rows(servers, pace.seconds)}
+
+    segments = [Segment("create", CORE, batches)]
     program = pgbench.binary(servers)
     if program is None:
-        return []
+        return segments
 
-    async def work(pace: Pacing) -> dict[str, float]:
+    async def one_by_one(pace: Pacing) -> dict[str, float]:
         return {"create": await pgbench.transactions(servers, program, pace.seconds)}
 
-    return [Segment("create", PGBENCH, work)]
+    return [*segments, Segment("create", PGBENCH, one_by_one)]
 
 
 def enqueues(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
