@@ -59,13 +59,13 @@ class EnqueuedJob(Generic[R]):
     _payload: type[Payload[R]] | None = None  # names the type of the answer; None: any
 
     async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
-        """Wait for the job's answer, at most `timeout` seconds (None: without limit). The payload names its type.
+        """Wait for the job's answer, at most `timeout` seconds (None: without limit). Its type is the payload's `Payload[…]`.
 
         Raises:
             JobFailed: the job was buried or cancelled.
             UnexpectedResult: the answer is not of the payload's type: the worker runs other code.
             ResultNotKept: the payload says `keep_result=0`, so only the database will have the answer.
-            ResultExpired: the job is not queued, and its result is not kept any more.
+            ResultExpired: Redis has neither the job nor its result: the result was kept long enough, or there was no such job.
             TimeoutError: the job has not ended in time.
         """
         async with asyncio.timeout(timeout):

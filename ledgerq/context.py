@@ -25,7 +25,7 @@ class JobContext(Generic[S]):
 
     A handler adds and changes rows through `session`, flushes when it needs an id, and never commits: ledgerq does, after
     the handler has returned. If the handler raises, everything is rolled back. `origin` says who asked for the job.
-    `now` is the UTC time at which the handling began; use it in place of the clock. `resources` is what
+    `now` is the UTC time at which this attempt began; use it in place of the clock. `resources` is what
     `App(resources=)` yields.
 
     ```python

@@ -25,7 +25,7 @@ from ledgerq.database.transaction import reading
 
 
 async def get_session(connection: HTTPConnection) -> AsyncIterator[LedgerqSession]:
-    """A session for reading, one per request.
+    """A session for reading, one per request: what is written by it is rolled back.
 
     To write, open `transaction(sessions)` in the endpoint itself: a dependency ends when the response is on its way
     already, too late to report that the commit failed.

@@ -98,7 +98,7 @@ class Outside(Generic[S]):
         timeout: float | None = None,  # noqa: ASYNC109 - it names the call
         **kwargs: Any,
     ) -> Any:
-        """Call something outside. Nothing is recorded: the next attempt calls again.
+        """Call a function outside of the database; answers with what it returns. The next attempt calls it again.
 
         Args:
             function: a plain `def` runs in a thread.

@@ -30,7 +30,7 @@ from ledgerq.wire.request import Request, Unique, as_requests, require_storable
 
 @dataclass(frozen=True, slots=True)
 class StagedJob:
-    """A job in the outbox. `is_new` is False if a job of its id or unique key was staged already, or has ended.
+    """A job in the outbox. `is_new` is False if another one with its id or unique key was staged before, or has ended.
 
     ```python
     staged = await stage(session, CloseOrder(order_id=order.id))

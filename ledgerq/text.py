@@ -44,7 +44,7 @@ def spelt_out(line: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line, each run of blanks made one space, control characters escaped."""
+    """The text on one line: spaces, tabs and line ends in a row become one space, control characters are escaped."""
     return spelt_out(" ".join(text.split()))
 
 

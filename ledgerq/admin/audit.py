@@ -33,7 +33,7 @@ _NAMING = "name one, with its schema if the search_path lacks it"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table in the database, and the rules of its audited classes; None if the application audits no such class."""
+    """A table in the database. `rules` are those of its audited classes; None if the application audits no class of it."""
 
     row: Any
     rules: TableRules | None

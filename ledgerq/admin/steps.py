@@ -67,17 +67,17 @@ async def resolve(
     """Say of a step whether it happened: of one in doubt, or of one whose answer is of no use. A replay goes on from there.
 
     Args:
-        sessions: of the database.
+        sessions: the session factory.
         job_id: the job, which has a dead letter.
         name: of the step.
         happened: True keeps `answer` as what it answered; False removes the step, so that the job does it again.
-        answer: as JSON has it.
+        answer: a value of JSON's types; not looked at if `happened` is False.
         actor: who decides, for the audit log.
         reason: why, for the audit log.
 
     Raises:
         NotBuried: the job has no dead letter.
-        InvalidRequest: actor or reason are not valid; or the job has no step of that name; names those that it has.
+        InvalidRequest: actor or reason are not valid; or the job has no step of that name: the error names the job's steps.
         InvalidResult, ResultTooLarge: the answer can't be kept.
     """
     actor, reason = checked_words(actor, reason)

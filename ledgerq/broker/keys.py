@@ -64,7 +64,7 @@ def watched_keys(queues: Sequence[str]) -> list[str]:
 
 
 def failures_key(queue: str, job_id: str) -> str:
-    """Hash of a job's failures: the counts `crashes` and `interruptions`, and `log`, one JSON object a line."""
+    """The key of a Redis hash with a job's failures: the counts `crashes` and `interruptions`, and `log`, one JSON object a line."""
     return f"{FAILURES}{len(queue.encode())}:{queue}:{job_id}"
 
 

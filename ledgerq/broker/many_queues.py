@@ -43,22 +43,22 @@ class ServedQueues(Protocol):
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """How long a claim holds, and the limits for jobs whose workers died."""
+        """How many seconds a claim holds, and after how many crashes a job runs alone or is given up."""
 
     async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
-        """Claim due jobs, with the arguments of `Broker.claim`."""
+        """Claim due jobs: as `Broker.claim`, whose arguments then are for all queues together."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """End claims; True for each that ended. False if this worker had lost the claim."""
+        """End claims; answers each ack with True, or with False if this worker had lost the claim before."""
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis, but that are not in `known`."""
 
     def twin(self, redis: ArqRedis) -> "ServedQueues":
-        """A second object for these claims, with connections of its own, for use in another event loop."""
+        """A second object for the claims that this one holds, over `redis`, for use in another event loop."""
 
     async def close(self) -> None:
         """Close the connections to Redis."""
@@ -131,11 +131,11 @@ class ManyQueues:
 
     @property
     def lease_settings(self) -> LeaseSettings:
-        """How long a claim holds, and the limits for jobs whose workers died."""
+        """How many seconds a claim holds, and after how many crashes a job runs alone or is given up."""
         return self._any.lease_settings
 
     def twin(self, redis: ArqRedis) -> "ManyQueues":
-        """A second object for these claims, with connections of its own, for use in another event loop."""
+        """A second object for the claims that this one holds, over `redis`, for use in another event loop."""
         token = self._any.token
         brokers = _brokers(redis, self._brokers, self.worker, self.lease_settings, token)
         return ManyQueues(brokers, self._held)

@@ -48,7 +48,7 @@ async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: st
 
 
 async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
-    """The reasons for which jobs of this queue waited in the last minute, the newest first."""
+    """For what jobs of this queue waited in the last minute that others must fix, each once, the newest first."""
     now, _ = await redis.time()
     found = []
     for reason, note in (await redis.hgetall(waits_key(queue))).items():  # type: ignore[misc]
@@ -77,11 +77,11 @@ async def keep_beating(
     """Write signs of life of this worker, until cancelled; then remove the worker's name.
 
     Args:
-        redis: the client; its default queue gets the signs of life.
+        redis: the client; the signs of life go to the set of workers of its default queue.
         worker: the worker's name.
         alive: is called before each beat; if it answers False, the beat is left out.
-        interval: seconds between two beats. If a worker beats three times in a lease, `claim.lua` can tell that it
-            lives, although a lease of the worker has run out.
+        interval: seconds between two beats; a third of the lease at most. `claim.lua` then knows that the worker lives,
+            even if the lease of one of its jobs has run out.
     """
     key = workers_key(redis.default_queue_name)
 
@@ -102,7 +102,7 @@ async def keep_beating(
 
 
 async def beat(redis: ArqRedis, worker: str) -> None:
-    """Write one sign of life to the client's default queue, with the time of Redis' clock."""
+    """Note the time of Redis' clock beside the worker's name, in the set of workers of `redis.default_queue_name`."""
     key, now = workers_key(redis.default_queue_name), await _now(redis)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zadd(key, {worker: now})

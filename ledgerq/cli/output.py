@@ -69,7 +69,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def cell(value: object) -> Text:
-    """A value as a person reads it."""
+    """A value as the text of a table's cell; empty for None."""
     match value:
         case None:
             return Text()

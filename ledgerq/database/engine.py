@@ -37,7 +37,7 @@ class Recorder(Protocol):
         """The rules of each audited class: see ledgerq.store.audit_rules."""
 
     def listen(self, engine: Engine) -> None:
-        """Look at the statements that sessions send over this engine's connections."""
+        """Refuse statements over this engine's connections that would change an audited row without an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ async def open_database(
 
 
 def build_engine(config: DatabaseConfig, schema: str = SCHEMA, **pool: Any) -> AsyncEngine:
-    """Make only the engine, with the pool that the caller names: migrations use none."""
+    """Make an engine without sessions. `pool` are SQLAlchemy's options for its pool: migrations pass `NullPool`."""
     options = schema_options(on_sqlite=config.is_sqlite, schema=schema)
     if config.is_sqlite:
         engine = create_async_engine(

@@ -53,13 +53,13 @@ class SharesState(LedgerqError):
 
 
 class Fence:
-    """Guards one transaction while a handler runs in it.
+    """Keeps a handler from ending the transaction that it runs in, and notes what the handler leaves in it.
 
     Args:
         session: the session, as `ledgerq.database.transaction` opened it.
         shared: True if other jobs follow in the same transaction.
-        stalled: a function that tells for how many seconds since a moment (time.monotonic) others than this handler
-            blocked the event loop.
+        stalled: a function that takes a moment (time.monotonic) and answers with the sum of the seconds after it in which
+            others than this handler blocked the event loop.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class Fence:
         return self.lost
 
     async def why_lost_behind(self, error: BaseException) -> LedgerqError | None:
-        """As `why_lost`, if the error may be a consequence; None if the task was stopped, or the handler decides on its job."""
+        """As `why_lost`. None if the error can't come from a lost connection: a cancellation, or a `JobError` or the like."""
         asks = any(issubclass(type(each), _ASKING) for each in leaves(error))
         return None if asks or told_to_stop(error) else await self.why_lost()
 

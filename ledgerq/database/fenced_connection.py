@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledgerq.database.fence import FENCE, OF, SPOILT, Fence, is_closed
 from ledgerq.database.sqlstate import is_of_the_server
 
-OPENING = "-- BEGIN and the first statement, in one round trip"  # stands for the statement in SQLAlchemy's calls
+OPENING = "ledgerq_opening"  # execution option: the statement to send together with BEGIN
 
 
 class FencedConnection(asyncpg.Connection):
@@ -55,26 +55,17 @@ class FencedConnection(asyncpg.Connection):
             self.closing = ()
         return ""
 
-    async def begins_with(self, query: str) -> "_Opening | None":
-        """What SQLAlchemy is given as the prepared statement of `OPENING`; None for another statement.
-
-        A listener of the service may have added a comment, or may send a statement first: then BEGIN is sent alone.
-        """
-        if OPENING in query:
-            return _Opening(self)
-        if self.held:
-            begin, self.held = self.held, ""
-            await super().execute(begin)
-        return None
-
     async def open(self) -> str:
         """Send BEGIN and the first statement; returns the statement's status."""
+        if not self.held and not self.is_in_transaction():
+            problem = "there is no BEGIN to send a statement with"
+            raise asyncpg.InterfaceError(problem)
         query, self.held, self.opening = f"{self.held}{self.opening}", "", ""
         return await self.execute(query)
 
 
 class _Opening:
-    """What SQLAlchemy takes for the prepared statement of `OPENING`."""
+    """What SQLAlchemy takes for the prepared statement while `opening` waits, whatever its text."""
 
     def __init__(self, connection: FencedConnection) -> None:
         self._connection, self._status = connection, ""
@@ -95,8 +86,8 @@ def _asking(name: str) -> Any:
 
     async def asks(self: FencedConnection, query: str, *args: Any, **more: Any) -> Any:
         fence = self.fence
-        if self.opening and (opening := await self.begins_with(query)):
-            return opening
+        if self.opening:
+            return _Opening(self)
         if fence:
             fence.begins(query)
         answer = await method(self, query, *args, **more)
@@ -118,6 +109,7 @@ def put_up_fences(engine: AsyncEngine) -> None:
     event.listen(sync, "after_cursor_execute", _ends)
     event.listen(sync, "checkin", _close_if_spoilt)
     event.listen(sync, "invalidate", _invalidated)
+    event.listen(sync, "do_execute", _opens)
     if sync.dialect.name == "sqlite":  # on PostgreSQL, FencedConnection.execute sees COMMIT
         event.listen(sync, "commit", _commits)
     driver_of = sync.dialect.get_driver_connection
@@ -129,6 +121,12 @@ def put_up_fences(engine: AsyncEngine) -> None:
         return driver
 
     sync.dialect.get_driver_connection = lent  # type: ignore[method-assign]
+
+
+def _opens(cursor: Any, _statement: str, _: object, context: Any) -> None:
+    """Let the statement of the option go with BEGIN. A listener of the service that sends one first has done so by now."""
+    if context is not None and (opening := context.execution_options.get(OPENING)):
+        cursor._connection.opening = opening  # noqa: SLF001 - asyncpg's connection; SQLAlchemy names it nowhere else here
 
 
 def _begins(

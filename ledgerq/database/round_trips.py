@@ -27,15 +27,17 @@ async def begin_with(
     None: nothing was done, since the transaction has begun, or nothing can be sent together with its BEGIN.
     """
     held = _held(session)
-    if held is None or held[1].is_in_transaction():
+    if held is None or held[1].is_in_transaction() or session.in_nested_transaction():
         return None
     connection, driver = held
-    driver.opening = written_out(statement, values)
+    opening = {OPENING: written_out(statement, values)}
     try:
-        written = (await connection.exec_driver_sql(OPENING)).rowcount
+        written = (
+            await connection.exec_driver_sql("-- BEGIN and a receipt", execution_options=opening)
+        ).rowcount
     finally:
         driver.opening = driver.held = ""
-    # not so if a listener of the service has put another statement in its place
+    # a listener of the service may have done something else
     if written < 0 or not driver.is_in_transaction():
         await connection.invalidate()
         raise Disconnected
@@ -83,7 +85,10 @@ def literal(value: str | bytes | int | None) -> str:
 
 def _held(session: AsyncSession) -> tuple[AsyncConnection, FencedConnection] | None:
     """The transaction's connection, and asyncpg's under it; None if there is none that takes more."""
-    opened = session.opened if isinstance(session, LedgerqSession) else None
+    # behind a fence, to ask for the driver's connection is to borrow it
+    if not isinstance(session, LedgerqSession) or getattr(session.sync_session, "fence", None):
+        return None
+    opened = session.opened
     sync = opened.sync_connection if opened else None
     if opened is None or sync is None or sync.closed or sync.invalidated:
         return None

@@ -28,9 +28,7 @@ class SyncSession(Session):
     fence: "Guard | None" = None  # while a handler runs
     waiting: dict[int, Any] | None = None
     gathered: list[dict[str, Any]] | None = None
-    marks: dict[
-        SessionTransaction, int
-    ]  # savepoint → the number of entries in `gathered` when it began
+    marks: dict[SessionTransaction, int]  # savepoint → entries in `gathered` when it began
     met: list[Any] | None = None
     origin: object = None
     recorder: Any = None  # of the application's audited classes
@@ -69,6 +67,11 @@ class LedgerqSession(AsyncSession):
     def __init__(self, *args: Any, idle_limit: float = 0, **more: Any) -> None:
         super().__init__(*args, **more)
         self.idle_limit = idle_limit
+
+    @property
+    def busy(self) -> bool:
+        """True if a task is awaiting one of the session's methods."""
+        return self._user is not None
 
     @overload
     async def exec(self, statement: SelectOfScalar[T], **options: Any) -> ScalarResult[T]: ...
@@ -124,22 +127,17 @@ class JobSession(LedgerqSession):
         self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
         self._job_id, self.lent = job_id, ""  # what a handler took that may outlive the job
 
-    @property
-    def busy(self) -> bool:
-        """True if a task is awaiting one of the session's methods."""
-        return self._user is not None
-
     def end(self) -> None:
         """End the session: from now on each use raises `JobEnded`."""
         self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
 
     async def connection(self, *args: Any, **more: Any) -> AsyncConnection:
-        """The connection. A job that takes it can't share its transaction: the handler could use it after the job."""
+        """The connection. A job that takes it gets a transaction of its own: the handler could use it after the job."""
         self.lent = "session.connection()"
         return await super().connection(*args, **more)
 
     async def run_sync(self, *args: Any, **more: Any) -> Any:
-        """Run a function with the sync session. A job that does so can't share its transaction: see `connection`."""
+        """Run a function with the sync session. A job that does so gets a transaction of its own: see `connection`."""
         self.lent = "session.run_sync()"
         return await super().run_sync(*args, **more)
 
@@ -247,9 +245,7 @@ def _forget_entries(session: Session, transaction: SessionTransaction) -> None:
     """Drop the audit entries of changes that a rolled back savepoint undoes."""
     if isinstance(session, SyncSession) and session.gathered is not None:
         undone: SessionTransaction | None = transaction
-        while (
-            undone and not undone.nested
-        ):  # a flush that fails has a part of its own in the savepoint
+        while undone and not undone.nested:  # that of a failed flush is a part of the savepoint
             undone = undone.parent
         mark = session.marks.get(undone) if undone else None
         del session.gathered[mark if mark is not None else len(session.gathered) :]

@@ -46,7 +46,9 @@ async def transaction(
             session.opened = await session.connection(execution_options=options)
         with translated():
             yield session
-            await flush_changed(session)
+            # a flush refuses a task that still uses the session; to flush nothing costs more than to look
+            if session.busy or session.new or session.dirty or session.deleted:
+                await session.flush()
     except BaseException as error:
         _, cancelled = await to_its_end(_abandon(session))
         # if the error went on, a caller that catches it would never learn of the cancellation
@@ -55,12 +57,6 @@ async def transaction(
         raise
     with translated():
         await to_its_end(_commit_and_close(session))
-
-
-async def flush_changed(session: AsyncSession) -> None:
-    """Flush the session, if it holds anything to flush: to flush nothing costs more than to look."""
-    if session.new or session.dirty or session.deleted:
-        await session.flush()
 
 
 @asynccontextmanager

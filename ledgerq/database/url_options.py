@@ -118,7 +118,7 @@ class Target:
 
 
 def check_names(pairs: Iterable[tuple[str, str]]) -> None:
-    """Refuse an option that is unknown, given twice, or empty.
+    """Refuse an option that is unknown, given twice, or has an empty value.
 
     Raises:
         ValueError: names the option.

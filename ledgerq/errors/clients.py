@@ -53,7 +53,7 @@ class IdHeld(LedgerqError):
 
 
 class UnexpectedResult(LedgerqError):
-    """A job's answer does not have the type that its payload names: the handler says so wrongly, or the worker runs other code."""
+    """A job's answer does not have the type that its payload names: the worker runs other code, or answers something else."""
 
     def __init__(self, job_id: str, kind: str, problem: str) -> None:
         self.job_id, self.kind, self.problem = job_id, kind, problem

@@ -39,7 +39,7 @@ class NotAudited(Refused):
 
     @classmethod
     def past_the_session(cls, entity: str, statement: str) -> "NotAudited":
-        """The error for a statement that changes rows past the session, which would write no entries for them."""
+        """The error for a statement whose changes of rows the session does not see, so that it would write no entries."""
         return cls(
             entity,
             f"is audited, and {statement} changes rows that the session does not see; change objects of the session, or "

@@ -123,7 +123,7 @@ class ResultTooLarge(JobError):
 
 
 class UnknownKind(JobError):
-    """The application has no such kind. In a rolling deploy, a newer worker may know the kind."""
+    """The application has no such kind. The job is tried again for some time: in a deploy, a newer worker may have it."""
 
     reason = DeadLetterReason.UNKNOWN_KIND
 
@@ -164,7 +164,7 @@ class NotBuried(JobError):
 
 
 class StepUnusable(JobError):
-    """A step was done, and its answer could not be kept. It is not done again, and the job can't go on from it."""
+    """A step was done, and its answer could not be recorded. It is not done again; the job is buried, for `dead resolve`."""
 
     reason = DeadLetterReason.STEP_UNUSABLE
 
@@ -221,7 +221,7 @@ class WorkerLost(JobError):
 
 
 class BlockedTooOften(JobError):
-    """The job blocked its worker's event loop for longer than its timeout, in each of its attempts."""
+    """The job blocked its worker's event loop for longer than the job's timeout, in each of its attempts."""
 
     reason = DeadLetterReason.BLOCKED_TOO_OFTEN
 

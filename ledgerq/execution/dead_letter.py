@@ -158,7 +158,7 @@ def _id_of_letter(delivery: Delivery, outcome: Buried) -> str:
 
 
 def fingerprint(kind: str | None, outcome: Buried) -> str:
-    """A hash that is equal for jobs of one kind with equal reason, error class, place in the code, and fields at fault.
+    """A hash that is equal for jobs of one kind with equal reason, error class, raising function, and bad payload fields.
 
     Of a group of exceptions, the exceptions in the group count, in any order; the group itself does not.
     """

@@ -49,7 +49,7 @@ async def cancel(
     reason: str,
     envelope: Envelope | None = None,
 ) -> JobState | None:
-    """Cancel a job that has not ended, so that it never runs; answers with the state in which the job is then.
+    """Cancel a job, so that it never runs; answers with the state in which it has ended, which may be an earlier one.
 
     None means that a replay has just deleted the job's receipt: call again. While the job runs, its
     transaction locks its receipt; this function waits for the lock, as long as `lock_timeout` allows.
@@ -94,7 +94,7 @@ def staged_envelope(message: OutboxMessage) -> Envelope:
 
 
 def shown_before(letter: DeadLetter) -> dict[str, Any]:
-    """What an entry keeps of a letter that is deleted."""
+    """What the audit entry keeps of a dead letter that is deleted: reason, error, attempt."""
     return {"reason": letter.reason, "error": letter.error, "attempt": letter.attempt}
 
 

@@ -27,7 +27,7 @@ class Retry:
     """The job was rolled back, and is delivered again after `delay` seconds.
 
     `counts_as_attempt`: this delivery counts against the job's limit of attempts. `interrupted`: the connection to the
-    database was lost, or other jobs blocked the event loop. `waits_for` names what others must fix first, for example a
+    database was lost, or the job ran out of time because other jobs blocked the event loop. `waits_for` names what others must fix first, for example a
     lock or a missing grant; '' if nothing.
     """
 

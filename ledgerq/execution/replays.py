@@ -46,7 +46,7 @@ async def replay(
     new_job_id: str | None = None,
     from_step: str | None = None,
 ) -> list[Replayed]:
-    """Stage these dead jobs again; answers with those that had a dead letter.
+    """Stage these dead jobs again; answers with what was staged. An id without a dead letter is passed over.
 
     Args:
         session: the caller's session; its commit stages all jobs, or none.
@@ -55,8 +55,8 @@ async def replay(
         reason: why, for the audit log.
         payload: replaces the payload of one job; the caller has validated it.
         kind: replaces the kind in the dead letter, which may have none.
-        new_job_id: the id for one job whose own id has ended with another payload.
-        from_step: one job does this step again, and all that began later. Without it, a job does no recorded step again,
+        new_job_id: another id for one job: needed if meanwhile a job with its id and another payload has ended.
+        from_step: one job does this step again, and all steps that began after it. Without it, a job does no recorded step again,
             unless its payload, kind or id is replaced: then it does all.
 
     Raises:

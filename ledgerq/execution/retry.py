@@ -38,13 +38,13 @@ _IN_ALL = 10_000  # attempts of one job, however many steps it records on the wa
 class Policy:
     """The limits for jobs that fail. Times are seconds.
 
-    A step that a job records outside of the database gives it its attempts back: they count for each step. A job that waits
+    When a job records a step of its work outside of the database, its attempts count anew from there. A job that waits
     for something that others must fix (older code or an older schema during a deploy, a missing grant,
     a lock) has `deploy_attempts_factor` times `max_attempts`. A job that lost its connection to the database spends no
     attempt, but is buried after `max_interruptions`, since the job itself may break the connection. A job whose worker
-    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried. A job that works outside may have
-    `outside_factor` times as many crashes, since it is there longer. `max_result` is bytes of JSON, as is `max_answers`, of all steps of a job;
-    `max_error` and `max_traceback` are the characters that a dead letter keeps.
+    died `isolate_after_crashes` times runs alone; after `max_crashes` it is buried; for a job that works outside of the
+    database, which takes longer, both are `outside_factor` times as many. `max_result` is bytes of JSON; `max_answers` too,
+    of all steps of a job together; `max_error` and `max_traceback` are the characters that a dead letter keeps.
     """
 
     timeout: float = 60

@@ -70,7 +70,7 @@ class Calls:
 async def call_within(
     seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """What the function answers, in so many seconds at most. A plain function runs in a thread of a bounded pool.
+    """What the function answers, within `seconds`; None: no limit. A plain function runs in a thread, for which it may wait.
 
     Raises:
         TimeoutError: it took longer; names the function. A thread is left to its end.
@@ -129,7 +129,7 @@ def _call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """True if calling it gives something to await: a coroutine function, or an object whose `__call__` is one."""
+    """True for a coroutine function, an object whose `__call__` is one, or a partial of these: a call is then awaited."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(

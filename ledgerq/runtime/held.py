@@ -14,7 +14,7 @@ class Held:
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self) -> Any:
-        """Enter the context manager; answers with the value that it yields. Its errors are raised here."""
+        """Enter the context manager; answers with the value that it yields. Raises what it raises while it is entered."""
         entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(entered))
         await asyncio.wait({entered, self._task}, return_when=asyncio.FIRST_COMPLETED)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_jsonable_python
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -129,7 +129,7 @@ async def write_entries(session: AsyncSession, entries: Sequence[dict[str, Any]]
     """Write entries that `entry_of` made, in one statement; inside a `buffered_entries` block, at its end."""
     gathered = getattr(session.sync_session, "gathered", None)
     if gathered is not None:
-        gathered.extend({**each, **_as_they_are(each)} for each in entries)
+        gathered += [{**each, **_as_they_are(each)} for each in entries]
     elif entries:
         await reach_our_tables(session)
         await insert_rows(session, AuditLog, entries)
@@ -137,7 +137,7 @@ async def write_entries(session: AsyncSession, entries: Sequence[dict[str, Any]]
 
 def _as_they_are(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's JSON as it is now: the handler may change the values before they are written."""
-    return {name: from_json(to_json(entry[name])) for name in ("before", "after")}
+    return {name: to_jsonable_python(entry[name]) for name in ("before", "after")}
 
 
 @asynccontextmanager
@@ -161,7 +161,7 @@ async def history(
     after_id: int = 0,
     limit: int = 100,
 ) -> Sequence[AuditLog]:
-    """The entries of an entity, oldest first. For the next page, pass this page's last id as `after_id`.
+    """The entries of an entity, oldest first. For the next page, pass the `id` of this page's last entry as `after_id`.
 
         entries = await audit.history(session, Order, order_id)
 

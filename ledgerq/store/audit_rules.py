@@ -133,7 +133,7 @@ def rules_for(audited: Iterable[type[Any] | Audited]) -> dict[type[Any], Rules]:
 
 
 def rules_by_table(rules: Iterable[Rules]) -> dict[Table, TableRules]:
-    """The rules of each table to which the classes write.
+    """For each table to which the classes write: the rules of all its classes in one.
 
     Raises:
         DefinitionError: a trigger shall write the entries of one class of a table, and the flush those of another.

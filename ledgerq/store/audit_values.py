@@ -81,7 +81,7 @@ def keep_documents(
 
 
 def forget_documents(state: InstanceState[Any], fields: Iterable[str] | None = None) -> None:
-    """Drop the copies of these fields, None of all, because the session has expired them: it does not know their values."""
+    """Drop the copies of former JSON values of these fields, or of all if None: the session has expired the fields."""
     copies = state.info.get(_DOCUMENTS, {})
     for field in tuple(copies) if fields is None else fields:
         copies.pop(field, None)
@@ -108,12 +108,12 @@ class RowValues:
             keep_documents(self._state, self._rules)
 
     def created(self) -> Change:
-        """The entry of a new row: all its values but None."""
+        """The entry of a new row: all its values that are not None."""
         after = {field: self._after(field) for field in self._rules.fields}
         return self._change(self.new_key, Action.CREATE, {}, _without_empty(after))
 
     def deleted(self) -> Change:
-        """The entry of a deleted row: the values that were loaded, but None."""
+        """The entry of a deleted row: its values that were loaded and are not None."""
         before = {field: self._before(field) for field in self._rules.fields}
         return self._change(self.old_key, Action.DELETE, _without_empty(before), {})
 

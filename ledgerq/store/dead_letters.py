@@ -136,7 +136,7 @@ async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[Dead
 
 
 async def count(session: AsyncSession) -> int:
-    """How many jobs are buried."""
+    """The number of dead letters: of jobs that are buried now, and not replayed or discarded."""
     return await session.scalar(select(func.count()).select_from(DeadLetter)) or 0
 
 

@@ -146,7 +146,8 @@ def as_json(value: Any, depth: int = _DEEPEST) -> Any:
     """A copy of the value, made of types that JSON knows; not cut to length yet.
 
     Times become ISO 8601, in UTC if they have a zone. Decimals, UUIDs and types that JSON does not know become texts.
-    An enum becomes its value. Bytes become their number and their SHA-256.
+    An enum becomes its value. Bytes become an object with their length and SHA-256. What is nested deeper than `depth`
+    becomes `…`.
     """
     if isinstance(value, Enum):
         value = value.value
@@ -184,7 +185,7 @@ _WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 
 def fitted(value: Any) -> Any:
-    """The value, if it has at most `MAX_VALUE` characters; else the beginning of the text, or of the JSON as text."""
+    """The value as it is, if its text or JSON has at most `MAX_VALUE` characters; else the beginning of it, as text."""
     if isinstance(value, str):
         return cut(value, MAX_VALUE)
     if isinstance(value, dict | list):

@@ -194,6 +194,6 @@ async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) ->
 
 
 async def count(session: AsyncSession) -> dict[JobState, int]:
-    """How many jobs have ended, for each way to end."""
+    """The number of receipts in each state that at least one has."""
     by_state = select(col(ProcessedJob.state), func.count()).group_by(col(ProcessedJob.state))
     return dict((await session.execute(by_state)).all())

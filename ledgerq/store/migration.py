@@ -56,7 +56,7 @@ def migrate(
 
 
 def print_sql(config: DatabaseConfig, tables: Tables, *, ini: Path | None = None) -> None:
-    """Print the SQL that `migrate` runs on an empty database. The part for ledgerq's tables may be run twice.
+    """Print the SQL that `migrate` runs on an empty database. To run its part for ledgerq's tables again does no harm.
 
     Raises:
         MigrationFailed: as for `migrate`.
@@ -71,7 +71,7 @@ def print_sql(config: DatabaseConfig, tables: Tables, *, ini: Path | None = None
 
 @asynccontextmanager
 async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]:
-    """An engine for migrations: no pool, 3 s for a lock, 4 h for a statement; on SQLite its transactions may write.
+    """An engine for migrations: no pool, 3 s for a lock, 4 h for a statement; on SQLite it takes the write lock at BEGIN.
 
     Raises:
         SettingError: the URL goes through pgbouncer.

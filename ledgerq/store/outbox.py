@@ -224,7 +224,7 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
 
 
 async def remove_last(session: AsyncSession, job_id: str) -> None:
-    """As `remove`, with the transaction's COMMIT: it must not write a new message of this job meanwhile."""
+    """As `remove`, but sent together with the session's COMMIT. Until then the caller must not stage this job again."""
     await at_commit(session, _REMOVE.on(session), {"job_id": job_id})
 
 
@@ -276,7 +276,7 @@ async def oldest(session: AsyncSession) -> datetime | None:
 
 
 async def listen(database: Database, on_notice: Callable[[], None]) -> None:
-    """Call `on_notice` once it listens, and each time that jobs are staged; returns when the connection is lost.
+    """Call `on_notice` as soon as it listens, then after each commit that staged jobs; returns when the connection is lost.
 
     On SQLite, and through pgbouncer, nothing can be listened to: then this calls nothing, and waits until it is cancelled.
 

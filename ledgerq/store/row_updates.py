@@ -139,9 +139,10 @@ class BulkUpdate:
                 self._session.expire(state.obj())
 
     def add(self, row: object, origin: Origin | None = None) -> None:
-        """Take the changes that were made to the row's attributes since it was read, or since its last `add`.
+        """Note the changes that were made to the row's attributes since it was read, or since its last `add`.
 
-        If the row's class is audited, they become one audit entry.
+        They are written at the end of the block, and no flush of the session writes them. If the row's class is audited,
+        they become one audit entry.
 
         Args:
             row: an object that the session has loaded.

@@ -40,7 +40,7 @@ log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 class JobIsOver(Exception):
-    """A step comes too late: its job was cancelled, or has ended elsewhere. It ends the `outside` function."""
+    """A step comes too late: its job was cancelled, or has ended elsewhere. Raised in the job's `outside` function."""
 
     def __init__(self, job_id: str, name: str) -> None:
         super().__init__(
@@ -140,7 +140,7 @@ class StepRecords:
         return await whatever_comes(self._in_the_end(once, name))
 
     async def in_transaction(self, name: str, work: Work) -> JobStep:
-        """Do a step in the transaction that records it; or answer with its record, if another delivery was first.
+        """Do a step in the transaction that records it; answers with its record, or that of a delivery that was first.
 
         Raises:
             JobIsOver: the job has ended.

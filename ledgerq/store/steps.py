@@ -121,7 +121,7 @@ async def change(
 
 
 async def keep_answer(session: AsyncSession, job_id: str, name: str, result: Any) -> None:
-    """Mark a step as done, with its answer. The caller has added the step in this transaction, or asked a person."""
+    """Mark a step as done, with its answer: one that this transaction has added, or one that a person decides on."""
     await session.execute(
         update(JobStep)
         .where(col(JobStep.job_id) == job_id, col(JobStep.name) == name)

@@ -47,7 +47,7 @@ async def write(session: AsyncSession, entity: SQLModel) -> None:
 
 @contextmanager
 def reading_others(session: AsyncSession) -> Iterator[None]:
-    """For reads of rows that no deferred write changes: the block's reads do not flush the deferred writes first."""
+    """For reads of rows that no change of this session concerns: the block's reads flush nothing first, deferred or not."""
     sync: Any = session.sync_session
     sync.locking = True
     try:

@@ -130,10 +130,11 @@ class JobTester:
             payload: of the job.
             job_id: of the job; if it was delivered before, this is its next attempt.
             moment: `"before commit"`: all that the job's transaction wrote is rolled back. `"after commit"`: all of it
-                stands. `"before record"`: the step's call was answered, and nothing is recorded; of `outside.transaction`
-                and `outside.advance`, the rows were written, and are rolled back with the record or the cursor.
-                `"after record"`: the record is committed, and nothing after it has begun.
-            step: the name of the step or cursor whose record is meant; of a cursor, the next page.
+                stands. `"before record"`: the step's call was answered, and nothing is recorded; the rows of an
+                `outside.transaction` or of a page (`outside.advance`) are in the transaction of their record, and are rolled
+                back with it. `"after record"`: the record is committed, and nothing after it has begun.
+            step: the name of the step or cursor whose record is meant, for the two moments of a record; of a cursor, the
+                first page that this delivery does.
 
         Raises:
             JobNotCompleted: the job failed before that moment, or had ended; the cause is what it raised.

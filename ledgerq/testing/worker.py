@@ -162,7 +162,7 @@ class Worker:
         self.require_life()
 
     def require_life(self) -> None:
-        """Raise `WorkerCrashed` if this worker is dead."""
+        """Raise `WorkerCrashed` if this worker has died at its moment."""
         if self.is_dead:
             raise WorkerCrashed(self._moment)
 

@@ -124,7 +124,7 @@ def answer_of(job_id: str, payload: type[Payload[Any]], result: Any) -> Any:
 
 @cache
 def answers_of(payload: type[Payload[Any]]) -> AnswerType[Any]:
-    """How JSON carries the results that this payload class names; any result, if it names no type."""
+    """What turns results of this payload class into JSON and back: by the type in `Payload[…]`, any without one."""
     named = result_type(payload)
     return AnswerType() if named is Any else AnswerType(TypeAdapter(named))
 

@@ -22,7 +22,7 @@ from ledgerq.wire.names import CRON_PREFIX, MAX_KIND
 
 @dataclass(frozen=True, slots=True)
 class ReadableParts:
-    """The valid parts of a body; None for a part that is missing or not valid. `envelope` is the whole body."""
+    """The valid parts of a body; None for a part that is missing or not valid. `envelope` is there only if all is valid."""
 
     envelope: Envelope | None = None
     kind: str | None = None

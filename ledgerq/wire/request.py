@@ -27,7 +27,7 @@ _NUL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """For the length of `window`, requests of one kind with one key stand for one job, whether it has ended or not.
+    """From the first request on, for as long as `window`, requests of its kind and key stand for its job, ended or not.
 
     ```python
     await client.enqueue(SendReport(), unique=Unique("report", timedelta(hours=1)))
@@ -146,7 +146,7 @@ class Request:
 
 
 def require_printable(field: str, value: object, longest: int) -> None:
-    """Refuse a value that can't be stored, logged and typed. `field` is the name in the error.
+    """Refuse a value that can't be stored, logged, and entered at a keyboard. `field` is the name in the error.
 
     Raises:
         InvalidRequest: the value is no text, is empty, has more than `longest` characters, or control characters.

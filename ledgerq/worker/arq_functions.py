@@ -102,7 +102,7 @@ class Call:
 
     @classmethod
     def of(cls, claim: Claim) -> Self:
-        """The job of a ledgerq kind, from the claim's envelope.
+        """From the claim's envelope: for a job whose body is in ledgerq's format.
 
         Raises:
             Undecodable: the body is not valid.

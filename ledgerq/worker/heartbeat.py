@@ -44,18 +44,19 @@ Wait: TypeAlias = tuple[str, str]  # the queue of a job that waits, and the reas
 
 @dataclass(slots=True)
 class Heartbeat:
-    """Beats for one worker, from `start` to `stop`.
+    """Renews the leases of a worker's jobs, and writes its signs of life, in a thread, from `start` to `stop`.
 
     Args:
         broker: makes a broker with the worker's token; called in the thread, to which its connections then belong.
         active: answers with the ids of the jobs that the worker has.
         on_taken: is called, in the worker's loop, with the id of each job that another worker has by now.
-        alive: True if the worker polls its queue; called with the seconds for which its loop has stood still.
+        alive: called with the seconds for which the worker's loop has stood still; False: no sign of life is written.
         blocked_after: seconds for which the loop is blocked before the log names the job.
-        on_handed_back: is called, in the heartbeat's thread, when the jobs were handed back.
-        most: seconds for which the loop is blocked before the jobs are handed back.
+        on_handed_back: is called, in the heartbeat's thread, when the jobs were given back to the queue.
+        most: seconds for which the loop is blocked before the jobs are given back.
         waits: (queue, reason) → text, of jobs that wait for something that others must fix; noted on Redis for health.
-        is_burst: the worker ends when nothing is left to do; the first sign of life waits, so a short run has none.
+        is_burst: the worker ends when nothing is left to do. Its first sign of life comes one interval late, so that a
+            short run has none.
     """
 
     broker: Callable[[], ServedQueues]

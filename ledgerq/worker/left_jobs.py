@@ -59,7 +59,7 @@ class LeftJobs:
         return Ack(claim.job_id, "release", int((self._next - now) * 1000))
 
     async def are_all(self, redis: ArqRedis, queues: Iterable[str]) -> bool:
-        """True if only left jobs are on the queues."""
+        """True if the queues hold no job but those that this worker left for others; also if they are empty."""
         return all([await self._are_all_on(redis, queue) for queue in queues])
 
     async def _are_all_on(self, redis: ArqRedis, queue: str) -> bool:

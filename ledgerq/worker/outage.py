@@ -14,7 +14,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(slots=True)
 class Outage:
-    """Counts the failures in a row, and pauses after each of them, longer each time."""
+    """Counts how often Redis or the database failed to answer in a row, and pauses each time, longer and longer."""
 
     poller: Poller
     database_suspected: bool = False  # a job lost its connection
@@ -37,7 +37,7 @@ class Outage:
         return True
 
     async def after(self, error: BaseException, event: str) -> None:
-        """Pause after a failure, longer each time. The first failure in a row is logged as `event`."""
+        """Pause after a failure, longer each time until one succeeds. Only the first failure is logged, as `event`."""
         if self._backoff.failures == 0:
             log.warning(event, error=one_line(error))
         await self.poller.sleep(self._backoff.next())

@@ -26,7 +26,7 @@ class Poller:
         self._empty_polls = 0  # changes in a row after which there was nothing left to claim
 
     def start(self) -> None:
-        """A poll begins: forget earlier changes, which the poll will find."""
+        """A poll begins: forget the news of queued jobs and free slots that came before it, since it looks at both."""
         self._changed = self._freed = False
         self._looked = time.monotonic()
 

@@ -273,7 +273,7 @@ class JobWorker(ArqWorker):
         return [task for task in self.tasks.values() if not task.done()]
 
     async def close(self) -> None:
-        """End the running jobs, run the shutdown hook in any case, and close the connections to Redis."""
+        """Cancel the running jobs, run the shutdown hook in any case, and close the connections to Redis."""
         if not self._handle_signals or self.tasks:
             self._stop(signal.SIGUSR1, 0)
         try:

@@ -45,7 +45,6 @@ FLOW = {  # called by the flow alone, with values that the door has checked: see
     "inbox.get_receipt",
     "inbox.insert_receipt",
     "inbox.insert_receipts",
-    "inbox.require_receipts",
     "outbox.add",
     "outbox.listen",
     "outbox.remove_last",

@@ -1,5 +1,6 @@
 """A job with its own commit sends its receipt with BEGIN; what ends a staged one goes with COMMIT."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from ledgerq.database.round_trips import literal
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import NotAllowedInJob, Refused
+from ledgerq.errors import NotAllowedInJob, Refused, SessionShared
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Completed, Outcome, Retry
 from ledgerq.execution.process import process
@@ -101,27 +102,26 @@ async def test_a_staged_job_is_forgotten_in_the_round_trip_of_its_commit(
     assert not await rows(sessions, OutboxMessage)
 
 
-@pytest.mark.parametrize("how", ["appends a comment", "sends a statement first"])
+@pytest.mark.parametrize("how", ["appends a comment", "strips comments", "sends a statement first"])
 async def test_listeners_of_the_service_do_not_keep_begin_from_the_server(
     database: Database, how: str
 ) -> None:
     """As OpenTelemetry's commenter does, and row level security by a listener."""
-    busy = False
+    done: dict[Any, Any] = {}  # connection → its transaction that was set up
 
     def listener(
         connection: Any, cursor: Any, statement: str, parameters: Any, *more: Any
     ) -> tuple[str, Any]:
-        nonlocal busy
         if how == "appends a comment":
             return f"{statement} /* trace='1' */", parameters
-        if not busy:
-            busy = True
+        if how == "strips comments":
+            return "" if statement.startswith("--") else statement, parameters
+        if connection.get_transaction() is not done.get(connection):
+            done[connection] = connection.get_transaction()
             connection.exec_driver_sql("SET LOCAL work_mem = '5MB'")
-            busy = False
         return statement, parameters
 
     async def reads(context: JobContext, payload: Work) -> str:
-        await context.session.execute(text("CREATE TABLE made (n int)"))
         return str(await context.session.scalar(text("SHOW work_mem")))
 
     async def fails(context: JobContext, payload: Work) -> None:
@@ -129,8 +129,9 @@ async def test_listeners_of_the_service_do_not_keep_begin_from_the_server(
         raise LookupError
 
     event.listen(database.engine.sync_engine, "before_cursor_execute", listener, retval=True)
-    memory = "4MB" if how == "appends a comment" else "5MB"
-    assert await run(database.sessions, reads) == Completed(memory)
+    memory = "5MB" if how == "sends a statement first" else "4MB"
+    for n in range(3):  # the later ones find the listener's statement prepared
+        assert await run(database.sessions, reads, f"job{n}") == Completed(memory)
     assert isinstance(await run(database.sessions, fails, "failing"), Retry)
     async with transaction(database.sessions) as session:
         assert await session.scalar(text("SELECT to_regclass('undone')")) is None
@@ -257,3 +258,16 @@ async def test_a_literal_is_the_value(database: Database, conforming: str) -> No
 def test_a_literal_has_no_nul() -> None:
     with pytest.raises(Refused, match="NUL"):
         literal("a\x00b")
+
+
+async def test_a_task_that_still_uses_the_session_keeps_it_from_its_commit(
+    any_sessions: Sessions,
+) -> None:
+    """Also if there is nothing to flush."""
+    left: asyncio.Task[Any] | None = None
+    with pytest.raises(SessionShared):
+        async with transaction(any_sessions) as session:
+            left = asyncio.create_task(session.execute(text("SELECT 1")))
+            await asyncio.sleep(0)  # it has begun
+    assert left
+    await asyncio.gather(left, return_exceptions=True)

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import text
 
 from ledgerq.audit import Change
@@ -40,7 +41,18 @@ async def changed_after_the_record(context: JobContext, payload: Odd) -> None:
         await context.record(Change("shelf", f"{payload.n}-{n}", "filled", {}, after))
 
 
-@pytest.mark.parametrize("handle", [a_flush_fails, undone_by_plain_sql, changed_after_the_record])
+async def refused_by_half(context: JobContext, payload: Odd) -> None:
+    fine, refused = (
+        Change("shelf", payload.n, "filled", {}, {"n": value}) for value in (1, object())
+    )
+    with pytest.raises(PydanticSerializationError):
+        await context.record(fine, refused)
+
+
+HANDLERS = [a_flush_fails, undone_by_plain_sql, changed_after_the_record, refused_by_half]
+
+
+@pytest.mark.parametrize("handle", HANDLERS)
 async def test_entries_by_hand_are_those_of_own_commits(
     any_sessions: Sessions, handle: Handler
 ) -> None:
