@@ -76,7 +76,7 @@ def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
 
     Args:
         operations: Alembic's `op`.
-        to: the version. Name it as a number: a migration must not change when ledgerq does.
+        to: the version. Write it as a number: with a name, an old migration would do something else after an update of ledgerq.
         schema: the PostgreSQL schema of ledgerq's tables, as in `App(schema=)`.
 
     Raises:

@@ -9,7 +9,7 @@ _MAX_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Backoff:
-    """Counts failures in a row and says how long to wait after each."""
+    """Counts failures in a row and says how many seconds to wait after each."""
 
     failures: int = 0
 

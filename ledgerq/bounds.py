@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def is_id(value: object) -> bool:
-    """True if a row may have this id."""
+    """True if the value is a whole number that can be the id of a row: 1 to MAX_ID."""
     return type(value) is int and 1 <= value <= MAX_ID
 
 
@@ -74,7 +74,7 @@ def require_moment(field: str, moment: datetime) -> None:
 
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values in slices of MAX_IN_A_LIST, as many as one statement takes."""
+    """The values in slices of MAX_IN_A_LIST at most: one statement takes no more of them."""
     for start in range(0, len(values), MAX_IN_A_LIST):
         yield values[start : start + MAX_IN_A_LIST]
 

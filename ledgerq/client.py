@@ -44,7 +44,7 @@ AT_A_TIME = 50  # jobs prepared before the event loop, which sends the last batc
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob(Generic[R]):
-    """A job on the queue. `is_new` is False if a job with its id or unique key was there already, or has just ended.
+    """A job on the queue. `is_new` is False if Redis has a job, or a result, of its id or unique key: the handle is on that.
 
     ```python
     enqueued = await client.enqueue(CloseOrder(order_id=order.id))
@@ -158,7 +158,7 @@ class JobClient(DirectSender):
 
         Args:
             job_id: the job's id.
-            payload: the class of its payload, which names the type of the answer; None: any type.
+            payload: the class of its payload, which names the type of the result; None: the result comes as JSON has it.
             queue: the job's queue; None is the queue of the payload's class, or else the default queue.
         """
         named = queue if queue is not None or payload is None else payload.queue

@@ -100,7 +100,11 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Python to database: in UTC, on SQLite without the zone, which SQLite does not store."""
+        """Python to database: converted to UTC; on SQLite the zone is then left out, which SQLite does not store.
+
+        Raises:
+            ValueError: the time has no zone.
+        """
         if value is None:
             return None
         if value.tzinfo is None:

@@ -17,7 +17,7 @@ from ledgerq.wire.payload import Payload
 
 
 class PruneProcessedJobs(Payload[dict[str, int | str]], kind="prune_processed_jobs"):
-    """The age at which receipts are deleted, and the most receipts and the most keys that one run deletes."""
+    """When receipts are deleted, in days after their jobs ended, and how many of them, and of unique keys, one run may delete."""
 
     older_than_days: Annotated[float, Field(ge=7, le=36_500)] = 90
     limit: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000

@@ -34,12 +34,12 @@ def cut_end(text: str, limit: int) -> str:
 
 
 def storable(text: str) -> str:
-    """The text with NUL and halves of surrogate pairs escaped, which PostgreSQL can't store."""
+    r"""The text with NUL as `\x00` and each surrogate as `\ud800` or the like, since PostgreSQL can't store them."""
     return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def spelt_out(line: str) -> str:
-    """The line with its control characters escaped, so that a terminal does not act on them. Spaces stay."""
+    """The line with its control characters escaped, tabs and line ends too, so that a terminal does not act on them."""
     return line if line.isprintable() else "".join(map(_spelt_out, line))
 
 

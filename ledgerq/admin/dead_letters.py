@@ -105,7 +105,7 @@ async def replay_all(
 async def discard(
     sessions: Sessions, job_ids: Collection[str], *, actor: str, reason: str
 ) -> list[str]:
-    """Discard the letters of these jobs in one transaction; returns the jobs' ids.
+    """Discard the dead letters of these jobs in one transaction, with an audit entry each; returns the jobs' ids, each once.
 
     Raises:
         NotBuried: a job has no letter; none is discarded.
@@ -122,7 +122,7 @@ async def discard(
 async def discard_all(
     sessions: Sessions, which: DeadLetterFilter, *, actor: str, reason: str
 ) -> BulkResult:
-    """Discard all letters that match the filter, each page in a transaction."""
+    """Discard all dead letters that match the filter, page by page, each page in its own transaction."""
     result = BulkResult()
     async for page in dead_letters.pages(sessions, which):
         ids = [letter.job_id for letter in page]

@@ -103,7 +103,7 @@ async def status(config: Config, kinds: Queues = NO_QUEUES) -> Status:
 
 
 async def look_at_ledger(sessions: Sessions, default: str, kinds: Queues = NO_QUEUES) -> Ledger:
-    """Count the jobs in the database. `default` is the default queue's key."""
+    """Count outbox rows, by queue, and receipts, by state. `default` is the default queue's key."""
     staged: Counter[str] = Counter()
     async with sessions() as session:
         for name, kind, number in await outbox.count_by_queue(session):

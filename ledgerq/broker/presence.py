@@ -65,7 +65,7 @@ async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
 def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
     """False if the worker has not polled its queue for 30 s, not counting `still`. True if its polls are not known.
 
-    `still` is for how many seconds the worker's event loop has not turned, up to now.
+    `still`: the seconds since the worker's event loop last turned.
     """
     looked = ctx.get(ALIVE)
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE

@@ -25,8 +25,8 @@ class Place(NamedTuple):
     Args:
         is_new: the entry was added.
         job_id: the entry's own, or the id of the job that has its unique key already.
-        content: the body or the result of the job that was there before; empty if unknown.
-        holder: another queue, if its job has this id; '' if that queue is unknown; None if no other queue has the id.
+        content: the result of the job that was there before, or its body if it has not ended; empty if unknown.
+        holder: the other queue that has a job of the entry's id; '' if that queue is unknown; None if none has.
     """
 
     is_new: bool

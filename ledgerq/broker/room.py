@@ -9,9 +9,9 @@ class Room:
     """How many further jobs of some kinds a worker has room for.
 
     Args:
-        batch: maximum number of jobs, at their first attempt, of `batchable_kinds`.
+        batch: maximum number of further jobs, at their first attempt, of `batchable_kinds`.
         batchable_kinds: the kinds whose jobs may share a transaction.
-        outside: maximum number of jobs of `outside_kinds`. If it is 0, these jobs are passed over: the jobs behind them
+        outside: maximum number of further jobs of `outside_kinds`. If it is 0, these jobs are passed over: the jobs behind them
             are claimed.
         outside_kinds: the kinds that work outside of the database.
         has_suspect: a suspect works outside: no second suspect may begin beside it.

@@ -98,7 +98,7 @@ def attach(
     sql: OnlySql = False,
     app: AppName = None,
 ) -> None:
-    """Let PostgreSQL write the audit entries of a table: for bulk statements and SQL too."""
+    """Let PostgreSQL write the audit entries of a table in place of ledgerq: then bulk statements and SQL leave entries too."""
 
     async def statements(database: Database) -> Sequence[str]:
         return await audit_admin.attach(database, table, mask or (), exclude or ())

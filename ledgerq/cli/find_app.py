@@ -43,7 +43,9 @@ AppName = Annotated[
 
 
 def find_app() -> App | None:
-    """The application; None if none is named. Its modules are searched in the current or pyproject.toml's folder too.
+    """The application that --app, LEDGERQ_APP or else pyproject.toml names; None if none does.
+
+    Its modules are also looked for in the current folder, or in that of the pyproject.toml which names it.
 
     Raises:
         UsageError: the named App can't be imported, or is no App; the text says which part of the name is wrong.
@@ -80,7 +82,7 @@ def tables_of_app() -> Tables:
 
 
 def queues_of_app() -> dict[str, str | None]:
-    """Kind → queue, for the application's kinds; None is the default queue. Empty if no application is named."""
+    """Kind → name of its queue, for all kinds of the application; None: the default queue. Empty if no application is named."""
     app = find_app()
     return app.registry().queues if app else {}
 

@@ -74,11 +74,11 @@ def _user() -> str:
 
 
 def checked_payload(kind: str, payload: str) -> Payload:
-    """The payload of a job, read from JSON and checked by its kind's rules.
+    """The payload object of a kind, from JSON text.
 
     Raises:
         UnknownKind: the application has no such kind.
-        InvalidPayload: the payload breaks the kind's rules; lists the invalid fields.
+        InvalidPayload: it is no JSON, or breaks the kind's rules; lists the invalid fields.
     """
     model: type[Payload] = require_app().registry().kind(kind).payload
     try:

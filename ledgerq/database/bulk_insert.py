@@ -20,14 +20,14 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 async def insert_rows(session: AsyncSession, table: type[SQLModel], rows: Rows) -> None:
-    """Insert rows, which must all have the same columns."""
+    """Insert rows, as values by column; each must have the columns of the first. No rows: nothing is done."""
     await _insert(session, table, rows, returning=False)
 
 
 async def insert_returning_ids(
     session: AsyncSession, table: type[SQLModel], rows: Rows
 ) -> list[int]:
-    """Insert rows, which must all have the same columns; returns the new ids in the order of the rows."""
+    """As `insert_rows`; returns the new ids in the order of the rows."""
     return await _insert(session, table, rows, returning=True)
 
 

@@ -193,7 +193,7 @@ def _from_json(text: str) -> Any:
 
 @contextmanager
 def unreachable(config: DatabaseConfig) -> Iterator[None]:
-    """Turn an error of the block into `Unreachable`, or into `SettingError` if the server refuses the login."""
+    """For a block that connects: an error of it becomes `Unreachable`, or `SettingError` if the server refuses the login."""
     try:
         yield
     except (SQLAlchemyError, OSError, PostgresError, ValueError, OverflowError) as error:

@@ -60,7 +60,7 @@ def schema_options(*, on_sqlite: bool, schema: str = SCHEMA) -> dict[str, Any]:
 
 
 def translated_schema(session: AsyncSession | Session, schema: str | None = SCHEMA) -> str | None:
-    """The schema to which the session's engine translates this one; None is the default schema."""
+    """The schema to which the session's engine translates this one. None, given or returned, is the connection's default."""
     bind = session.get_bind()
     translation: Mapping[str | None, str | None] = bind.get_execution_options().get(_MAP) or {}
     if schema in translation:
@@ -84,7 +84,7 @@ async def reach_our_tables(session: AsyncSession) -> None:
 
 
 class OurSql:
-    """A statement as text, which names its tables `ledgerq.…`. It is made once for each schema, then cached."""
+    """A statement as text that names its tables `ledgerq.…`, in place of which the schema in use is put, and cached."""
 
     def __init__(self, sql: str, *types: BindParameter[Any]) -> None:
         self._sql, self._types = sql, types

@@ -47,9 +47,9 @@ async def begin_with(
 async def at_commit(
     session: AsyncSession, statement: TextClause, values: Mapping[str, Any]
 ) -> None:
-    """Run the statement together with the COMMIT of the session's transaction; on SQLite at once.
+    """Keep the statement, and send it together with the COMMIT of the session's transaction; on SQLite run it now.
 
-    Its failure is then a failure of the commit. A rollback forgets it. A server logs the text of statements that fail: no
+    If it is kept, its failure is a failure of the commit, and a rollback forgets it. A server logs the text of statements that fail: no
     value may be a secret.
     """
     if held := _held(session):

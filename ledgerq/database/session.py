@@ -83,7 +83,7 @@ class LedgerqSession(AsyncSession):
     async def exec(self, statement: UpdateBase, **options: Any) -> CursorResult[Any]: ...
 
     async def exec(self, statement: Any, **options: Any) -> Any:
-        """Execute, as SQLModel's session does: a select of one thing returns values, another statement rows.
+        """Execute, as SQLModel's session does: a select of one column or class gives values, any other statement rows.
 
         Args:
             statement: made by `sqlmodel.select`, or an insert, update or delete.

@@ -211,7 +211,7 @@ def is_grant_missing(error: BaseException) -> bool:
 
 
 def is_contention(error: BaseException) -> bool:
-    """True if the work waited too long for a lock that another transaction holds."""
+    """True if the work waited too long for a lock that another transaction holds; False for a deadlock."""
     return isinstance(translate(error), LockTimeout)
 
 

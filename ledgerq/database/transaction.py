@@ -76,7 +76,7 @@ async def in_transaction(
     attempts: int = 4,
     isolation: Isolation | None = None,
 ) -> T:
-    """Do the work in a transaction; if it fails because of another transaction, do all of it again.
+    """Do the work in a transaction, commit it, return its result; do all of it again if another transaction made it fail.
 
     ```python
     async def close(session: LedgerqSession) -> None:

@@ -59,7 +59,7 @@ class ConstraintError(Refused):
 
 
 class MissingReference(ConstraintError):
-    """A row refers to a row that does not exist."""
+    """A row that is inserted or changed refers to a row that does not exist."""
 
     problem = "points at a row that does not exist"
 
@@ -116,7 +116,7 @@ class Deadlock(Transient):
 
 
 class LockTimeout(Transient):
-    """The wait for a lock took too long."""
+    """The database ended a statement that waited too long for a lock which another transaction holds."""
 
 
 class Unavailable(Transient):

@@ -144,7 +144,7 @@ class PayloadMismatch(JobError):
 
 
 class InvalidRequest(JobError):
-    """A producer's request has an invalid argument."""
+    """An argument of a call is invalid: of one that enqueues, stages, replays, discards or cancels a job."""
 
     reason = DeadLetterReason.INVALID_REQUEST
 
@@ -279,7 +279,7 @@ class RetryLater(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler to be called again after `delay` seconds. The job is rolled back; no attempt is counted.
+    """Raised by a handler to be called again after `delay` seconds. Its transaction is rolled back; no attempt is counted.
 
     ```python
     raise Snooze(3600)  # the shop is closed

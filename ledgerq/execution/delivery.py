@@ -41,13 +41,13 @@ class Delivery:
 
     @property
     def tries(self) -> int:
-        """The attempts since a step was last recorded, this one included: those that count against the limit."""
+        """How many attempts count against the limit: those since a step was last recorded, or all; this one included."""
         if not 0 < self.recorded_at <= self.attempt:  # attempts count anew after a replay
             return self.attempt
         return self.attempt - self.recorded_at + 1
 
     @property
     def is_first(self) -> bool:
-        """True if no earlier attempt, crash or interruption of the job is known, and its body counts no attempt."""
+        """True if Redis knows of no earlier attempt, crash or interruption of the job, and its body of no attempt."""
         before = self.attempt > 1 or self.crashes or self.interruptions
         return not before and not self.envelope.attempt

@@ -101,10 +101,10 @@ def shown_before(letter: DeadLetter) -> dict[str, Any]:
 def entry_of(
     letter: DeadLetter, action: Action, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Change:
-    """The entry of what was done with a letter."""
+    """The audit entry, not written yet, of an action on a dead letter: `before` and `after` it, the fields that changed."""
     return Change("dead_letter", letter.id, action, before, after)
 
 
 def origin_of(actor: str, letter: DeadLetter) -> Origin:
-    """The origin of what a person does with a letter."""
+    """Who acts on a dead letter, and on which job: for the audit entry of the action."""
     return Origin(actor, letter.job_id, letter.kind, trace_id=letter.trace_id)

@@ -37,11 +37,11 @@ class HandlerMisbehaved(Exception):
 
 
 async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) -> T:
-    """Run `work` in a copy of this context, with `bound` in its log lines; answers with its result.
+    """Run `work` in a copy of the caller's `contextvars` context, with `bound` in its log lines; answers with its result.
 
     Raises:
-        HandlerMisbehaved: `work` raised an error that is no `Exception`.
-        CancelledError: this task was cancelled from outside.
+        HandlerMisbehaved: `work` raised an error that is no `Exception`; an `Exception` goes on as it is.
+        CancelledError: this task was cancelled from outside, and `work` with it.
     """
     context = contextvars.copy_context()
     context.run(structlog.contextvars.bind_contextvars, **bound)

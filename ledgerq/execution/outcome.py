@@ -49,7 +49,7 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """There is no such job: its producer put it on the queue, but did not commit the transaction that staged it."""
+    """It was thrown away and did not run: its producer put it on the queue without the commit that stages it."""
 
 
 Outcome: TypeAlias = Completed | Duplicate | Retry | Buried | Dropped

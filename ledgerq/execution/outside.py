@@ -30,12 +30,14 @@ async def recorded_at(sessions: Sessions, delivery: Delivery) -> int:
 
 
 async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any]:
-    """The job with what its `outside` function answers, ready for the transaction; as it is, if it has ended.
+    """Call the job's `outside` function, if its kind has one; answers with the job and that answer, ready for its transaction.
+
+    A job that has a receipt is answered as it is, and nothing is called.
 
     Raises:
         NotStaged: its producer put it on the queue, but its transaction was not committed.
         PayloadMismatch: its steps were done for another payload.
-        BlockedTooOften: as `require_not_blocked`.
+        BlockedTooOften: it blocked the event loop in all its attempts.
     """
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:

@@ -204,7 +204,7 @@ class _Flow:
 
 
 def late(seconds: float, stalled: float, lasted: float) -> TimedOut | HeldUp:
-    """The error of a job whose time limit is over: `HeldUp` if it had less than `seconds` because of other jobs.
+    """The error to report of a job whose time limit is over: `HeldUp` if it had less than its `seconds`, else `TimedOut`.
 
     Args:
         seconds: the time limit.

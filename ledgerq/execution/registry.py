@@ -28,7 +28,7 @@ class Job(Generic[P]):
     answers: tuple[Any, ...] = ()  # of the kind's `outside` function, if it has one
 
     async def handle(self, context: JobContext[Any]) -> Any:
-        """Call the kind's handler inside the context's transaction; answers with the handler's result."""
+        """Call the kind's handler inside the context's transaction; returns the handler's result."""
         return await self.kind.handle(context, self.payload, *self.answers)
 
 

@@ -21,7 +21,7 @@ class JobCancelled(Exception):
 
 
 def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
-    """The error that a waiting client gets; None if the job has a result, or will be tried again."""
+    """The error that a waiting client gets; None if the job was done, is tried again, or was dropped."""
     match outcome:
         case Buried(reason, error):
             return JobBuried(f"{reason}: {one_line(error)}")

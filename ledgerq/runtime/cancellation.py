@@ -23,7 +23,8 @@ def told_to_stop(error: BaseException) -> bool:
 async def to_its_end(work: Awaitable[T]) -> tuple[T, bool]:
     """Await `work` to its end, however often this task is cancelled meanwhile.
 
-    Returns its answer, and whether this task was cancelled. Raises what `work` raises.
+    Returns a pair: its answer, and True if this task was cancelled, which the caller must then see to. Raises what `work`
+    raises; that the task was cancelled is then told by `cancellations` only.
     """
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():

@@ -21,7 +21,7 @@ _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 def end_in_children(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on, cut each process that is forked from this one off from the loop and its connections."""
+    """From now on, a process that is forked from this one lets go of `loop` and its connections; this process keeps them."""
     _loops.add(loop)
     _register()
 

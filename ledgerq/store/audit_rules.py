@@ -107,8 +107,8 @@ def as_listed(audited: object) -> tuple[type[Any] | Audited, ...]:
 def rules_for(audited: Iterable[type[Any] | Audited]) -> dict[type[Any], Rules]:
     """The rules of each listed class, and then of each class that inherits from one.
 
-    What one of them hides is hidden in the entries of all: a column that a parent masks, or another class of the same
-    table, is masked in the subclass too.
+    A column that one class masks or excludes is hidden in the entries of each class that writes to its table, and in those
+    of its subclasses.
 
     Raises:
         DefinitionError: a class can't be audited as `Audited` says.

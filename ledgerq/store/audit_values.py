@@ -53,7 +53,10 @@ def _names(rules: Rules, fields: Iterable[str]) -> set[str]:
 
 
 def expressions_of(state: InstanceState[Any], rules: Rules) -> dict[str, tuple[Any, str]]:
-    """The fields to which an SQL expression is assigned; after the flush the session may not know that they changed."""
+    """For each field to which an SQL expression is assigned: its former value and the expression's text.
+
+    To be asked before the flush; after it the session may not know that the fields changed.
+    """
     return {
         field: (_before(state, field), str(value))
         for field in rules.fields
@@ -113,7 +116,7 @@ class RowValues:
         return self._change(self.new_key, Action.CREATE, {}, _without_empty(after))
 
     def deleted(self) -> Change:
-        """The entry of a deleted row: its values that were loaded and are not None."""
+        """The entry of a deleted row: its values in the database that were loaded and are not None."""
         before = {field: self._before(field) for field in self._rules.fields}
         return self._change(self.old_key, Action.DELETE, _without_empty(before), {})
 

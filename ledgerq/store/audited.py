@@ -36,10 +36,10 @@ BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a st
 
 
 class FlushRecorder:
-    """Writes the audit entries of one application's audited classes, as a listener of its sessions.
+    """Writes the audit entries of an application's audited classes, in the flush that writes their rows.
 
     Raises:
-        DefinitionError: a class can't be audited as `Audited` says; the text says why, and what to change.
+        DefinitionError: when it is made: a class can't be audited as `Audited` says; the text says why, and what to change.
     """
 
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:

@@ -17,7 +17,7 @@ from ledgerq.store.tables import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Selects dead letters by kind, reason and fingerprint. None matches every value."""
+    """Selects the dead letters that have this kind, reason and fingerprint; a field that is None is not looked at."""
 
     kind: str | None = None
     reason: str | None = None

@@ -55,7 +55,7 @@ def key_fields(entity: Any) -> tuple[str, ...]:
 
 @cache
 def column_fields(entity: Any) -> tuple[str, ...]:
-    """The names of the attributes that are columns; no expressions, no relationships."""
+    """The names of the attributes of a mapped class that are columns of its table; no `column_property`, no relationship."""
     properties = inspect(entity).column_attrs
     return tuple(each.key for each in properties if isinstance(each.columns[0], Column))
 

@@ -106,7 +106,7 @@ async def insert_receipts(
 
 
 async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> None:
-    """Write the answers of many jobs into their receipts; None is not written."""
+    """Write the results of many jobs, by their ids, into their receipts; a result of None is passed over."""
     results = {job_id: result for job_id, result in results.items() if result is not None}
     if not results:
         return
@@ -121,7 +121,7 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
-    """Write a job's answer into its receipt, so that a duplicate gets the same answer. None is not written."""
+    """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over."""
     if result is None:
         return
     kept: Any = await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})

@@ -94,7 +94,7 @@ async def migration_engine(config: DatabaseConfig) -> AsyncIterator[AsyncEngine]
 
 @asynccontextmanager
 async def one_at_a_time(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Serialize deploys that migrate at the same time: the first one migrates, the others wait here.
+    """Let one deploy at a time into the block; the others wait, without limit, and then have their turn.
 
     The lock is polled. A statement that waits for it would hold a snapshot, and a CREATE INDEX CONCURRENTLY of the
     first deploy would wait for that snapshot. PostgreSQL frees the lock when its session ends, so a deploy that is

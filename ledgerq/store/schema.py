@@ -121,7 +121,7 @@ def alembic_config(tables: Tables, config: DatabaseConfig | None = None) -> Conf
 
 
 def head_revision(tables: Tables) -> str:
-    """The newest revision in the application's folder of migrations.
+    """The id of Alembic's head revision in the folder `tables.migrations`.
 
     Raises:
         MigrationFailed: the application names no folder, or there is no migration in it.

@@ -55,7 +55,7 @@ class StepRecords:
     Args:
         sessions: of the database.
         origin: the job, for the audit log.
-        payload_hash: of the job: steps of another payload are another job's.
+        payload_hash: of the job's payload; each record keeps it.
         known: the steps that were recorded before this run, by name.
     """
 
@@ -88,10 +88,10 @@ class StepRecords:
         return why
 
     def require_going_on(self) -> None:
-        """Raise what the job is to end by, if there is something.
+        """If a step has raised an error that ends the job, raise it again: the job's function may have caught it.
 
         Raises:
-            JobIsOver, InDoubt, StepUnusable: as it was raised before.
+            JobIsOver, InDoubt, StepUnusable: the same error.
         """
         if self.stopped_by is not None:
             raise self.stopped_by

@@ -64,7 +64,7 @@ async def find(session: AsyncSession, job_id: str, name: str) -> JobStep | None:
 
 
 async def of_running_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep] | None:
-    """The steps of a job by name, in one trip; None if the job has ended."""
+    """The recorded steps of a job by name, in one round trip, also for an unknown job; None if the job has a receipt."""
     await reach_our_tables(session)
     rows = (await session.execute(_OF_RUNNING, {"id": job_id})).all()
     if rows[0][0]:

@@ -117,7 +117,7 @@ class Worker:
         )
 
     def sessions(self, sessions: Sessions) -> Sessions:
-        """Sessions that die with this worker."""
+        """The sessions for this worker's jobs: after the moment at which it dies, they commit nothing more."""
         if self._moment is None:
             return sessions
         worker = self
@@ -168,7 +168,7 @@ class Worker:
 
     @property
     def missed(self) -> str:
-        """Why a job was done and the moment did not come."""
+        """For an error: why the job was done before the commit at which the worker was to die."""
         if self._step in self.steps:
             return f"has not recorded {self._step!r} in this run: an earlier attempt did"
         told = ", ".join(map(repr, self.steps)) or "none"
@@ -176,7 +176,10 @@ class Worker:
 
     @contextmanager
     def doing(self, name: str | None, *, ready: bool = False) -> Iterator[None]:
-        """Within the block, commits are of this step, or of none. The code after it does not notice that its worker died."""
+        """Within the block, commits are of the step `name`, or of none if it is None; `ready`: the next one is its record.
+
+        If the worker dies in the block, the job's own code gets a cancellation that it can't tell from another.
+        """
         if name is not None:
             self.steps[name] = None
         token = _DOING.set(_Doing(name, ready))

@@ -42,10 +42,10 @@ class AnswerType(Generic[T]):
             return to_jsonable_python(answer, by_alias=False)
 
     def from_json(self, value: Any) -> T:
-        """The value in its type.
+        """The value, which was read from JSON, converted to the answer's type.
 
         Raises:
-            ValidationError: it is not of that type. The error holds the value, which may be a secret.
+            ValidationError: it does not fit the type. The error holds the value, which may be a secret.
         """
         if self.adapter is None:
             return value  # type: ignore[no-any-return]

@@ -31,7 +31,7 @@ class ReadableParts:
 
 
 def readable_parts(body: bytes | None) -> ReadableParts:
-    """All parts if the body is valid, else each part that is valid by itself. Raises nothing."""
+    """All parts if the body is valid, else each part that is valid by itself, perhaps none. Raises nothing."""
     try:
         envelope = decode(body or b"")
     except Undecodable:

@@ -19,7 +19,9 @@ _CONTEXT_AND_PAYLOAD = ("context", "payload")
 def read_handler(
     handler: Callable[..., Any], context: type, outside: "tuple[type[Any], Any] | None" = None
 ) -> type[Any]:
-    """The payload class of `async def handler(context: JobContext, payload: CloseOrder) -> int`.
+    """Check a handler; answers with the class of its payload.
+
+    Its form is `async def close_order(context: JobContext, payload: CloseOrder) -> int`, with any result that JSON carries.
 
     Args:
         handler: the function.
@@ -85,7 +87,7 @@ def read_outside(
 def read_handler_of_many(
     handler: Callable[..., Any], context: type, payload: type[Payload[Any]]
 ) -> None:
-    """Check a kind's function for many jobs: it takes a sequence of contexts and one of this kind's payloads.
+    """Check a kind's function for many jobs: it takes a sequence of contexts and a sequence of this kind's payloads.
 
     Raises:
         DefinitionError: the function has another form.

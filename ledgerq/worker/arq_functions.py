@@ -89,7 +89,7 @@ class Call:
 
     @classmethod
     def read(cls, claim: Claim, options: Options) -> Self:
-        """The job that the claim's body asks for.
+        """The call that the claim's body describes, read as arq reads it.
 
         Raises:
             SerializationError: the body can't be read.

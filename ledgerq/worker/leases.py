@@ -18,7 +18,7 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(slots=True)
 class Leases:
-    """The claims of one worker. `running` answers with the ids of the jobs that the worker has."""
+    """Makes and hands back the claims of one worker. `running` answers with the ids of the jobs that have not ended here."""
 
     broker: ServedQueues
     running: Callable[[], Collection[str]]

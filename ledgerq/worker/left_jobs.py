@@ -33,7 +33,7 @@ MENDED_DESERIALIZER = (
 
 @dataclass(slots=True)
 class LeftJobs:
-    """The left jobs of one worker.
+    """The jobs that one worker leaves on its queues for others, because it can't read their bodies.
 
     Args:
         is_burst: the worker ends when only left jobs are on its queues, so their ids are kept.

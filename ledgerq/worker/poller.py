@@ -45,7 +45,7 @@ class Poller:
         self._woken.set()
 
     def job_ended(self) -> None:
-        """Note that a job has ended, and end the wait for a free slot."""
+        """To be called when a job has ended: ends the poller's wait for a free slot."""
         self._freed = True
         self._woken.set()
 

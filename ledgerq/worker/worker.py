@@ -127,7 +127,7 @@ class JobWorker(ArqWorker):
         self.owns_process = True
 
     def run(self) -> None:
-        """Run until stopped, then close."""
+        """Run until a signal stops the worker, then close it."""
         self.main_task = self.loop.create_task(self.main())
         try:
             with suppress(asyncio.CancelledError):
