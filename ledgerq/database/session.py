@@ -68,11 +68,6 @@ class LedgerqSession(AsyncSession):
         super().__init__(*args, **more)
         self.idle_limit = idle_limit
 
-    @property
-    def busy(self) -> bool:
-        """True if a task is awaiting one of the session's methods."""
-        return self._user is not None
-
     @overload
     async def exec(self, statement: SelectOfScalar[T], **options: Any) -> ScalarResult[T]: ...
 
@@ -126,6 +121,11 @@ class JobSession(LedgerqSession):
         vars(self).update(vars(session), _user=None)
         self.sync_session = self._proxied = self._assign_proxied(session.sync_session)
         self._job_id, self.lent = job_id, ""  # what a handler took that may outlive the job
+
+    @property
+    def busy(self) -> bool:
+        """True if a task is awaiting one of the session's methods."""
+        return self._user is not None
 
     def end(self) -> None:
         """End the session: from now on each use raises `JobEnded`."""

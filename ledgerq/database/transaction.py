@@ -47,7 +47,7 @@ async def transaction(
         with translated():
             yield session
             # a flush refuses a task that still uses the session; to flush nothing costs more than to look
-            if session.busy or session.new or session.dirty or session.deleted:
+            if session._user or session.new or session.dirty or session.deleted:  # noqa: SLF001 - ours
                 await session.flush()
     except BaseException as error:
         _, cancelled = await to_its_end(_abandon(session))
