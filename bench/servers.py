@@ -138,7 +138,7 @@ async def _make_templates(servers: Servers, root: Path) -> None:
 
 
 async def _make_grown(servers: Servers, template: str) -> None:
-    """As after years: so many jobs have ended, each with its entry. Their ids come before all new ones."""
+    """As after years: so many jobs have ended, each with its entry. All new ids, of tasks too, come after theirs."""
     rows = int(template.removeprefix("grown_"))
     async with servers.database("postgres") as postgres:
         if await postgres.fetchval("SELECT true FROM pg_database WHERE datname = $1", template):
@@ -158,6 +158,7 @@ async def _make_grown(servers: Servers, template: str) -> None:
                 "SELECT 'task', n::text, 'create', 'bench', '{}', jsonb_build_object('title', n::text), "
                 f"lpad(to_hex(n), 32, '0'), 'create_task', 1 FROM {numbers}"
             )
+        await grown.execute("SELECT setval(pg_get_serial_sequence('task', 'id'), $1)", rows)
         await grown.execute("VACUUM ANALYZE")
 
 
