@@ -109,9 +109,10 @@ def put_up_fences(engine: AsyncEngine) -> None:
     event.listen(sync, "after_cursor_execute", _ends)
     event.listen(sync, "checkin", _close_if_spoilt)
     event.listen(sync, "invalidate", _invalidated)
-    event.listen(sync, "do_execute", _opens)
     if sync.dialect.name == "sqlite":  # on PostgreSQL, FencedConnection.execute sees COMMIT
         event.listen(sync, "commit", _commits)
+    else:
+        event.listen(sync, "do_execute", _opens)
     driver_of = sync.dialect.get_driver_connection
 
     def lent(connection: Any) -> Any:

@@ -49,8 +49,8 @@ async def at_commit(
 ) -> None:
     """Keep the statement, and send it together with the COMMIT of the session's transaction; on SQLite run it now.
 
-    If it is kept, its failure is a failure of the commit, and a rollback forgets it. A server logs the text of statements that fail: no
-    value may be a secret.
+    If it is kept, its failure is a failure of the commit, and a rollback forgets it. A server logs the text of statements
+    that fail: no value may be a secret.
     """
     if held := _held(session):
         held[1].closing += (written_out(statement, values),)
