@@ -143,14 +143,15 @@ async def staged_delivery(sessions: Sessions, job_id: str) -> Delivery:
 
 
 def stock_worker(config: Config, registry: Registry, **overrides: Any) -> arq.Worker:
-    """arq's own engine on our settings, as `arq worker.app.WorkerSettings` builds it."""
-    schedule = overrides.pop("schedule", app.schedule)
+    """arq's own engine on our settings, as `arq worker.app.WorkerSettings` builds it, but without its schedule."""
+    schedule = overrides.pop("schedule", ())
     settings = worker_settings(app_of(registry, schedule), config)
     return arq.worker.create_worker(settings, **overrides)
 
 
 def our_worker(config: Config, registry: Registry, **overrides: Any) -> JobWorker:
-    schedule = overrides.pop("schedule", app.schedule)
+    """Without a schedule unless one is given: a test's worker runs no job because it is 12:41."""
+    schedule = overrides.pop("schedule", ())
     return build_worker(app_of(registry, schedule), config, **overrides)
 
 

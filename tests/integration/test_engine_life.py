@@ -125,12 +125,12 @@ async def test_a_handler_says_how_it_goes_on(
 
     registry = Registry([Kind(Told, handle)])
     snoozing = await client.enqueue(Told(how="snooze"))
-    await drain(our_worker(config, registry, burst=True, handle_signals=False, schedule=[]))
+    await drain(our_worker(config, registry, burst=True, handle_signals=False))
     assert await snoozing.result(timeout=5) == "awake"
     assert attempts == [1, 1, 1, 1]
     assert await count(sessions, Project) == 1
     await client.enqueue(Told(how="permanent"), job_id="gone")
-    await drain(our_worker(config, registry, burst=True, handle_signals=False, schedule=[]))
+    await drain(our_worker(config, registry, burst=True, handle_signals=False))
     buried = await letter(sessions, "gone")
     assert (buried.reason, buried.attempt) == ("permanent", 1)
     assert buried.problems == [{"field": "customer_id", "problem": "the customer is gone"}]
@@ -147,7 +147,7 @@ async def test_an_aborted_job_of_ours_stays_aborted(
         await asyncio.Event().wait()
 
     registry = Registry([Kind(Told, handle)])
-    worker = our_worker(config, registry, handle_signals=False, schedule=[])
+    worker = our_worker(config, registry, handle_signals=False)
     running = asyncio.create_task(worker.main())
     job = await client.enqueue(Told(how="x"), job_id="a")
     body = await redis.get("arq:job:a")
@@ -159,7 +159,7 @@ async def test_an_aborted_job_of_ours_stays_aborted(
     assert row.state is JobState.CANCELLED
     await redis.set("arq:job:a", body)
     await redis.zadd(config.worker.queue, {"a": 1})
-    await drain(our_worker(config, registry, burst=True, handle_signals=False, schedule=[]))
+    await drain(our_worker(config, registry, burst=True, handle_signals=False))
     assert await done(sessions) == 0
 
 
@@ -183,9 +183,7 @@ async def test_redis_may_fail_at_any_command(
     registry = Registry([Kind(CreateProject, create_project.handle)])
     await client.enqueue_many([CreateProject(name=f"p{n}") for n in range(30)])
     hurried = config.worker.model_copy(update={"lease": 1.0})
-    worker = our_worker(
-        Config(hurried, config.database), registry, handle_signals=False, schedule=[]
-    )
+    worker = our_worker(Config(hurried, config.database), registry, handle_signals=False)
     running = asyncio.create_task(worker.main())
 
     async def all_done() -> bool:

@@ -294,7 +294,7 @@ async def test_a_running_job_can_be_aborted_as_in_arq(
         started.set()
         await asyncio.Event().wait()
 
-    worker = engine(config, Registry([Kind(Tick, tick)]), schedule=[], handle_signals=False)
+    worker = engine(config, Registry([Kind(Tick, tick)]), handle_signals=False)
     running = asyncio.create_task(worker.async_run())
     async with JobClient.open(config.worker) as client:
         job = (await client.enqueue(Tick())).as_arq_job

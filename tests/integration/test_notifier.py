@@ -26,7 +26,7 @@ async def patient(config: Config) -> AsyncIterator[Config]:
     """A running worker that looks by itself once a minute."""
     worker = config.worker.model_copy(update={"poll_delay": 60.0, "relay_interval": 60.0})
     patient = Config(worker, config.database)
-    running = our_worker(patient, app.registry(), handle_signals=False, schedule=[])
+    running = our_worker(patient, app.registry(), handle_signals=False)
     task = asyncio.create_task(running.main())
 
     async def told() -> bool:

@@ -51,7 +51,7 @@ REGISTRY = Registry([Kind(Slow, slow)])
 
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[None]:
-    worker = our_worker(config, REGISTRY, handle_signals=False, schedule=())
+    worker = our_worker(config, REGISTRY, handle_signals=False)
     task = asyncio.create_task(worker.main())
     try:
         yield

@@ -63,7 +63,7 @@ class Odd(Payload, kind="odd"):
 
 async def burst(config: Config, registry: Registry | None = None) -> None:
     known = registry or app.registry()
-    await drain(our_worker(config, known, burst=True, handle_signals=False, schedule=[]))
+    await drain(our_worker(config, known, burst=True, handle_signals=False))
 
 
 async def test_an_error_that_is_no_text_keeps_no_other_job_from_ending(
@@ -75,7 +75,7 @@ async def test_an_error_that_is_no_text_keeps_no_other_job_from_ending(
         raise RuntimeError("cannot open '\udcff.txt'")
 
     registry = Registry([*app.registry(), Kind(Odd, fail)])
-    worker = our_worker(config, registry, handle_signals=False, schedule=[])
+    worker = our_worker(config, registry, handle_signals=False)
     running = asyncio.create_task(worker.main())
     await client.enqueue(Odd(), job_id="poison")
     after = await client.enqueue(LAUNCH)
@@ -237,7 +237,7 @@ async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) 
         begun.set()
         return await claim(self, *args, busy=1, **{k: v for k, v in options.items() if k != "busy"})
 
-    worker = our_worker(config, Registry([Kind(Odd, _nothing)]), handle_signals=False, schedule=[])
+    worker = our_worker(config, Registry([Kind(Odd, _nothing)]), handle_signals=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Broker, "claim", counted)
         running = asyncio.create_task(worker.main())
@@ -273,7 +273,7 @@ async def test_cancelling_one_of_a_batch_does_not_start_the_others_at_once(
 
     registry = Registry([Kind(Odd, handle, shares_commit=True)])
     jobs = await client.enqueue_many([Odd() for _ in range(100)])
-    worker = our_worker(config, registry, handle_signals=False, schedule=[])
+    worker = our_worker(config, registry, handle_signals=False)
     running = asyncio.create_task(worker.main())
     await asyncio.wait_for(first.wait(), 10)
     assert await jobs[50].as_arq_job.abort(timeout=10)

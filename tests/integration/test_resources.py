@@ -75,7 +75,10 @@ async def test_resources_that_do_not_open_end_the_startup(config: Config) -> Non
         yield
 
     worker = build_worker(
-        App(jobs=[greet], resources=resources), config, burst=True, handle_signals=False
+        App(jobs=[greet], resources=resources, forget_ended_jobs=False),
+        config,
+        burst=True,
+        handle_signals=False,
     )
     with pytest.raises(OSError, match="no such host"):
         await drain(worker)
@@ -103,7 +106,10 @@ async def test_the_engine_is_disposed_though_the_resources_do_not_close(
 
     monkeypatch.setattr(Database, "dispose", dispose)
     worker = build_worker(
-        App(jobs=[greet], resources=resources), config, burst=True, handle_signals=False
+        App(jobs=[greet], resources=resources, forget_ended_jobs=False),
+        config,
+        burst=True,
+        handle_signals=False,
     )
     with pytest.raises(OSError, match="would not close"):
         await drain(worker)

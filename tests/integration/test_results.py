@@ -47,7 +47,7 @@ async def test_a_kind_says_how_long_redis_keeps_its_results(
     async def refused(context: JobContext, _: Refused) -> int:
         raise ValueError("no")
 
-    app = App(jobs=[kept, not_kept, refused])
+    app = App(jobs=[kept, not_kept, refused], forget_ended_jobs=False)
     options: dict[str, Any] = {"burst": True, "handle_signals": False}
     waits = await client.enqueue(Kept(), job_id="kept")
     await client.enqueue(NotKept(), job_id="not-kept")
