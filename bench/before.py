@@ -1,7 +1,7 @@
 """A change beside the checkout before it, `make bench-before BEFORE=…`: is anything slower now than it was.
 
 Both do the same work in turns, in one run, on the same servers, each with its own schema and its own virtual
-environment. ONLY=create,move,noop picks workloads, ROUNDS=9 and SECONDS=2 say how long.
+environment. ONLY=create,plain,noop picks workloads, ROUNDS=9 and SECONDS=2 say how long.
 """
 
 import asyncio
@@ -14,17 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import workloads
-from bench.contenders import OURS, STAGED
+from bench.contenders import OURS, PLAIN, SHARED, STAGED
 from bench.results import Results
 from bench.rounds import Pacing, play
 from bench.servers import ROOT, servers
 
-_WORKLOADS = (
-    "create",
-    "staged",
-    "move",
-    "noop",
-)  # many at once, by the outbox, batched, one by one
+_WORKLOADS = ("create", "staged", "move", "noop", "plain", "shared")
+_CREATING = {each.name: each for each in (STAGED, PLAIN, SHARED)}  # the others are kinds of `OURS`
 
 
 def main(root: Path) -> int:
@@ -37,11 +33,11 @@ def main(root: Path) -> int:
     with servers((ROOT, root)) as ours:
         pace = Pacing(float(os.environ.get("SECONDS", "2")))
         for workload in wanted:
-            contender = STAGED if workload == "staged" else OURS
+            contender = _CREATING.get(workload, OURS)
             module = "ledgerq" if (root / "ledgerq").exists() else "worker"  # before version 0.2
             command = ("-m", module, "worker")
             pair = (contender, replace(contender, name="before", root=root, worker=command))
-            kind = "create" if workload == "staged" else workload
+            kind = "create" if workload in _CREATING else workload
             found = Results()
             rounds = int(os.environ.get("ROUNDS", "9"))
             asyncio.run(play(workloads.drains(ours, kind, pair), rounds, pace, found, console))

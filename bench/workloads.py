@@ -15,6 +15,9 @@ from bench.rounds import Pacing, Segment
 from bench.servers import GROWN, Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
+_WARM_EACH = (
+    1_600  # jobs for each of many workers, which are not counted: some for each of its connections
+)
 PGBENCH, CORE = "pgbench", "core"
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
@@ -160,23 +163,25 @@ def scaling(
 
 
 async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -> Drained:
-    """Start many workers, wait until all are at rest, then let all at once find a full queue.
+    """Start many workers, let each work for a moment, then let all at once find a full queue.
 
-    They stand still while it fills: on two cores the client that fills it would have a thirtieth of
-    the time, and its speed would be measured.
+    What a process and its connections need once, at their first jobs, is not measured: on two cores
+    it would be a third of the time of 32 workers. They stand still while the queue fills: the client
+    that fills it would have a thirtieth of the time, and its speed would be measured.
     """
     await begin(servers, contender, "create")
     async with counter(servers, "create", Path()) as done:
         with workers(servers, contender, "create", count) as running:
             await _at_rest(running)
+            warm = _WARM_EACH * count
+            await _fill_paused(servers, contender, running, warm)
+            await until(done, warm, running)
+            await _at_rest(running)
             async with servers.redis() as redis:
                 commands, trips = await redis_commands(redis)
-                with running.paused():
-                    filled = await asyncio.to_thread(
-                        ask, servers, contender, "fill", "create", jobs
-                    )
+                filled = await _fill_paused(servers, contender, running, jobs)
                 running.start_counting()
-                rate = await rate_between(done, jobs // 10, jobs, running)
+                rate = await rate_between(done, warm + jobs // 10, warm + jobs, running)
                 more, more_trips = await redis_commands(redis)
             cost = running.cost()
     return Drained(
@@ -188,6 +193,13 @@ async def crowd(servers: Servers, contender: Contender, count: int, jobs: int) -
         cost=cost,
         fill_rate=filled["jobs"] / filled["seconds"],
     )
+
+
+async def _fill_paused(
+    servers: Servers, contender: Contender, running: Workers, jobs: int
+) -> dict[str, float]:
+    with running.paused():
+        return await asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
 
 
 def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> list[Segment]:
