@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench import contenders as who
-from bench import outside, page, report, venvs, workloads
+from bench import outside, page, report, venvs, workloads, yardsticks
 from bench.processes import Contender
 from bench.results import Results
 from bench.rounds import Pacing, Segment, play
@@ -47,7 +47,7 @@ def groups() -> list[Group]:
         Group("create", lambda s, r, c: _create(s, [*c, *HANDLERS]), 5, quick=3),
         Group("grown", lambda s, r, c: workloads.grown(s, [who.OURS]), 3),
         Group("move", lambda s, r, c: workloads.drains(s, "move", _of(c, QUICKEST)), 3),
-        Group("noop", lambda s, r, c: workloads.drains(s, "noop", _of(c, QUICKEST)), 3),
+        Group("noop", lambda s, r, c: _noop(s, c), 3),
         Group("enqueue", lambda s, r, c: workloads.enqueues(s, c), 3),
         Group("latency", _latency, 2, rehearse=False),
         Group("idle", lambda s, r, c: workloads.idle(s, 10, _but_staged(c)), 2, rehearse=False),
@@ -59,7 +59,12 @@ def groups() -> list[Group]:
 
 
 def _create(servers: Servers, taking_part: Iterable[Contender]) -> list[Segment]:
-    return [*workloads.drains(servers, "create", taking_part), *workloads.yardstick(servers)]
+    return [*workloads.drains(servers, "create", taking_part), *yardsticks.create(servers)]
+
+
+def _noop(servers: Servers, taking_part: list[Contender]) -> list[Segment]:
+    drains = workloads.drains(servers, "noop", _of(taking_part, QUICKEST))
+    return [*drains, *yardsticks.noop(servers)]
 
 
 def _latency(servers: Servers, results: Results, taking_part: list[Contender]) -> list[Segment]:

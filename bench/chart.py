@@ -90,7 +90,7 @@ def scaling(axes: Any, medians: dict[str, dict[str, float]], titles: dict[str, s
 def _colour(name: str) -> str:
     if name in _OUR_NAMES:
         return OURS
-    return YARDSTICK if name in {"pgbench", "core"} else PEER
+    return YARDSTICK if name in {"pgbench", "core", "alone", "alone-shared"} else PEER
 
 
 def _bare(axes: Any) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench import page, venvs
 from bench.bars import bars
-from bench.contenders import ALL
+from bench.contenders import ALL, DBOS, PEERS
 from bench.outside import CALL, CALL_OWN
 from bench.page import RESULTS
 from bench.processes import Contender
@@ -27,6 +27,8 @@ QUICK_RESULTS = ROOT / ".bench" / "quick.json"
 DOCS = ROOT / "docs"
 _TITLES = {each.name: each.title for each in ALL} | {
     "pgbench": "pgbench, 8 clients",
+    "alone": "SQLAlchemy's session alone, a transaction for each job, no queue",
+    "alone-shared": "SQLAlchemy's session alone, 100 jobs in a transaction, no queue",
     "core": "SQLAlchemy Core, batches of 100, no queue",
     "service": "the service alone, 1,000 bare clients",
 }
@@ -49,7 +51,7 @@ def show(results: Results, console: Console) -> None:
 def _table(results: Results, workload: str) -> Table:
     table = Table("who", "median", "least to most", "to tuned arq", "to the best peer")
     table.title, table.title_justify = workload, "left"
-    best = results.best(workload, [name for name in _TITLES if name not in _NO_PEERS])
+    best = results.best(workload, [each.name for each in (*PEERS, DBOS)])
     for name, median, (least, most) in results.rows(workload):
         to_arq = results.ratio(workload, name, "arq")
         to_best = results.ratio(workload, name, best) if best else None
@@ -58,17 +60,6 @@ def _table(results: Results, workload: str) -> Table:
     return table
 
 
-_NO_PEERS = (
-    "ours",
-    "staged",
-    "direct",
-    "plain",
-    "shared",
-    "stock-client",
-    "pgbench",
-    "core",
-    "service",
-)
 _COSTLY = {
     "create": "what creating a task takes, one worker",
     CALL: "what a call and a row take, 100 at once, one worker",

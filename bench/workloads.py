@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from bench import core, pgbench
 from bench.latency import latencies
 from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
 from bench.processes import Contender, Workers, ask, workers
@@ -18,7 +17,6 @@ SETTLE = 4.0  # seconds that an idle worker is given to come to rest
 _WARM_EACH = (
     1_600  # jobs for each of many workers, which are not counted: some for each of its connections
 )
-PGBENCH, CORE = "pgbench", "core"
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
@@ -61,23 +59,6 @@ def grown(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
         for each in contenders
         for template, name in (("empty", YOUNG), (f"grown_{GROWN}", OLD))
     ]
-
-
-def yardstick(servers: Servers) -> list[Segment]:
-    """The same work without a queue: batches of Core, and pgbench, if it is there."""
-
-    async def batches(pace: Pacing) -> dict[str, float]:
-        return {"create": await core.rows(servers, pace.seconds)}
-
-    segments = [Segment("create", CORE, batches)]
-    program = pgbench.binary(servers)
-    if program is None:
-        return segments
-
-    async def one_by_one(pace: Pacing) -> dict[str, float]:
-        return {"create": await pgbench.transactions(servers, program, pace.seconds)}
-
-    return [*segments, Segment("create", PGBENCH, one_by_one)]
 
 
 def enqueues(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
