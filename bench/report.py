@@ -80,11 +80,13 @@ def _costs(results: Results, workload: str, title: str) -> Table:
 
 
 def _bars(results: Results) -> Table:
-    table = Table("bar", "wanted", "found", "", title="The bars", title_justify="left")
+    columns = ("bar", "wanted", "found", "without a queue", "")
+    table = Table(*columns, title="The bars", title_justify="left")
     marks = {True: "[green]pass[/]", False: "[red]fail[/]", None: "[dim]not measured[/]"}
     for bar in bars(results):
         found = "" if bar.found is None else f"{bar.found:,.2f} {bar.unit}"
-        table.add_row(bar.what, bar.wanted_text, found, marks[bar.passed])
+        ceiling = "" if bar.ceiling is None else f"{bar.ceiling:,.2f} {bar.unit}"
+        table.add_row(bar.what, bar.wanted_text, found, ceiling, marks[bar.passed])
     return table
 
 
@@ -104,7 +106,13 @@ def write(
         "settings": {each.name: each.settings for each in contenders},
         "titles": _TITLES,
         "bars": [
-            {"what": b.what, "wanted": b.wanted_text, "found": b.found, "passed": b.passed}
+            {
+                "what": b.what,
+                "wanted": b.wanted_text,
+                "found": b.found,
+                "passed": b.passed,
+                "ceiling": b.ceiling,
+            }
             for b in bars(results)
         ],
         **results.as_json(),

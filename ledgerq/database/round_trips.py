@@ -26,10 +26,10 @@ async def begin_with(
 
     None: nothing was done, since the transaction has begun, or nothing can be sent together with its BEGIN.
     """
-    held = _held(session)
-    if held is None or held[1].is_in_transaction() or session.in_nested_transaction():
+    found = _connections(session)
+    if found is None or found[1].is_in_transaction() or session.in_nested_transaction():
         return None
-    connection, driver = held
+    connection, driver = found
     opening = {OPENING: written_out(statement, values)}
     try:
         written = (
@@ -52,8 +52,8 @@ async def at_commit(
     If it is kept, its failure is a failure of the commit, and a rollback forgets it. A server logs the text of statements
     that fail: no value may be a secret.
     """
-    if held := _held(session):
-        held[1].closing += (written_out(statement, values),)
+    if found := _connections(session):
+        found[1].closing += (written_out(statement, values),)
     else:
         await session.execute(statement, values)
 
@@ -83,7 +83,7 @@ def literal(value: str | bytes | int | None) -> str:
     return f"E'{text}'"
 
 
-def _held(session: AsyncSession) -> tuple[AsyncConnection, FencedConnection] | None:
+def _connections(session: AsyncSession) -> tuple[AsyncConnection, FencedConnection] | None:
     """The transaction's connection, and asyncpg's under it; None if there is none that takes more."""
     # behind a fence, to ask for the driver's connection is to borrow it
     if not isinstance(session, LedgerqSession) or getattr(session.sync_session, "fence", None):
