@@ -122,8 +122,10 @@ def _installed(peers: Iterable[Contender], results: Results, console: Console) -
     return ready
 
 
-async def measure(servers: Servers, results: Results, console: Console) -> list[Contender]:
-    """Play what was asked for; who took part."""
+async def measure(
+    servers: Servers, results: Results, taking_part: list[Contender], console: Console
+) -> None:
+    """Play what was asked for; add to `taking_part` the peers that take part."""
     only = [name for name in os.environ.get("ONLY", "").split(",") if name]
     wanted = [
         each for each in groups() if (not only or each.name in only) and (each.quick or not QUICK)
@@ -131,14 +133,13 @@ async def measure(servers: Servers, results: Results, console: Console) -> list[
     peers = [who.ARQ, who.SAQ] if QUICK else [*who.PEERS, who.DBOS]
     if all(group.name == "outside" for group in wanted):
         peers = _of(peers, OUTSIDE)
-    taking_part = [*OURS, *_installed(peers, results, console)]
+    taking_part += _installed(peers, results, console)
     pace = Pacing(float(os.environ.get("SECONDS", "2.5" if QUICK else "4")))
     for group in wanted:
         rounds = int(os.environ.get("ROUNDS") or (group.quick if QUICK else group.rounds))
         some = taking_part if group.name == "outside" else _but_dbos(taking_part)
         segments = group.segments(servers, results, some)
         await play(segments, rounds, pace, results, console, rehearse=group.rehearse)
-    return taking_part
 
 
 def _keep(
@@ -162,13 +163,12 @@ def main() -> int:
     console = Console(width=120)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers must not outlive us
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us
-    results, started = Results(), time.monotonic()
+    results, taking_part, started = Results(), [*OURS], time.monotonic()
     with servers() as ours:
         try:
-            taking_part = asyncio.run(measure(ours, results, console))
+            asyncio.run(measure(ours, results, taking_part, console))
         except KeyboardInterrupt:
             console.print("stopped: what follows is what there is")
-            taking_part = [*OURS]
         results.notes["minutes"] = round((time.monotonic() - started) / 60, 1)
         report.show(results, console)
         if results.values:
