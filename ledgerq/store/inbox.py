@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -29,11 +29,9 @@ _INSERT_RECEIPTS = OurSql(
     "CAST(:hashes AS bytea[]), CAST(:attempts AS int[])) "
     "ON CONFLICT (job_id) DO NOTHING RETURNING job_id"
 )
-_ROWS = ProcessedJob.__table__  # type: ignore[attr-defined]
-_KEEP_RESULT = (
-    update(_ROWS)
-    .where(_ROWS.c.job_id == bindparam("id"))
-    .values(result=bindparam("value", type_=_ROWS.c.result.type))
+_RESULT = bindparam("result", type_=ProcessedJob.__table__.c.result.type)  # type: ignore[attr-defined]
+_KEEP_RESULT = OurSql(
+    "UPDATE ledgerq.processed_job SET result = :result WHERE job_id = :job_id", _RESULT
 )
 _KEEP_RESULTS = OurSql(
     "UPDATE ledgerq.processed_job AS kept SET result = v.result::jsonb "
@@ -124,7 +122,9 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over."""
     if result is None:
         return
-    kept: Any = await session.execute(_KEEP_RESULT, {"id": job_id, "value": result})
+    kept: Any = await session.execute(
+        _KEEP_RESULT.on(session), {"job_id": job_id, "result": result}
+    )
     _require_marks(kept.rowcount, 1)
 
 
