@@ -67,7 +67,7 @@ LEGAL_MOVES = MappingProxyType(
 
 
 def _no_tags() -> list[str]:
-    # not `list`: pydantic asks for the factory's signature at each new task, which takes 0.2 ms for a built-in
+    # not `list`: pydantic asks for the factory's signature at each new task, which takes 0.1 ms for a built-in
     return []
 
 
