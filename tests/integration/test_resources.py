@@ -136,7 +136,7 @@ async def test_a_handler_stages_records_and_answers_in_types(
 ) -> None:
     """The staged job has the actor of its parent, the entry its job, the answer its type."""
     enqueued = await client.enqueue(Report(), job_id="report", actor="ada", trace_id="t1")
-    both = replace(app, jobs=[report, create_project], schedule=[])
+    both = replace(app, jobs=[report, create_project], schedule=[], forget_ended_jobs=False)
     await drain(build_worker(both, config, burst=True, handle_signals=False))
     assert await enqueued.result(timeout=5) == {UUID(int=7): Decimal("1.50")}
     printed, created = await rows(sessions, AuditLog)
