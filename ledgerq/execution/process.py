@@ -176,7 +176,8 @@ class _Flow:
                 await outbox.remove(session, staged)
             return {job_id: Completed(result) for job_id, result in results.items()}
 
-        return await in_transaction(self.sessions, once)
+        with inbox.requiring_marks():
+            return await in_transaction(self.sessions, once)
 
     async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Decide on jobs whose transaction was rolled back.

@@ -1,18 +1,20 @@
 """The inbox: receipts of the jobs that have ended. A receipt commits with the job's work, so a second run finds it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledgerq.bounds import MAX_PRUNED, chunks, is_storable, require_limit, require_moment, storable
 from ledgerq.columns import UtcDateTime
 from ledgerq.database.own_schema import OurSql, reach_our_tables
-from ledgerq.database.round_trips import begin_with
+from ledgerq.database.round_trips import at_commit, begin_with
 from ledgerq.errors import NotAllowedInJob
 from ledgerq.store import steps
 from ledgerq.store.tables import JobState, ProcessedJob
@@ -32,6 +34,13 @@ _INSERT_RECEIPTS = OurSql(
 _RESULT = bindparam("result", type_=ProcessedJob.__table__.c.result.type)  # type: ignore[attr-defined]
 _KEEP_RESULT = OurSql(
     "UPDATE ledgerq.processed_job SET result = :result WHERE job_id = :job_id", _RESULT
+)
+# goes with COMMIT, and nobody sees how many rows it changed: it fails by itself if it changed none
+_UNDONE = "the receipt of the job is gone"
+_KEEP_NUMBER_AT_COMMIT = OurSql(
+    "WITH kept AS (UPDATE ledgerq.processed_job SET result = CAST(:result AS jsonb) "  # noqa: S608 - words of ours
+    "WHERE job_id = :job_id RETURNING job_id) "
+    f"SELECT CAST(CASE count(*) WHEN 1 THEN 'true' ELSE '{_UNDONE}' END AS boolean) FROM kept"
 )
 _KEEP_RESULTS = OurSql(
     "UPDATE ledgerq.processed_job AS kept SET result = v.result::jsonb "
@@ -106,9 +115,7 @@ async def insert_receipts(
 async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> None:
     """Write the results of many jobs, by their ids, into their receipts; a result of None is passed over."""
     results = {job_id: result for job_id, result in results.items() if result is not None}
-    if not results:
-        return
-    if len(results) == 1 or session.get_bind().dialect.name != "postgresql":
+    if len(results) <= 1 or session.get_bind().dialect.name != "postgresql":
         for job_id, result in results.items():
             await keep_result(session, job_id, result)
         return
@@ -119,13 +126,32 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
-    """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over."""
+    """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over.
+
+    On PostgreSQL, a number is sent together with the session's COMMIT (see `requiring_marks`). Nothing else is: a server
+    logs the text of a COMMIT that fails.
+    """
     if result is None:
+        return
+    if isinstance(result, int) and session.get_bind().dialect.name == "postgresql":
+        last = {"job_id": job_id, "result": to_json(result).decode()}
+        await at_commit(session, _KEEP_NUMBER_AT_COMMIT.on(session), last)
         return
     kept: Any = await session.execute(
         _KEEP_RESULT.on(session), {"job_id": job_id, "result": result}
     )
     _require_marks(kept.rowcount, 1)
+
+
+@contextmanager
+def requiring_marks() -> Iterator[None]:
+    """For the transaction that ends jobs: refuses one whose receipts are gone, if that is found at the commit only."""
+    try:
+        yield
+    except DBAPIError as error:
+        if _UNDONE in str(error.orig):
+            _require_marks(0, 1)
+        raise
 
 
 def _require_marks(found: int, expected: int) -> None:

@@ -102,6 +102,32 @@ async def test_a_staged_job_is_forgotten_in_the_round_trip_of_its_commit(
     assert not await rows(sessions, OutboxMessage)
 
 
+@pytest.mark.parametrize("answer", [0, -7, 2**80, True, False])
+async def test_a_number_is_kept_as_the_result_in_the_round_trip_of_the_commit(
+    sessions: Sessions, sent: list[str], answer: int
+) -> None:
+    async def answers(context: JobContext, payload: Work) -> int:
+        return answer
+
+    assert await run(sessions, answers) == Completed(answer)
+    assert [trip.partition(" ")[0] for trip in sent] == ["BEGIN;INSERT", "WITH"]
+    assert sent[1].endswith("COMMIT;")
+    [kept] = [each.result for each in await rows(sessions, ProcessedJob)]
+    assert (kept, type(kept)) == (answer, type(answer))
+
+
+async def test_no_text_of_a_result_is_in_a_message_that_a_server_may_log(
+    sessions: Sessions, sent: list[str]
+) -> None:
+    async def answers(context: JobContext, payload: Work) -> Any:
+        return {"token": "it's \\ private", "n": 1}
+
+    assert isinstance(await run(sessions, answers), Completed)
+    assert not any("private" in trip for trip in sent)
+    [kept] = await rows(sessions, ProcessedJob)
+    assert kept.result == {"token": "it's \\ private", "n": 1}
+
+
 @pytest.mark.parametrize("how", ["appends a comment", "strips comments", "sends a statement first"])
 async def test_listeners_of_the_service_do_not_keep_begin_from_the_server(
     database: Database, how: str
@@ -137,12 +163,15 @@ async def test_listeners_of_the_service_do_not_keep_begin_from_the_server(
         assert await session.scalar(text("SELECT to_regclass('undone')")) is None
 
 
+@pytest.mark.parametrize("answer", [1, "one"])
 @pytest.mark.parametrize("by", ["the ORM", "SQL", "asyncpg", "a function"])
-async def test_a_handler_cannot_delete_its_receipt(sessions: Sessions, by: str) -> None:
+async def test_a_handler_cannot_delete_its_receipt(
+    sessions: Sessions, by: str, answer: Any
+) -> None:
     """A job with a result; nobody looks for the receipt of one without."""
     deletion = "DELETE FROM LEDGERQ.PROCESSED_JOB"
 
-    async def deletes(context: JobContext, payload: Work) -> int:
+    async def deletes(context: JobContext, payload: Work) -> Any:
         session = context.session
         if by == "the ORM":
             await session.delete(await session.get_one(ProcessedJob, "job"))
@@ -153,7 +182,7 @@ async def test_a_handler_cannot_delete_its_receipt(sessions: Sessions, by: str) 
             await driver.driver_connection.execute(deletion)
         else:
             await session.execute(text("SELECT wipe()"))
-        return 1
+        return answer
 
     async with transaction(sessions) as session:
         function = f"CREATE FUNCTION wipe() RETURNS void LANGUAGE sql AS '{deletion}'"
