@@ -2,101 +2,37 @@
 
 `BENCH_STAGED=1` puts jobs into the outbox in transactions of their own instead of on Redis, and leaves them to the
 workers' relays. With `BENCH_STAGED=client` the producer puts them on Redis too, right after each commit.
-`BENCH_HANDLER=own` or `shared` creates tasks as a stranger's first handler does: by the session, for one job at a time.
+`BENCH_HANDLER=own` or `shared` creates tasks by a plain handler: see `bench.strangers`.
 `BENCH_ENTRIES` is how many tasks one job creates, `BENCH_BYTES` how long their descriptions are.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
-from bench.peers import calls, common
+from bench.kinds import Call, Noop, Plain, Wait
+from bench.peers import common
 from bench.peers.common import Jobs
 from db.database import open_database
 from db.inputs import NewTask
-from db.models import Task, TaskStatus
-from jobs.kinds import CATALOGUE, BulkCreateTasks, ChangeTaskStatus, CreateTask
-from ledgerq.audit import Change
+from db.models import TaskStatus
+from jobs.kinds import BulkCreateTasks, ChangeTaskStatus, CreateTask
 from ledgerq.client import JobClient
-from ledgerq.config import WorkerConfig, load_config
+from ledgerq.config import WorkerConfig
 from ledgerq.database.engine import Sessions
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.job import JobContext, Kind, job
-from ledgerq.logs import configure_logging
-from ledgerq.outside import Outside
 from ledgerq.settings import load
 from ledgerq.staging import stage_many
 from ledgerq.wire.payload import Payload
 from ledgerq.wire.request import Request
-from ledgerq.worker.build import build_worker, run_to_the_end
-from worker.app import app
 
 STAGED = os.environ.get("BENCH_STAGED", "")
 HANDLER = os.environ.get("BENCH_HANDLER", "")
 ENTRIES = int(os.environ.get("BENCH_ENTRIES", "1"))
 BYTES = int(os.environ.get("BENCH_BYTES", "0"))
 STAGED_AT_ONCE = 500
-WAIT = float(os.environ.get("BENCH_WAIT", "1"))  # seconds for which a job of the kind `wait` waits
-
-
-class Noop(Payload, kind="noop"):
-    """Nothing to do, exactly once all the same."""
-
-    number: int
-
-
-async def handle(context: JobContext, payload: Noop) -> None:
-    common.tick()
-
-
-class Plain(Payload[int], kind="plain"):
-    """A task to create by a plain handler."""
-
-    title: str
-
-
-@job(shares_commit=HANDLER == "shared")
-async def add_task(context: JobContext, plain: Plain) -> int:
-    task = Task(title=plain.title, project_id=1)
-    context.session.add(task)
-    await context.session.flush()
-    await context.record(Change("task", task.id, "create", {}, {"title": task.title}))
-    return task.id
-
-
-class Call(Payload[None], kind="call"):
-    """A call of the service, then a row."""
-
-    title: str
-
-
-async def ask_service(outside: Outside, call: Call) -> str:
-    return await outside.step("call", calls.call)
-
-
-@job(outside=ask_service)
-async def add_row(context: JobContext, call: Call, answer: str) -> None:
-    context.session.add(Task(title=call.title, project_id=1))
-
-
-class Wait(Payload[None], kind="wait"):
-    """A wait of `BENCH_WAIT` seconds, then a row."""
-
-    number: int
-
-
-async def sleep(outside: Outside, wait: Wait) -> int:
-    return await outside.step("wait", asyncio.sleep, WAIT, wait.number)
-
-
-@job(outside=sleep)
-async def add_number(context: JobContext, wait: Wait, number: int) -> None:
-    context.session.add(Task(title=str(number), project_id=1))
 
 
 def _payload(kind: str, argument: str | int) -> Payload:
@@ -169,17 +105,8 @@ class Ours:
         """The template is migrated: nothing to make."""
 
     def worker(self) -> None:
-        """`ledgerq worker`, with kinds of the benchmark beside the catalogue's."""
-        config = load_config()
-        configure_logging(config.worker.log_format, config.worker.log_level)
-        kinds: list[Kind[Any, Any]] = [
-            *CATALOGUE,
-            Kind(Noop, handle),
-            add_task,
-            add_row,
-            add_number,
-        ]
-        run_to_the_end(build_worker(replace(app, jobs=kinds), config))
+        """The worker of the benchmark's own kinds; `ledgerq worker` runs those of the task manager."""
+        common.run_command("python", "-m", "bench.strangers")
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[OnRedis | Staged]:

@@ -51,7 +51,8 @@ _NAMED = re.compile(  # the packages worth a word
 )
 _HOW = """
 Everybody does the same work on the same PostgreSQL (fsync on) and the same Redis: one task row and one audit entry
-in one transaction of SQLModel and SQLAlchemy. Each has an environment of its own and the settings at the end of this
+in one transaction of SQLModel and SQLAlchemy. The plain handlers of ledgerq are on the peers' models; `create_task` is the task manager's
+own, on its richer ones. Each has an environment of its own and the settings at the end of this
 page, which are the fastest that its documentation offers and trials found. Contenders take turns in every
 round; a figure is the median of the rounds, a ratio the median of the ratios within a round. Each segment begins
 with a fresh database and an empty Redis, and rows are counted by SQL from outside. ledgerq runs with

@@ -114,13 +114,17 @@ async def move(sessions: async_sessionmaker[AsyncSession], job_id: str, task_id:
 
 def created(task: Task, job_id: str) -> AuditLog:
     """The entry of a new task."""
-    after = {
+    return _entry(task, job_id, action="create", kind="create_task", before={}, after=shown(task))
+
+
+def shown(task: Task) -> dict[str, Any]:
+    """What the entry of a new task says of it."""
+    return {
         "title": task.title,
         "status": task.status,
         "priority": task.priority,
         "project_id": task.project_id,
     }
-    return _entry(task, job_id, action="create", kind="create_task", before={}, after=after)
 
 
 def moved(task: Task, job_id: str) -> AuditLog:
