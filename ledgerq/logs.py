@@ -67,7 +67,7 @@ def _renderer(*, console: bool) -> structlog.typing.Processor:
 
 def _json(line: structlog.typing.EventDict, **_: Any) -> str:
     try:
-        return json.dumps(line, default=_told)
+        return _ENCODER.encode(line)
     except Exception:  # noqa: BLE001 - a value that can't be written is no reason to lose the line
         return json.dumps({key: _told(value) for key, value in line.items()})
 
@@ -78,6 +78,9 @@ def _told(value: object) -> str:
         return value if isinstance(value, str) else repr(value)
     except Exception as error:  # noqa: BLE001 - the value's own code runs here
         return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+_ENCODER = json.JSONEncoder(default=_told)  # `json.dumps` would make one for each line
 
 
 def _escape(

@@ -37,24 +37,25 @@ def failure_of(outcome: Outcome) -> JobBuried | JobCancelled | None:
 
 def report(delivery: Delivery, name: str, outcome: Outcome, seconds: float) -> None:
     """One log line per delivery: which job, how it ended, and why."""
-    line = log.bind(
-        job_id=delivery.job_id, kind=name, attempt=delivery.attempt, seconds=round(seconds, 4)
-    )
+    about = {
+        "job_id": delivery.job_id, "kind": name, "attempt": delivery.attempt, "seconds": round(seconds, 4),
+    }  # fmt: skip
     match outcome:
         case Completed(result):
-            line.info("job.completed", result=shown(result))
+            log.info("job.completed", **about, result=shown(result))
         case Duplicate(state, result):
-            line.info("job.duplicate", state=state.value, result=shown(result))
+            log.info("job.duplicate", **about, state=state.value, result=shown(result))
         case Retry(delay, error, counts_as_attempt):
-            line.warning(
+            log.warning(
                 "job.retried",
+                **about,
                 delay=round(delay, 3),
                 counts_as_attempt=counts_as_attempt,
                 error=one_line(error),
             )
         case Buried(reason, error):
-            line.error("job.buried", reason=reason, error=one_line(error))
+            log.error("job.buried", **about, reason=reason, error=one_line(error))
         case Dropped():
-            line.warning("job.dropped", because="its producer did not commit")
+            log.warning("job.dropped", **about, because="its producer did not commit")
         case _:
             assert_never(outcome)

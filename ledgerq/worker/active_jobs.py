@@ -13,7 +13,7 @@ from ledgerq.broker.claims import Ack, Claim
 from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.errors import CancelledByItself
 from ledgerq.execution.registry import Registry
-from ledgerq.worker.acker import Acker
+from ledgerq.worker.acker import MAX_AT_ONCE, Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.sharing import BatchSize
 
@@ -57,6 +57,7 @@ class ActiveJobs:
         self.started = 0  # number of jobs that were started
         self._isolated = ""  # the job that must run alone: workers died with it
         self._outside: dict[str, Claim] = {}  # the running jobs that work outside of the database
+        self._unacknowledged = 0  # jobs that have ended, but for their ack
         self._batches, self._max_outside = batches, max_outside
 
     @property
@@ -68,6 +69,12 @@ class ActiveJobs:
     def outside(self) -> int:
         """The number of running jobs that work outside of the database."""
         return len(self._outside)
+
+    @property
+    def slots_taken(self) -> int:
+        """By the jobs that have a task of their own, and don't work outside. While an ack is sent, its job takes none."""
+        tasks = len(self.tasks) - self._batches.jobs - self.outside
+        return tasks - min(self._unacknowledged, MAX_AT_ONCE)  # more: Redis takes no acks
 
     @property
     def inside(self) -> list[asyncio.Task[None]]:
@@ -136,14 +143,28 @@ class ActiveJobs:
         self._outside.pop(claim.job_id, None)
         if self._isolated == claim.job_id:
             self._isolated = ""
-        self._on_ended()
+        if self._keeps_slot(claim) or not self.tasks:
+            self._on_ended()
 
     async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:
         if aborted:
             ack = await self._executor.aborted(claim, started=False)
         else:
             ack = await self._run(claim)
-        await self._end([claim], [ack])
+        if self._keeps_slot(claim):
+            await self._end([claim], [ack])
+            return
+        self._unacknowledged += 1
+        self._on_ended()
+        try:
+            await self._end([claim], [ack])
+        finally:
+            self._unacknowledged -= 1
+
+    def _keeps_slot(self, claim: Claim) -> bool:
+        """True if the job's slot gets free when Redis has answered its ack, not before."""
+        hook = self._executor.options.after_job_end  # it is a part of the job
+        return claim.works_outside or claim.runs_isolated or hook is not None
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Start jobs that share transactions, in one task. If one is cancelled from outside, the rest is handed back.

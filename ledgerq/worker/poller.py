@@ -8,6 +8,8 @@ from contextlib import suppress
 MAX_WAIT = 0.95  # seconds between two polls while Redis notifies of changes; arq's cron needs a poll a second
 _APART_AT_WORK = 0.025  # seconds between two polls while jobs run and none ends, for larger batches
 _MAX_WAIT_AT_WORK = 0.25  # … while there is no room: a poll also finds jobs to abort
+_TOGETHER = 0.005  # seconds in which slots that get free are filled by one poll …
+_ENOUGH = 0.3  # … or until so many of them are free
 _APART = 0.005  # … of a worker that finds nothing to claim after change upon change …
 _MAX_APART = 0.1  # … doubled up to this: many workers must not all poll at each change
 
@@ -20,14 +22,15 @@ class Poller:
         self._is_listening = False  # Redis notifies of changes
         self.stopping = False
         self.waiting = asyncio.Event()  # set while a change is waited for
-        self._changed = self._freed = False
+        self._changed = False
+        self._freed = 0  # jobs that have ended since the last poll
         self._woken = asyncio.Event()
         self._looked = 0.0
         self._empty_polls = 0  # changes in a row after which there was nothing left to claim
 
     def start(self) -> None:
         """A poll begins: forget the news of queued jobs and free slots that came before it, since it looks at both."""
-        self._changed = self._freed = False
+        self._changed, self._freed = False, 0
         self._looked = time.monotonic()
 
     def record_result(self, jobs: int) -> None:
@@ -46,7 +49,7 @@ class Poller:
 
     def job_ended(self) -> None:
         """To be called when a job has ended: ends the poller's wait for a free slot."""
-        self._freed = True
+        self._freed += 1
         self._woken.set()
 
     def stop(self) -> None:
@@ -66,19 +69,20 @@ class Poller:
         longest = longest if due_in is None else min(longest, due_in + 0.001)
         if busy:  # changes are ignored for a moment: most are this worker's own
             rest = min(longest, self._looked + _APART_AT_WORK - time.monotonic())
-            await self._wait(rest, lambda: self._freed)
+            await self._wait(rest, lambda: bool(self._freed))
         self.waiting.set()
-        await self._wait(longest, lambda: self._changed or (or_free and self._freed))
+        await self._wait(longest, lambda: self._changed or bool(or_free and self._freed))
         self.waiting.clear()
         self._empty_polls = self._empty_polls + 1 if self._changed else 0
         if self._empty_polls > 1:
             apart = min(_MAX_APART, _APART * 2 ** max(0, min(self._empty_polls, 10) - 2))
             rest = self._looked + apart - time.monotonic()
-            await self._wait(rest, lambda: or_free and self._freed)
+            await self._wait(rest, lambda: or_free and bool(self._freed))
 
-    async def until_free(self) -> None:
-        """Wait until a job ends; at most `poll`, or 0.25 s if that is longer: the next poll may find jobs to abort."""
-        await self._wait(max(self.poll, _MAX_WAIT_AT_WORK), lambda: self._freed)
+    async def until_free(self, running: int) -> None:
+        """Wait until a job ends, or a few if many run: at most `poll`, or 0.25 s if that is longer: a poll finds jobs to abort."""
+        await self._wait(max(self.poll, _MAX_WAIT_AT_WORK), lambda: bool(self._freed))
+        await self._wait(_TOGETHER, lambda: self._freed >= running * _ENOUGH)
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`, or until the worker stops."""

@@ -174,13 +174,13 @@ class JobWorker(ArqWorker):
         if claimed.drain_first and (inside := active.inside):
             await asyncio.wait(inside, timeout=self.lease_settings.lease / 3)
         elif not (wanted or room.outside) or (claimed.more and not claimed.jobs):
-            await self._poller.until_free()  # there is no room, or the due job must wait
+            await self._poller.until_free(active.slots_taken)  # no room, or the due job must wait
         elif not claimed.more:
             await self._poller.until_change(
                 claimed.due_in, busy=bool(self.tasks), or_free=self.burst or claimed.passed_over
             )
         elif not (active.outside or room.batch):
-            await self._poller.until_free()
+            await self._poller.until_free(active.slots_taken)
 
     async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
         """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
@@ -203,7 +203,7 @@ class JobWorker(ArqWorker):
         """How many more jobs there is room for, not counting jobs in batches and jobs that work outside."""
         if not self.allow_pick_jobs or active.isolated:
             return 0
-        free = self.max_jobs - (len(self.tasks) - self._batches.jobs - active.outside)
+        free = self.max_jobs - active.slots_taken
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return max(0, free)

@@ -1,0 +1,149 @@
+"""Jobs that end close together: their acks share a round trip, and their slots are filled by one poll."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ledgerq.broker.claims import Ack, Claim
+from ledgerq.worker.acker import Acker
+from ledgerq.worker.active_jobs import ActiveJobs
+from ledgerq.worker.poller import Poller
+from ledgerq.worker.sharing import BatchSize
+
+
+class Broker:
+    """Answers acks when it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+        self.answers = asyncio.Event()
+
+    async def acknowledge(self, acks: list[Ack]) -> list[bool]:
+        self.sent.append([each.job_id for each in acks])
+        await self.answers.wait()
+        return [True] * len(acks)
+
+
+class Worker:
+    """The parts of a worker from a claim to its ack; the jobs do nothing."""
+
+    def __init__(self, *, hook: Any = None) -> None:
+        self.broker, self.ended = Broker(), asyncio.Semaphore(0)
+        executor: Any = SimpleNamespace(
+            options=SimpleNamespace(after_job_end=hook), run=self.run, after=self.after
+        )
+        broker: Any = self.broker
+        self.acker = Acker(broker, lambda: None)
+        self.active = ActiveJobs(executor, self.acker, self.ended.release, BatchSize(1), 10)
+
+    async def run(self, claims: list[Claim]) -> list[Ack]:
+        return [Ack(each.job_id, "done") for each in claims]
+
+    async def after(self, claims: list[Claim]) -> None:
+        pass
+
+
+def claim(job_id: str, *, outside: bool = False, suspect: bool = False) -> Claim:
+    return Claim(
+        job_id, 1, b"", score=0, is_batchable=False, works_outside=outside, is_suspect=suspect,
+        is_doubtful=False,
+    )  # fmt: skip
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_a_job_that_waits_for_its_ack_takes_no_slot() -> None:
+    worker = Worker()
+    sending = asyncio.create_task(worker.acker.run())
+    worker.active.start(claim("one"), aborted=False)
+    assert worker.active.slots_taken == 1
+    await worker.ended.acquire()
+    assert worker.active.slots_taken == 0
+    assert set(worker.active.tasks) == {"one"}  # its lease is renewed until the ack is there
+    worker.broker.answers.set()
+    await asyncio.gather(*worker.active.tasks.values())
+    await turns()
+    assert (worker.active.slots_taken, worker.active.tasks) == (0, {})
+    sending.cancel()
+
+
+async def test_jobs_whose_acks_redis_does_not_take_fill_the_slots_in_the_end() -> None:
+    worker = Worker()
+    sending = asyncio.create_task(worker.acker.run())
+    for number in range(60):
+        worker.active.start(claim(str(number)), aborted=False)
+    for _ in range(60):
+        await worker.ended.acquire()
+    assert worker.active.slots_taken == 10
+    worker.broker.answers.set()
+    await asyncio.gather(*worker.active.tasks.values())
+    sending.cancel()
+
+
+@pytest.mark.parametrize("why", ["its hook is to come", "it must run alone", "it works outside"])
+async def test_a_job_keeps_its_slot_until_its_ack_if(why: str) -> None:
+    async def hook(ctx: Any) -> None:
+        pass
+
+    worker = Worker(hook=hook if why == "its hook is to come" else None)
+    sending = asyncio.create_task(worker.acker.run())
+    outside, suspect = why == "it works outside", why == "it must run alone"
+    worker.active.start(claim("one", outside=outside, suspect=suspect), aborted=False)
+    await turns()
+    assert worker.broker.sent == [["one"]]
+    assert worker.ended.locked()  # no poll would find room
+    assert (worker.active.outside, worker.active.slots_taken) == ((1, 0) if outside else (0, 1))
+    assert worker.active.isolated == suspect
+    worker.broker.answers.set()
+    await worker.ended.acquire()
+    assert (worker.active.outside, worker.active.slots_taken, worker.active.isolated) == (
+        0,
+        0,
+        False,
+    )
+    sending.cancel()
+
+
+async def test_acks_that_come_close_together_share_a_round_trip() -> None:
+    worker = Worker()
+    worker.broker.answers.set()
+    sending = asyncio.create_task(worker.acker.run())
+    await worker.acker.acknowledge([Ack("first", "done")])
+    later = [worker.acker.acknowledge([Ack(name, "done")]) for name in ("second", "third")]
+    await asyncio.gather(*later)
+    assert worker.broker.sent == [["first"], ["second", "third"]]
+    sending.cancel()
+
+
+async def test_a_poller_with_many_running_jobs_waits_for_a_few_that_end() -> None:
+    poller = Poller(60)
+    poller.start()
+    waiting = asyncio.create_task(poller.until_free(10))
+    for ended in range(3):
+        await turns()
+        assert not waiting.done(), ended
+        poller.job_ended()
+    await turns()
+    assert waiting.done()
+
+
+async def test_a_poller_does_not_wait_for_a_second_job_to_end_for_long() -> None:
+    poller = Poller(60)
+    poller.start()
+    poller.job_ended()
+    await asyncio.wait_for(poller.until_free(100), 5)
+
+
+async def test_a_poller_with_one_slot_polls_when_its_job_has_ended() -> None:
+    poller = Poller(60)
+    poller.start()
+    waiting = asyncio.create_task(poller.until_free(0))
+    await turns()
+    poller.job_ended()
+    await turns()
+    assert waiting.done()
