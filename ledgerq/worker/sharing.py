@@ -14,7 +14,8 @@ _FIRST = 200  # jobs in the first batch: until a batch was measured, the rest is
 _MIN_JOBS = 2  # jobs in the smallest batch: one job shares nothing
 _SHORT = 2.0  # seconds: after a full batch that took less, the next may be twice as large
 _LONG = 4.0  # seconds: after a batch that took more, the size is halved: others wait 5 s for a lock
-_MAX_AT_ONCE = 4  # batches: some wait for the database or Redis while the next one runs
+_AT_ONCE = 2  # batches, as soon as one was measured: one waits for the database or Redis while the other runs …
+_MAX_AT_ONCE = 4  # … or more, if they are quick
 _SLOW = 0.25  # seconds: after a slower batch fewer run at once: other workers may be faster
 
 
@@ -50,7 +51,8 @@ class BatchSize:
     def learn(self, jobs: int, seconds: float) -> None:
         """Adapt the size, and how many run at once, to a batch of `jobs` that took `seconds`."""
         step = -1 if seconds > _SLOW else 1
-        self._at_once = min(max(1, self._at_once + step), _MAX_AT_ONCE)
+        least = 1 if seconds > _LONG else _AT_ONCE
+        self._at_once = min(max(least, self._at_once + step), _MAX_AT_ONCE)
         if seconds > _LONG:
             self._size = max(_MIN_JOBS, jobs // 2)
         elif seconds < _SHORT and jobs >= self._size:

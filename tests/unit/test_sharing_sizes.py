@@ -40,22 +40,39 @@ def test_no_batch_is_larger_than_allowed() -> None:
     assert BatchSize(50).next_size == 50
 
 
-def test_batches_run_beside_each_other_only_while_they_are_quick() -> None:
-    """One at first, up to four, one again."""
+def test_more_batches_run_beside_each_other_while_they_are_quick() -> None:
+    """One at first, up to four; two at least, so that one waits for the database while the other runs."""
     sizes = BatchSize(500)
-    sizes.began(3)
-    assert sizes.next_size == 0
+    assert at_once(sizes) == 1
+    sizes.learn(3, 0.01)
+    assert at_once(sizes) == 2
     for _ in range(9):
         sizes.learn(3, 0.01)
-    for _ in range(3):
-        assert sizes.next_size
+    assert at_once(sizes) == 4
+    for _ in range(9):
+        sizes.learn(3, 0.3)
+    assert at_once(sizes) == 2
+
+
+def test_long_batches_run_alone() -> None:
+    """They hold locks for which others wait."""
+    sizes = BatchSize(500)
+    for _ in range(2):
+        sizes.learn(3, 0.01)
+    for _ in range(9):
+        sizes.learn(3, 5)
+    assert at_once(sizes) == 1
+
+
+def at_once(sizes: BatchSize) -> int:
+    """How many batches there is room for."""
+    while sizes.next_size:
         sizes.began(3)
-    assert sizes.next_size == 0
-    assert (sizes.running, sizes.jobs) == (4, 12)
-    sizes.ended(3)
-    assert sizes.next_size
-    sizes.learn(3, 0.3)
-    assert sizes.next_size == 0
+    running, jobs = sizes.running, sizes.jobs
+    assert jobs == 3 * running
+    for _ in range(running):
+        sizes.ended(3)
+    return running
 
 
 def sizes_of(kind: str, sizes: KindSizes, *seconds_a_job: float) -> list[int]:
