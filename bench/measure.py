@@ -18,6 +18,7 @@ from bench.servers import Servers
 
 LOOK = 0.05  # seconds between two counts …
 _LIGHT = 20  # … or so many times what a count takes: counting a million rows must not be what is measured
+_REWRITE = 300  # seconds for Redis to rewrite its append-only file
 PATIENCE = 40  # seconds without progress after which a contender is given up
 _COUNT = {table: f"SELECT count(*) FROM {table}" for table in ("task", "audit_log")}  # noqa: S608 - ours
 _WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
@@ -163,6 +164,39 @@ async def rate_between(done: Counter, first: int, last: int, running: Workers) -
     before, since = await until(done, first, running), time.monotonic()
     now = await until(done, last, running)
     return (now - before) / (time.monotonic() - since)
+
+
+async def rate_at_the_front(done: Counter, number: int, running: Workers) -> float:
+    """Jobs a second, however many are queued: the workers are told to stop at `number`, and end what they have begun.
+
+    Without that, what is under way at the end would count for a short queue only. Raises as `until`.
+    """
+    before, since = await until(done, number // 5, running), time.monotonic()
+    await until(done, number, running)
+    for process in running.processes:
+        process.terminate()
+    now, at = before, since
+    while any(process.poll() is None for process in running.processes):
+        found = await done()
+        if found != now:
+            now, at = found, time.monotonic()
+        await asyncio.sleep(LOOK / 5)
+    return (now - before) / (at - since)
+
+
+async def redis_at_rest(servers: Servers) -> None:
+    """Wait until Redis has rewritten its append-only file, which a long fill makes it do, and which takes a core.
+
+    Raises:
+        Stuck: it takes minutes.
+    """
+    async with servers.redis() as redis:
+        for _ in range(_REWRITE):
+            told = await redis.info("persistence")
+            if not told["aof_rewrite_in_progress"] and not told["aof_rewrite_scheduled"]:
+                return
+            await asyncio.sleep(1)
+    raise Stuck(f"Redis rewrites its append-only file for more than {_REWRITE} s")
 
 
 async def redis_commands(redis: Any) -> tuple[int, int]:

@@ -8,7 +8,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from bench.latency import latencies
-from bench.measure import Drained, begin, counter, drain, rate_between, redis_commands, until
+from bench.measure import (
+    Drained,
+    begin,
+    counter,
+    drain,
+    rate_at_the_front,
+    rate_between,
+    redis_at_rest,
+    redis_commands,
+    until,
+)
 from bench.processes import Contender, Workers, ask, workers
 from bench.rounds import Pacing, Segment
 from bench.servers import GROWN, Servers
@@ -19,6 +29,9 @@ _WARM_EACH = (
 )
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
+_FRONT = (
+    6_000  # jobs at the front of the queue; as many more may be under way when these have ended
+)
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
 
 ContenderWork = Callable[[Contender, Pacing], Awaitable[dict[str, float]]]
@@ -184,24 +197,30 @@ async def _fill_paused(
 
 
 def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> list[Segment]:
-    """Throughput of the same 10,000 jobs with none behind them, a million, and so many not due yet.
+    """Throughput at the front of 10,000 jobs, of a million, and of 10,000 with so many behind them that are not due yet.
 
     The million is then worked off: is the worker as large at its end as after the first tenth?
     """
 
+    async def front(contender: Contender, queued: int) -> float:
+        await begin(servers, contender, "create")
+        await asyncio.to_thread(ask, servers, contender, "fill", "create", queued)
+        await redis_at_rest(servers)
+        async with counter(servers, "create", Path()) as done:
+            with workers(servers, contender, "create") as running:
+                return await rate_at_the_front(done, _FRONT, running)
+
     async def short(contender: Contender, pace: Pacing) -> dict[str, float]:
-        return {SHORT: (await drain(servers, contender, "create", FEW)).rate}
+        return {SHORT: await front(contender, FEW)}
 
     async def held(contender: Contender, pace: Pacing) -> dict[str, float]:
         drained = await drain(servers, contender, "create", FEW, deferred=deferred)
         return {f"{deferred:,} deferred": drained.rate}
 
     async def long(contender: Contender, pace: Pacing) -> dict[str, float]:
-        await begin(servers, contender, "create")
-        await asyncio.to_thread(ask, servers, contender, "fill", "create", MANY)
+        first = await front(contender, MANY)
         async with counter(servers, "create", Path()) as done:
             with workers(servers, contender, "create") as running:
-                first = await rate_between(done, FEW // 10, FEW, running)
                 await until(done, MANY // 10, running)
                 before = running.cost().rss_mb
                 rest = await rate_between(done, MANY // 10, MANY, running)
