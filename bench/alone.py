@@ -1,8 +1,8 @@
 """What a job's own work costs, without a queue, a receipt or a worker: `python -m bench.alone own|shared|noop SECONDS`.
 
 `own` is the peers' handler by SQLAlchemy's session, a transaction for each job, ten at once in one process; `shared` runs
-100 of them in a transaction; `noop` is one INSERT, the least that can say that a job has run. A worker process that runs
-such a handler can't be faster.
+100 of them in a transaction; `noop` is one INSERT, the least that can say that a job has run. A worker process whose jobs
+have a commit each can't be faster than `own` and `noop`.
 Runs in a peer's virtual environment and imports nothing of the product.
 """
 

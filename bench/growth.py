@@ -28,7 +28,7 @@ from bench.workloads import crowd
 
 RESULTS = ROOT / ".bench" / "growth.json"
 DOCS = ROOT / "docs"
-_AHEAD = 6_000  # jobs of a long queue that are timed, and those that are under way then
+_AHEAD = 6_000  # jobs of a long queue that are worked off, and those that are under way then
 _CROWD = 30_000  # jobs for one to many workers
 
 Point = Callable[[Servers, int, Pacing], Awaitable[float]]

@@ -169,14 +169,17 @@ async def rate_between(done: Counter, first: int, last: int, running: Workers) -
 async def rate_at_the_front(done: Counter, number: int, running: Workers) -> float:
     """Jobs a second, however many are queued: the workers are told to stop at `number`, and end what they have begun.
 
-    Without that, what is under way at the end would count for a short queue only. Raises as `until`.
+    Without that, what is under way at the end would count for a short queue only. Raises as `until`; Stuck also if a worker
+    does not end.
     """
     before, since = await until(done, number // 5, running), time.monotonic()
     await until(done, number, running)
     for process in running.processes:
         process.terminate()
-    now, at = before, since
+    now, at, deadline = before, since, time.monotonic() + PATIENCE
     while any(process.poll() is None for process in running.processes):
+        if time.monotonic() > deadline:
+            raise Stuck(f"a worker does not end within {PATIENCE} s")
         found = await done()
         if found != now:
             now, at = found, time.monotonic()
@@ -192,10 +195,10 @@ async def redis_at_rest(servers: Servers) -> None:
     """
     async with servers.redis() as redis:
         for _ in range(_REWRITE):
+            await asyncio.sleep(1)  # Redis looks every 100 ms whether it is to rewrite the file
             told = await redis.info("persistence")
             if not told["aof_rewrite_in_progress"] and not told["aof_rewrite_scheduled"]:
                 return
-            await asyncio.sleep(1)
     raise Stuck(f"Redis rewrites its append-only file for more than {_REWRITE} s")
 
 

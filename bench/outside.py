@@ -132,10 +132,15 @@ async def _calls(
 def waiting(servers: Servers, contenders: Iterable[Contender]) -> list[Segment]:
     """What jobs cost that only wait."""
     return [
-        Segment(name, each.name, partial(work, servers, each))
+        Segment(name, each.name, partial(work, servers, _with_plain(each)))
         for each in contenders
         for name, work in ((SECONDS, _five_hundred), (MEMORY, _thousand))
     ]
+
+
+def _with_plain(contender: Contender) -> Contender:
+    """The contender, whose jobs of the kind `create` are those of its bare service: they warm its worker up."""
+    return replace(contender, environment={**contender.environment, "BENCH_HANDLER": "own"})
 
 
 async def _five_hundred(servers: Servers, contender: Contender, _: Pacing) -> dict[str, float]:

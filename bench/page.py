@@ -51,17 +51,17 @@ _NAMED = re.compile(  # the packages worth a word
 )
 _HOW = """
 Everybody does the same work on the same PostgreSQL (fsync on) and the same Redis: one task row and one audit entry
-in one transaction of SQLModel and SQLAlchemy. The plain handlers of ledgerq are on the peers' models; `create_task` is the task manager's
-own, on its richer ones. Each has an environment of its own and the settings at the end of this
+in one transaction of SQLModel and SQLAlchemy. `create_task` and the change of status are the task manager's own jobs, on its richer models. The
+plain, empty and waiting jobs of ledgerq run in a bare service (`bench/strangers.py`), on the peers' models. Each has an environment of its own and the settings at the end of this
 page, which are the fastest that its documentation offers and trials found. Contenders take turns in every
 round; a figure is the median of the rounds, a ratio the median of the ratios within a round. Each segment begins
 with a fresh database and an empty Redis, and rows are counted by SQL from outside. ledgerq runs with
 its defaults, every guarantee on. Absolute figures say as much about the machine as about the contenders.
 """
 _HOW_BARS = """
-"Without a queue" is what the same handler reaches by SQLAlchemy's session in one process that does nothing else: no queue, no
-receipt, no audit of who asked. It is the ceiling of a worker process, whatever its queue. Where it is below what is wanted, no worker
-reaches that; a kind reaches more with a handler for many jobs, as `create_task` has one.
+"Without a queue" is what the peers' handler reaches by SQLAlchemy's session in one process that does nothing else: no queue, no
+receipt. No worker process with a commit for each job is faster, whatever its queue. With shared commits ledgerq can be: it writes the
+entries of many jobs in one statement. A kind reaches more with a handler for many jobs, as `create_task` has one.
 """
 
 

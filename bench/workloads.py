@@ -29,9 +29,7 @@ _WARM_EACH = (
 )
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
-_FRONT = (
-    6_000  # jobs at the front of the queue; as many more may be under way when these have ended
-)
+_FRONT = 6_000  # jobs at the front of the queue; some 2,000 more may be under way at their end
 SHORT, LONG = f"{FEW:,} queued", f"{MANY:,} queued"
 
 ContenderWork = Callable[[Contender, Pacing], Awaitable[dict[str, float]]]
@@ -197,7 +195,7 @@ async def _fill_paused(
 
 
 def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> list[Segment]:
-    """Throughput at the front of 10,000 jobs, of a million, and of 10,000 with so many behind them that are not due yet.
+    """Throughput at the front of 10,000 jobs and of a million; and of 10,000 to their end, with so many that are not due yet.
 
     The million is then worked off: is the worker as large at its end as after the first tenth?
     """

@@ -290,4 +290,4 @@ def _check_same(job_id: str, wanted: Envelope, there: bytes) -> None:
 
 
 def _milliseconds(delay: timedelta) -> int:
-    return max(0, int(delay.total_seconds() * 1000))
+    return max(0, int(delay.total_seconds() * 1000)) if delay else 0

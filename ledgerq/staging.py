@@ -43,7 +43,7 @@ class StagedJob:
 
 
 class Sender(Protocol):
-    """Puts staged jobs on their queues, so that they need not wait for a relay: `JobClient`."""
+    """What puts staged jobs on their queues right after the commit, before a relay looks for them; a `JobClient` is one."""
 
     def queue_of(self, request: Request) -> str | None:
         """The key of the queue that the request is for; None if only a relay knows it."""

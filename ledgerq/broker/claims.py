@@ -153,7 +153,7 @@ class Broker:
     ) -> "Broker":
         """A broker with its own connections to the server of `redis`. They never send a command twice.
 
-        With the `token` of another broker, this one owns that broker's claims too. None draws a new token.
+        Brokers with one `token` own the same claims: each can renew and end them. Without a token, a new one is made.
         """
         broker = cls(own_connections(redis), queue, worker, lease_settings)
         broker.token = token or broker.token

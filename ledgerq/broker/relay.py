@@ -71,7 +71,7 @@ class Relay:
         self._told: set[tuple[str, str]] = set()  # what was wrong with which message
 
     def wake(self) -> None:
-        """Read the outbox at once, because a message may be due."""
+        """Ask the relay to read the outbox without a pause, because a message may be due. This does not wait for it."""
         self._woken.set()
 
     async def run(self) -> None:

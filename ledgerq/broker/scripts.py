@@ -39,7 +39,7 @@ def script(redis: Redis, name: str) -> Script:
 
 
 def script_of(redis: Redis, text: str) -> Script:
-    """A script with this text."""
+    """A script with this text. Redis gets it when it is called first."""
     return Script(redis, text, _digest(text))
 
 

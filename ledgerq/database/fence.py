@@ -144,7 +144,11 @@ class Fence:
         return bool(limit) and self._silence - self._stalled(self._used) > 0.9 * limit
 
     def require(self, root: SessionTransaction | None) -> None:
-        """Refuse a statement if the session's transaction is not the one that the handler was given."""
+        """Refuse a statement if `root`, the session's transaction now, is not the one that the handler was given.
+
+        Raises:
+            NotAllowedInJob: the handler has ended its transaction; or the database's error, if that ended it.
+        """
         if root is not self._roots[0]:
             raise self._error or NotAllowedInJob("ending the transaction")
 

@@ -7,6 +7,7 @@ asyncpg does not pipeline. But one message of PostgreSQL's simple query protocol
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import TextClause
@@ -49,8 +50,8 @@ async def at_commit(
 ) -> None:
     """Keep the statement, and send it together with the COMMIT of the session's transaction; on SQLite run it now.
 
-    If it is kept, its failure is a failure of the commit, and a rollback forgets it. A server logs the text of statements
-    that fail: no value may be a secret.
+    If it is kept, its failure is a failure of the commit, and a rollback of the transaction forgets it; a rollback to a
+    savepoint does not. A server logs the text of statements that fail: no value may be a secret.
     """
     if found := _connections(session):
         found[1].closing += (written_out(statement, values),)
@@ -60,7 +61,16 @@ async def at_commit(
 
 def written_out(statement: TextClause, values: Mapping[str, Any]) -> str:
     """The statement's SQL with the values in place of its parameters."""
-    return _PARAMETER.sub(lambda found: literal(values[found[1]]), statement.text)
+    first, *rest = _parts(statement.text)
+    return first + "".join(
+        literal(values[name]) + text for name, text in zip(rest[::2], rest[1::2], strict=True)
+    )
+
+
+@lru_cache(maxsize=64)
+def _parts(sql: str) -> list[str]:
+    """What stands before the first parameter, and for each parameter its name and what stands behind it."""
+    return _PARAMETER.split(sql)
 
 
 def literal(value: str | bytes | int | None) -> str:

@@ -51,7 +51,7 @@ class Guard(Protocol):
     """Keeps a handler from ending its transaction: `Fence` of ledgerq.database.fence."""
 
     def require(self, root: SessionTransaction | None) -> None:
-        """Refuse a statement if the session's transaction is not the one that the handler was given."""
+        """Refuse a statement if `root`, the session's transaction now, is not the one that the handler was given."""
 
 
 class LedgerqSession(AsyncSession):

@@ -97,7 +97,7 @@ def know(metadata: Iterable[MetaData]) -> None:
 
 @contextmanager
 def translated(*, deleting: bool = False) -> Iterator[None]:
-    """Translate a database error that the block raises to ledgerq's; an error without a translation stays as it is.
+    """Raise ledgerq's error in place of a database error of the block; one without a translation stays as it is.
 
     `deleting` says that the block deletes rows: a broken foreign key is then `StillReferenced`.
     """

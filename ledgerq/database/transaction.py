@@ -128,7 +128,10 @@ async def _commit_and_close(session: LedgerqSession) -> None:
     except BaseException:
         await _abandon(session)
         raise
-    await session.close()
+    if session.in_transaction():  # a listener of the service has begun another one
+        await session.close()
+    else:
+        session.sync_session.close()  # nothing to send: no greenlet is needed
 
 
 async def _abandon(session: LedgerqSession) -> None:

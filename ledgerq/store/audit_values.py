@@ -100,7 +100,7 @@ class RowValues:
         self.old_key = tuple(state.key[1]) if state.key else self.new_key
 
     def written(self) -> Change | None:
-        """The entry of a row that exists after the flush. If the key changed, the row counts as created."""
+        """The entry of a row that the flush has inserted or changed; None if nothing changed. A row with a new key is created."""
         if self._state.key is None or self.old_key != self.new_key:
             return self.created()
         return self.updated()

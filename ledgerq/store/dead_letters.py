@@ -136,7 +136,7 @@ async def take(session: AsyncSession, job_ids: Collection[str]) -> Sequence[Dead
 
 
 async def count(session: AsyncSession) -> int:
-    """The number of dead letters: of jobs that are buried now, and not replayed or discarded."""
+    """The number of jobs that are buried at this moment."""
     return await session.scalar(select(func.count()).select_from(DeadLetter)) or 0
 
 

@@ -37,7 +37,7 @@ _KEEP_RESULT = OurSql(
 )
 # goes with COMMIT, and nobody sees how many rows it changed: it fails by itself if it changed none
 _UNDONE = "the receipt of the job is gone"
-_KEEP_NUMBER_AT_COMMIT = OurSql(
+_KEEP_INT_AT_COMMIT = OurSql(
     "WITH kept AS (UPDATE ledgerq.processed_job SET result = CAST(:result AS jsonb) "  # noqa: S608 - words of ours
     "WHERE job_id = :job_id RETURNING job_id) "
     f"SELECT CAST(CASE count(*) WHEN 1 THEN 'true' ELSE '{_UNDONE}' END AS boolean) FROM kept"
@@ -128,14 +128,14 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over.
 
-    On PostgreSQL, a number is sent together with the session's COMMIT (see `requiring_marks`). Nothing else is: a server
-    logs the text of a COMMIT that fails.
+    On PostgreSQL, a whole number or a truth value is sent together with the session's COMMIT (see `requiring_marks`). Nothing
+    else is: a server logs the text of a COMMIT that fails.
     """
     if result is None:
         return
     if isinstance(result, int) and session.get_bind().dialect.name == "postgresql":
         last = {"job_id": job_id, "result": to_json(result).decode()}
-        await at_commit(session, _KEEP_NUMBER_AT_COMMIT.on(session), last)
+        await at_commit(session, _KEEP_INT_AT_COMMIT.on(session), last)
         return
     kept: Any = await session.execute(
         _KEEP_RESULT.on(session), {"job_id": job_id, "result": result}

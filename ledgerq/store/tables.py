@@ -49,7 +49,7 @@ class SchemaVersion(Base, table=True):
 
 
 class JobState(StrEnum):
-    """How a job ended. DONE and CANCELLED are final; a replay takes DEAD back."""
+    """How a job ended. DONE and CANCELLED are final; a replay undoes DEAD."""
 
     DONE = "done"
     CANCELLED = "cancelled"

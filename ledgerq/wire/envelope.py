@@ -42,7 +42,7 @@ _TAIL = 1000  # bytes at a body's end that are searched for its last key, as in 
 
 @dataclass(slots=True)  # frozen, it takes three times as long to make, and one is made for each job
 class Envelope:
-    """The content of a job's body. `payload` holds the fields of the kind's payload class, without reserved names."""
+    """The content of a job's body. `payload` has the fields of the kind's payload class; their names begin with no underscore."""
 
     kind: str
     payload: Mapping[str, Any]
@@ -82,13 +82,9 @@ def encode(envelope: Envelope, *, queue: str | None = None, fields: bytes = b"")
     Raises:
         Undecodable: actor or trace id are not valid, or the body has more than `MAX_BODY_BYTES` bytes.
     """
-    marks = _marks(envelope)
-    if not fields:
-        keywords = to_json({**envelope.payload, **marks})
-    elif not marks:
-        keywords = fields
-    else:
-        keywords = fields[:-1] + b"," * (len(fields) > 2) + to_json(marks)[1:]  # noqa: PLR2004 - {}
+    keywords = fields or to_json({**envelope.payload})
+    if marks := _marks(envelope.actor, envelope.trace_id, envelope.scheduled, _mark(envelope)):
+        keywords = keywords[:-1] + b"," * (len(keywords) > 2) + marks  # noqa: PLR2004 - {}
     encoded = b'{"t":%b,"f":%b,"a":[],"k":%b,"et":%d' % (
         to_json(envelope.attempt), to_json(envelope.wire_name), keywords, envelope.enqueued_ms
     )  # fmt: skip
@@ -102,21 +98,30 @@ def encode(envelope: Envelope, *, queue: str | None = None, fields: bytes = b"")
     return encoded
 
 
-def _marks(envelope: Envelope) -> dict[str, str]:
-    """The reserved names of the envelope's body, with their values."""
+def _mark(envelope: Envelope) -> str | None:
+    """The value of `_staged`; None if the job is not staged."""
+    if not envelope.staged:
+        return None
+    if envelope.row is not None:
+        return _DIRECT
+    return _ORDERED if envelope.ordered else "1"
+
+
+@lru_cache(maxsize=256)  # one producer's jobs mostly have one actor
+def _marks(actor: str, trace_id: str | None, scheduled: bool, staged: str | None) -> bytes:
+    """The reserved names of a body with their values, as the end of a JSON object; empty if there are none."""
     reserved: dict[str, str] = {}
-    if envelope.actor != (SCHEDULE_ACTOR if envelope.scheduled else UNKNOWN_ACTOR):
-        if not envelope.actor:
+    if actor != (SCHEDULE_ACTOR if scheduled else UNKNOWN_ACTOR):
+        if not actor:
             raise Undecodable("_actor", f"must be 1 to {MAX_ACTOR} printable characters")
-        reserved["_actor"] = envelope.actor
-    if envelope.trace_id:
-        reserved["_trace_id"] = envelope.trace_id
-    if envelope.staged:
-        mark = _ORDERED if envelope.ordered else "1"
-        reserved["_staged"] = mark if envelope.row is None else _DIRECT
+        reserved["_actor"] = actor
+    if trace_id:
+        reserved["_trace_id"] = trace_id
+    if staged:
+        reserved["_staged"] = staged
     for name in reserved:
         _reserved(reserved, name)
-    return reserved
+    return to_json(reserved)[1:] if reserved else b""
 
 
 @lru_cache(maxsize=64)

@@ -31,8 +31,13 @@ class Acker:
     _queued: asyncio.Event = field(default_factory=asyncio.Event)
     _sent: float = 0.0  # when the last acks were sent
 
-    async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """Wait until Redis has answered; True for each claim that ended, False if this worker had lost the claim."""
+    async def acknowledge(self, acks: Sequence[Ack], *, at_once: bool = False) -> list[bool]:
+        """Wait until Redis has answered; True for each claim that ended, False if this worker had lost the claim.
+
+        `at_once`: these are many already, or no other job runs whose ack could share the round trip.
+        """
+        if at_once:
+            self._sent = 0.0
         told: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._waiting.append((acks, told))
         self._queued.set()

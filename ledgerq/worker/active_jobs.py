@@ -57,7 +57,8 @@ class ActiveJobs:
         self.started = 0  # number of jobs that were started
         self._isolated = ""  # the job that must run alone: workers died with it
         self._outside: dict[str, Claim] = {}  # the running jobs that work outside of the database
-        self._unacknowledged = 0  # jobs that have ended, but for their ack
+        self._unacknowledged = set[str]()  # jobs that are done, but for their ack …
+        self._returned = set[str]()  # … and those that go back to the queue
         self._batches, self._max_outside = batches, max_outside
 
     @property
@@ -72,13 +73,13 @@ class ActiveJobs:
 
     @property
     def slots_taken(self) -> int:
-        """By the jobs that have a task of their own, and don't work outside. While an ack is sent, its job takes none."""
+        """By the jobs that have a task of their own, and don't work outside; a few that are done, but for their ack, take none."""
         tasks = len(self.tasks) - self._batches.jobs - self.outside
-        return tasks - min(self._unacknowledged, MAX_AT_ONCE)  # more: Redis takes no acks
+        return tasks - min(len(self._unacknowledged), MAX_AT_ONCE)
 
     @property
     def inside(self) -> list[asyncio.Task[None]]:
-        """The tasks of the other jobs."""
+        """The tasks of the running jobs that do not work outside of the database."""
         return [task for job_id, task in self.tasks.items() if job_id not in self._outside]
 
     def room(self, registry: Registry, *, shared: bool) -> Room:
@@ -115,7 +116,9 @@ class ActiveJobs:
 
     def start(self, claim: Claim, *, aborted: bool) -> None:
         """Start a job in a task of its own, unless a task for it exists already; an aborted job is only ended."""
-        if claim.job_id in self.tasks:
+        if before := self.tasks.get(claim.job_id):
+            if claim.job_id in self._returned:  # Redis knows it, and the answer is on its way
+                before.add_done_callback(lambda _: self.start(claim, aborted=aborted))
             return
         self._isolated = claim.job_id if claim.runs_isolated else self._isolated
         self.started += 1
@@ -139,11 +142,15 @@ class ActiveJobs:
             job.cancel()
 
     def _ended(self, claim: Claim) -> None:
+        had_slot = claim.job_id not in self._unacknowledged
+        had_slot = had_slot or len(self._unacknowledged) > MAX_AT_ONCE
         del self.tasks[claim.job_id]
+        self._unacknowledged.discard(claim.job_id)
+        self._returned.discard(claim.job_id)
         self._outside.pop(claim.job_id, None)
         if self._isolated == claim.job_id:
             self._isolated = ""
-        if self._keeps_slot(claim) or not self.tasks:
+        if had_slot or not self.tasks:
             self._on_ended()
 
     async def _take_to_its_end(self, claim: Claim, *, aborted: bool) -> None:
@@ -151,26 +158,24 @@ class ActiveJobs:
             ack = await self._executor.aborted(claim, started=False)
         else:
             ack = await self._run(claim)
-        if self._keeps_slot(claim):
-            await self._end([claim], [ack])
-            return
-        self._unacknowledged += 1
-        self._on_ended()
-        try:
-            await self._end([claim], [ack])
-        finally:
-            self._unacknowledged -= 1
+        if self._frees_slot(claim, ack):
+            self._unacknowledged.add(claim.job_id)
+            self._on_ended()
+        await self._end([claim], [ack])
 
-    def _keeps_slot(self, claim: Claim) -> bool:
-        """True if the job's slot gets free when Redis has answered its ack, not before."""
+    def _frees_slot(self, claim: Claim, ack: Ack) -> bool:
+        """True if another job may be claimed before Redis has answered the ack. It must not be the same job, to be retried."""
         hook = self._executor.options.after_job_end  # it is a part of the job
-        return claim.works_outside or claim.runs_isolated or hook is not None
+        return ack.action == "done" and not (claim.works_outside or claim.runs_isolated or hook)
 
     def start_batch(self, claims: Sequence[Claim]) -> None:
         """Start jobs that share transactions, in one task. If one is cancelled from outside, the rest is handed back.
 
         If one of the jobs cancels the task itself, each job runs again alone.
         """
+        for claim in claims:
+            if claim.job_id in self.tasks:
+                self.start(claim, aborted=False)
         claims = [claim for claim in claims if claim.job_id not in self.tasks]
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))
@@ -183,6 +188,7 @@ class ActiveJobs:
         self._batches.ended(len(claims))
         for claim in claims:
             del self.tasks[claim.job_id]
+            self._returned.discard(claim.job_id)
         self._on_ended()
 
     async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
@@ -218,7 +224,9 @@ class ActiveJobs:
         await self._end(claims, acks)
 
     async def _end(self, claims: Sequence[Claim], acks: Sequence[Ack]) -> None:
-        ended = await self._acker.acknowledge(acks)
+        self._returned.update(ack.job_id for ack in acks if ack.action != "done")
+        at_once = len(acks) > 1 or not self.jobs
+        ended = await self._acker.acknowledge(acks, at_once=at_once)
         for claim, ours in zip(claims, ended, strict=True):
             if not ours:
                 log.warning("ack.lease_lost", job_id=claim.job_id)

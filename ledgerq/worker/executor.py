@@ -109,11 +109,11 @@ class Executor:
         function = self.options.functions.get(call.function)
         if function is None:
             log.warning("job %s, function %r not found", claim.job_id, call.function)
-            problem = JobExecutionFailed(f"function {call.function!r} not found")
-            return self.failed(call, problem)
-        context = call.context(self.ctx)
-        await call_hook(self.options.on_job_start, context, self.options)
-        kind = getattr(function.coroutine, OURS, None)
+            return self.failed(call, JobExecutionFailed(f"function {call.function!r} not found"))
+        kind, options = getattr(function.coroutine, OURS, None), self.options
+        is_asked = not kind or options.on_job_start or options.on_job_end
+        context = call.context(self.ctx) if is_asked else {}
+        await call_hook(options.on_job_start, context, options)
         if kind:
             if self.processor is None:  # it is tried again: nothing was done
                 raise NotBegun
@@ -121,8 +121,8 @@ class Executor:
         elif claim.crashes >= self.max_crashes:
             return self.failed(call, WorkerLost(claim.crashes))
         else:
-            ack = await run_function(call, function, context, self.options, self.counters)
-        await call_hook(self.options.on_job_end, context, self.options)
+            ack = await run_function(call, function, context, options, self.counters)
+        await call_hook(options.on_job_end, context, options)
         return ack
 
     async def _process(self, processor: Processor, claim: Claim, call: Call) -> Outcome:

@@ -15,7 +15,7 @@ _MAX_APART = 0.1  # … doubled up to this: many workers must not all poll at ea
 
 
 class Poller:
-    """Waits until the next poll is useful. `poll` is the pause in seconds while Redis does not notify of changes."""
+    """Waits until the next poll is useful. `poll`: seconds between two polls if Redis can't notify this worker of changes."""
 
     def __init__(self, poll: float) -> None:
         self.poll = poll

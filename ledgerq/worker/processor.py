@@ -83,7 +83,7 @@ class NotBegun(LedgerqError):
 
 
 def is_ours(function: Any) -> bool:
-    """True if the arq function stands for one of ledgerq's kinds."""
+    """True if the arq function stands for a kind of job that `@job` made."""
     return hasattr(function.coroutine, OURS)
 
 

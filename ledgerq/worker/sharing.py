@@ -14,9 +14,12 @@ _FIRST = 200  # jobs in the first batch: until a batch was measured, the rest is
 _MIN_JOBS = 2  # jobs in the smallest batch: one job shares nothing
 _SHORT = 2.0  # seconds: after a full batch that took less, the next may be twice as large
 _LONG = 4.0  # seconds: after a batch that took more, the size is halved: others wait 5 s for a lock
-_AT_ONCE = 2  # batches, as soon as one was measured: one waits for the database or Redis while the other runs …
+_AT_ONCE = (
+    2  # batches of less than a second: one waits for the database or Redis while the other runs …
+)
 _MAX_AT_ONCE = 4  # … or more, if they are quick
 _SLOW = 0.25  # seconds: after a slower batch fewer run at once: other workers may be faster
+_LOCKED = 1.0  # seconds for which a transaction may hold locks; a batch that takes more runs alone
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class BatchSize:
     def learn(self, jobs: int, seconds: float) -> None:
         """Adapt the size, and how many run at once, to a batch of `jobs` that took `seconds`."""
         step = -1 if seconds > _SLOW else 1
-        least = 1 if seconds > _LONG else _AT_ONCE
+        least = 1 if seconds > _LOCKED else _AT_ONCE
         self._at_once = min(max(least, self._at_once + step), _MAX_AT_ONCE)
         if seconds > _LONG:
             self._size = max(_MIN_JOBS, jobs // 2)
@@ -61,7 +64,6 @@ class BatchSize:
 
 _A_FEW = 8  # jobs of a kind in its first shared transaction: nobody knows yet what they take
 _FASTER = 4  # after a quick transaction that was full, the next is so many times as large
-_LOCKED = 1.0  # seconds: a transaction that takes more is cut to what half of the time allows
 
 
 @dataclass(slots=True)

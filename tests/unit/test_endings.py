@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ledgerq.broker.claims import Ack, Claim
+from ledgerq.broker.claims import Ack, AckAction, Claim
+from ledgerq.worker import acker
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.active_jobs import ActiveJobs
 from ledgerq.worker.poller import Poller
@@ -29,8 +30,8 @@ class Broker:
 class Worker:
     """The parts of a worker from a claim to its ack; the jobs do nothing."""
 
-    def __init__(self, *, hook: Any = None) -> None:
-        self.broker, self.ended = Broker(), asyncio.Semaphore(0)
+    def __init__(self, *, hook: Any = None, action: AckAction = "done") -> None:
+        self.broker, self.ended, self.action = Broker(), asyncio.Semaphore(0), action
         executor: Any = SimpleNamespace(
             options=SimpleNamespace(after_job_end=hook), run=self.run, after=self.after
         )
@@ -39,7 +40,7 @@ class Worker:
         self.active = ActiveJobs(executor, self.acker, self.ended.release, BatchSize(1), 10)
 
     async def run(self, claims: list[Claim]) -> list[Ack]:
-        return [Ack(each.job_id, "done") for each in claims]
+        return [Ack(each.job_id, self.action) for each in claims]
 
     async def after(self, claims: list[Claim]) -> None:
         pass
@@ -81,7 +82,60 @@ async def test_jobs_whose_acks_redis_does_not_take_fill_the_slots_in_the_end() -
         await worker.ended.acquire()
     assert worker.active.slots_taken == 10
     worker.broker.answers.set()
+    while worker.active.tasks:
+        polls = worker.ended.acquire()
+        await asyncio.gather(*worker.active.tasks.values())
+        await polls  # the slots that get free then are told
+    assert worker.active.slots_taken == 0
+    sending.cancel()
+
+
+async def test_a_slot_is_free_once_even_in_the_moment_when_its_ack_is_answered() -> None:
+    worker = Worker()
+    sending = asyncio.create_task(worker.acker.run())
+    for name in ("one", "two", "three"):
+        worker.active.start(claim(name), aborted=False)
+    for _ in range(3):
+        await worker.ended.acquire()
+    worker.broker.answers.set()
+    while worker.active.tasks:
+        assert worker.active.slots_taken == 0
+        await asyncio.sleep(0)
+    sending.cancel()
+
+
+@pytest.mark.parametrize("action", ["retry", "release", "interrupt"])
+async def test_a_job_that_is_claimed_again_before_its_own_ack_is_answered_runs_again(
+    action: AckAction,
+) -> None:
+    worker = Worker(action=action)
+    sending = asyncio.create_task(worker.acker.run())
+    worker.active.start(claim("one"), aborted=False)
+    await turns()
+    assert worker.broker.sent == [["one"]]
+    assert worker.ended.locked()  # it is not claimed by its own doing
+    worker.active.start(claim("one"), aborted=False)
+    assert worker.active.started == 1
+    worker.broker.answers.set()
+    while len(worker.broker.sent) == 1:
+        await worker.ended.acquire()
+    assert (worker.broker.sent, worker.active.started) == ([["one"], ["one"]], 2)
+    sending.cancel()
+
+
+async def test_a_done_job_that_is_claimed_again_before_its_ack_is_answered_does_not_run_again() -> (
+    None
+):
+    """Its lease ran out while Redis hung; the ack ends the second claim too, which is of the same worker."""
+    worker = Worker()
+    sending = asyncio.create_task(worker.acker.run())
+    worker.active.start(claim("one"), aborted=False)
+    await turns()
+    worker.active.start(claim("one"), aborted=False)
+    worker.broker.answers.set()
     await asyncio.gather(*worker.active.tasks.values())
+    await turns()
+    assert (worker.broker.sent, worker.active.tasks) == ([["one"]], {})
     sending.cancel()
 
 
@@ -114,9 +168,24 @@ async def test_acks_that_come_close_together_share_a_round_trip() -> None:
     worker.broker.answers.set()
     sending = asyncio.create_task(worker.acker.run())
     await worker.acker.acknowledge([Ack("first", "done")])
+    worker.broker.sent.clear()
     later = [worker.acker.acknowledge([Ack(name, "done")]) for name in ("second", "third")]
     await asyncio.gather(*later)
-    assert worker.broker.sent == [["first"], ["second", "third"]]
+    assert worker.broker.sent == [["second", "third"]]
+    sending.cancel()
+
+
+async def test_an_ack_waits_for_no_other_if_no_other_job_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acker, "_APART", 60)
+    worker = Worker()
+    worker.broker.answers.set()
+    sending = asyncio.create_task(worker.acker.run())
+    for name in ("one", "two"):
+        worker.active.start(claim(name), aborted=False)
+        await asyncio.wait_for(asyncio.gather(*worker.active.tasks.values()), 5)
+    assert worker.broker.sent == [["one"], ["two"]]
     sending.cancel()
 
 
@@ -142,7 +211,7 @@ async def test_a_poller_does_not_wait_for_a_second_job_to_end_for_long() -> None
 async def test_a_poller_with_one_slot_polls_when_its_job_has_ended() -> None:
     poller = Poller(60)
     poller.start()
-    waiting = asyncio.create_task(poller.until_free(0))
+    waiting = asyncio.create_task(poller.until_free(1))
     await turns()
     poller.job_ended()
     await turns()

@@ -60,7 +60,7 @@ def test_long_batches_run_alone() -> None:
     for _ in range(2):
         sizes.learn(3, 0.01)
     for _ in range(9):
-        sizes.learn(3, 5)
+        sizes.learn(3, 1.5)
     assert at_once(sizes) == 1
 
 
