@@ -196,11 +196,11 @@ async def test_a_job_whose_end_redis_has_not_heard_of_counts_once(
     """A worker that is to start two jobs starts two, though it looks while the first is acknowledged."""
     looked, acknowledge = asyncio.Event(), Acker.acknowledge
 
-    async def slowly(acker: Acker, acks: Sequence[Ack]) -> list[bool]:
+    async def slowly(acker: Acker, acks: Sequence[Ack], **how: Any) -> list[bool]:
         if acks[0].job_id == first.job_id:
             looked.clear()
             await looked.wait()
-        return await acknowledge(acker, acks)
+        return await acknowledge(acker, acks, **how)
 
     is_over = JobWorker._burst_is_over
 

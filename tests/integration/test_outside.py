@@ -195,6 +195,7 @@ async def test_two_deliveries_that_race_record_one_answer(any_sessions: Sessions
     ]
     for each in (one, two):
         await each.asked.wait()
+    for each in (one, two):
         each.held.set()  # type: ignore[union-attr]
     outcomes: list[Outcome] = list(await asyncio.gather(*tasks))
     assert {type(each) for each in outcomes} == {Completed, Duplicate}
