@@ -15,7 +15,8 @@ _PEERS = [each.name for each in PEERS]
 class Bar:
     """One of them. `found` is None if this run did not measure it.
 
-    `ceiling` is what the handler's own work reaches by SQLAlchemy without any queue: no worker of one process, with a commit for each job, has more.
+    `ceiling` is what the handler's own work reaches by SQLAlchemy without any queue: no worker of one process that commits
+    each job by itself has more.
     """
 
     what: str

@@ -19,16 +19,15 @@ from rich.table import Table
 
 from bench import venvs
 from bench.contenders import OURS
-from bench.measure import begin, counter, drain, rate_at_the_front, rate_between, redis_at_rest
+from bench.measure import begin, counter, drain, rate_between
 from bench.processes import ask, workers
 from bench.results import Results, shown
 from bench.rounds import Pacing, Segment, play
 from bench.servers import GROWN, ROOT, Servers, servers
-from bench.workloads import crowd
+from bench.workloads import crowd, front
 
 RESULTS = ROOT / ".bench" / "growth.json"
 DOCS = ROOT / "docs"
-_AHEAD = 6_000  # jobs of a long queue that are worked off, and those that are under way then
 _CROWD = 30_000  # jobs for one to many workers
 
 Point = Callable[[Servers, int, Pacing], Awaitable[float]]
@@ -76,12 +75,7 @@ async def many_workers(servers: Servers, count: int, pace: Pacing) -> float:
 
 async def queue(servers: Servers, length: int, pace: Pacing) -> float:
     """The first of so many queued jobs."""
-    await begin(servers, OURS, "create")
-    await asyncio.to_thread(ask, servers, OURS, "fill", "create", length)
-    await redis_at_rest(servers)
-    async with counter(servers, "create", Path()) as done:
-        with workers(servers, OURS, "create") as running:
-            return await rate_at_the_front(done, _AHEAD, running)
+    return await front(servers, OURS, length)
 
 
 SERIES = (

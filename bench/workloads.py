@@ -194,29 +194,31 @@ async def _fill_paused(
         return await asyncio.to_thread(ask, servers, contender, "fill", "create", jobs)
 
 
+async def front(servers: Servers, contender: Contender, queued: int) -> float:
+    """Jobs a second at the front of a queue of so many."""
+    await begin(servers, contender, "create")
+    await asyncio.to_thread(ask, servers, contender, "fill", "create", queued)
+    await redis_at_rest(servers)
+    async with counter(servers, "create", Path()) as done:
+        with workers(servers, contender, "create") as running:
+            return await rate_at_the_front(done, _FRONT, running)
+
+
 def depth(servers: Servers, deferred: int, contenders: Iterable[Contender]) -> list[Segment]:
     """Throughput at the front of 10,000 jobs and of a million; and of 10,000 to their end, with so many that are not due yet.
 
     The million is then worked off: is the worker as large at its end as after the first tenth?
     """
 
-    async def front(contender: Contender, queued: int) -> float:
-        await begin(servers, contender, "create")
-        await asyncio.to_thread(ask, servers, contender, "fill", "create", queued)
-        await redis_at_rest(servers)
-        async with counter(servers, "create", Path()) as done:
-            with workers(servers, contender, "create") as running:
-                return await rate_at_the_front(done, _FRONT, running)
-
     async def short(contender: Contender, pace: Pacing) -> dict[str, float]:
-        return {SHORT: await front(contender, FEW)}
+        return {SHORT: await front(servers, contender, FEW)}
 
     async def held(contender: Contender, pace: Pacing) -> dict[str, float]:
         drained = await drain(servers, contender, "create", FEW, deferred=deferred)
         return {f"{deferred:,} deferred": drained.rate}
 
     async def long(contender: Contender, pace: Pacing) -> dict[str, float]:
-        first = await front(contender, MANY)
+        first = await front(servers, contender, MANY)
         async with counter(servers, "create", Path()) as done:
             with workers(servers, contender, "create") as running:
                 await until(done, MANY // 10, running)

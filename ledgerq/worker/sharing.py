@@ -14,9 +14,7 @@ _FIRST = 200  # jobs in the first batch: until a batch was measured, the rest is
 _MIN_JOBS = 2  # jobs in the smallest batch: one job shares nothing
 _SHORT = 2.0  # seconds: after a full batch that took less, the next may be twice as large
 _LONG = 4.0  # seconds: after a batch that took more, the size is halved: others wait 5 s for a lock
-_AT_ONCE = (
-    2  # batches of less than a second: one waits for the database or Redis while the other runs …
-)
+_AT_ONCE = 2  # batches of less than a second: one waits for the database while the other runs …
 _MAX_AT_ONCE = 4  # … or more, if they are quick
 _SLOW = 0.25  # seconds: after a slower batch fewer run at once: other workers may be faster
 _LOCKED = 1.0  # seconds for which a transaction may hold locks; a batch that takes more runs alone
