@@ -22,7 +22,7 @@ from ledgerq.text import one_line
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _SILENCE = 15.0  # seconds without a notification after which the connection is pinged
-_APART = 0.002  # seconds between two reads while the worker waits for changes
+_APART = 0.0005  # seconds between two reads while the worker waits for changes
 _APART_AT_WORK = 0.5  # … at most, while the worker does not wait for changes
 _AGAIN = 0.1  # seconds from the end of a connection to the next one
 _INVALIDATIONS = "__redis__:invalidate"

@@ -12,6 +12,9 @@ _TOGETHER = 0.005  # seconds in which slots that get free are filled by one poll
 _ENOUGH = 0.3  # … or until so many of them are free
 _APART = 0.005  # … of a worker that finds nothing to claim after change upon change …
 _MAX_APART = 0.1  # … doubled up to this: many workers must not all poll at each change
+_OWN_CHANGES = (
+    2  # a job that this worker claims changes the queue again by its claim and by its ack
+)
 
 
 class Poller:
@@ -26,7 +29,9 @@ class Poller:
         self._freed = 0  # jobs that have ended since the last poll
         self._woken = asyncio.Event()
         self._looked = 0.0
-        self._empty_polls = 0  # changes in a row after which there was nothing left to claim
+        self._empty_polls = (
+            0  # changes of others in a row after which there was nothing left to claim
+        )
 
     def start(self) -> None:
         """A poll begins: forget the news of queued jobs and free slots that came before it, since it looks at both."""
@@ -36,7 +41,7 @@ class Poller:
     def record_result(self, jobs: int) -> None:
         """Note how many jobs the poll has claimed."""
         if jobs:
-            self._empty_polls = 0
+            self._empty_polls = -_OWN_CHANGES
 
     def listening(self, is_listening: bool) -> None:
         """Note whether Redis notifies of changes from now on."""

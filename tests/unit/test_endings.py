@@ -216,3 +216,37 @@ async def test_a_poller_with_one_slot_polls_when_its_job_has_ended() -> None:
     poller.job_ended()
     await turns()
     assert waiting.done()
+
+
+async def _polls_at_once(poller: Poller) -> bool:
+    """Let the queue change once; True if the poller then ends its wait without a rest."""
+    poller.start()
+    poller.queue_changed()
+    waiting = asyncio.create_task(poller.until_change(None, busy=False, or_free=False))
+    await turns()
+    if at_once := waiting.done():
+        await waiting
+    waiting.cancel()
+    return at_once
+
+
+async def test_a_poller_rests_after_changes_of_others_that_left_nothing_to_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ledgerq.worker.poller._APART", 60)
+    monkeypatch.setattr("ledgerq.worker.poller._MAX_APART", 60)
+    poller = Poller(60)
+    assert await _polls_at_once(poller)
+    assert not await _polls_at_once(poller)
+
+
+async def test_a_job_that_comes_after_the_change_of_an_own_claim_and_of_an_own_ack_is_claimed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ledgerq.worker.poller._APART", 60)
+    monkeypatch.setattr("ledgerq.worker.poller._MAX_APART", 60)
+    poller = Poller(60)
+    poller.start()
+    poller.record_result(1)
+    assert [await _polls_at_once(poller) for _ in range(3)] == [True, True, True]
+    assert not [await _polls_at_once(poller) for _ in range(2)][-1]
