@@ -55,9 +55,8 @@ def _creating(title: str) -> Payload:
     if ENTRIES > 1:
         tasks = [NewTask(title=f"{title} {n}", project_id=1) for n in range(ENTRIES)]
         return BulkCreateTasks(tasks=tasks)
-    described = (
-        os.urandom(BYTES // 2).hex() if BYTES else None
-    )  # which no compression makes much shorter
+    # random: no compression makes it much shorter
+    described = os.urandom(BYTES // 2).hex() if BYTES else None
     return CreateTask(title=title, project_id=1, description=described)
 
 

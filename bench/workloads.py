@@ -24,9 +24,8 @@ from bench.rounds import Pacing, Segment
 from bench.servers import GROWN, Servers
 
 SETTLE = 4.0  # seconds that an idle worker is given to come to rest
-_WARM_EACH = (
-    1_600  # jobs for each of many workers, which are not counted: some for each of its connections
-)
+# jobs for each of many workers, which are not counted: some for each of its connections
+_WARM_EACH = 1_600
 FEW, MANY = 10_000, 1_000_000
 YOUNG, OLD = "0 receipts", f"{GROWN:,} receipts"
 _FRONT = 6_000  # jobs at the front of the queue; some 2,000 more may be under way at their end

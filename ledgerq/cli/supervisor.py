@@ -12,14 +12,8 @@ from ledgerq.backoff import Backoff
 
 log = structlog.stdlib.get_logger("ledgerq.supervisor")
 
-_COMMAND = (
-    sys.executable,
-    "-P",
-    "-m",
-    "ledgerq",
-    "worker",
-    "--supervised",
-)  # -P: modules are searched as in this process, not first in the current folder
+# -P: modules are searched as in this process, not first in the current folder
+_COMMAND = (sys.executable, "-P", "-m", "ledgerq", "worker", "--supervised")
 _STEADY = 60.0  # seconds after which a worker's end does not count as a failed start
 
 

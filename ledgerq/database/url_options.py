@@ -164,9 +164,8 @@ def refused_option(name: str, cure: str = "") -> ValueError:
 
 
 def _connect_args(options: Mapping[str, str]) -> dict[str, Any]:
-    attributes = options.get(
-        "target_session_attrs", "any"
-    )  # always given, so that asyncpg ignores PGTARGETSESSIONATTRS
+    # always given, so that asyncpg ignores PGTARGETSESSIONATTRS
+    attributes = options.get("target_session_attrs", "any")
     arguments: dict[str, Any] = {
         "target_session_attrs": _one_of("target_session_attrs", attributes, _SESSION_ATTRIBUTES)
     }

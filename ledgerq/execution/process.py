@@ -74,9 +74,8 @@ async def conclude(
         return Dropped()
     outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried) and delivery.attempt > 1 and not delivery.recorded_at:
-        delivery.recorded_at = await recorded_at(
-            sessions, delivery
-        )  # it failed before its steps were read
+        # it failed before its steps were read
+        delivery.recorded_at = await recorded_at(sessions, delivery)
         outcome = decide(error, delivery, policy)
     if isinstance(outcome, Buried):
         return await bury(delivery, outcome, sessions, policy)
@@ -192,9 +191,8 @@ class _Flow:
             log.warning("kind.batching_disabled", kind=kind.name, because=str(error))
         outcomes = Outcomes()
         for part in (jobs[:middle], jobs[middle:]):
-            shared = self.registry.shares_commits(
-                kind
-            )  # the first part may have called `keep_apart`
+            # the first part may have called `keep_apart`
+            shared = self.registry.shares_commits(kind)
             for batch in [part] if shared else [[job] for job in part]:
                 outcomes |= await self.run(batch)
         return outcomes

@@ -53,9 +53,8 @@ class Envelope:
     scheduled: bool = False
     staged: bool = False
     ordered: bool = False  # staged under an ordering key; `decode` does not set it
-    row: int | None = (
-        None  # `seq` of the outbox row of a job that its producer put on the queue: without it there is no job
-    )
+    # `seq` of the outbox row of a job that its producer put on the queue: without that row there is no job
+    row: int | None = None
     queue: str | None = None  # None if a stock arq client or an older ledgerq wrote the body
     unique: str | None = None  # the unique key that the job took on Redis
 
@@ -239,9 +238,8 @@ def _check_names(body: bytes, known: int) -> None:
     `known` is the number of keys of the body and of its `k`. A body is parsed again only if it may have more keys, for
     example in a nested payload.
     """
-    blank = (
-        b'" ' in body or b"\n" in body or b"\t" in body or b"\r" in body
-    )  # such a blank may stand before a colon
+    # such a blank may stand before a colon
+    blank = b'" ' in body or b"\n" in body or b"\t" in body or b"\r" in body
     if body.count(b'":') == known and not blank:
         return
     pairs = json.loads(body, object_pairs_hook=tuple, parse_int=str, parse_float=str)

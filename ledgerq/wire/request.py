@@ -20,9 +20,8 @@ MAX_REASON = 1000
 MAX_TRACE_ID = 64
 _MAX_DELAY = timedelta(seconds=MAX_DELAY)
 _DAYS = _MAX_DELAY.days
-_NUL = re.compile(
-    rb"(?<!\\)(?:\\\\)*\\u0000"
-)  # NUL, as JSON escapes it; after an escaped backslash, u0000 is plain text
+# NUL, as JSON escapes it; after an escaped backslash, u0000 is plain text
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)

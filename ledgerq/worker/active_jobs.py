@@ -208,20 +208,16 @@ class ActiveJobs:
         if (error := None if job.cancelled() else job.exception()) is not None:
             acks = [await self._executor.broken(claim, error) for claim in claims]
         else:
-            reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
-            by_itself = not any(
-                reasons
-            )  # one of the jobs cancelled the batch: each job then runs alone, to find out which
-            pairs = zip(claims, reasons, strict=True)
-            acks = [
-                await (
-                    self._run(replace(claim, is_batchable=False))
-                    if by_itself
-                    else self._cancelled(claim, why)
-                )
-                for claim, why in pairs
-            ]
+            acks = await self._batch_cancelled(claims)
         await self._end(claims, acks)
+
+    async def _batch_cancelled(self, claims: Sequence[Claim]) -> list[Ack]:
+        reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
+        if any(reasons):
+            pairs = zip(claims, reasons, strict=True)
+            return [await self._cancelled(claim, why) for claim, why in pairs]
+        # one of the jobs cancelled the batch: each job then runs alone, to find out which
+        return [await self._run(replace(claim, is_batchable=False)) for claim in claims]
 
     async def _end(self, claims: Sequence[Claim], acks: Sequence[Ack]) -> None:
         self._returned.update(ack.job_id for ack in acks if ack.action != "done")

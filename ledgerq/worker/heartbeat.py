@@ -119,9 +119,8 @@ class Heartbeat:
         try:
             await self._ended.wait()
         finally:
-            await beside.end(
-                _JOIN * 0.75, again_after=_JOIN / 2
-            )  # the sign of life is being taken off
+            # the sign of life is being taken off
+            await beside.end(_JOIN * 0.75, again_after=_JOIN / 2)
             await broker.close()
 
     async def _show_life(self, broker: ServedQueues, queue: str) -> None:

@@ -12,9 +12,7 @@ _TOGETHER = 0.005  # seconds in which slots that get free are filled by one poll
 _ENOUGH = 0.3  # … or until so many of them are free
 _APART = 0.005  # … of a worker that finds nothing to claim after change upon change …
 _MAX_APART = 0.1  # … doubled up to this: many workers must not all poll at each change
-_OWN_CHANGES = (
-    2  # a job that this worker claims changes the queue again by its claim and by its ack
-)
+_OWN_CHANGES = 2  # that a claimed job makes by itself: its claim, and its ack
 
 
 class Poller:
@@ -29,9 +27,7 @@ class Poller:
         self._freed = 0  # jobs that have ended since the last poll
         self._woken = asyncio.Event()
         self._looked = 0.0
-        self._empty_polls = (
-            0  # changes of others in a row after which there was nothing left to claim
-        )
+        self._empty_polls = 0  # polls in a row after a change of others that found nothing to claim
 
     def start(self) -> None:
         """A poll begins: forget the news of queued jobs and free slots that came before it, since it looks at both."""
