@@ -166,17 +166,19 @@ async def rate_between(done: Counter, first: int, last: int, running: Workers) -
     return (now - before) / (time.monotonic() - since)
 
 
-async def rate_at_the_front(done: Counter, number: int, running: Workers) -> float:
+async def rate_at_the_front(done: Counter, before: int, number: int, running: Workers) -> float:
     """Jobs a second, however many are queued: the workers are told to stop at `number`, and end what they have begun.
+
+    `before` is how many were done when the workers started.
 
     Without that, what is under way at the end would count for a short queue only. Raises as `until`; Stuck also if a worker
     does not end.
     """
-    before, since = await until(done, number // 5, running), time.monotonic()
-    await until(done, number, running)
+    first, since = await until(done, before + number // 5, running), time.monotonic()
+    await until(done, before + number, running)
     for process in running.processes:
         process.terminate()
-    now, at, deadline = before, since, time.monotonic() + PATIENCE
+    now, at, deadline = first, since, time.monotonic() + PATIENCE
     while any(process.poll() is None for process in running.processes):
         if time.monotonic() > deadline:
             raise Stuck(f"a worker does not end within {PATIENCE} s")
@@ -184,7 +186,7 @@ async def rate_at_the_front(done: Counter, number: int, running: Workers) -> flo
         if found != now:
             now, at = found, time.monotonic()
         await asyncio.sleep(LOOK / 5)
-    return (now - before) / (at - since)
+    return (now - first) / (at - since)
 
 
 async def redis_at_rest(servers: Servers) -> None:
