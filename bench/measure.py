@@ -169,10 +169,8 @@ async def rate_between(done: Counter, first: int, last: int, running: Workers) -
 async def rate_at_the_front(done: Counter, before: int, number: int, running: Workers) -> float:
     """Jobs a second, however many are queued: the workers are told to stop at `number`, and end what they have begun.
 
-    `before` is how many were done when the workers started.
-
-    Without that, what is under way at the end would count for a short queue only. Raises as `until`; Stuck also if a worker
-    does not end.
+    Without that, what is under way at the end would count for a short queue only. `before` is how many were done when the
+    workers started. Raises as `until`; Stuck also if a worker does not end.
     """
     first, since = await until(done, before + number // 5, running), time.monotonic()
     await until(done, before + number, running)
