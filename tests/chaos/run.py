@@ -40,15 +40,17 @@ class Phase:
     drain: float = 150.0
     attempts: int = 5
     slowest_step: float = SLOWEST_STEP  # at the party
+    longest_pause: float = 0.05  # seconds between two effects of a producer's job
 
 
 def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Console) -> None:
     """Break things for as long as the phase lasts, then heal, drain, and ask what is true."""
     folder.mkdir()
-    attempts = str(phase.attempts)
+    attempts, pause = str(phase.attempts), str(phase.longest_pause)
     with world(
-        folder, seed, lease=phase.lease, rate=phase.rate, LEDGERQ_MAX_ATTEMPTS=attempts
-    ) as made:
+        folder, seed, lease=phase.lease, rate=phase.rate, LEDGERQ_MAX_ATTEMPTS=attempts,
+        CHAOS_LONGEST_PAUSE=pause,
+    ) as made:  # fmt: skip
         made.party.slowest_step = phase.slowest_step
         stage_every_guest(made)
         stage_outside(made, seed, "first", int(phase.outside * 5), 0)
