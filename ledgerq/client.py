@@ -183,7 +183,7 @@ class JobClient(DirectSender):
         return jobs + await self._send(batch) if batch else jobs
 
     def queue_of(self, request: Request) -> str | None:
-        """The key of the queue on which the client puts the job of this request; None if only a relay knows it."""
+        """The key of the queue on which the client puts the job of this request; None if the workers' relay must choose the queue."""
         named, kind = request.queue_name, request.payload.kind
         if named is None and self._kinds is not None:
             return queue_key(self._kinds[kind], self._queue) if kind in self._kinds else None

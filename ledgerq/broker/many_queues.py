@@ -61,7 +61,7 @@ class ServedQueues(Protocol):
         """A second object for the claims that this one holds, over `redis`, for use in another event loop."""
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
+        """Close its own connections to Redis; those of the client that it was made from stay open."""
 
 
 def served(

@@ -63,9 +63,9 @@ async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
 
 
 def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
-    """False if the worker has not polled its queue for 30 s, not counting `still`. True if its polls are not known.
+    """False if the worker has not polled its queue for 30 s in which its event loop ran. True if `ctx` says nothing of its polls.
 
-    `still`: the seconds since the worker's event loop last turned.
+    `still`: for how many seconds the loop has been blocked; they do not count, because a long job may block it.
     """
     looked = ctx.get(ALIVE)
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE

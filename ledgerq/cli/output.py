@@ -56,7 +56,7 @@ def print_attempts(attempts: Iterable[Mapping[str, object]]) -> None:
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """One line a field; those without a value are left out."""
+    """Print each field on a line of its own; one that is None, empty or 0 is left out."""
     shown = {name: value for name, value in fields.items() if value not in (None, "", [], {}, 0)}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():

@@ -69,7 +69,7 @@ async def process(
 async def conclude(
     error: BaseException, delivery: Delivery, sessions: Sessions, policy: Policy
 ) -> Outcome:
-    """Decide on a job that failed with `error`: answers with its outcome. A job that is given up is buried here."""
+    """Decide by the policy what becomes of a job that failed with `error`. If it is given up, its dead letter is written here."""
     if isinstance(error, NotStaged):
         return Dropped()
     outcome = decide(error, delivery, policy)

@@ -75,7 +75,10 @@ class Registry:
         return kind.is_batchable and kind.name not in self._apart
 
     def keep_apart(self, name: str) -> None:
-        """From now on, give each job of this kind its own transaction: one left state in a shared transaction."""
+        """Give each job of this kind its own transaction, until the process ends.
+
+        Called when a job of the kind changed settings of a shared transaction, which the next jobs would have met.
+        """
         self._apart.add(name)
         self._look_who_shares()
 

@@ -59,7 +59,7 @@ class Calls:
                 self._tasks.discard(task)
 
     async def close(self) -> None:
-        """Cancel the tasks that are still in a call, but not the one that asks for it; wait for them a moment."""
+        """Cancel the tasks that are still in a call, except the task that calls `close`; wait for them `PATIENCE` seconds."""
         left = {each for each in self._tasks if each is not asyncio.current_task()}
         for each in left:
             each.cancel()

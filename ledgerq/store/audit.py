@@ -248,10 +248,10 @@ def entry_of(origin: Origin, change: Change) -> dict[str, Any]:
 
 
 def check_origin(origin: Origin) -> None:
-    """Refuse an origin that the log can't store. No other author is put in its place.
+    """Refuse an origin that the log can't store, for example because a text holds NUL.
 
     Raises:
-        Refused: a field is empty, too long or not storable; names the field.
+        Refused: names the field, and what is wrong with it.
     """
     actor = origin.actor
     if not _fits(actor, _MAX_ACTOR) or not actor or not actor.isprintable():

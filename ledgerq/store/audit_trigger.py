@@ -115,6 +115,6 @@ def name_of(table: Table) -> str:
 
 
 def listed_in(array: str) -> set[str]:
-    """The names in the text of a PostgreSQL array that `attach` has made."""
+    """The column names in the text of an array. Only arrays that `attach` has made are read: each name is in quotes."""
     quoted_names = re.findall(r'"((?:[^"\\]|\\.)*)"', array)
     return {re.sub(r"\\(.)", r"\1", name) for name in quoted_names}

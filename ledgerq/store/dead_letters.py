@@ -25,7 +25,7 @@ class DeadLetterFilter:
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as conditions of a WHERE clause."""
+        """The filter as conditions of a WHERE clause, all of which must hold; none for a filter of no field."""
         named = {name: value for name, value in asdict(self).items() if value is not None}
         if not all(map(is_storable, named.values())):
             return [false()]

@@ -59,7 +59,7 @@ _LOCKS = text(
 
 @dataclass(frozen=True, slots=True)
 class MissingGrant:
-    """Privileges that the role lacks on one table, sequence or schema."""
+    """Privileges that the database role `role` lacks on one table, sequence or schema."""
 
     role: str
     table: str

@@ -161,12 +161,12 @@ def _require_marks(found: int, expected: int) -> None:
 
 
 async def get_receipt(session: AsyncSession, job_id: str) -> ProcessedJob:
-    """The receipt of a job that has ended; raises `NoResultFound` if there is none."""
+    """The receipt of a job that is done, buried or cancelled; raises `NoResultFound` if the job has no receipt."""
     return await session.get_one(ProcessedJob, job_id)
 
 
 async def find(session: AsyncSession, job_id: str) -> ProcessedJob | None:
-    """The receipt of a job; None if the job has not ended."""
+    """The receipt of a job that is done, buried or cancelled; None if the database has none of this id."""
     if not is_storable(job_id):
         return None
     await reach_our_tables(session)

@@ -67,7 +67,7 @@ class JobTester:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[LedgerqSession]:
-        """A transaction of the test's own, to arrange rows, in the name of `actor`; it commits when the block ends."""
+        """A transaction of the test's own, to arrange rows. The audit log names the tester's `actor`. It commits, unless the block raises."""
         async with (
             transaction(self.database.sessions) as session,
             acting_as(session, Origin(self.actor)),

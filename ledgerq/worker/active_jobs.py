@@ -73,7 +73,10 @@ class ActiveJobs:
 
     @property
     def slots_taken(self) -> int:
-        """By the jobs that have a task of their own, and don't work outside; a few that are done, but for their ack, take none."""
+        """How many of the worker's `max_jobs` slots are in use.
+
+        Jobs in a batch take none, nor do jobs that work outside of the database, nor up to 50 jobs of which only the ack is missing.
+        """
         tasks = len(self.tasks) - self._batches.jobs - self.outside
         return tasks - min(len(self._unacknowledged), MAX_AT_ONCE)
 

@@ -169,7 +169,7 @@ class Executor:
             await call_hook(self.options.after_job_end, context, self.options)
 
     async def broken(self, claim: Claim, error: BaseException) -> Ack:
-        """The ack of a job during which the executor itself failed.
+        """Make the ack of a job during which the executor itself failed: a retry, or the end of a job that is given up.
 
         The failure counts as an attempt of the job: otherwise the job could be retried without end.
         """

@@ -93,7 +93,7 @@ class JobWorker(ArqWorker):
     __signature__ = signature_like_arqs(__init__)
 
     async def main(self) -> None:
-        """Run until stopped, or in burst mode until nothing is left to do.
+        """Run until stopped; in burst mode until the queues hold no job, not even a deferred one, but those left for other workers.
 
         Raises:
             Unreachable: Redis or the database does not answer at the start. A later outage raises nothing.
