@@ -77,7 +77,7 @@ class Registry:
     def keep_apart(self, name: str) -> None:
         """Give each job of this kind its own transaction, until the process ends.
 
-        Called when a job of the kind changed settings of a shared transaction, which the next jobs would have met.
+        Called when a job of the kind left something in a shared transaction, a setting or a lock, which the next job would find.
         """
         self._apart.add(name)
         self._look_who_shares()

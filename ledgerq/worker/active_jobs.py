@@ -75,7 +75,7 @@ class ActiveJobs:
     def slots_taken(self) -> int:
         """How many of the worker's `max_jobs` slots are in use.
 
-        Jobs in a batch take none, nor do jobs that work outside of the database, nor up to 50 jobs of which only the ack is missing.
+        Jobs in a batch take none, nor do jobs that work outside of the database, nor up to MAX_AT_ONCE jobs of which only the ack is missing.
         """
         tasks = len(self.tasks) - self._batches.jobs - self.outside
         return tasks - min(len(self._unacknowledged), MAX_AT_ONCE)
