@@ -43,8 +43,8 @@ ROLLED_BACK = 0.05
 EARLY = 0.2  # of the jobs that their producer sends: they come to a worker before the commit, or instead of it
 STORMS = 0.01
 STORM = 50  # deliveries of one job
-# seconds between two effects of a job
-LONGEST_PAUSE = float(os.environ.get("CHAOS_LONGEST_PAUSE", "0.05"))
+LONGEST_PAUSE = 0.05  # seconds between two effects of a job
+_LONGEST_PAUSE = float(os.environ.get("CHAOS_LONGEST_PAUSE", LONGEST_PAUSE))
 ANY = TypeAdapter(dict[str, Any])
 
 
@@ -109,7 +109,7 @@ class Producer:
         if chance < 0.5:
             return CreateTask(title=f"№ {self._number}", project_id=project)
         if chance < 0.8:
-            effects, pause = pick.randrange(1, 6), pick.choice((0.0, 0.01, LONGEST_PAUSE))
+            effects, pause = pick.randrange(1, 6), pick.choice((0.0, 0.01, _LONGEST_PAUSE))
             return ChaosEffects(project_id=project, effects=effects, pause=pause)
         if chance < 0.9:
             return ChaosFlaky(project_id=project, effects=2, failures=pick.randrange(1, 3))

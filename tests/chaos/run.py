@@ -17,6 +17,7 @@ from tests.chaos.faults import Break
 from tests.chaos.in_flight import hits, steps_of
 from tests.chaos.outside_checker import check_outside, look_outside
 from tests.chaos.party import SLOWEST_STEP
+from tests.chaos.producers import LONGEST_PAUSE
 from tests.chaos.report import Report, exposures
 from tests.chaos.servers import wait_until
 from tests.chaos.staged_jobs import stage_every_guest, stage_outside
@@ -40,7 +41,7 @@ class Phase:
     drain: float = 150.0
     attempts: int = 5
     slowest_step: float = SLOWEST_STEP  # at the party
-    longest_pause: float = 0.05  # seconds between two effects of a producer's job
+    longest_pause: float = LONGEST_PAUSE  # seconds between two effects of a producer's job
 
 
 def run_phase(phase: Phase, seed: int, folder: Path, report: Report, out: Console) -> None:

@@ -196,7 +196,7 @@ def world(
         lease: of the workers, in seconds, where they have the setting.
         rate: jobs a second that a producer enqueues.
         workers: how many.
-        more: settings of the workers.
+        more: settings of the workers and the producers.
     """
     with servers(folder) as (redis, postgresql), proxy() as through, party(Random(seed)) as other:
         to_redis = through.hop("redis", ("127.0.0.1", redis.port))

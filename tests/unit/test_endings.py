@@ -224,29 +224,30 @@ async def _polls_at_once(poller: Poller) -> bool:
     poller.queue_changed()
     waiting = asyncio.create_task(poller.until_change(None, busy=False, or_free=False))
     await turns()
-    if at_once := waiting.done():
-        await waiting
+    at_once = waiting.done()
     waiting.cancel()
     return at_once
 
 
-async def test_a_poller_rests_after_changes_of_others_that_left_nothing_to_claim(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def resting_poller(monkeypatch: pytest.MonkeyPatch) -> Poller:
+    """A poller whose rest, once it begins one, does not end within a test."""
     monkeypatch.setattr("ledgerq.worker.poller._APART", 60)
     monkeypatch.setattr("ledgerq.worker.poller._MAX_APART", 60)
-    poller = Poller(60)
-    assert await _polls_at_once(poller)
-    assert not await _polls_at_once(poller)
+    return Poller(60)
+
+
+async def test_a_poller_rests_after_changes_of_others_that_left_nothing_to_claim(
+    resting_poller: Poller,
+) -> None:
+    assert await _polls_at_once(resting_poller)
+    assert not await _polls_at_once(resting_poller)
 
 
 async def test_a_job_that_comes_after_the_change_of_an_own_claim_and_of_an_own_ack_is_claimed_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+    resting_poller: Poller,
 ) -> None:
-    monkeypatch.setattr("ledgerq.worker.poller._APART", 60)
-    monkeypatch.setattr("ledgerq.worker.poller._MAX_APART", 60)
-    poller = Poller(60)
-    poller.start()
-    poller.record_result(1)
-    assert [await _polls_at_once(poller) for _ in range(3)] == [True, True, True]
-    assert not [await _polls_at_once(poller) for _ in range(2)][-1]
+    resting_poller.start()
+    resting_poller.record_result(1)
+    found = [await _polls_at_once(resting_poller) for _ in range(5)]
+    assert found == [True, True, True, False, False]
