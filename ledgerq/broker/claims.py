@@ -17,7 +17,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ledgerq.broker.keys import ABORTED, cancel_key, exclusive_slot_key, running_key, workers_key
+from ledgerq.broker.keys import ABORTED, keys_of_claim, running_key
 from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.broker.scripts import script
 from ledgerq.execution.delivery import Delivery
@@ -133,9 +133,7 @@ class Broker:
         self.redis, self.queue, self.worker = redis, queue, worker
         self.lease_settings, self.token = lease_settings, uuid4().hex
         self._keys = [queue, running_key(queue), ABORTED]
-        self._keys_of_claim = [
-            *self._keys, cancel_key(queue), exclusive_slot_key(queue), workers_key(queue),
-        ]  # fmt: skip
+        self._keys_of_claim = keys_of_claim(queue)
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")

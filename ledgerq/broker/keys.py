@@ -18,7 +18,8 @@ from arq.constants import (
 from pydantic_core import to_json
 
 ABORTED = abort_jobs_ss  # sorted set: the jobs that arq's clients want aborted
-RUNNING, FAILURES = "ledgerq:running:", "ledgerq:trouble:"
+RUNNING = "ledgerq:running:"
+FAILURES = "ledgerq:trouble:"  # the name that earlier versions know
 
 # the scripts build their keys from these: name in Lua → the beginning of a key, or a key
 FOR_SCRIPTS = {
@@ -78,6 +79,11 @@ def workers_key(queue: str) -> str:
     return f"ledgerq:workers:{queue}"
 
 
+def outage_key(queue: str) -> str:
+    """Text, for half a lease: all workers of the queue were silent, so Redis was away, and they are just back."""
+    return f"ledgerq:outage:{queue}"
+
+
 def waits_key(queue: str) -> str:
     """Hash: reason for which jobs wait → JSON with the time of the last such job and a text."""
     return f"ledgerq:waits:{queue}"
@@ -85,7 +91,14 @@ def waits_key(queue: str) -> str:
 
 def exclusive_slot_key(queue: str) -> str:
     """Text: `token|job id` of the worker that drains, to run that job alone."""
-    return f"ledgerq:lane:{queue}"
+    return f"ledgerq:lane:{queue}"  # the name that earlier versions know
+
+
+def keys_of_claim(queue: str) -> list[str]:
+    """The keys that `claim.lua` takes, in its order."""
+    of_queue = running_key, cancel_key, exclusive_slot_key, workers_key, outage_key
+    running, *others = (key(queue) for key in of_queue)
+    return [queue, running, ABORTED, *others]
 
 
 def epoch_key(queue: str) -> str:

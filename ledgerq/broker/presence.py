@@ -13,7 +13,8 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ledgerq.broker.keys import waits_key, workers_key
+from ledgerq.broker.keys import outage_key, waits_key, workers_key
+from ledgerq.broker.scripts import script
 from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.text import one_line
 
@@ -22,10 +23,10 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 ALIVE = "ledgerq_alive"  # in arq's ctx: when the worker last polled its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # seconds without a sign of life after which a worker counts as dead
-_FORGOTTEN = 3600.0
+_FORGOTTEN = 3600.0  # seconds without one after which a worker's name is removed
 RECENT = 60  # seconds for which a note counts as current
 _KEPT = 300
-_MAX_SECONDS = 300  # characters of a text
+_MAX_TEXT = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Wait:
 async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: str) -> None:
     """Note on Redis that a job waits for something that others must fix. The last note of each reason is kept."""
     seconds, _ = await redis.time()
-    note = json.dumps({"at": int(seconds), "text": text[:_MAX_SECONDS]})
+    note = json.dumps({"at": int(seconds), "text": text[:_MAX_TEXT]})
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hset(waits_key(queue), reason, note)
         pipe.expire(waits_key(queue), _KEPT)
@@ -72,23 +73,31 @@ def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
 
 
 async def keep_beating(
-    redis: ArqRedis, worker: str, alive: Callable[[], bool], *, interval: float = BEAT
+    redis: "Redis | ArqRedis",
+    queue: str,
+    worker: str,
+    alive: Callable[[], bool],
+    *,
+    lease: float,
 ) -> None:
     """Write signs of life of this worker, until cancelled; then remove the worker's name.
 
+    They come every `BEAT` seconds, and three times in a lease at least: `claim.lua` then knows that the worker lives, even
+    if the lease of one of its jobs has run out.
+
     Args:
-        redis: the client; the signs of life go to the set of workers of its default queue.
+        redis: the client.
+        queue: its set of workers gets the signs of life.
         worker: the worker's name.
         alive: is called before each beat; if it answers False, the beat is left out.
-        interval: seconds between two beats; a third of the lease at most. `claim.lua` then knows that the worker lives,
-            even if the lease of one of its jobs has run out.
+        lease: of the worker's claims, in seconds.
     """
-    key = workers_key(redis.default_queue_name)
+    interval = beat_interval(lease)
 
     async def beat_once() -> float:
         if alive():
-            await beat(redis, worker)
-        return min(interval, BEAT)
+            await beat(redis, queue, worker, lease=lease)
+        return interval
 
     try:
         failed = partial(log.warning, "heartbeat.failed")
@@ -96,28 +105,32 @@ async def keep_beating(
     finally:
         try:
             async with asyncio.timeout(2):  # else another worker removes the name later
-                await redis.zrem(key, worker)
+                await redis.zrem(workers_key(queue), worker)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("heartbeat.failed", error=one_line(error))
 
 
-async def beat(redis: ArqRedis, worker: str) -> None:
-    """Note the time of Redis' clock beside the worker's name, in the set of workers of `redis.default_queue_name`."""
-    key, now = workers_key(redis.default_queue_name), await _now(redis)
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.zadd(key, {worker: now})
-        pipe.zremrangebyscore(key, "-inf", now - _FORGOTTEN)
-        await pipe.execute()
+def beat_interval(lease: float) -> float:
+    """The seconds between two signs of life of a worker whose claims have this lease."""
+    return min(BEAT, lease / 3)
+
+
+async def beat(redis: "Redis | ArqRedis", queue: str, worker: str, *, lease: float) -> None:
+    """Note the time of Redis' clock beside the worker's name, in the queue's set of workers.
+
+    If this is the first sign of life of any worker for half a lease, note an outage too, for half a lease: the leases of
+    all jobs may have run out, and `claim.lua` then gives their owners time to renew them.
+    """
+    await script(redis, "beat")(
+        keys=[workers_key(queue), outage_key(queue)],
+        args=[worker, int(lease * 500), int(_FORGOTTEN * 1000)],
+    )
 
 
 async def living_workers(redis: ArqRedis, queue: str | None = None) -> list[str]:
     """The names of the workers with a sign of life in the last `SILENCE` seconds. `queue` None is the default queue."""
-    since = await _now(redis) - SILENCE
+    seconds, microseconds = await redis.time()
+    since = seconds + microseconds / 1e6 - SILENCE
     key = workers_key(queue or redis.default_queue_name)
     found = await redis.zrangebyscore(key, since, "+inf")
     return [name.decode(errors="replace") for name in found]
-
-
-async def _now(redis: ArqRedis) -> float:
-    seconds, microseconds = await redis.time()
-    return float(seconds) + float(microseconds) / 1e6

@@ -14,6 +14,7 @@ from ledgerq.broker.keys import (
     epoch_key,
     exclusive_slot_key,
     failures_key,
+    outage_key,
     running_key,
     waits_key,
     workers_key,
@@ -94,7 +95,9 @@ async def missing(redis: ArqRedis, queues: Iterable[str] = ()) -> list[Missing]:
 async def _refused_inside_scripts(
     redis: ArqRedis, queue: str
 ) -> Sequence[tuple[bytes, bytes, bytes]]:
-    of_queue = running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, waits_key
+    of_queue = (
+        running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, outage_key, waits_key,
+    )  # fmt: skip
     keys = [key(queue) for key in of_queue]
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(
         args=[queue, _PROBE, *keys, failures_key(queue, _PROBE)]

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from ledgerq.broker.claims import Ack, RenewalStatus
 from ledgerq.broker.many_queues import ServedQueues
-from ledgerq.broker.presence import BEAT, keep_beating, looks_alive, note_wait
+from ledgerq.broker.presence import beat_interval, keep_beating, looks_alive, note_wait
 from ledgerq.execution.isolation import JOB
 from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
 from ledgerq.runtime.ending import leave_at_once
@@ -79,7 +79,7 @@ class Heartbeat:
     def start(self) -> None:
         """Start the heartbeat's thread. Must be called in the thread of the worker's loop."""
         self._answered, self._watched_thread = time.monotonic(), threading.get_ident()
-        self._thread = threading.Thread(target=self._run, name="ledgerq-heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ledgerq-heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,11 +124,10 @@ class Heartbeat:
             await broker.close()
 
     async def _show_life(self, broker: ServedQueues, queue: str) -> None:
-        redis = ArqRedis(broker.redis.connection_pool, default_queue_name=queue)
-        interval = min(BEAT, broker.lease_settings.lease / 3)
+        lease = broker.lease_settings.lease
         if self.is_burst:
-            await asyncio.sleep(interval)
-        await keep_beating(redis, broker.worker, self._is_alive, interval=interval)
+            await asyncio.sleep(beat_interval(lease))
+        await keep_beating(broker.redis, queue, broker.worker, self._is_alive, lease=lease)
 
     async def _tell_waits(self, broker: ServedQueues) -> float:
         while self.waits:

@@ -1,6 +1,7 @@
 """What a worker process has from arq's startup hook to its shutdown hook: database, resources, relay."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import structlog
@@ -62,7 +63,8 @@ class Lifecycle:
         registry = self.app.registry(await self._open_resources(), self._client)
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
         if ALIVE not in ctx:  # ledgerq's worker has its heartbeat
-            self._beside.start(keep_beating(redis, process_name(), lambda: True))
+            beats = partial(keep_beating, redis, redis.default_queue_name, process_name())
+            self._beside.start(beats(lambda: True, lease=worker.lease))
         self._beside.start(relay.run())
         self._beside.start(relay.listen(database))
         self._started = True

@@ -16,6 +16,7 @@ from tests.chaos import faults, server_faults, start
 from tests.chaos.drills import DRILLS
 from tests.chaos.exhaustive import exhaustive
 from tests.chaos.in_flight import IN_STEPS
+from tests.chaos.outage_drill import outages
 from tests.chaos.report import Bar, Report
 from tests.chaos.run import Phase, run_phase
 from tests.chaos.selftest import catch, self_test
@@ -97,7 +98,7 @@ def _slice(seed: int, folder: Path, report: Report) -> None:
 def _everything(minutes: float, seed: int, folder: Path, report: Report) -> None:
     for number, phase in enumerate(phases(minutes * 60)):
         run_phase(phase, seed + number * 1000, folder / f"phase-{number}", report, out)
-    for number, drill in enumerate((*DRILLS, waiting)):
+    for number, drill in enumerate((*DRILLS, outages, waiting)):
         drill(seed + number, folder / drill.__name__, report, out)
     in_steps = report.counts.get(IN_STEPS, 0)
     report.bars += [

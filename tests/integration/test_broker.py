@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
 
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
 from ledgerq.broker.connection import connect
-from ledgerq.broker.keys import failures_key, workers_key
+from ledgerq.broker.keys import failures_key, outage_key, workers_key
+from ledgerq.broker.presence import beat, keep_beating
 from ledgerq.config import Config
 from ledgerq.wire.envelope import MAX_BODY_BYTES
 from tests.support import eventually
@@ -252,7 +254,7 @@ async def test_a_job_that_is_being_cancelled_is_not_claimed(brokers: list[Broker
 
 @pytest.mark.whole_redis
 async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
-    """Claims and endings free memory in the end: they work when nothing can be enqueued any more."""
+    """Claims and endings free memory in the end: they work when nothing can be enqueued any more. So do signs of life."""
     first, _ = brokers
     await put(first, "a")
     await first.redis.config_set("maxmemory", "1")
@@ -260,6 +262,8 @@ async def test_a_full_redis_still_lets_jobs_end(brokers: list[Broker]) -> None:
         assert await claimed(first) == ["a"]
         assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
         assert await first.acknowledge([Ack("a", "done")]) == [True]
+        await beat(first.redis, QUEUE, "worker-1", lease=LONG.lease)
+        assert await first.redis.zscore(workers_key(QUEUE), "worker-1")
     finally:
         await first.redis.config_set("maxmemory", "0")
 
@@ -304,5 +308,58 @@ async def test_the_slipped_lease_of_a_worker_that_lives_is_no_crash(brokers: lis
     assert await claimed(first, lease_settings=SHORT) == ["b"]
     await lease_runs_out(first, "b")
     await seen(first, "worker-1", ago=LONG.lease * 2 / 3)
+    await seen(first, "worker-2", ago=1)
     (claim,) = (await second.claim(10, busy=0)).jobs
     assert (claim.attempt, claim.crashes) == (1, 1)
+
+
+@pytest.mark.parametrize("beaten", [True, False])
+async def test_after_an_outage_owners_have_time_to_renew_before_their_jobs_are_claimed(
+    brokers: list[Broker], beaten: bool
+) -> None:
+    """All leases have run out, and no worker gave a sign of life meanwhile. Nobody is blamed, and nothing runs twice."""
+    first, second = brokers
+    await put(first, "a")
+    await claimed(first, lease_settings=SHORT)
+    await lease_runs_out(first, "a")
+    for worker in ("worker-1", "worker-2"):
+        await seen(first, worker, ago=LONG.lease * 2)
+    if beaten:  # whoever comes first after the outage
+        await beat(second.redis, QUEUE, "worker-2", lease=LONG.lease)
+    found = await second.claim(10, busy=0)
+    assert found.jobs == []
+    assert found.due_in is not None
+    assert 0 < found.due_in < LONG.lease
+    assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
+    assert (await second.claim(10, busy=0)).jobs == []
+
+
+async def test_after_an_outage_the_jobs_of_workers_that_died_are_claimed_half_a_lease_later(
+    brokers: list[Broker],
+) -> None:
+    """The crash is counted."""
+    first, second = brokers
+    await put(first, "a")
+    await claimed(first, lease_settings=SHORT)
+    await lease_runs_out(first, "a")
+    second.lease_settings = LeaseSettings(lease=1)
+    await seen(first, "worker-1", ago=2)
+    beats = partial(keep_beating, second.redis, QUEUE, "worker-2", lambda: True, lease=1)
+    task = asyncio.create_task(beats())
+    looks = [await second.claim(10, busy=0)]
+    while not looks[-1].jobs:
+        await asyncio.sleep(looks[-1].due_in or 0)
+        looks.append(await second.claim(10, busy=0))
+    assert len(looks) > 1
+    assert [(each.job_id, each.crashes) for each in looks[-1].jobs] == [("a", 1)]
+    task.cancel()
+
+
+async def test_workers_whose_signs_of_life_come_in_time_note_no_outage(
+    brokers: list[Broker],
+) -> None:
+    """Nor does the first worker of a queue."""
+    first, second = brokers
+    for each in (first, second, first):
+        await beat(each.redis, QUEUE, each.worker, lease=LONG.lease)
+    assert not await first.redis.exists(outage_key(QUEUE))

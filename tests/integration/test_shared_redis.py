@@ -332,7 +332,7 @@ async def test_unique_keys_and_worker_lists_are_each_queues_own(
     assert (await a.client.enqueue(MINE, unique=once)).is_new
     assert (await b.client.enqueue(YOURS, unique=once)).is_new
     assert not (await b.client.enqueue(YOURS, unique=once)).is_new
-    await beat(a.redis, "ledgerq:somewhere:1")
+    await beat(a.redis, a.redis.default_queue_name, "ledgerq:somewhere:1", lease=15)
     assert await living_workers(a.redis) == ["ledgerq:somewhere:1"]
     assert await living_workers(b.redis) == []
     assert keys.failures_key("a", "b:c") != keys.failures_key("a:b", "c")

@@ -81,7 +81,7 @@ async def test_every_job_is_counted_where_it_is(
     await redis.set(f"{keys.retry_key_prefix}again", 1)
     await claim(redis, "runs")
     await claim(redis, "lost", held=False)
-    await presence.beat(redis, "host:1")
+    await presence.beat(redis, redis.default_queue_name, "host:1", lease=15)
     await run(any_sessions)
     for job_id in ("dead", "discarded"):
         await run(any_sessions, CreateTask(title="x", project_id=99), job_id)

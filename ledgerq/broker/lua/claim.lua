@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind the jobs that are due.
--- KEYS  queue, running, aborted, cancelled, exclusive slot, workers
+-- KEYS  queue, running, aborted, cancelled, exclusive slot, workers, outage
 -- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now without
 --       those that work outside, crashes after which a job is a suspect, crashes after which a job is given up,
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
@@ -22,7 +22,7 @@
 -- them. A job that works outside is doubtful before it is a suspect, when it has met as many crashes as make a suspect of
 -- another job. A suspect that ran beside a doubtful job is not blamed for a crash: either may have caused it.
 -- "Drain first" asks the owner to let its jobs end, but for those outside, and claim again: the next one must run alone.
-local queue, running, aborted, cancelled, exclusive_slot, workers = unpack(KEYS)
+local queue, running, aborted, cancelled, exclusive_slot, workers, outage = unpack(KEYS)
 local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local mark, longest = ARGV[8], tonumber(ARGV[9])
@@ -55,14 +55,31 @@ local function later(id, ms)
     moved = moved + 1
 end
 
--- true if the owner of a lease that ran out lives: the owner is this worker, or gave a sign of life just now. Then the
--- end of the lease is no crash. Workers beat three times in a lease, so a dead owner's last sign is two thirds of a
--- lease old.
-local function lives(lost)
+-- of the owner of a lease that ran out: its last sign of life in ms since 1970, `now` if this worker is the owner, or nil
+local function last_seen(lost)
     local owner, who = string.match(lost, '^([^|]*)|[^|]*|[^|]*|(.*)$')
-    if owner == token then return true end
+    if owner == token then return now end
     local seen = tonumber(guarded('ZSCORE', workers, who or '') or nil)
-    return seen ~= nil and now - seen * 1000 < lease / 2
+    return seen and seen * 1000
+end
+
+-- true if the owner of a lease that ran out gave a sign of life just now: the end of the lease is no crash. Workers beat
+-- three times in a lease, so a dead owner's last sign is two thirds of a lease old.
+local function lives(lost)
+    local seen = last_seen(lost)
+    return seen ~= nil and now - seen < lease / 2
+end
+
+-- ms to wait until an owner that lives has had the time to renew its lease, or 0. While nobody reached Redis, or Redis'
+-- clock jumped, all leases ran out and nobody could give a sign of life
+local function time_to_renew(lost)
+    local seen = last_seen(lost)
+    if not seen or seen == now then return 0 end
+    local left = redis.call('PTTL', outage)
+    if left > 0 then return left end
+    local newest = guarded('ZRANGE', workers, -1, -1, 'WITHSCORES')
+    local silence = newest and newest[2] and now - newest[2] * 1000 or 0
+    return silence >= lease / 2 and math.floor(lease / 2) or 0
 end
 
 -- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of
@@ -230,12 +247,14 @@ local function look_up(due, from)
     return known
 end
 
--- true if a worker has the job; the job is then due when that worker's lease runs out
-local function is_held(id)
+-- true if a worker has the job, or may have it and needs time to renew its lease; the job is due when that time is over
+local function is_held(id, had)
     local progress = IN_PROGRESS .. id
     local held = redis.call('PTTL', progress)
-    if held == -2 then return false end
-    if held < 0 then
+    if held == -2 then
+        held = had and time_to_renew(had) or 0
+        if held == 0 then return false end
+    elseif held < 0 then
         redis.call('PEXPIRE', progress, lease)
         held = lease
     end
@@ -308,7 +327,7 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             local is_behind = i >= first_behind and (behind_suspect == 0 or behind_suspect >= PASSED_OVER / 2)
             if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
-        elseif job.fresh or job.foreign or not is_held(id) then
+        elseif job.fresh or job.foreign or not is_held(id, job.had) then
             local crashes, interruptions, log, blamed = 0, 0, '', false
             if not job.fresh then crashes, interruptions, log, blamed = failures_of(id, job.lost) end
             if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end

@@ -1,8 +1,8 @@
 -- Try what workers and producers do, in ways that change nothing. ARGV the queue, a job id that nobody has, and
--- the keys of this queue: running, cancelled, exclusive slot, workers, epoch, waits, failures.
+-- the keys of this queue: running, cancelled, exclusive slot, workers, epoch, outage, waits, failures.
 -- Answers {command, key, error} for each that Redis refuses.
 local queue, id = ARGV[1], ARGV[2]
-local running, cancelled, exclusive_slot, workers, epoch, waits, failures = unpack(ARGV, 3)
+local running, cancelled, exclusive_slot, workers, epoch, outage, waits, failures = unpack(ARGV, 3)
 local refused = {}
 
 local function try(command, key, ...)
@@ -22,11 +22,12 @@ for _, key in ipairs({queue, cancelled, ABORTED, workers}) do
     try('ZREM', key, id)
     try('ZREMRANGEBYSCORE', key, '(0', '(0')
 end
-for _, key in ipairs({JOB .. id, RESULT .. id, RETRY .. id, IN_PROGRESS .. id, exclusive_slot, epoch}) do
+local of_queue = {[exclusive_slot] = true, [epoch] = true, [outage] = true}
+for _, key in ipairs({JOB .. id, RESULT .. id, RETRY .. id, IN_PROGRESS .. id, exclusive_slot, epoch, outage}) do
     try('MGET', key)
     try('GET', key)
     try('EXISTS', key)
-    if key ~= exclusive_slot and key ~= epoch then try('SET', key, '', 'XX') end
+    if not of_queue[key] then try('SET', key, '', 'XX') end
 end
 for _, key in ipairs({running, waits, failures}) do
     try('HGETALL', key)
