@@ -55,7 +55,7 @@ class Sender(Protocol):
         """Wait until the jobs are on their queues, or are left to the relays; a few seconds at most."""
 
 
-# then a relay puts the job on the queue, if it has not ended
+# then a relay puts the job on the queue, if it has not ended; as long as after a dispatch of the relay's own (`FIRST_PAUSE`)
 _LEFT_TO_SENDER = timedelta(seconds=10)
 _to_send: WeakKeyDictionary[SessionTransaction, list[Callable[[], None]]] = WeakKeyDictionary()
 

@@ -81,6 +81,9 @@ def tick_id(job_id: str, queue: str) -> str:
 def connect(config: BrokerConfig, queues: Mapping[str, str] | None = None) -> ArqRedis:
     """A client with a pool of its own, which opens no connection yet. Bodies and results are JSON.
 
+    It sends a command again, on a new connection, if the server fails it or has become read-only. A worker's claims and
+    acks have connections that never do (`ledgerq.broker.claims.own_connections`).
+
     Args:
         config: where Redis is, and the default queue.
         queues: name of a cron function → key of its queue, for those that do not go to the default queue.

@@ -1,15 +1,17 @@
-"""The flow of jobs, on one screen. A single delivery is a batch of one.
+"""The flow of jobs, on one screen. A single delivery is a group of one.
 
 1. read      check each delivery: its body, its kind, its payload by the kind's payload class
 2. group     jobs of a kind that shares transactions go together, each other job by itself
 3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded
 4. open      open the transaction: all that follows commits together, or nothing does
-5. receipt   write a receipt for each job; a job that has one already has ended: a `Duplicate`
-6. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
-7. outbox    delete the outbox rows of staged jobs. Before 6 they are looked for, if a producer put its job on the queue
-             itself: a job without its row does not exist, and is `Dropped`
-8. commit    at the end of the transaction; after a conflict with another one, again from 4
-9. decide    split a batch that failed, until the bad job is alone; the other jobs commit. For the
+5. receipt   insert a receipt for each job. A job that has one already has ended: it runs alone afterwards, and is
+             answered with a `Duplicate`
+6. staged    look for the outbox rows of jobs that their producer put on the queue itself: a job without its row does not
+             exist, and is `Dropped`
+7. handle    call each job's handler, behind a fence; its rows go to the database and the audit log
+8. end       write the results into the receipts, and delete the outbox rows of staged jobs
+9. commit    at the end of the transaction; after a conflict with another one, again from 4
+10. decide   split a group that failed, until the bad job is alone; the other jobs commit. For the
              bad job, `ledgerq.execution.retry` decides: it is tried again or buried
 """
 
@@ -96,8 +98,8 @@ class _Flow:
                 jobs.append(self.read(delivery))
             except BaseException as error:  # noqa: BLE001 - the payload's own validators run there
                 unread.append((error, delivery))
-        for batch in self.group(jobs):
-            outcomes |= await self.run(batch)
+        for group in self.group(jobs):
+            outcomes |= await self.run(group)
         for why, delivery in unread:
             outcomes[delivery.job_id] = await self.conclude(why, delivery)
         return outcomes
@@ -124,7 +126,10 @@ class _Flow:
         return [*groups.values(), *alone]
 
     async def run(self, jobs: Sequence[Job[Any]]) -> Outcomes:
-        """Run jobs in one transaction, or in smaller parts if that fails; answers with their outcomes."""
+        """Run jobs in one transaction, or in smaller groups if that fails; answers with their outcomes.
+
+        The time limit of one job of the kind holds for the whole transaction.
+        """
         seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
         stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
         limit = timeout(seconds)
@@ -156,6 +161,7 @@ class _Flow:
             fresh = await inbox.insert_receipts(session, [_receipt(job) for job in jobs])
             work = [job for job in jobs if job.id in fresh]
             if not work:
+                # `run` runs each job again, alone, for which there is no outcome here
                 return {jobs[0].id: await _duplicate(session, jobs[0])} if alone else {}
             if rows := {job.id: row for job in work if (row := job.envelope.row) is not None}:
                 await outbox.require_rows(session, rows)
@@ -175,15 +181,15 @@ class _Flow:
                 await outbox.remove(session, staged)
             return {job_id: Completed(result) for job_id, result in results.items()}
 
-        with inbox.requiring_marks():
+        with inbox.requiring_receipts():
             return await in_transaction(self.sessions, once)
 
     async def _after_failure(self, error: BaseException, jobs: Sequence[Job[Any]]) -> Outcomes:
         """Decide on jobs whose transaction was rolled back.
 
-        A batch runs again in halves, to find the bad job; but not if the connection to the database was lost.
+        A group runs again in halves, to find the bad job; but not if the connection to the database was lost.
         """
-        if len(jobs) == 1 or _is_the_databases(error):  # smaller batches would not help
+        if len(jobs) == 1 or _is_the_databases(error):  # smaller groups would not help
             return {job.id: await self.conclude(error, job.delivery) for job in jobs}
         kind, middle = jobs[0].kind, len(jobs) // 2
         if isinstance(error, SharesState):
@@ -193,8 +199,8 @@ class _Flow:
         for part in (jobs[:middle], jobs[middle:]):
             # the first part may have called `keep_apart`
             shared = self.registry.shares_commits(kind)
-            for batch in [part] if shared else [[job] for job in part]:
-                outcomes |= await self.run(batch)
+            for group in [part] if shared else [[job] for job in part]:
+                outcomes |= await self.run(group)
         return outcomes
 
     async def conclude(self, error: BaseException, delivery: Delivery) -> Outcome:

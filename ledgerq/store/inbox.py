@@ -99,7 +99,7 @@ async def insert_receipts(
 ) -> set[str]:
     """Write receipts of many jobs (id, kind, payload hash, attempt); returns the ids that had no receipt yet.
 
-    The ids are inserted in sorted order, so that two batches with the same jobs wait for each other and don't deadlock.
+    The ids are inserted in sorted order, so that two groups with the same jobs wait for each other and don't deadlock.
     """
     rows = sorted(jobs)
     if len(rows) == 1 or session.get_bind().dialect.name != "postgresql":
@@ -122,13 +122,13 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
     ids = sorted(results)
     values = [to_json(results[i]).decode() for i in ids]
     kept: Any = await session.execute(_KEEP_RESULTS.on(session), {"ids": ids, "results": values})
-    _require_marks(kept.rowcount, len(ids))
+    _require_receipts(kept.rowcount, len(ids))
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over.
 
-    On PostgreSQL, a whole number or a truth value is sent together with the session's COMMIT (see `requiring_marks`). Nothing
+    On PostgreSQL, a whole number or a truth value is sent together with the session's COMMIT (see `requiring_receipts`). Nothing
     else is: a server logs the text of a COMMIT that fails.
     """
     if result is None:
@@ -140,24 +140,24 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
     kept: Any = await session.execute(
         _KEEP_RESULT.on(session), {"job_id": job_id, "result": result}
     )
-    _require_marks(kept.rowcount, 1)
+    _require_receipts(kept.rowcount, 1)
 
 
 @contextmanager
-def requiring_marks() -> Iterator[None]:
+def requiring_receipts() -> Iterator[None]:
     """For the transaction that ends jobs: refuses one whose receipts are gone, if that is found at the commit only."""
     try:
         yield
     except DBAPIError as error:
         if _UNDONE in str(error.orig):
-            _require_marks(0, 1)
+            _require_receipts(0, 1)
         raise
 
 
-def _require_marks(found: int, expected: int) -> None:
+def _require_receipts(found: int, expected: int) -> None:
     """Refuse to go on if receipts are missing: then a handler has ended or undone the transaction that wrote them."""
     if found != expected:
-        raise NotAllowedInJob("undoing the mark of a job")
+        raise NotAllowedInJob("undoing the receipt of a job")
 
 
 async def get_receipt(session: AsyncSession, job_id: str) -> ProcessedJob:

@@ -95,7 +95,7 @@ class JobTester:
     async def outcome(
         self, payload: Payload[Any], *, job_id: str | None = None, trace_id: str | None = None
     ) -> Outcome:
-        """Run one job and return how it ended: `Completed`, `Duplicate`, or `Retry` and `Buried` with their `error`."""
+        """Run one job and return how it ended: `Completed`, `Duplicate`, `Dropped`, or `Retry` and `Buried` with their `error`."""
         request = Request(payload, job_id, actor=self.actor, trace_id=trace_id)
         return await self._deliver(request.checked_id(), request.envelope)
 

@@ -1,4 +1,7 @@
-"""Sends acks in batches, and again until Redis has answered: a job whose ack is lost would run a second time."""
+"""Sends acks together, and again until Redis has answered.
+
+A job whose ack never arrives is delivered again: a job of ledgerq's kinds then has a receipt, an arq function runs twice.
+"""
 
 import asyncio
 import time
@@ -14,7 +17,7 @@ from ledgerq.runtime.background_tasks import keep_going
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-MAX_AT_ONCE = 50
+_MAX_AT_ONCE = 50  # calls of `acknowledge` whose acks one command sends
 _APART = 0.004  # seconds between two round trips: jobs that end meanwhile share the next one
 
 
@@ -22,11 +25,11 @@ _APART = 0.004  # seconds between two round trips: jobs that end meanwhile share
 class Acker:
     """Collects the acks of jobs that run at the same time, and sends the waiting ones in one command.
 
-    `on_trouble` is called each time that sending fails.
+    `on_failure` is called each time that sending fails: the answer may have been lost, and Redis may have done what was asked.
     """
 
     broker: ServedQueues
-    on_trouble: Callable[[], None]
+    on_failure: Callable[[], None]
     _waiting: list[tuple[Sequence[Ack], "asyncio.Future[list[bool]]"]] = field(default_factory=list)
     _queued: asyncio.Event = field(default_factory=asyncio.Event)
     _sent: float = 0.0  # when the last acks were sent
@@ -57,15 +60,15 @@ class Acker:
         try:
             await self._send()
         except Exception:
-            self.on_trouble()
+            self.on_failure()
             raise
         return 0
 
     async def _send(self) -> None:
-        batch = self._waiting[:MAX_AT_ONCE]  # stays there until Redis has answered
-        answers = iter(await self.broker.acknowledge([each for some, _ in batch for each in some]))
-        del self._waiting[: len(batch)]
-        for acks, told in batch:
+        calls = self._waiting[:_MAX_AT_ONCE]  # stays there until Redis has answered
+        answers = iter(await self.broker.acknowledge([each for some, _ in calls for each in some]))
+        del self._waiting[: len(calls)]
+        for acks, told in calls:
             ended = [next(answers) for _ in acks]
             if not told.done():
                 told.set_result(ended)

@@ -13,11 +13,15 @@ from ledgerq.broker.claims import Ack, Claim
 from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.errors import CancelledByItself
 from ledgerq.execution.registry import Registry
-from ledgerq.worker.acker import MAX_AT_ONCE, Acker
+from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.sharing import BatchSize
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
+
+_MAX_WITHOUT_SLOT = (
+    50  # jobs that wait for their ack alone and take no slot: Redis may be away for long
+)
 
 
 class CancelReason(Enum):
@@ -75,10 +79,10 @@ class ActiveJobs:
     def slots_taken(self) -> int:
         """How many of the worker's `max_jobs` slots are in use.
 
-        Jobs in a batch take none, nor do jobs that work outside of the database, nor up to MAX_AT_ONCE jobs of which only the ack is missing.
+        Jobs in a batch take none, nor do jobs that work outside of the database, nor the first jobs of which only the ack is missing.
         """
         tasks = len(self.tasks) - self._batches.jobs - self.outside
-        return tasks - min(len(self._unacknowledged), MAX_AT_ONCE)
+        return tasks - min(len(self._unacknowledged), _MAX_WITHOUT_SLOT)
 
     @property
     def inside(self) -> list[asyncio.Task[None]]:
@@ -122,7 +126,7 @@ class ActiveJobs:
         if before := self.tasks.get(claim.job_id):
             if claim.job_id in self._returned:  # Redis knows it, and the answer is on its way
                 before.add_done_callback(lambda _: self.start(claim, aborted=aborted))
-            return
+            return  # this worker's own lease had run out, and it claimed the job again: the task goes on
         self._isolated = claim.job_id if claim.runs_isolated else self._isolated
         self.started += 1
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
@@ -146,7 +150,7 @@ class ActiveJobs:
 
     def _ended(self, claim: Claim) -> None:
         had_slot = claim.job_id not in self._unacknowledged
-        had_slot = had_slot or len(self._unacknowledged) > MAX_AT_ONCE
+        had_slot = had_slot or len(self._unacknowledged) > _MAX_WITHOUT_SLOT
         del self.tasks[claim.job_id]
         self._unacknowledged.discard(claim.job_id)
         self._returned.discard(claim.job_id)

@@ -26,7 +26,7 @@ from ledgerq.wire.names import CRON_PREFIX
 from ledgerq.wire.queue_name import queue_key
 from ledgerq.worker.arq_jobs import arq_cron_jobs, arq_functions
 from ledgerq.worker.lifecycle import LIFE, Lifecycle, shutdown, startup
-from ledgerq.worker.processor import dispatcher
+from ledgerq.worker.processor import arq_coroutine
 from ledgerq.worker.worker import JobWorker
 
 _OURS_FIRST = 10  # seconds by which arq's timeout exceeds ledgerq's, so that ledgerq's comes first
@@ -76,7 +76,7 @@ def worker_settings(app: App, config: Config) -> Any:
     """The settings class for arq's command line. It has no base class, because arq ignores settings in base classes."""
     config = config.for_worker()
     scheduled = cron_jobs(app.schedule, max_tries=_OURS_TO_DECIDE)
-    functions = [*map(_function, app.jobs), func(dispatcher(UNROUTABLE), name=UNROUTABLE)]
+    functions = [*map(_function, app.jobs), func(arq_coroutine(UNROUTABLE), name=UNROUTABLE)]
     arqs, arqs_by_the_clock = arq_functions(app), arq_cron_jobs(app)
     formats = ArqFormats(
         {each.name for each in functions} | {each.name for each in scheduled},
@@ -131,7 +131,7 @@ def _lease_settings(worker: WorkerConfig) -> LeaseSettings:
 
 
 def _function(kind: Kind[Any, Any]) -> Function:
-    return func(dispatcher(kind.name), name=kind.name, keep_result=kind.payload.keep_result)
+    return func(arq_coroutine(kind.name), name=kind.name, keep_result=kind.payload.keep_result)
 
 
 def _longest_timeout(worker: WorkerConfig, app: App, *arqs: Function | CronJob) -> float:
@@ -147,7 +147,7 @@ def cron_jobs(schedule: Iterable[Recurring], *, max_tries: int) -> list[CronJob]
 def _cron_job(entry: Recurring, max_tries: int) -> CronJob:
     name = f"{CRON_PREFIX}{entry.payload.kind}"
     return cron(
-        dispatcher(name),
+        arq_coroutine(name),
         name=name,
         hour=_times(entry.hour),
         minute=_times(entry.minute),

@@ -70,7 +70,7 @@ class Executor:
 
         Apart from a cancellation, an error that is raised here is a failure of the executor itself: see `broken`.
         """
-        batches: dict[str, list[Claim]] = {}
+        groups: dict[str, list[Claim]] = {}
         alone = []
         for claim in claims:
             if (
@@ -78,12 +78,12 @@ class Executor:
                 and claim.is_batchable
                 and (kind := _kind_of(claim)) in self.processor.registry
             ):
-                batches.setdefault(kind, []).append(claim)
+                groups.setdefault(kind, []).append(claim)
             else:
                 alone.append(claim)
         acks = {}
-        for kind, batch in batches.items():
-            for part in self._sizes.parts(kind, batch):
+        for kind, group in groups.items():
+            for part in self._sizes.parts(kind, group):
                 for claim, outcome in zip(part, await self._together(part, kind), strict=True):
                     acks[claim.job_id] = self._ack(Call.of(claim), outcome)
         for claim in alone:

@@ -39,7 +39,9 @@ _MAX_STACK = 4_000  # characters of a stack in the log
 _TOLD_EVERY = 1.0  # seconds between two notes of what jobs wait for
 _JOIN = 2.0  # seconds for the thread to end
 
-Wait: TypeAlias = tuple[str, str]  # the queue of a job that waits, and the reason
+QueueAndReason: TypeAlias = tuple[
+    str, str
+]  # of a job that waits for something that others must fix
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Heartbeat:
     on_handed_back: Callable[[], None]
     blocked_after: float
     most: float
-    waits: dict[Wait, str]
+    waits: dict[QueueAndReason, str]
     is_burst: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _thread: threading.Thread | None = None
@@ -261,7 +263,7 @@ class Owner(Protocol):
     owns_process: bool
     blocked_after: float
     hand_back_after: float
-    waits: dict[Wait, str]
+    waits: dict[QueueAndReason, str]
     burst: bool
 
     @property

@@ -25,7 +25,7 @@ from ledgerq.wire.arq_formats import PROBLEM
 from ledgerq.wire.arq_json import UNROUTABLE
 from ledgerq.wire.envelope import has_ordering_key
 from ledgerq.wire.foreign import foreign_format
-from ledgerq.worker.sharing import QuickKinds
+from ledgerq.worker.sharing import SharingAdvice
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
@@ -42,7 +42,7 @@ class Processor:
     registry: Registry
     policy: Policy
     relay: Relay
-    quick_kinds: QuickKinds = field(default_factory=QuickKinds)
+    advice: SharingAdvice = field(default_factory=SharingAdvice)
 
     async def dispatch(self) -> int:
         """Put what is staged and due on Redis, once what the jobs of this worker have staged is sent; how many were due."""
@@ -68,7 +68,7 @@ class Processor:
             if not good or len(deliveries) == 1 or log.is_enabled_for(logging.DEBUG):
                 report(delivery, name, outcome, seconds)
         if len(deliveries) == 1 and completed[0] and name in self.registry.single_kinds:
-            self.quick_kinds.completed(name, seconds)
+            self.advice.completed(name, seconds)
         return outcomes
 
 
@@ -87,13 +87,13 @@ def is_ours(function: Any) -> bool:
     return hasattr(function.coroutine, OURS)
 
 
-def dispatcher(name: str) -> WorkerCoroutine:
+def arq_coroutine(name: str) -> WorkerCoroutine:
     """The coroutine that arq calls for the kind `name`; `UNROUTABLE` is the name for bodies that fit nothing here.
 
     Only arq's own worker calls the coroutine. ledgerq's worker sees the mark `OURS`, and processes the job itself.
     """
 
-    async def dispatch(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:
+    async def run(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:
         if name == UNROUTABLE and foreign_format(body):
             await _leave(ctx, told.get(PROBLEM, ""))
         processor: Processor = ctx[PROCESSOR]
@@ -106,14 +106,14 @@ def dispatcher(name: str) -> WorkerCoroutine:
                 raise ArqRetry(defer=outcome.delay)
             case Completed(result) | Duplicate(_, result):
                 return result
-            case Buried() | Dropped():  # `failure_of` has raised the one
+            case Buried() | Dropped():  # a burial was raised above
                 return None
             case _:
                 assert_never(outcome)
 
-    dispatch.__qualname__ = name
-    setattr(dispatch, OURS, name)
-    return cast("WorkerCoroutine", dispatch)
+    run.__qualname__ = name
+    setattr(run, OURS, name)
+    return cast("WorkerCoroutine", run)
 
 
 async def _leave(ctx: dict[str, Any], problem: str) -> None:

@@ -71,7 +71,7 @@ class KindSizes:
     _sizes: dict[str, int] = field(default_factory=dict)
 
     def parts(self, kind: str, claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
-        """Cut a batch into parts, each for one transaction. `learn` after each of them sizes the next."""
+        """Cut the jobs of one kind into parts, each for one transaction. `learn` after each of them sizes the next."""
         at = 0
         while at < len(claims):
             size = self._sizes.get(kind, _A_FEW)
@@ -94,8 +94,8 @@ QUICK = 0.05  # seconds of one job, on average
 
 
 @dataclass(slots=True)
-class QuickKinds:
-    """Counts the completed jobs that had a commit of their own. The log names a kind once."""
+class SharingAdvice:
+    """Advises, in the log and once for a kind, to let its jobs share commits: they are many and quick, and have their own."""
 
     _since: float = field(default_factory=time.monotonic)
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # kind → jobs, their seconds

@@ -34,9 +34,9 @@ from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.arq_functions import Counters, Options
 from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
 from ledgerq.worker.arq_worker import ArqWorker
+from ledgerq.worker.claimer import Claimer
 from ledgerq.worker.executor import Executor
-from ledgerq.worker.heartbeat import Heartbeat, Wait, heartbeat_of
-from ledgerq.worker.leases import Leases
+from ledgerq.worker.heartbeat import Heartbeat, QueueAndReason, heartbeat_of
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
 from ledgerq.worker.poller import Poller
@@ -48,12 +48,12 @@ arq_log = logging.getLogger("arq.worker")  # the logger in which arq's users loo
 
 
 class JobWorker(ArqWorker):
-    """Takes the arguments of `arq.Worker`, runs the same jobs, and keeps arq's public behaviour.
+    """Takes the arguments of `arq.Worker`, and keeps its public behaviour. `build_worker` gives it the settings of an `App`.
 
     Args:
         queues: keys of the queues to serve; if there are none, the queue `queue_name` is served.
         lease_settings: how long a claim holds without renewal; then another worker takes the job of a dead one.
-        batch: the most jobs that may share a transaction, for kinds that allow it; 1 gives each job its own.
+        batch: the most jobs that are claimed together to share transactions, for kinds that allow it; 1 gives each job its own.
         grace: seconds at the end for jobs to be rolled back, and again for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names the job.
         hand_back_after: seconds of blocking after which all jobs are handed back; None: the longest job timeout + 10.
@@ -79,7 +79,7 @@ class JobWorker(ArqWorker):
         self.grace, self.blocked_after, self._max_outside = grace, blocked_after, max_outside
         self.hand_back_after = hand_back_after or self.in_progress_timeout_s
         self.heartbeat: Heartbeat | None = None
-        self._batches, self.waits = BatchSize(batch), dict[Wait, str]()
+        self._batches, self.waits = BatchSize(batch), dict[QueueAndReason, str]()
         self.name, self.lease_settings = process_name(), lease_settings or LeaseSettings()
         self._background_tasks, self.owns_process = BackgroundTasks(), False
         self._broker: ServedQueues | None = None
@@ -110,17 +110,17 @@ class JobWorker(ArqWorker):
         if not self._processor and any(map(is_ours, self.functions.values())):
             raise NotBegun
         broker = served(self.pool, self.queues, self.name, self.lease_settings)
-        leases = Leases(broker, lambda: self.tasks)
-        acker = Acker(broker, leases.expect_orphans)
+        claimer = Claimer(broker, lambda: self.tasks)
+        acker = Acker(broker, claimer.expect_orphans)
         active = self._active_jobs(acker)
         self._broker, self._active = broker, active
         self.tasks, self.job_tasks = active.tasks, active.jobs
         self.heartbeat = heartbeat_of(self, broker, active)
         self.heartbeat.start()
         end_in_children(self.loop)
-        for part in (leases, acker, self._notifier(broker)):
+        for part in (claimer, acker, self._notifier(broker)):
             self._background_tasks.start(part.run())
-        await self._work(leases, active)
+        await self._work(claimer, active)
 
     def take_process(self) -> None:
         """Let the worker own its process: the process ends when a job blocks the event loop for too long."""
@@ -150,14 +150,14 @@ class JobWorker(ArqWorker):
             on_emptied=relay.wake if relay else poller.queue_changed,
         )  # fmt: skip
 
-    async def _work(self, leases: Leases, active: ActiveJobs) -> None:
+    async def _work(self, claimer: Claimer, active: ActiveJobs) -> None:
         while not self._poller.stopping:
             database = self._processor.database if self._processor else None
             if database and not await self._outage.for_database(database):
                 self.ctx[ALIVE] = time.monotonic()
                 continue
             try:
-                claimed = await self._poll(leases, active)
+                claimed = await self._poll(claimer, active)
                 if self.burst and await self._burst_is_over():
                     return
             except (RedisError, OSError, TimeoutError) as error:
@@ -171,22 +171,22 @@ class JobWorker(ArqWorker):
 
     async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
         wanted, room = self._wanted(active), self._room(active)
-        if claimed.drain_first and (inside := active.inside):
+        if claimed.drain_first and (inside := active.inside):  # the next job must run alone
             await asyncio.wait(inside, timeout=self.lease_settings.lease / 3)
         elif not (wanted or room.outside) or (claimed.more and not claimed.jobs):
             await self._poller.until_free(active.slots_taken)  # no room, or the due job must wait
-        elif not claimed.more:
+        elif not claimed.more:  # all that is due was claimed, or was passed over
             await self._poller.until_change(
                 claimed.due_in, busy=bool(self.tasks), or_free=self.burst or claimed.passed_over
             )
-        elif not (active.outside or room.batch):
+        elif not (active.outside or room.batch):  # this claim was full
             await self._poller.until_free(active.slots_taken)
 
-    async def _poll(self, leases: Leases, active: ActiveJobs) -> FetchResult:
+    async def _poll(self, claimer: Claimer, active: ActiveJobs) -> FetchResult:
         """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
         self._poller.start()
         self.ctx[ALIVE] = time.monotonic()
-        claimed = await leases.claim(
+        claimed = await claimer.claim(
             self._wanted(active), busy=len(self.tasks) - active.outside, room=self._room(active)
         )
         self._poller.record_result(len(claimed.jobs))
@@ -196,7 +196,7 @@ class JobWorker(ArqWorker):
             active.cancel(job_id, CancelReason.ABORTED)
         for job_id in claimed.cancelled:
             active.cancel(job_id, CancelReason.CANCELLED)
-        await self.heart_beat()
+        await self.heart_beat()  # arq's: cron jobs, and the record for `arq --check`; no lease
         return claimed
 
     def _wanted(self, active: ActiveJobs) -> int:
@@ -235,27 +235,27 @@ class JobWorker(ArqWorker):
         return self._job_completion_wait + 3 * self.grace
 
     def handle_sig(self, signum: signal.Signals) -> None:
-        """Stop now: roll back the running jobs and hand them back to the queue."""
+        """SIGINT or SIGTERM, as arq's constructor sets it: stop now, roll back the running jobs and hand them back to the queue."""
         self._stop(signum, 0)
 
     def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
         """SIGTERM or SIGINT: claim nothing more, drain, stop. A second signal changes nothing."""
         self._stop(signum, self._job_completion_wait)
 
-    def _stop(self, signum: signal.Signals, patience: float) -> None:
+    def _stop(self, signum: signal.Signals, drain_for: float) -> None:
         if self._draining is None:
             self.allow_pick_jobs = False
             log.info("worker.stopping", signal=signum.name, active=len(self.tasks))
-            self.log_stop(signum, "", "to be completed" if patience else "ongoing to cancel")
-            self._draining = self.loop.create_task(self._drain(signum, patience))
+            self.log_stop(signum, "", "to be completed" if drain_for else "ongoing to cancel")
+            self._draining = self.loop.create_task(self._drain(signum, drain_for))
             if self.on_stop:
                 self.on_stop(signum)
 
-    async def _drain(self, signum: signal.Signals, patience: float) -> None:
-        """Wait for the running jobs, at most `patience` seconds; roll back the rest; end the main loop."""
-        if patience and (running := self._unfinished()):
-            await asyncio.wait(running, timeout=patience)
-        if patience:
+    async def _drain(self, signum: signal.Signals, drain_for: float) -> None:
+        """Wait for the running jobs, at most `drain_for` seconds; roll back the rest; end the main loop."""
+        if drain_for and (running := self._unfinished()):
+            await asyncio.wait(running, timeout=drain_for)
+        if drain_for:
             self.log_stop(signum, ", wait complete", "ongoing to cancel")
         deadline = self.loop.time() + self.grace
         while (running := self._unfinished()) and self.loop.time() < deadline:
@@ -275,7 +275,7 @@ class JobWorker(ArqWorker):
     async def close(self) -> None:
         """Cancel the running jobs, run the shutdown hook in any case, and close the connections to Redis."""
         if not self._handle_signals or self.tasks:
-            self._stop(signal.SIGUSR1, 0)
+            self._stop(signal.SIGUSR1, 0)  # no signal has come: arq's log line then names this one
         try:
             if self._draining:
                 await self._draining

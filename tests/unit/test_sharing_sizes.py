@@ -4,7 +4,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from ledgerq.worker.sharing import MANY, BatchSize, KindSizes, QuickKinds
+from ledgerq.worker.sharing import MANY, BatchSize, KindSizes, SharingAdvice
 
 
 def after(sizes: BatchSize, *seconds: float) -> int:
@@ -102,7 +102,7 @@ def test_slow_handlers_hold_locks_for_a_second_at_most() -> None:
 
 def test_a_kind_that_would_gain_from_sharing_is_named_once() -> None:
     """If its jobs are many and quick; the log says what to write."""
-    kinds = QuickKinds()
+    kinds = SharingAdvice()
     with capture_logs() as logs:
         for _ in range(3 * MANY):
             kinds.completed("quick", 0.001)

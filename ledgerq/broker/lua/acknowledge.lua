@@ -9,16 +9,16 @@ local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
 local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 -- an entry is token|since|attempt|worker; `since` has 13 digits
-local FOREIGN = 0 -- the attempt of a claim whose body is of another queue's job: arq's keys of the id are left alone
+local ELSEWHERE = 0 -- the attempt of a claim whose body is of another queue's job: arq's keys of the id are left alone
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local keys, queued, ended, marks = {}, {}, {}, {} -- to delete: keys, members of the queue, claims, aborts
 
-local function done(id, result, keep, foreign)
+local function done(id, result, keep, elsewhere)
     keys[#keys + 1] = FAILURES .. id
     queued[#queued + 1] = id
-    if foreign then return end
+    if elsewhere then return end
     keys[#keys + 1] = JOB .. id
     keys[#keys + 1] = RETRY .. id
     marks[#marks + 1] = id
@@ -34,9 +34,9 @@ end
 local function again(id, action, delay, note, attempt)
     local failures = FAILURES .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
-    if action == 'retry' and attempt ~= FOREIGN then
+    if action == 'retry' and attempt ~= ELSEWHERE then
         redis.call('SET', RETRY .. id, attempt, 'PX', MONTH)
-    elseif attempt ~= FOREIGN and attempt > 1 then
+    elseif attempt ~= ELSEWHERE and attempt > 1 then
         redis.call('PEXPIRE', RETRY .. id, MONTH) -- a job that snoozes does not forget its failures
     end
     if action == 'interrupt' then redis.call('HINCRBY', failures, 'interruptions', 1) end
@@ -62,7 +62,7 @@ local function owned(from, upto)
         local entry, holder = entries[n], holders[n]
         local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
         local attempt = mine and tonumber(string.match(entry, '^[^|]*|[^|]*|(%d+)'))
-        ours[id] = (attempt == FOREIGN or not holder or holder == token) and attempt
+        ours[id] = (attempt == ELSEWHERE or not holder or holder == token) and attempt
     end
     return ours
 end
@@ -84,16 +84,16 @@ for from = 2, #ARGV, 7 * AT_ONCE do
         local keep, note, outlive = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6])
         if ours[id] then
             local attempt = ours[id]
-            local foreign = attempt == FOREIGN
+            local elsewhere = attempt == ELSEWHERE
             ours[id] = false -- a claim that is named twice ends once
             ended[#ended + 1] = id
-            if outlive > 0 and not foreign then
+            if outlive > 0 and not elsewhere then
                 redis.call('PEXPIRE', IN_PROGRESS .. id, outlive)
-            elseif not foreign then
+            elseif not elsewhere then
                 keys[#keys + 1] = IN_PROGRESS .. id
             end
             if action == 'done' then
-                done(id, result, keep, foreign)
+                done(id, result, keep, elsewhere)
             else
                 again(id, action, delay, note, attempt)
             end

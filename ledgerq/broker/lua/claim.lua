@@ -238,10 +238,10 @@ local function look_up(due, from)
     local none = redis.call('EXISTS', unpack(marks)) == 0
     local body, lost = redis.call('MGET', unpack(bodies)), redis.call('HMGET', running, unpack(ids))
     for n, id in ipairs(ids) do
-        local ours, foreign = received(body[n])
+        local ours, elsewhere = received(body[n])
         local crashed = lost[n] and not lives(lost[n]) and lost[n]
         known[id] = {
-            body = ours, foreign = foreign, had = lost[n], lost = crashed, fresh = none and not lost[n],
+            body = ours, elsewhere = elsewhere, had = lost[n], lost = crashed, fresh = none and not lost[n],
         }
     end
     return known
@@ -278,8 +278,8 @@ local function claim(id, score, job, crashes, interruptions, log, runs, blamed)
     elseif is_suspect(crashes, runs) then
         guarded('HSET', FAILURES .. id, 'beside', has_doubtful and token or '')
     end
-    local attempt = job.foreign and 0 or job.fresh and 1 or attempt_of(id)
-    if not job.foreign then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
+    local attempt = job.elsewhere and 0 or job.fresh and 1 or attempt_of(id)
+    if not job.elsewhere then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
     if job.body and not string.find(job.body, '"_staged"', 1, true) then
         redis.call('PERSIST', JOB .. id) -- not staged: this is the only copy of the body
     end
@@ -327,7 +327,7 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             local is_behind = i >= first_behind and (behind_suspect == 0 or behind_suspect >= PASSED_OVER / 2)
             if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
-        elseif job.fresh or job.foreign or not is_held(id, job.had) then
+        elseif job.fresh or job.elsewhere or not is_held(id, job.had) then
             local crashes, interruptions, log, blamed = 0, 0, '', false
             if not job.fresh then crashes, interruptions, log, blamed = failures_of(id, job.lost) end
             if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end

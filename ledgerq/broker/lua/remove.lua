@@ -8,12 +8,12 @@ local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
 
 local function take_off(id, result)
     local known = redis.call('MGET', JOB .. id, RESULT .. id)
-    local foreign = known[1] and not is_of(queue, id, known[1])
-    if not foreign and redis.call('EXISTS', IN_PROGRESS .. id) == 1 then return 0 end
+    local elsewhere = known[1] and not is_of(queue, id, known[1])
+    if not elsewhere and redis.call('EXISTS', IN_PROGRESS .. id) == 1 then return 0 end
     redis.call('ZREM', queue, id)
     redis.call('HDEL', running, id)
     redis.call('DEL', FAILURES .. id)
-    if foreign then return 1 end
+    if elsewhere then return 1 end
     redis.call('DEL', JOB .. id, RETRY .. id)
     if result ~= '' and keep > 0 and (not known[2] or is_result_of(queue, known[2])) then
         redis.call('SET', RESULT .. id, result, 'PX', string.format('%.0f', keep))

@@ -17,8 +17,8 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 
 @dataclass(slots=True)
-class Leases:
-    """Makes and hands back the claims of one worker. `running` answers with the ids of the jobs that have not ended here."""
+class Claimer:
+    """Claims jobs for one worker, and hands orphaned claims back. `running` answers with the ids of the jobs that have not ended here."""
 
     broker: ServedQueues
     running: Callable[[], Collection[str]]
