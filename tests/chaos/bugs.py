@@ -190,6 +190,19 @@ def finish_without_token() -> None:
     replace(Broker, __init__=careless)
 
 
+def owners_get_no_time() -> None:
+    """After an outage of Redis, any worker claims the jobs whose leases ran out."""
+    build = Broker.__init__
+
+    def hasty(self: Broker, redis: Any, *arguments: Any) -> None:
+        build(self, redis, *arguments)
+        text, time = self._claim.text, "had and time_to_renew(had) or 0"
+        assert time in text
+        self._claim = script_of(redis, text.replace(time, "0"))
+
+    replace(Broker, __init__=hasty)
+
+
 def lease_not_renewed() -> None:
     """A job that takes longer than the lease loses it."""
 
@@ -234,6 +247,7 @@ BUGS: dict[str, Callable[[], None]] = {
         receipt_after_effects, conflict_ignored, check_then_act, audit_after_commit,
         cancellation_swallowed, acknowledged_before_commit, outbox_settled_first,
         retried_in_one_session, batch_unsorted, finish_without_token, lease_not_renewed,
+        owners_get_no_time,
         message_deleted_before_push, direct_job_believed, *AROUND, *OUTSIDE,
     )
 }  # fmt: skip

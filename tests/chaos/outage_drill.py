@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,23 +27,39 @@ AWAY = (1.1, 1.5)  # leases
 def outages(seed: int, folder: Path, report: Report, out: Console) -> None:
     """When Redis answers again, all leases have run out and all workers live: no job is blamed or changes hands."""
     folder.mkdir()
-    met = 0
-    for number, (away, leases) in enumerate(product((paused, killed, cut_off), AWAY)):
+    outlived = 0
+    for number, (away, leases) in enumerate(product(WAYS, AWAY)):
         name = f"outages: {away.__name__} for {leases} leases"
         with world(folder / str(number), seed + number, lease=LEASE, rate=1) as made:
-            payload = ChaosEffects(project_id=made.project, pause=LASTS)
-            stage_jobs(made, {f"job-{n}": payload for n in range(JOBS)}, 1)  # no worker takes all
-            wait_until(partial(_all_are_claimed, made), "not all jobs are claimed")
-            with made.fault(away.__name__):
-                away(made, leases * LEASE)
-            met += bool(_claimed(made))
-            blamed = _blamed(made, LEASE)
+            found = _meet(made, away, leases * LEASE)
+            outlived += bool(_claimed(made))
             finish(made, report, name, 60, out)
-            report.violations += [f"{name}: {each} has a crash counted" for each in sorted(blamed)]
+            report.violations += [f"{name}: {each}" for each in found]
             jobs = made.history.jobs.values()
             report.violations += checker.check_starts(made.folder / "logs", jobs)
-    wanted = len(AWAY) * 3
-    report.bars.append(Bar("long outages of Redis that jobs outlived", met, wanted, higher=True))
+    wanted = len(AWAY) * len(WAYS)
+    report.bars.append(
+        Bar("long outages of Redis that jobs outlived", outlived, wanted, higher=True)
+    )
+
+
+def redis_away(bug: str, folder: Path) -> list[str]:
+    """The first outage after which a job is blamed; for a seeded bug."""
+    for away in WAYS:
+        with world(folder / away.__name__, 0, lease=LEASE, rate=1, CHAOS_BUG=bug) as made:
+            if found := _meet(made, away, AWAY[0] * LEASE):
+                return found
+    return []
+
+
+def _meet(made: World, away: "Away", seconds: float) -> list[str]:
+    """Take Redis away while each worker has jobs; which jobs have a crash counted then."""
+    payload = ChaosEffects(project_id=made.project, pause=LASTS)
+    stage_jobs(made, {f"job-{n}": payload for n in range(JOBS)}, 1)  # no worker takes all
+    wait_until(partial(_all_are_claimed, made), "not all jobs are claimed")
+    with made.fault(away.__name__):
+        away(made, seconds)
+    return [f"blamed: {each} has a crash counted" for each in sorted(_blamed(made, LEASE))]
 
 
 def paused(made: World, seconds: float) -> None:
@@ -64,6 +81,10 @@ def cut_off(made: World, seconds: float) -> None:
     made.to_redis.refuse()
     time.sleep(seconds)
     made.to_redis.resume()
+
+
+Away = Callable[[World, float], None]
+WAYS: tuple[Away, ...] = (paused, killed, cut_off)
 
 
 def _claimed(made: World) -> set[str]:

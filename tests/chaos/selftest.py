@@ -20,6 +20,7 @@ from tests.chaos import bugs, checker, leaks, outside_drill, start
 from tests.chaos.bugs_around import replace
 from tests.chaos.fleet import settings
 from tests.chaos.history import Answer, Ends, Sent, Source
+from tests.chaos.outage_drill import redis_away
 from tests.chaos.poison import good_body
 from tests.chaos.queues import stray_id, two_queues
 from tests.chaos.servers import PostgreSQL
@@ -227,6 +228,7 @@ def _verdict(made: World, jobs: Iterable[Sent], seconds: float) -> list[str]:
 ENGINE: dict[str, Callable[[str, Path], list[str]]] = {
     "finish_without_token": zombie_finishes,
     "lease_not_renewed": long_job,
+    "owners_get_no_time": redis_away,
     "message_deleted_before_push": relay_dies,
     "context_shared": neighbours,
     "body_of_other_queue_overwritten": two_queues,
