@@ -2,7 +2,7 @@
 
 renew    renew the leases of the running jobs, and write the worker's signs of life
 watch    watch the loop of the jobs: while a job blocks the loop, log the job and its stack
-give up  hand all jobs back to the queue if a job blocks the loop for longer than any job may take. The blocking job
+give up  hand all jobs back to the queue if a job blocks the loop for longer than it may take. The blocking job
          has spent an attempt, the others have not. Then the process ends, so that it is started again
 """
 
@@ -32,6 +32,7 @@ from ledgerq.runtime.forks import end_in_children
 from ledgerq.runtime.lag import Lag, Stall, watched
 from ledgerq.text import cut_end, one_line
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
+from ledgerq.worker.processor import PROCESSOR, Processor
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -55,7 +56,8 @@ class Heartbeat:
         alive: called with the seconds for which the worker's loop has stood still; False: no sign of life is written.
         blocked_after: seconds for which the loop is blocked before the log names the job.
         on_handed_back: is called, in the heartbeat's thread, when the jobs were given back to the queue.
-        most: seconds for which the loop is blocked before the jobs are given back.
+        most: answers with the seconds for which a job of this kind may block the loop before the jobs are given back; a kind
+            of None is an unknown job.
         waits: (queue, reason) → text, of jobs that wait for something that others must fix; noted on Redis for health.
         is_burst: the worker ends when nothing is left to do. Its first sign of life comes one interval late, so that a
             short run has none.
@@ -67,7 +69,7 @@ class Heartbeat:
     alive: Callable[[float], bool]
     on_handed_back: Callable[[], None]
     blocked_after: float
-    most: float
+    most: Callable[[str | None], float]
     waits: dict[QueueAndReason, str]
     is_burst: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -139,7 +141,7 @@ class Heartbeat:
 
     def _is_alive(self) -> bool:
         still = self._stood_still()
-        return still < self.most and self.alive(still)
+        return still < self.most(None) and self.alive(still)
 
     def _stood_still(self) -> float:
         return time.monotonic() - self._answered
@@ -175,7 +177,7 @@ class Heartbeat:
                 lag.stalls.append(stall)
                 self._name(stall, step.job)
             stall.until = now
-            if now - step.since > self.most:
+            if now - step.since > self.most(step.job.get("kind")):
                 await self._hand_back(broker, stall)
 
     def _answer(self) -> None:
@@ -281,7 +283,13 @@ def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Hea
         lambda still: looks_alive(worker.ctx, still),
         lambda: leave_at_once(1) if worker.owns_process else None,
         blocked_after=worker.blocked_after,
-        most=worker.hand_back_after,
+        most=partial(_longest_block, worker),
         waits=worker.waits,
         is_burst=worker.burst,
     )
+
+
+def _longest_block(worker: Owner, kind: str | None) -> float:
+    processor: Processor | None = worker.ctx.get(PROCESSOR)
+    limit = processor.time_limit(kind) if processor and kind else None
+    return limit + worker.blocked_after if limit else worker.hand_back_after

@@ -44,6 +44,12 @@ class Processor:
     relay: Relay
     advice: SharingAdvice = field(default_factory=SharingAdvice)
 
+    def time_limit(self, kind: str) -> float | None:
+        """The seconds that a job of this kind may take; None if ledgerq has no such kind."""
+        if kind not in self.registry:
+            return None
+        return self.registry.kind(kind).timeout or self.policy.timeout
+
     async def dispatch(self) -> int:
         """Put what is staged and due on Redis, once what the jobs of this worker have staged is sent; how many were due."""
         if self.registry.client:

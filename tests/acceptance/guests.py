@@ -20,6 +20,10 @@ from tests.acceptance.own_worker import run_worker_of
 from worker.app import app
 
 
+class Patient(Payload, kind="patient"):
+    """Of a kind that may take an hour; none is ever enqueued."""
+
+
 class Guest(Payload, kind="guest"):
     """What to do, and for how many seconds. `mark` is a file that tells what happened."""
 
@@ -158,7 +162,12 @@ async def handle(context: JobContext, guest: Guest) -> Any:
     return [context.origin.attempt, answer]
 
 
-APP = replace(app, jobs=[Kind(Guest, handle)], schedule=[], forget_ended_jobs=False)
+APP = replace(
+    app,
+    jobs=[Kind(Guest, handle), Kind(Patient, wait, timeout=3600)],
+    schedule=[],
+    forget_ended_jobs=False,
+)
 
 
 if __name__ == "__main__":

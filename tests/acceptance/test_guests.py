@@ -132,7 +132,10 @@ async def test_blocking_is_named_while_it_lasts_and_costs_bystanders_nothing(
 async def test_who_blocks_for_longer_than_its_timeout_has_spent_an_attempt(
     config: Config, client: JobClient, sessions: Sessions
 ) -> None:
-    """Another worker gets it as its second attempt, and the bystander, which pays nothing, as its first."""
+    """Another worker gets it as its second attempt, and the bystander, which pays nothing, as its first.
+
+    The limit is that of the job's own kind; another kind of this worker may take an hour.
+    """
     limits = {"LEDGERQ_LEASE": "1", "LEDGERQ_BLOCKED_AFTER": "0.3", "LEDGERQ_JOB_TIMEOUT": "4"}
     with worker_process(config, GUESTS, **limits) as first:
         bystander = await client.enqueue(Guest(what="wait", seconds=1), job_id="bystander")

@@ -7,4 +7,6 @@ local now = time[1] + time[2] / 1000000
 local newest = redis.call('ZRANGE', workers, -1, -1, 'WITHSCORES')[2]
 if newest and now - newest >= ARGV[2] / 1000 then redis.call('SET', outage, '', 'PX', ARGV[2]) end
 redis.call('ZADD', workers, string.format('%.6f', now), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', workers, '-inf', string.format('%.6f', now - ARGV[3] / 1000))
+if redis.call('EXISTS', outage) == 0 then -- else claim.lua must still know who was there before the outage
+    redis.call('ZREMRANGEBYSCORE', workers, '-inf', string.format('%.6f', now - ARGV[3] / 1000))
+end
