@@ -94,7 +94,9 @@ def upgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
 def downgrade(operations: Any, to: int, *, schema: str = SCHEMA) -> None:
     """Bring ledgerq's tables back to an earlier version; 0 drops the tables with their rows.
 
-    With `--sql`, the statements that undo all versions after `to` are written. Arguments and errors as for `upgrade`.
+    With `--sql`, the statements that undo all versions after `to` are written. `operations` is Alembic's `op`, `schema` the
+    PostgreSQL schema of ledgerq's tables. Raises MigrationFailed if there is no version `to`, and SettingError if the schema
+    is no plain identifier.
     """
     own, found = checked_schema(schema), NEWEST
     if not _offline(operations):
@@ -110,8 +112,8 @@ def adopt(operations: Any, *, schema: str = SCHEMA) -> None:
     happens. On SQLite, which has one schema, the tables stay where they are.
 
     Raises:
-        MigrationFailed: on SQLite, the tables are older than the last version 0.1 with text ids.
-        DBAPIError: on PostgreSQL, the tables are older than the last version 0.1.
+        MigrationFailed: on SQLite, the tables lack the last migrations of ledgerq 0.1 (up to 0006); run them first.
+        DBAPIError: on PostgreSQL, the tables lack the last migrations of ledgerq 0.1 (up to 0005); run them first.
         SettingError: the schema is no plain identifier.
     """
     dialect, own = _dialect(operations), checked_schema(schema)

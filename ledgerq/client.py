@@ -44,7 +44,7 @@ AT_A_TIME = 50  # jobs prepared before the event loop, which sends the last batc
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob(Generic[R]):
-    """A job on the queue. `is_new` is False if Redis has a job, or a result, of its id or unique key: the handle is on that.
+    """A handle on a queued job. `is_new` is False for an earlier job of the same id or unique key, and from `JobClient.job`.
 
     ```python
     enqueued = await client.enqueue(CloseOrder(order_id=order.id))
@@ -59,13 +59,13 @@ class EnqueuedJob(Generic[R]):
     _payload: type[Payload[R]] | None = None  # names the type of the answer; None: any
 
     async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as in arq
-        """Wait for the job's answer, at most `timeout` seconds (None: without limit). Its type is the payload's `Payload[…]`.
+        """Return the job's answer, in the type of the payload's `Payload[…]`. Waits `timeout` seconds (None: no limit).
 
         Raises:
             JobFailed: the job was buried or cancelled.
-            UnexpectedResult: the answer is not of the payload's type: the worker runs other code.
+            UnexpectedResult: the answer is not of that type; for example, the worker runs other code.
             ResultNotKept: the payload says `keep_result=0`, so only the database will have the answer.
-            ResultExpired: Redis has neither the job nor its result: the result was kept long enough, or there was no such job.
+            ResultExpired: Redis has neither the job nor its result: the time to keep it is over, or there was no such job.
             TimeoutError: the job has not ended in time.
         """
         async with asyncio.timeout(timeout):
@@ -86,8 +86,8 @@ class JobClient(DirectSender):
         await client.enqueue(CloseOrder(order_id=order.id), job_id=f"close:{order.id}")
     ```
 
-    `stage(…, client=client)` has the client put a staged job on its queue, right after the commit. `kinds` (kind → queue, or
-    None for the default queue) is for workers: staged jobs of other kinds, whose queue is unknown, are left to the relays.
+    `stage(…, client=client)` lets the client put a staged job on its queue right after the commit. Only workers give `kinds`
+    (kind → queue; None is the default queue): staged jobs of other kinds wait for a worker that knows the kind's queue.
     """
 
     def __init__(self, redis: ArqRedis, kinds: Mapping[str, str | None] | None = None) -> None:
@@ -170,7 +170,7 @@ class JobClient(DirectSender):
         """Enqueue many jobs, up to 500 in each round trip; the result is in the order of the requests.
 
         While one batch is sent, the next is prepared: a generator of requests need not keep them all in memory.
-        If a request is refused, the jobs of earlier round trips are on the queue nevertheless.
+        Raises as `enqueue` does. Jobs of earlier round trips, and some of the same one, are then on the queue nevertheless.
         """
         asked, jobs = iter(requests), list[EnqueuedJob[Any]]()
         batch = await _ready(asked, self._queue)
@@ -183,7 +183,7 @@ class JobClient(DirectSender):
         return jobs + await self._send(batch) if batch else jobs
 
     def queue_of(self, request: Request) -> str | None:
-        """The key of the queue on which the client puts the job of this request; None if the workers' relay must choose the queue."""
+        """The queue's key for the request's job; None if the request names none and `kinds`, if given, lacks its kind."""
         named, kind = request.queue_name, request.payload.kind
         if named is None and self._kinds is not None:
             return queue_key(self._kinds[kind], self._queue) if kind in self._kinds else None
@@ -216,10 +216,10 @@ def _settings(where: BrokerConfig | str | None) -> BrokerConfig:
 
 
 async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
-    """Wait until all of the jobs have ended; returns their answers in the order of `jobs`.
+    """Wait without a time limit until all of the jobs have ended; returns their answers in the order of `jobs`.
 
     Raises:
-        JobFailed: a job was buried or cancelled; names the first that is found.
+        JobFailed: a job was buried or cancelled. Raised for the first that is found, even if other jobs still run.
         UnexpectedResult: an answer is not of the type that its payload names.
         ResultNotKept: a payload says `keep_result=0`. Raised at once.
         ResultExpired: a job is not queued, and its result is not kept any more.

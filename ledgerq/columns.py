@@ -130,12 +130,12 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 
 
 def primary_key() -> Any:
-    """A 64-bit id that the database assigns when the row is flushed."""
+    """A field for a model: the primary key, a 64-bit integer that the database assigns when the row is flushed."""
     return Field(default=None, primary_key=True, sa_type=BigId)
 
 
 def created_at() -> Any:
-    """When the row was written, by the database's clock."""
+    """A field for a model: the database fills in `utc_now` at the insert (on PostgreSQL, the transaction's start)."""
     return Field(
         default=None,
         sa_type=UtcDateTime,
@@ -177,7 +177,7 @@ def in_schema_of(table: str, statement: str) -> str:
 
 
 def after_create(table: Table, dialect: str, statements: tuple[str, ...]) -> None:
-    """Run the statements when the table has been made; `{table}` in them is its name."""
+    """Register SQL statements to run on `dialect` after SQLAlchemy creates the table; `{table}` in them becomes its name."""
     for statement in statements:
         text = statement.replace("{table}", table.name).replace("%", "%%")
         ddl = DDL(text)  # type: ignore[no-untyped-call]

@@ -78,10 +78,10 @@ class JobContext(Generic[S]):
         await audit.record(self.session, self.origin, *changes)
 
     async def go_on(self, payload: Payload[Any], *, more: bool) -> str | None:
-        """For work in parts, each in its own transaction: if there is `more`, stage `payload` as the next part.
+        """For work in parts, each a job of its own: if there is `more`, stage `payload` as the next part.
 
-        Returns the id of the job that does the next part; None if there is no more. One next part of a kind waits at a
-        time: if another job has staged one already, nothing is staged, and the id is that part's.
+        Returns the id of the job that does the next part; None if `more` is False. Only one next part of a kind waits at a
+        time: if one was staged in the last hour and has not run, nothing is staged, and that part's id is returned.
         """
         if self.origin.job_id is not None:
             await unique_keys.release(self.session, [self.origin.job_id])  # this part waits no more

@@ -115,7 +115,8 @@ class Kind(Generic[P, R]):
         ```
 
         Raises:
-            DefinitionError: its annotations don't fit the kind's, or the kind has such a function already.
+            DefinitionError: the function's annotations don't fit the kind, the kind has such a function already, or the
+                kind has an `outside` function.
         """
         if self.outside is not None:
             raise DefinitionError(
@@ -187,10 +188,11 @@ def job(
 
     Args:
         handler: a coroutine function that takes a `JobContext` and a payload.
-        timeout: as in `Kind`.
-        shares_commit: as in `Kind`.
-        queue: as in `Kind`.
-        outside: as in `Kind`: a coroutine function of an `Outside` and the payload.
+        timeout: the longest run in seconds; None takes the worker's LEDGERQ_JOB_TIMEOUT.
+        shares_commit: True lets jobs of the kind share a transaction; only for handlers that just use the database.
+        queue: the queue of the kind's jobs; None is the queue of the payload's class, or else the default queue.
+        outside: a coroutine function of an `Outside` and the payload. It is called before the transaction, for work outside
+            of the database; the handler gets its answer as third argument.
         in_thread: True if `outside` is a plain `def`, which runs in a thread. It can await nothing, so it takes no steps.
 
     Raises:

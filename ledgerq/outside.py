@@ -40,10 +40,10 @@ T = TypeVar("T")
 
 
 class Outside(Generic[S]):
-    """Outside of the transaction: no transaction is open, no connection to the database is held.
+    """What a job's `outside` function gets, to work before the job's transaction, while no connection is held.
 
-    A job's `outside` function runs before its handler, which takes its answer as third argument. It may wait as long as
-    the job's `timeout` allows. `resources` is what `App(resources=)` yields, `origin` says who asked for the job.
+    The function's answer is the third argument of the job's handler, which runs afterwards. The function may wait as long
+    as the job's `timeout` allows. `resources` is what `App(resources=)` yields, `origin` says who asked for the job.
 
     ```python
     address = await outside.step("address", outside.resources.address_of, order.customer)
@@ -72,7 +72,7 @@ class Outside(Generic[S]):
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> T:
-        """What the function reads, in a session that is opened for it and closed again. What it writes is not kept."""
+        """Call the function with a new session and return its answer. The function's writes are rolled back."""
         async with reading_in_turn(self._records.sessions) as session:
             given = JobSession(session, self.job_id)  # which can't commit
             try:
@@ -148,9 +148,9 @@ class Outside(Generic[S]):
                 recorded after it, the job is buried as `in_doubt`, and a person decides.
 
         Raises:
-            InDoubt: the call of a step that is called at most once may have been made.
-            InvalidRequest: the name was used before in this run, or can't be one; or there are too many steps.
-            StepUnusable: the answer can't be kept: it is no JSON, or too large. The step counts as done.
+            InDoubt: with `at_most_once`: the call raised an error, or an earlier attempt began it and recorded no answer.
+            InvalidRequest: the name is not valid, is a cursor's or was used in this run; or the job has too many steps.
+            StepUnusable: the step was done, but its answer is no JSON, too large or not of its type; it is not done again.
             DefinitionError: the function's annotation names a type that JSON can't carry; nothing was called.
             TimeoutError: the call took longer than `timeout`.
         """
@@ -180,13 +180,13 @@ class Outside(Generic[S]):
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> T:
-        """Do a step in the database that stands before the job's end: its rows, its entries and its record commit together.
+        """Call the function in a transaction of its own, now: its rows, its audit entries and its answer commit together.
 
-        So it is done exactly once. The function is given a `JobContext`, as a handler is.
+        So it is done exactly once: a later attempt returns the recorded answer. The first argument is a `JobContext`.
 
         Raises:
-            InvalidRequest: as `step`.
-            InvalidResult, ResultTooLarge: the answer can't be kept; nothing is.
+            InvalidRequest: the name is not valid, is a cursor's or was used in this run; or the job has too many steps.
+            InvalidResult, ResultTooLarge: the answer is no JSON, or too large; the transaction is rolled back.
         """
         self._names.take(name)
         kind: AnswerType[T] = answer_type(function)
@@ -200,9 +200,9 @@ class Outside(Generic[S]):
         return self._answer(kind, await self._records.in_transaction(name, work))
 
     def cursor(self, name: str, start: T, *, type: Any = None) -> T:  # noqa: A002 - as in pydantic
-        """Where `advance` has left off, in an earlier attempt maybe; at first, the start.
+        """Begin a loop: returns the value to which `advance` has moved this cursor in earlier attempts; else `start`.
 
-        `type` is that of the values, if JSON does not tell: `tuple[datetime, int]`. None is the start's class.
+        `type` is the type of the values, for example `tuple[datetime, int]`; None is the class of `start`.
         """
         self._names.take(name)
         kind: AnswerType[T] = type_like(start) if type is None else AnswerType(TypeAdapter(type))
@@ -220,7 +220,7 @@ class Outside(Generic[S]):
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> None:
-        """Do a page of a loop in the database, and move its cursor to `value`: both commit together, or neither.
+        """Call the function with a `JobContext`, for a page of a loop, and set the cursor to `value`; both commit, or none.
 
         ```python
         page = outside.cursor("pages", start=0)
@@ -231,7 +231,8 @@ class Outside(Generic[S]):
 
         Raises:
             JobIsOver: the job has ended, or another worker has moved the cursor.
-            InvalidRequest, InvalidResult, ResultTooLarge: the cursor can't have this value; nothing is kept.
+            InvalidRequest, InvalidResult, ResultTooLarge: `cursor(name)` was not called in this run; or `value` is the old
+                one, does not survive JSON or is too large. Nothing is committed.
         """
         kind = self._cursors.get(name)
         if kind is None:
@@ -252,11 +253,11 @@ class Outside(Generic[S]):
             await self._records.advance(name, kept, work)
 
     async def progress(self, done: int, of: int | None = None, note: str | None = None) -> None:
-        """Tell how far the job is, for `ledgerq job`. At most one in a second is written, and the last one."""
+        """Report progress for `ledgerq job`. A report within 1 s of the last written one is dropped, unless `done == of`."""
         await self._records.tell_progress(done, of, note)
 
     async def close(self) -> None:
-        """Cancel the calls that the function has left under way, and wait a moment for their ends: the next attempt may begin."""
+        """For the worker, after the `outside` function: refuse new steps, cancel calls that still run, wait 3 s at most."""
         self._names.close()
         await self._calls.close()
 

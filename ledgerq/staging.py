@@ -30,7 +30,9 @@ from ledgerq.wire.request import Request, Unique, as_requests, require_storable
 
 @dataclass(frozen=True, slots=True)
 class StagedJob:
-    """A job in the outbox. `is_new` is False if another one with its id or unique key was staged before, or has ended.
+    """What `stage` answers. `is_new` is False if a job of this id or unique key was staged before, or has ended.
+
+    Then nothing was staged, and `job_id` is the earlier job's id.
 
     ```python
     staged = await stage(session, CloseOrder(order_id=order.id))
@@ -43,16 +45,16 @@ class StagedJob:
 
 
 class Sender(Protocol):
-    """What puts staged jobs on their queues right after the commit, before a relay looks for them; a `JobClient` is one."""
+    """Puts staged jobs on their queues right after the commit, before a worker's relay does; a `JobClient` is one."""
 
     def queue_of(self, request: Request) -> str | None:
-        """The key of the queue that the request is for; None if only a relay knows it."""
+        """The key on Redis of the queue for this request's job; None if unknown here: then a worker's relay puts the job."""
 
     def send_soon(self, queue: str, job_id: str, body: bytes) -> None:
-        """Put a job on its queue soon. What can't be put there is left to the relays."""
+        """Put a job on its queue without waiting for it. If that fails, a worker's relay puts the job there later."""
 
     async def sent(self) -> None:
-        """Wait until the jobs are on their queues, or are left to the relays; a few seconds at most."""
+        """Wait until the jobs given to `send_soon` are sent or have failed; a few seconds at most. Does not fail itself."""
 
 
 # then a relay puts the job on the queue, if it has not ended; as long as after a dispatch of the relay's own (`FIRST_PAUSE`)
@@ -113,7 +115,8 @@ async def stage_many(
 ) -> list[StagedJob]:
     """Stage many jobs with few statements; the result is in the order of the requests. Raises as `stage` does.
 
-    `client` is as in `stage`. Jobs with a delay or an ordering key are always left to the relays.
+    `client` puts the jobs on their queues right after the commit; None leaves that to a worker, some milliseconds later.
+    Jobs with a delay or an ordering key are always left to a worker.
 
     ```python
     await stage_many(session, [CloseOrder(order_id=each.id) for each in orders])

@@ -73,7 +73,7 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(error: BaseException, limit: int = MAX_ERROR) -> str:
-    """As `described`, on one line, with control characters escaped."""
+    """An error's class and message (of a group, also those in it) on one line, with control characters escaped."""
     return printable(described(error, limit))
 
 

@@ -30,7 +30,7 @@ async def open_current_database(config: DatabaseConfig, tables: Tables) -> Async
 async def open_redis_and_database(
     config: Config, tables: Tables
 ) -> AsyncIterator[tuple[ArqRedis, Sessions]]:
-    """As `open_current_database`, with a client of Redis too. Whether Redis answers is not checked."""
+    """A client of Redis, unchecked, and sessions on the database, which was checked as by `open_current_database`."""
     redis = connect(config.worker)
     try:
         async with open_current_database(config.database, tables) as sessions:

@@ -52,13 +52,15 @@ async def replay(
     new_job_id: str | None = None,
     from_step: str | None = None,
 ) -> ReplayResult:
-    """Replay the letters of these jobs in one transaction.
+    """Stage these dead jobs again and delete their dead letters, in one transaction: all, or none.
 
-    What Redis still keeps of the jobs is removed first, unless `new_job_id` is given. Arguments and errors are those of
-    `ledgerq.execution.replays.replay`.
+    What Redis still keeps of the jobs is removed first, unless `new_job_id` is given. `queue` is the default queue's key.
+    `actor` and `reason` go to the audit log. `payload`, `kind` and `new_job_id` replace what the dead letter has. With
+    `from_step`, the job does that step and all later ones again. Only `kind` may be given for several jobs.
 
     Raises:
-        NotBuried: a job has no letter; none is replayed.
+        NotBuried: a job has no dead letter.
+        NotReplayable, InvalidRequest, Undecodable: a dead letter or an argument does not allow it; the text says why.
     """
 
     async def once(session: AsyncSession) -> list[Replayed]:

@@ -15,7 +15,7 @@ NO_QUEUES: Queues = MappingProxyType({})
 
 
 def known_queues(worker: WorkerConfig, kinds: Queues, *named: str | None) -> list[str]:
-    """The keys on Redis of these queues, the default queue's first, each once. `named` are further queues."""
+    """The keys on Redis, each once, of the default queue, the queues that `worker` serves, those of `kinds`, and `named`."""
     names: Iterable[str | None] = (None, *worker.served, *kinds.values(), *named)
     return list(dict.fromkeys(queue_key(name, worker.queue) for name in names))
 

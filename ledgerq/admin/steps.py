@@ -64,7 +64,7 @@ async def resolve(
     actor: str,
     reason: str,
 ) -> None:
-    """Say of a step whether it happened: of one in doubt, or of one whose answer is of no use. A replay goes on from there.
+    """Decide whether a step of a dead job has happened, if that is in doubt or its answer is of no use. Replay the job then.
 
     Args:
         sessions: the session factory.

@@ -43,9 +43,9 @@ class Claim(Delivery):
     `body` is empty if Redis has lost it, or if the body under the job's id is of another queue's job. A body that is
     too long is cut to one byte more than `MAX_BODY_BYTES`. `score` is when the job was due, in milliseconds since 1970.
 
-    `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `works_outside`: it takes one
-    of the slots for jobs that work outside of the database. `is_suspect`: workers died with it before.
-    `is_doubtful`: it works outside, and met as many crashes as make a suspect of another job.
+    `is_batchable`: the kind's jobs share transactions, and this is the job's first attempt. `works_outside`: the job takes
+    one of the slots for jobs that work outside of the database. `is_suspect`: so many workers died while they had the job
+    that it may be the cause. `is_doubtful`: the job works outside, and so many would make any other job a suspect.
     """
 
     score: float
@@ -56,17 +56,18 @@ class Claim(Delivery):
 
     @property
     def runs_isolated(self) -> bool:
-        """True if no other job may be claimed while this one runs; jobs that wait outside may run beside it."""
+        """True if the worker claims no job while this one runs; jobs that already work outside of the database go on."""
         return self.is_suspect and not self.works_outside
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What Redis is told of a claim that has ended. Times are milliseconds.
+    """How a claim ends, as sent to Redis. Times are milliseconds.
 
-    `delay` is the time until the job is due again, for each action but `done`. `result` is kept for `keep`; 0 keeps it
-    without limit, an empty `result` is not kept. `note` is added to the log of the job's failures. `outlive` is how
-    long arq's mark of a running job stays after the end, so that a tick of a cron job is not enqueued twice.
+    `action`: `done` ends the job; `retry`, `release` and `interrupt` leave it on the queue, due after `delay`. Only `retry`
+    spends an attempt; `interrupt` counts an interruption. `result` is kept for `keep`, or without limit if `keep` is 0; an
+    empty `result` is not kept. `note` is added to the log of the job's failures. `outlive` is how long arq's key of a
+    running job stays after its end, so that the same run of a cron job is not enqueued twice.
     """
 
     job_id: str
@@ -82,9 +83,10 @@ class Ack:
 class FetchResult:
     """What one poll of the queue has found.
 
-    `drain_first`: let all running jobs end before the next poll, because the next job must run alone. `aborted` and
-    `cancelled` are the ids of jobs to stop: by arq's `Job.abort`, and by `ledgerq cancel`. `passed_over`: jobs that work
-    outside of the database are due for which there was no room; `due_in` is of the job behind them.
+    `drain_first`: before the next poll, let the running jobs end, except those that work outside of the database, because
+    the next job must run alone. `aborted` and `cancelled` are the ids of jobs to stop: by arq's `Job.abort`, and by
+    `ledgerq cancel`. `passed_over`: this poll or an earlier one skipped due jobs that work outside of the database, because
+    there was no room for them; `due_in` is about the first job behind the skipped ones.
     """
 
     jobs: Sequence[Claim] = ()
@@ -104,8 +106,9 @@ class FetchResult:
 class LeaseSettings:
     """How long a claim holds without renewal: `lease`, in seconds; and the limits for jobs whose workers died.
 
-    A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up. A job that works
-    outside may have `outside_factor` times as many crashes; as a suspect, it runs beside others that are none.
+    A job whose worker died `isolate_after_crashes` times runs alone; after `max_crashes` it is given up. For a job that
+    works outside of the database, both numbers are multiplied by `outside_factor`; after the first one, other jobs run
+    beside the job, but no second job with so many crashes.
     """
 
     lease: float = 15

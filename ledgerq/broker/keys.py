@@ -37,17 +37,17 @@ __all__ = ["ABORTED", "in_progress_key_prefix", "retry_key_prefix"]
 
 
 def job_key(job_id: str) -> str:
-    """Text: the body of a job that has not ended."""
+    """The key of a Redis string with the body of a job that has not ended."""
     return f"{job_key_prefix}{job_id}"
 
 
 def result_key(job_id: str) -> str:
-    """Text: the job's result, for as long as results are kept."""
+    """The key of a Redis string with the job's result, for as long as the result is kept."""
     return f"{result_key_prefix}{job_id}"
 
 
 def running_key(queue: str) -> str:
-    """Hash of the claims: job id → `token|since|attempt|worker`; `since` is milliseconds since 1970.
+    """The key of a Redis hash of the claims: job id → `token|since|attempt|worker`; `since` is milliseconds since 1970.
 
     An entry whose lease has run out belongs to a worker that died, or that did not renew in time.
     """
@@ -55,7 +55,7 @@ def running_key(queue: str) -> str:
 
 
 def cancel_key(queue: str) -> str:
-    """Sorted set: id of a job whose end `ledgerq cancel` waits for → since when, in milliseconds since 1970."""
+    """The key of a Redis sorted set: id of a job that `ledgerq cancel` waits to end → since when, in ms since 1970."""
     return f"ledgerq:cancel:{queue}"
 
 
@@ -70,27 +70,27 @@ def failures_key(queue: str, job_id: str) -> str:
 
 
 def unique_key(queue: str, kind: str, key: str) -> str:
-    """Text: the id of the job that has this unique key, until the key's window is over."""
+    """The key of a Redis string: the id of the job that holds the unique key `key`, until that key's time window is over."""
     return f"ledgerq:unique:{to_json([queue, kind, key]).decode()}"
 
 
 def workers_key(queue: str) -> str:
-    """Sorted set: name of a worker → its last sign of life, in seconds since 1970."""
+    """The key of a Redis sorted set: name of a worker → time of its last sign of life, in seconds since 1970."""
     return f"ledgerq:workers:{queue}"
 
 
 def outage_key(queue: str) -> str:
-    """Text, for half a lease: all workers of the queue were silent, so Redis was away, and they are just back."""
+    """The key of an empty Redis string. It exists for half a lease after an outage, while workers renew their leases."""
     return f"ledgerq:outage:{queue}"
 
 
 def waits_key(queue: str) -> str:
-    """Hash: reason for which jobs wait → JSON with the time of the last such job and a text."""
+    """The key of a Redis hash: reason for which jobs wait → JSON with the time of the last such job and a text."""
     return f"ledgerq:waits:{queue}"
 
 
 def exclusive_slot_key(queue: str) -> str:
-    """Text: `token|job id` of the worker that drains, to run that job alone."""
+    """The key of a Redis string, `token|job id`: the worker with this token lets its jobs end, to run that job alone."""
     return f"ledgerq:lane:{queue}"  # the name that earlier versions know
 
 
@@ -102,5 +102,5 @@ def keys_of_claim(queue: str) -> list[str]:
 
 
 def epoch_key(queue: str) -> str:
-    """Text: the id of the Redis server that a relay has noted. If it is missing or differs, Redis has lost data."""
+    """The key of a Redis string: the id of the server that a relay last saw. No id, or another one: Redis has lost data."""
     return f"ledgerq:epoch:{queue}"

@@ -46,7 +46,7 @@ class ServedQueues(Protocol):
         """How many seconds a claim holds, and after how many crashes a job runs alone or is given up."""
 
     async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
-        """Claim due jobs: as `Broker.claim`, whose arguments then are for all queues together."""
+        """Claim due jobs of all queues: at most `wanted`, and further ones as `room` allows. `busy` is how many run now."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
@@ -141,10 +141,10 @@ class ManyQueues:
         return ManyQueues(brokers, self._held)
 
     async def claim(self, wanted: int, *, busy: int, room: Room = NO_ROOM) -> FetchResult:
-        """Claim due jobs of all queues, with the arguments of `Broker.claim`.
+        """Claim due jobs of all queues: at most `wanted`, and further ones as `room` allows. `busy` is how many run now.
 
         A queue is polled even without room: its answer names jobs to cancel, and when the next job is due. If a queue
-        fails after jobs of another queue were claimed, those jobs are the answer; the next call raises the failure.
+        fails after jobs of another queue were claimed, this call returns those jobs, and the next call raises the failure.
         """
         if failure := self._failure:
             self._failure = None

@@ -49,7 +49,7 @@ async def note_wait(redis: "Redis | ArqRedis", queue: str, reason: str, text: st
 
 
 async def waits(redis: "Redis | ArqRedis", queue: str) -> list[Wait]:
-    """For what jobs of this queue waited in the last minute that others must fix, each once, the newest first."""
+    """The causes, for others to fix, for which jobs of this queue waited in the last minute: a `Wait` each, newest first."""
     now, _ = await redis.time()
     found = []
     for reason, note in (await redis.hgetall(waits_key(queue))).items():  # type: ignore[misc]

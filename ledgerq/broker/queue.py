@@ -10,7 +10,7 @@ from ledgerq.broker.scripts import script
 
 
 class Entry(NamedTuple):
-    """A job as `enqueue.lua` reads it. Times are milliseconds. `unique_key` is a key on Redis, or '' for none."""
+    """A job to put on a queue, due after `delay` ms. `unique_key` is a key on Redis, kept for `window` ms; '' for none."""
 
     job_id: str
     body: bytes
@@ -69,13 +69,15 @@ async def remove_from_queue(
     keep: int = 0,
     unique_key: str = "",
 ) -> int:
-    """Remove these jobs from Redis, except those that a worker has claimed; answers with how many were removed.
+    """Remove these jobs from Redis, except those that a worker has claimed; returns how many were removed.
+
+    Requests to cancel the jobs, and their unique key, are deleted even for a job that a worker has claimed.
 
     Args:
         redis: the client.
         queue: the queue's key.
-        results: job id → the result that a waiting client gets, or b"" for none.
-        keep: seconds for which these results are kept.
+        results: job id → the result to store for a client that waits for the job, or b"" for none.
+        keep: seconds for which these results are kept; 0, the default, stores no result.
         unique_key: a unique key on Redis, which is deleted if one of these jobs has it; '' for none.
     """
     arguments: list[bytes | str | int] = [keep * 1000]

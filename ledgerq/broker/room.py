@@ -14,8 +14,8 @@ class Room:
         outside: maximum number of further jobs of `outside_kinds`. If it is 0, these jobs are passed over: the jobs behind them
             are claimed.
         outside_kinds: the kinds that work outside of the database.
-        has_suspect: a suspect works outside: no second suspect may begin beside it.
-        has_doubtful: a job works outside that may be the cause of the next crash.
+        has_suspect: a suspect, a job that may have crashed workers, works outside now: no second suspect may begin.
+        has_doubtful: a job that works outside now may cause a crash, for which a suspect beside that job is not blamed.
     """
 
     batch: int = 0

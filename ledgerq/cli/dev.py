@@ -51,7 +51,7 @@ def run_dev(
 ) -> None:
     """Run the servers and a worker until interrupted. The data in the folder stays, unless `reset` deletes it first.
 
-    `ini` is the application's alembic.ini; None takes its folder of migrations.
+    The database is migrated first. `ini` is the application's alembic.ini; None takes the folder in `App(migrations=)`.
 
     Raises:
         NotOurFolder: the folder holds something that `ledgerq dev` did not make.

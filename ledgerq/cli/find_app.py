@@ -92,7 +92,8 @@ def alembic_ini() -> Path | None:
 
     Raises:
         UsageError: there is no such file; another user may write the pyproject.toml, and so run code as this user; or the
-            history there belongs to another application than the one that `--app` or LEDGERQ_APP names.
+            pyproject.toml names another application than `--app` or LEDGERQ_APP. In the last case None is returned if the
+            application has `App(migrations=)`.
     """
     folder = _current_folder()
     path, ours = _nearest(folder) if folder else (None, {})

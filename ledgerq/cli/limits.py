@@ -27,7 +27,7 @@ class TookTooLong(LedgerqError):
 
 
 def run_within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, but for at most `seconds`.
+    """Run a coroutine in a new event loop, for at most `seconds`, and return its answer.
 
     If the event loop does not close a second later, for example because code swallows the cancellation or a thread
     waits for a name server, the process exits with status 1.

@@ -19,22 +19,22 @@ err = Console(stderr=True, emoji=False)
 
 
 def plain(text: str) -> Text:
-    """The same for a table or a line that has a style: no markup is read in it either."""
+    """The text as a rich `Text` on one line, with control characters escaped. rich reads no markup in it."""
     return Text(printable(text))
 
 
 def say(text: str) -> None:
-    """A line for a person."""
+    """Print the text on standard output as one line for a person. Control characters are escaped, markup is not read."""
     out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """A line on standard error, in red."""
+    """Print the text on standard error as one red line. Control characters are escaped, markup is not read."""
     err.print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """Unwrapped and uncoloured; times as ISO 8601, bytes as base64."""
+    """Print the value on standard output as one line of JSON, without colours; times are ISO 8601, bytes base64."""
     print(_json(to_jsonable_python(value, bytes_mode="base64", fallback=str)))  # noqa: T201 - unwrapped and uncoloured
 
 

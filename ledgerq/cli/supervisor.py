@@ -37,7 +37,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
-        """Run until told to stop; returns the exit status: 0 if every worker ended well."""
+        """Run until SIGTERM or SIGINT. Returns 0 if each worker's last process ended well, else the largest exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)

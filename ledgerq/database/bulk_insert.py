@@ -27,12 +27,12 @@ async def insert_rows(session: AsyncSession, table: type[SQLModel], rows: Rows) 
 async def insert_returning_ids(
     session: AsyncSession, table: type[SQLModel], rows: Rows
 ) -> list[int]:
-    """As `insert_rows`; returns the new ids in the order of the rows."""
+    """Insert rows as `insert_rows` does; returns the new rows' ids in the order of `rows`, [] if `rows` is empty."""
     return await _insert(session, table, rows, returning=True)
 
 
 def insert_rows_now(session: Session, table: type[SQLModel], rows: Rows) -> None:
-    """As `insert_rows`, for use inside a flush, where nothing can be awaited."""
+    """Insert rows without awaiting, for use inside a flush of the session. If `rows` is empty, nothing is done."""
     if rows:
         session.connection().execute(*_prepared(session, table, rows, returning=False))
 

@@ -153,10 +153,11 @@ class Fence:
             raise self._error or NotAllowedInJob("ending the transaction")
 
     def begins(self, statement: str) -> None:
-        """Check a statement before it runs.
+        """Called before each statement of the handler: check it, flush deferred writes, note what it may leave behind.
 
         Raises:
-            NotAllowedInJob: the statement would begin or end a transaction, or the transaction has ended.
+            NotAllowedInJob: the statement would begin or end a transaction, or the transaction has ended; or the
+                database's error, if that ended it.
         """
         if not _in_transaction(self._driver):
             self._spoil()
@@ -208,14 +209,14 @@ class Fence:
         return self._connection.info
 
     async def why_lost(self) -> LedgerqError | None:
-        """As `lost`; after a long silence, first ask the server: it may have closed the connection unnoticed."""
+        """Why the connection is lost, or None, as `lost`. After a long silence without statements, first ask the server."""
         if self._was_silent and not self._let_go:
             with suppress(SQLAlchemyError):  # other errors are reported elsewhere
                 await self._opened.exec_driver_sql("SELECT 1")
         return self.lost
 
     async def why_lost_behind(self, error: BaseException) -> LedgerqError | None:
-        """As `why_lost`. None if the error can't come from a lost connection: a cancellation, or a `JobError` or the like."""
+        """Why the connection is lost; None if not, or for a cancellation, JobError, Refused, RetryLater or Snooze."""
         asks = any(issubclass(type(each), _ASKING) for each in leaves(error))
         return None if asks or told_to_stop(error) else await self.why_lost()
 

@@ -84,7 +84,7 @@ async def reach_our_tables(session: AsyncSession) -> None:
 
 
 class OurSql:
-    """A statement as text that names its tables `ledgerq.…`, in place of which the schema in use is put, and cached."""
+    """SQL text that names its tables `ledgerq.…`. `on` replaces `ledgerq` by the schema in use, and caches what it made."""
 
     def __init__(self, sql: str, *types: BindParameter[Any]) -> None:
         self._sql, self._types = sql, types

@@ -132,7 +132,7 @@ class JobSession(LedgerqSession):
         self.sync_session = self._proxied = _Ended(self._job_id)  # type: ignore[assignment]
 
     async def connection(self, *args: Any, **more: Any) -> AsyncConnection:
-        """The connection. A job that takes it gets a transaction of its own: the handler could use it after the job."""
+        """The connection. The job then can't share a transaction with other jobs: its handler might keep the connection."""
         self.lent = "session.connection()"
         return await super().connection(*args, **more)
 

@@ -114,7 +114,7 @@ def translated(*, deleting: bool = False) -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """As `translated`, for a block that only gets a connection: other errors become `Unavailable` or `Disconnected`."""
+    """For a block that only gets a connection: its errors become ledgerq's, by default `Unavailable` or `Disconnected`."""
     try:
         with translated():
             yield
@@ -130,7 +130,7 @@ def connecting() -> Iterator[None]:
 
 
 def translate(error: BaseException) -> LedgerqError | None:
-    """The error of ledgerq for one of the database; None if there is none."""
+    """Ledgerq's error for a database or connection error. An error of ledgerq is returned itself; None for all others."""
     if getattr(error, FOREIGN, False):
         return None
     if isinstance(error, LedgerqError):
@@ -185,7 +185,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """True if the connection to the database broke, or could not be made. The job spends no attempt for it."""
+    """True if the connection is lost, or the server is away, read-only or out of resources. Costs a job no attempt."""
     if isinstance(error, ConnectionError):
         return False  # raised by the handler's own code: the driver's errors are of other classes
     ours = translate(error)

@@ -121,7 +121,7 @@ _KEPT_SHORT = 10_000  # characters; the verdict on a longer text is not cached
 
 
 def leaves_behind(sql: str) -> Leaves:
-    """The worst that the statements in the text may leave. Verdicts on short texts are cached."""
+    """The highest `Leaves` value of the statements in the text: how long their effects may last. Cached for short texts."""
     return _remembered(sql) if len(sql) <= _KEPT_SHORT else _Scan(sql).verdict()
 
 

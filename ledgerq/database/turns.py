@@ -22,7 +22,7 @@ _HAS_ONE = ContextVar("ledgerq_has_a_turn", default=False)
 
 @asynccontextmanager
 async def turn(sessions: Sessions) -> AsyncIterator[None]:
-    """A turn at the pool: as many at once as half of its connections. Within the block, a further turn is free.
+    """Limit `turn` blocks to half as many at once as the pool has connections; others wait. A nested block does not wait.
 
     ```python
     async with turn(sessions), transaction(sessions) as session: ...
@@ -43,6 +43,6 @@ async def turn(sessions: Sessions) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def reading_in_turn(sessions: Sessions) -> AsyncIterator[LedgerqSession]:
-    """As `reading`, in a turn."""
+    """Open a session for reading inside a `turn`: waits while half of the pool's connections are used in such blocks."""
     async with turn(sessions), reading(sessions) as session:
         yield session

@@ -14,7 +14,7 @@ class JobFailed(LedgerqError):
 
 
 class ResultExpired(LedgerqError):
-    """The job is not queued, and Redis does not keep its result any more: see LEDGERQ_KEEP_RESULT."""
+    """Redis has neither the job nor its result: LEDGERQ_KEEP_RESULT seconds have passed, or there was no such job."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -33,7 +33,7 @@ class ResultNotKept(LedgerqError):
 
 
 class NotStaged(LedgerqError):
-    """Their producer put these jobs on the queue, but did not stage them in a transaction that was committed."""
+    """A worker got these jobs from the queue, but the transaction in which their producer staged them is not committed."""
 
     def __init__(self, job_ids: Iterable[str]) -> None:
         self.job_ids = sorted(job_ids)

@@ -77,7 +77,7 @@ class InvalidPayload(JobError):
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> "InvalidPayload":
-        """The error with the first `MAX_PROBLEMS` invalid fields, without their values."""
+        """The error with the first 50 invalid fields, without values: UnknownFields if the code lacks all of them."""
         details = error.errors(include_url=False, include_input=False, include_context=False)
         unknown = all(
             each["type"] == "extra_forbidden" and str(each["loc"][-1]).isidentifier()
@@ -144,7 +144,7 @@ class PayloadMismatch(JobError):
 
 
 class InvalidRequest(JobError):
-    """An argument of a call is invalid: of one that enqueues, stages, replays, discards or cancels a job."""
+    """An argument is invalid, of a call about a job (such as enqueue, stage or replay) or about its steps and cursors."""
 
     reason = DeadLetterReason.INVALID_REQUEST
 
@@ -164,7 +164,7 @@ class NotBuried(JobError):
 
 
 class StepUnusable(JobError):
-    """A step was done, and its answer could not be recorded. It is not done again; the job is buried, for `dead resolve`."""
+    """A step was done, and is not done again, but its answer can't be recorded or read as its type; the job is buried."""
 
     reason = DeadLetterReason.STEP_UNUSABLE
 

@@ -101,7 +101,7 @@ def shown_before(letter: DeadLetter) -> dict[str, Any]:
 def entry_of(
     letter: DeadLetter, action: Action, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Change:
-    """The audit entry, not written yet, of an action on a dead letter: `before` and `after` it, the fields that changed."""
+    """An audit entry, not written yet, of an action on a dead letter: `before` and `after` are the fields that changed."""
     return Change("dead_letter", letter.id, action, before, after)
 
 

@@ -49,7 +49,7 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """It was thrown away and did not run: its producer put it on the queue without the commit that stages it."""
+    """The job was thrown away and not run: its producer put it on the queue, but did not commit the staged job."""
 
 
 Outcome: TypeAlias = Completed | Duplicate | Retry | Buried | Dropped

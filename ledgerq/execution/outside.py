@@ -30,14 +30,15 @@ async def recorded_at(sessions: Sessions, delivery: Delivery) -> int:
 
 
 async def answered(sessions: Sessions, job: Job[Any], policy: Policy) -> Job[Any]:
-    """Call the job's `outside` function, if its kind has one; answers with the job and that answer, ready for its transaction.
+    """Call the job's `outside` function, if its kind has one; returns a copy of the job with the answer in `answers`.
 
-    A job that has a receipt is answered as it is, and nothing is called.
+    The job is returned unchanged if its kind has no such function, or if the job has a receipt and so has ended.
 
     Raises:
-        NotStaged: its producer put it on the queue, but its transaction was not committed.
-        PayloadMismatch: its steps were done for another payload.
-        BlockedTooOften: it blocked the event loop in all its attempts.
+        NotStaged: the job's producer put it on the queue, but did not commit the transaction that stages it.
+        PayloadMismatch: the job's recorded steps were done for another payload.
+        BlockedTooOften: the job has no attempt left, and blocked the event loop in its last one.
+        Snooze: the job goes on in another worker. Any other error that the function raises is raised too.
     """
     function, payload_hash = job.kind.outside, job.envelope.payload_hash
     if function is None:

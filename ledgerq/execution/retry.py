@@ -89,10 +89,10 @@ def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | 
 
 
 def require_not_blocked(delivery: Delivery, policy: Policy) -> None:
-    """Refuse a job without an attempt left that has blocked the event loop: it would block the other jobs once more.
+    """Refuse a job that has no attempt left and blocked the event loop in its last one: it would block other jobs again.
 
     Raises:
-        BlockedTooOften: so it is.
+        BlockedTooOften: the job is refused.
     """
     last = delivery.history[-1] if delivery.history else {}
     if delivery.tries > policy.max_attempts and last.get("blocked"):

@@ -31,10 +31,10 @@ log = structlog.stdlib.get_logger("ledgerq.jobs")
 
 
 class Calls:
-    """Calls of one owner, some at the same time, which end with it.
+    """Makes calls for one owner, for example for one run of a job. `close` cancels the calls that still run.
 
     Args:
-        failed: is told what a call raises, before it goes on.
+        failed: is called with each exception that a call raises, before the caller gets the exception.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
@@ -44,7 +44,7 @@ class Calls:
     async def make(
         self, seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        """As `call_within`."""
+        """Call the function by `call_within`, for at most `seconds` (None: no limit), and return its answer."""
         task = asyncio.current_task()
         assert task  # noqa: S101 - a coroutine runs in one
         is_first = task not in self._tasks
@@ -70,10 +70,12 @@ class Calls:
 async def call_within(
     seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """What the function answers, within `seconds`; None: no limit. A plain function runs in a thread, for which it may wait.
+    """Call the function for at most `seconds` (None: no limit), and return its answer. A plain `def` runs in a thread.
+
+    The time includes a wait for a free thread. A thread can't be stopped: after a timeout it runs on, unwatched.
 
     Raises:
-        TimeoutError: it took longer; names the function. A thread is left to its end.
+        TimeoutError: the call took longer; the text names the function.
     """
     limit = asyncio.timeout(seconds)
     try:
@@ -143,7 +145,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 async def whatever_comes(work: Coroutine[Any, Any, T]) -> T:
-    """Await the work to its end, however often this task is cancelled meanwhile; then be cancelled."""
+    """Await `work` to its end and return its answer; if this task was cancelled meanwhile, raise CancelledError after it."""
     task = asyncio.create_task(work)
     _AT_WORK.add(task)
     task.add_done_callback(_AT_WORK.discard)

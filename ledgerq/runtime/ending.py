@@ -24,7 +24,7 @@ _POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a p
 
 
 async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
-    """Await `work`; if it lasts longer than `seconds`, cancel it and log `what` as abandoned. Raises what `work` raises."""
+    """Await `work`; after `seconds`, cancel it and log `what` as abandoned. Raises all errors of `work` but TimeoutError."""
     try:
         async with asyncio.timeout(seconds):
             await work

@@ -67,7 +67,7 @@ class Change:
 
     @classmethod
     def created(cls, entity: object) -> "Change":
-        """The entity is new and was flushed: the entry shows all values that it holds."""
+        """The change of a flushed new entity: its loaded values except None, [], id, version, created_at and updated_at."""
         return cls(
             entity_type_of(type(entity)),
             key_of(entity),
@@ -78,7 +78,7 @@ class Change:
 
     @classmethod
     def inserted(cls, entity_type: str, entity_id: Key, values: Mapping[str, Any]) -> "Change":
-        """As `created`, for a row that a statement inserted, so that there is no object of it."""
+        """The change of a row that an SQL statement inserted. Shows `values`, by column, except None and empty lists."""
         return cls(entity_type, entity_id, Action.CREATE, {}, says_something(values))
 
     @classmethod
@@ -94,7 +94,7 @@ class Change:
 
     @classmethod
     def gone(cls, entity: object, action: str) -> "Change":
-        """The row was deleted: the entry shows the values that it held, as far as they are loaded."""
+        """The change of a deleted entity: its loaded values except None, [], id, version, created_at and updated_at."""
         return cls(
             entity_type_of(type(entity)),
             key_of(entity),

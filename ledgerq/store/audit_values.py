@@ -21,13 +21,13 @@ Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and t
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """The names that entries of one type show as `***`, or not at all: of attributes and of their columns."""
+    """The attributes and columns that audit entries of one entity type show as `***` (masked) or not at all (excluded)."""
 
     masked: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
 
     def left(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values as an entry may show them."""
+        """The values that an entry may show: without excluded names, and with `***` for masked values other than None."""
         return {
             name: MASK if name in self.masked and value is not None else value
             for name, value in values.items()
@@ -100,7 +100,7 @@ class RowValues:
         self.old_key = tuple(state.key[1]) if state.key else self.new_key
 
     def written(self) -> Change | None:
-        """The entry of a row that the flush has inserted or changed; None if nothing changed. A row with a new key is created."""
+        """The entry of a row that a flush wrote: `created()` if the row or its key is new, else `updated()` or None."""
         if self._state.key is None or self.old_key != self.new_key:
             return self.created()
         return self.updated()

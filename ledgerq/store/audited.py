@@ -74,7 +74,7 @@ class FlushRecorder:
             return found
 
     def shown(self, change: Change) -> Change:
-        """A change that is recorded by hand, without what the rules of its table's classes hide."""
+        """A hand-recorded change, values masked or left out by its entity type's rules; the same if there are no rules."""
         hidden = self._hidden.get(change.entity_type)
         if hidden is None:
             return change
@@ -143,9 +143,9 @@ class FlushRecorder:
         return None
 
     def listen(self, engine: Engine) -> None:
-        """Look at the statements that sessions send over this engine's connections, within others or past the ORM too.
+        """Refuse a session's statements on this engine that change an audited table without an audit entry.
 
-        What a statement has inside, SQLAlchemy's compiled form tells, which it keeps; to walk each statement is dearer.
+        An INSERT, UPDATE or DELETE past the ORM or inside of WITH raises `NotAudited`, unless flush or trigger audits it.
         """
         event.listen(engine, "before_cursor_execute", self._before_cursor)
 

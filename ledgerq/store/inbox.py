@@ -126,10 +126,10 @@ async def keep_results(session: AsyncSession, results: Mapping[str, Any]) -> Non
 
 
 async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
-    """Write a job's result into its receipt, so that a duplicate gets the same. A result of None is passed over.
+    """Write a job's result into its receipt, so that a duplicate of the job gets the same result. None is not written.
 
-    On PostgreSQL, a whole number or a truth value is sent together with the session's COMMIT (see `requiring_receipts`). Nothing
-    else is: a server logs the text of a COMMIT that fails.
+    On PostgreSQL, an int or a bool is sent together with the session's COMMIT (see `requiring_receipts`). Any other result
+    is written now: a server logs the text of a COMMIT that fails, and a result may be secret.
     """
     if result is None:
         return
@@ -145,7 +145,7 @@ async def keep_result(session: AsyncSession, job_id: str, result: Any) -> None:
 
 @contextmanager
 def requiring_receipts() -> Iterator[None]:
-    """For the transaction that ends jobs: refuses one whose receipts are gone, if that is found at the commit only."""
+    """Around a transaction that ends jobs: raise `NotAllowedInJob` if its COMMIT fails because a job's receipt is gone."""
     try:
         yield
     except DBAPIError as error:
@@ -185,7 +185,7 @@ async def hashes(session: AsyncSession, job_ids: Collection[str]) -> dict[str, b
 
 
 async def withdraw_receipt(session: AsyncSession, job_id: str) -> None:
-    """Take back the receipt that this transaction has inserted. Until its end, who would end the job still waits for it."""
+    """Delete the receipt that this transaction inserted. Until the transaction ends, others that would end the job wait."""
     gone = delete(ProcessedJob).where(col(ProcessedJob.job_id).in_(storable([job_id])))
     await session.execute(gone, execution_options={"synchronize_session": False})
 
@@ -202,9 +202,9 @@ async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> No
 
 
 async def prune(session: AsyncSession, *, ended_before: datetime, limit: int) -> int:
-    """Delete at most `limit` receipts of jobs that ended before a time, and their steps; returns how many. Buried jobs keep theirs.
+    """Delete at most `limit` receipts of jobs that ended before a time, and their steps and progress; returns the number.
 
-    If a job is delivered after its receipt was deleted, it runs once more.
+    A job with a dead letter keeps its receipt. If a job is delivered after its receipt was deleted, it runs once more.
 
     Raises:
         Refused: the limit is out of range, or `ended_before` is no time that a database can hold.

@@ -224,16 +224,16 @@ async def remove(session: AsyncSession, job_ids: Iterable[str]) -> None:
 
 
 async def remove_last(session: AsyncSession, job_id: str) -> None:
-    """As `remove`, but sent together with the session's COMMIT. Until then the caller must not stage this job again."""
+    """Delete the job's message, together with the session's COMMIT. Until then, the caller must not stage this job again."""
     await at_commit(session, _REMOVE.on(session), {"job_id": job_id})
 
 
 async def require_rows(session: AsyncSession, rows: Mapping[str, int]) -> None:
-    """Refuse jobs that their producers put on the queue themselves, and did not stage. `rows`: job id → `seq`.
+    """Require the outbox rows of jobs that their producers put on Redis directly. `rows`: job id → `seq` of the job's row.
 
     Raises:
-        NotStaged: a message is missing, or is of a later job of this id; names the jobs. A job without a receipt was then
-            rolled back by its producer, or is not committed yet.
+        NotStaged: a job's row is missing, or has another `seq`; names the jobs. If such a job has no receipt, its producer
+            has rolled back the transaction that staged it, or has not committed it yet.
     """
     found: dict[str, int] = {}
     for some in chunks(storable(rows)):

@@ -97,7 +97,7 @@ class _Alike:
 class BulkUpdate:
     """A block at whose end the changes of many rows are written: one UPDATE for all rows with the same changed columns.
 
-    A row that is added again has another UPDATE: what the database would refuse, it refuses, and its triggers see all.
+    If a row is added twice, each `add` has its own UPDATE, in order: constraints and triggers see each state of the row.
 
     ```python
     async def close_all(contexts: Sequence[JobContext], closes: Sequence[CloseOrder]) -> None:

@@ -32,7 +32,7 @@ _UNADOPTED = text(
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """The version of ledgerq's tables in a database; 0 if there are none. `code_from`: see `SchemaVersion`."""
+    """`version`: that of ledgerq's tables, 0 if there are none. `code_from`: the oldest code version that may use them."""
 
     version: int = 0
     code_from: int = 0

@@ -83,7 +83,7 @@ class StepRecords:
         return isinstance(self.stopped_by, JobIsOver)
 
     def stop(self, why: E) -> E:
-        """Let the job end by this error, even if its function catches it."""
+        """Note the error that ends the job, even if the job's function catches it; the first one counts. Returns `why`."""
         self.stopped_by = self.stopped_by or why
         return why
 
@@ -97,10 +97,10 @@ class StepRecords:
             raise self.stopped_by
 
     async def begin(self, name: str, begun: datetime) -> JobStep:
-        """Commit the intent of a step that is called at most once; or answer with its record, if it is done meanwhile.
+        """Commit the record that an at-most-once step begins, before its call. Returns it, or the record of its end if done.
 
         Raises:
-            InDoubt: another delivery of the job has begun it.
+            InDoubt: another delivery of the job has begun the step, and no answer is recorded.
             JobIsOver: the job has ended.
         """
         values = self._values(name, StepState.BEGUN, begun)
@@ -117,10 +117,10 @@ class StepRecords:
         return await self._in_the_end(once, name)
 
     async def finish(self, name: str, begun: datetime, result: Any, problem: str | None) -> JobStep:
-        """Record what a step answered; answers with its record, or with another delivery's, if that was first.
+        """Record a step's `result`, or in `problem` why it can't be kept. Returns the step's record, maybe an earlier one.
 
         Raises:
-            JobIsOver: the job has ended. The log says that the step has happened.
+            JobIsOver: the job has ended: the step is not recorded, and an entry in the audit log says that it has happened.
         """
         values = self._values(name, StepState.DONE, begun, result, problem)
 
@@ -140,7 +140,7 @@ class StepRecords:
         return await whatever_comes(self._in_the_end(once, name))
 
     async def in_transaction(self, name: str, work: Work) -> JobStep:
-        """Do a step in the transaction that records it; answers with its record, or that of a delivery that was first.
+        """Call `work` and record the step in one transaction; returns the record. A recorded step is not done again.
 
         Raises:
             JobIsOver: the job has ended.
@@ -158,9 +158,10 @@ class StepRecords:
         return self._required(await self._while_it_runs(once), name)
 
     async def advance(self, name: str, value: Any, work: Work) -> None:
-        """Do a part in the transaction that moves the cursor from where this run knows it.
+        """Call `work` in the transaction that moves the cursor `name` from the value that this run knows to `value`.
 
         Raises:
+            InvalidRequest: the cursor has this value already.
             JobIsOver: the job has ended, or another delivery of it has moved the cursor.
         """
         is_first, before = name not in self._places, self._places.get(name)

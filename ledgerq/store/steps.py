@@ -59,7 +59,7 @@ async def of_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
 
 
 async def find(session: AsyncSession, job_id: str, name: str) -> JobStep | None:
-    """The step of that name, as it is now."""
+    """The job's step of this name, read anew from the database; None if there is no such step."""
     return await session.get(JobStep, (job_id, name), populate_existing=True)
 
 
@@ -87,7 +87,7 @@ async def add(session: AsyncSession, values: Mapping[str, Any]) -> bool:
 async def add_and_tell(
     session: AsyncSession, values: Mapping[str, Any], origin: Origin, change: Change
 ) -> bool:
-    """As `add`, and if the step was added, write an entry of it to the audit log."""
+    """Add a step as `add` does; only if it was added, write `change` to the audit log too. True if the step was added."""
     if session.get_bind().dialect.name == "sqlite":
         if added := await add(session, values):
             await audit.record(session, origin, change)
@@ -99,14 +99,14 @@ async def add_and_tell(
 async def change(
     session: AsyncSession, job_id: str, name: str, since: Any, values: Mapping[str, Any]
 ) -> bool:
-    """Change a step that is not done, of a job that has not ended. False if there is none as it was.
+    """Change a step's row. False, and no change, if the job has ended, the step is done, or its result is not `since`.
 
     Args:
-        session: the caller's.
+        session: the caller's session.
         job_id: the job.
-        name: of the step.
-        since: its result must be this one still; of a step that has only begun, None.
-        values: the columns to change.
+        name: the name of the step.
+        since: the result that the row must still have, as no other delivery has changed it; None: the row has no result.
+        values: the columns to change, with their new values.
     """
     result = col(JobStep.result)
     as_it_was = result.is_(None) if since is None else result == literal(since, _ROWS.c.result.type)

@@ -121,9 +121,9 @@ class StepState(StrEnum):
 
 
 class JobStep(Base, table=True):
-    """A step that a job has done outside of the database: what was answered, as JSON has it.
+    """A recorded step or cursor of a job's `outside` function. `result` is the answer, or the cursor's value, as JSON.
 
-    `error` is set if the answer could not be kept: the step was done, and is not done again. Steps go with the job's receipt.
+    `error` says why the answer could not be kept; the step counts as done. Pruning the job's receipt deletes its steps.
     """
 
     __tablename__ = "job_step"

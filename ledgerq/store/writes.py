@@ -47,7 +47,7 @@ async def write(session: AsyncSession, entity: SQLModel) -> None:
 
 @contextmanager
 def reading_others(session: AsyncSession) -> Iterator[None]:
-    """For reads of rows that no change of this session concerns: the block's reads flush nothing first, deferred or not."""
+    """Inside the block, reads do not write pending or deferred changes first: for rows that these changes do not concern."""
     sync: Any = session.sync_session
     sync.locking = True
     try:

@@ -14,7 +14,7 @@ class JobNotCompleted(LedgerqError, AssertionError):
 
 
 def error_of(outcome: Outcome) -> BaseException | None:
-    """What the job failed with, if it did."""
+    """The error of a `Retry` or `Buried` outcome; None for any other outcome."""
     return outcome.error if isinstance(outcome, Retry | Buried) else None
 
 

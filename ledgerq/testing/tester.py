@@ -200,11 +200,11 @@ class JobTester:
         return [registry.resolve(_staged(each)).payload for each in await self.rows(OutboxMessage)]
 
     async def run_staged(self) -> list[Any]:
-        """Run all staged jobs that are due, and those that they stage, until none is left. Returns their answers, as `run`.
+        """Run all staged jobs that are due, and due jobs that these stage, until none is left. Returns the answers in order.
 
         Raises:
             JobNotCompleted: a job did not complete; the jobs after it are not run.
-            UnexpectedResult: as for `run`.
+            UnexpectedResult: an answer is not of the type that the job's payload names.
         """
         answers = []
         while due := await self._due():

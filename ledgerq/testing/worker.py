@@ -64,12 +64,12 @@ _DOING: ContextVar[_Doing | None] = ContextVar("ledgerq_doing", default=None)
 
 
 class Worker:
-    """Runs one delivery.
+    """Stands in a test for the worker that runs a job once; it can die at a chosen moment.
 
     Args:
-        calls: the job's calls outside; this worker's are added.
-        moment: at which it dies; None: it does not.
-        step: of which step or cursor, if the moment is a record's.
+        calls: the list to which the job's calls outside of the database are added.
+        moment: when the worker dies, for example `"before commit"`; None: the worker does not die.
+        step: the step or cursor whose record is meant, if the moment is before or after a record.
 
     Raises:
         ValueError: there is no such moment, or it has no step, or lacks one.
@@ -176,9 +176,9 @@ class Worker:
 
     @contextmanager
     def doing(self, name: str | None, *, ready: bool = False) -> Iterator[None]:
-        """Within the block, commits are of the step `name`, or of none if it is None; `ready`: the next one is its record.
+        """Within the block, commits count as those of step `name` (None: of no step); `ready`: the next one records it.
 
-        If the worker dies in the block, the job's own code gets a cancellation that it can't tell from another.
+        If the worker dies in the block, the block raises `asyncio.CancelledError`, as in a real cancellation.
         """
         if name is not None:
             self.steps[name] = None

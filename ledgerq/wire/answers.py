@@ -20,17 +20,17 @@ _AWAITED = {Awaitable, Coroutine}
 
 @dataclass(frozen=True, slots=True)
 class AnswerType(Generic[T]):
-    """A type as JSON carries it. Without an adapter any JSON will do."""
+    """Converts values of one type to JSON's types and back. Without an `adapter`, `from_json` returns its argument."""
 
     adapter: TypeAdapter[Any] | None = None
 
     def as_json(self, answer: T) -> Any:
-        """The answer in JSON's types, so that `from_json` makes the same answer of it again.
+        """The answer in JSON's types, from which `from_json` makes an equal answer.
 
-        An answer that is not of the type is taken as it is.
+        An answer of another type is not refused: it is converted by the rules of its own class.
 
         Raises:
-            PydanticSerializationError: JSON can't carry it.
+            PydanticSerializationError: JSON can't carry the answer.
         """
         if self.adapter is None:
             return to_jsonable_python(answer)
@@ -61,10 +61,10 @@ class AnswerType(Generic[T]):
 
 
 def answer_type(function: Callable[..., Any]) -> AnswerType[Any]:
-    """The type that the function's annotation names.
+    """The type in a function's return annotation, as an `AnswerType`; for any JSON value if there is no usable annotation.
 
     Raises:
-        DefinitionError: JSON can't carry such a type.
+        DefinitionError: JSON can't carry such a type, or the type holds a secret, which is never stored.
     """
     while isinstance(function, partial):
         function = function.func
@@ -125,5 +125,5 @@ def require_json(
 
 
 def type_like(value: T) -> AnswerType[T]:
-    """The type of a value that JSON is to carry; of None, any."""
+    """The `AnswerType` that converts values of this value's class; for None, one that takes any JSON value."""
     return AnswerType() if value is None else AnswerType(TypeAdapter(type(value)))

@@ -30,7 +30,7 @@ FUNCTION, PROBLEM = "function", "problem"  # keyword arguments of `UNROUTABLE`, 
 
 
 class Foreign(list[Any]):
-    """Arguments of a job that the service's deserializer read: its serializer then writes the job's result."""
+    """Arguments of a job whose body the service's deserializer read. The service's serializer writes the job's result."""
 
 
 @dataclass(frozen=True, slots=True)

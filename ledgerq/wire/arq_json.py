@@ -13,10 +13,11 @@ UNROUTABLE = "ledgerq.unroutable"  # the function for bodies that fit no kind an
 
 
 def to_wire(content: dict[str, Any]) -> bytes:
-    """Encode a job or a result as JSON. An error becomes its class name and text.
+    """Encode a job or a result, in arq's keys, as JSON. An error becomes its class name and text.
 
-    If the first argument is a body, the kind and the payload in it replace the function and the arguments. The queue
-    is the last key of a result, as it is of a body: the scripts on Redis read it there.
+    If the job's first argument is the body of a ledgerq job, the kind and the payload in the body replace the function
+    and the arguments; for a failed job, a hash replaces the payload. The queue is the last key, where scripts on Redis
+    read it.
     """
     if content.get("a") and isinstance(content["a"][0], bytes):
         content = {**content, **_as_sent(content["a"][0], failed=content.get("s") is False)}

@@ -26,7 +26,7 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """From the first request on, for as long as `window`, requests of its kind and key stand for its job, ended or not.
+    """For the time `window` after a request, requests of the same kind and `key` yield the first one's job, even if ended.
 
     ```python
     await client.enqueue(SendReport(), unique=Unique("report", timedelta(hours=1)))
@@ -46,10 +46,10 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A job to enqueue or to stage. A second request with one `job_id` is for the same job: it runs once.
+    """A job to enqueue or to stage. Requests with the same `job_id` are for the same job, which runs once.
 
-    Without `job_id`, the job gets a new id, which begins with the time. The job is due after `delay`. `actor` is who asks, for the audit log.
-    `ordering_key` is for staged jobs: those with one key run one after another, in the order in which they were staged.
+    Without `job_id`, the job gets a new id. The job is due when `delay` has passed. `actor` is who asks, for the audit log.
+    `ordering_key` is for staged jobs: jobs with the same key run one after another, in the order in which they were staged.
     `queue` takes precedence over the queue of the payload's class; `default` names the default queue.
 
     ```python

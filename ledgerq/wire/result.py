@@ -42,7 +42,7 @@ def storable_result(result: Any, limit: int, payload: type[Payload[Any]] | None 
 
 
 def storable_answer(answer: Any, limit: int, kind: AnswerType[Any]) -> Any:
-    """An answer in JSON's types, by its own type. Raises as `storable_result`."""
+    """An answer, converted to JSON's types by `kind`. Raises `InvalidResult`, or `ResultTooLarge` above `limit` bytes."""
     try:
         _check(answer, 0)
         value = kind.as_json(answer)

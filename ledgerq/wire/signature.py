@@ -65,10 +65,12 @@ def _payload_of(
 def read_outside(
     function: Callable[..., Any], context: type, *, in_thread: bool = False
 ) -> tuple[type[Any], Any]:
-    """The payload class and the answer of `async def charge(outside: Outside, order: ChargeOrder) -> Receipt`.
+    """Check a job's `outside` function; returns its payload class and the type that it returns.
+
+    Its form is `async def charge(outside: Outside, order: ChargeOrder) -> Receipt`; with `in_thread`, a plain `def`.
 
     Raises:
-        DefinitionError: it is no such function, or with `in_thread` no plain `def`.
+        DefinitionError: the function has another form.
     """
     name = _name(function)
     problem = _what_else(function)

@@ -18,7 +18,7 @@ class StepLimits:
 
 
 class StepNames:
-    """The names that were used in this run. With those of earlier runs, `known`, they are at most so many."""
+    """Checks the step names of a run: each is used once; with those of earlier runs, `known`, there are at most `limit`."""
 
     def __init__(self, limit: int, known: Collection[str] = ()) -> None:
         self._used, self._all = set[str](), set(known)

@@ -35,9 +35,9 @@ class Acker:
     _sent: float = 0.0  # when the last acks were sent
 
     async def acknowledge(self, acks: Sequence[Ack], *, at_once: bool = False) -> list[bool]:
-        """Wait until Redis has answered; True for each claim that ended, False if this worker had lost the claim.
+        """Send acks, and wait until Redis has answered; for each ack, True if its claim ended, False if it was lost before.
 
-        `at_once`: these are many already, or no other job runs whose ack could share the round trip.
+        `at_once`: send now, without waiting a moment for acks of other jobs that could share the round trip.
         """
         if at_once:
             self._sent = 0.0

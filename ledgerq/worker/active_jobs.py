@@ -41,7 +41,7 @@ class ActiveJobs:
     Args:
         executor: runs the claims.
         acker: sends their acks.
-        on_ended: is called when a job or a batch has ended.
+        on_ended: is called when a slot is free for another job: a job or batch has ended, or a job lacks only its ack.
         batches: learns how large batches were, and how long they took.
         max_outside: the most jobs that work outside of the database at once. They take no slot of the other jobs.
     """

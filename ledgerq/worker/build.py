@@ -53,8 +53,8 @@ def build_worker(app: App, config: Config, **overrides: Any) -> JobWorker:
 def run_to_the_end(worker: JobWorker) -> None:
     """Run a worker until it stops, as the last thing that a process does.
 
-    After a stop signal, the process ends within the drain timeout and three times the grace, whatever jobs have left
-    running. A second signal does not change the exit status 0.
+    After a stop signal, the process ends within about the drain timeout plus three times the grace, even if jobs still
+    run. The exit status is 0, also after a second signal; it is 1 if the event loop does not end by itself in time.
     """
     # imported objects stay, so the collector need not scan them; and a batch makes thousands of objects
     # that need no collector: a collection at every 700th of them would cost a tenth of the throughput

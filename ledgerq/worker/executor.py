@@ -184,21 +184,21 @@ class Executor:
         return Ack(claim.job_id, "retry", _BROKEN)
 
     def failed(self, call: Call, error: BaseException) -> Ack:
-        """The ack of a job that has ended with `error`, which a waiting client gets."""
+        """Count a job as failed; returns the ack that ends it and stores `error` as the result for a waiting client."""
         self.counters.failed += 1
         return done(call, error, self.options, success=False)
 
     def handed_back(self, claim: Claim, *, delay: int = 0) -> Ack:
-        """The ack that releases a cancelled job, so that another worker runs it after `delay` milliseconds."""
+        """The ack that puts a cancelled job back on the queue, due after `delay` ms. The cancelled run spends no attempt."""
         call = self._read_or_not(claim)
         log.info("%6.2fs ↻ %s cancelled, will be run again", call.lasted, call.name)
         self.counters.retried += 1
         return Ack(claim.job_id, "release", delay)
 
     async def aborted(self, claim: Claim, *, started: bool = True) -> Ack:
-        """The ack of a job that arq's `Job.abort` has ended. `started` is False if the job never ran.
+        """End a job that arq's `Job.abort` has stopped; returns the job's ack. `started` is False if the job never ran.
 
-        A job of a ledgerq kind is cancelled in the database too, so that it never runs again.
+        A ledgerq job is also cancelled in the database, unless done there. If the database fails, the abort repeats in 1 s.
         """
         call = self._read_or_not(claim)
         function = self.options.functions.get(call.function)

@@ -21,11 +21,11 @@ class Outage:
     _backoff: Backoff = field(default_factory=Backoff)
 
     def suspect_database(self) -> None:
-        """Claim nothing more until the database answers, because a job lost its connection."""
+        """Make the worker claim no job until the database has answered a ping. To be called when a job was interrupted."""
         self.database_suspected = True
 
     async def for_database(self, database: Database) -> bool:
-        """True if the database answers, or is not suspected. Otherwise pause, and answer False."""
+        """Ping the database if `suspect_database` was called. True unless the ping fails: then pause, and return False."""
         if not self.database_suspected:
             return True
         try:
@@ -37,7 +37,7 @@ class Outage:
         return True
 
     async def after(self, error: BaseException, event: str) -> None:
-        """Pause after a failure, longer each time until one succeeds. Only the first failure is logged, as `event`."""
+        """Pause after a failure, longer after each failure until `is_over` is called. Log only the first one, as `event`."""
         if self._backoff.failures == 0:
             log.warning(event, error=one_line(error))
         await self.poller.sleep(self._backoff.next())

@@ -81,7 +81,7 @@ class Poller:
             await self._wait(rest, lambda: or_free and bool(self._freed))
 
     async def until_free(self, running: int) -> None:
-        """Wait until a job ends, or a few if many run: at most `poll`, or 0.25 s if that is longer: a poll finds jobs to abort."""
+        """Wait for a job to end, at most `poll` or 0.25 s, the longer one; then a moment more for a part of the `running` jobs."""
         await self._wait(max(self.poll, _MAX_WAIT_AT_WORK), lambda: bool(self._freed))
         await self._wait(_TOGETHER, lambda: self._freed >= running * _ENOUGH)
 

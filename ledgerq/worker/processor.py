@@ -51,7 +51,7 @@ class Processor:
         return self.registry.kind(kind).timeout or self.policy.timeout
 
     async def dispatch(self) -> int:
-        """Put what is staged and due on Redis, once what the jobs of this worker have staged is sent; how many were due."""
+        """Wait until jobs staged by this worker's jobs are sent, then put due staged jobs on Redis; returns their number."""
         if self.registry.client:
             await self.registry.client.sent()
         return await self.relay.dispatch()
@@ -94,9 +94,9 @@ def is_ours(function: Any) -> bool:
 
 
 def arq_coroutine(name: str) -> WorkerCoroutine:
-    """The coroutine that arq calls for the kind `name`; `UNROUTABLE` is the name for bodies that fit nothing here.
+    """The coroutine that arq calls for jobs of the kind `name`, or, for `UNROUTABLE`, for bodies that fit no function.
 
-    Only arq's own worker calls the coroutine. ledgerq's worker sees the mark `OURS`, and processes the job itself.
+    Only arq's own worker calls the coroutine. ledgerq's worker sees its attribute `OURS`, and processes the job itself.
     """
 
     async def run(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:

@@ -95,7 +95,7 @@ QUICK = 0.05  # seconds of one job, on average
 
 @dataclass(slots=True)
 class SharingAdvice:
-    """Advises, in the log and once for a kind, to let its jobs share commits: they are many and quick, and have their own."""
+    """Logs once for a kind that its jobs could share commits: many in a minute had one each, and they were quick."""
 
     _since: float = field(default_factory=time.monotonic)
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # kind → jobs, their seconds

@@ -93,11 +93,11 @@ class JobWorker(ArqWorker):
     __signature__ = signature_like_arqs(__init__)
 
     async def main(self) -> None:
-        """Run until stopped; in burst mode until the queues hold no job, not even a deferred one, but those left for other workers.
+        """Run jobs until stopped; in burst mode, until no job is queued or deferred, but for those this worker can't read.
 
         Raises:
-            Unreachable: Redis or the database does not answer at the start. A later outage raises nothing.
-            SchemaBehind, SchemaAhead: the schema is not the one this code was written for.
+            Unreachable, RedisRefuses: Redis or the database is away or unfit at the start. A later outage raises nothing.
+            SchemaBehind, SchemaAhead, NotBegun: the schema is not this code's, or the startup hook began no lifecycle.
         """
         await self.open_pool()
         await require_redis(self.pool, queues=self.queues)
@@ -235,11 +235,11 @@ class JobWorker(ArqWorker):
         return self._job_completion_wait + 3 * self.grace
 
     def handle_sig(self, signum: signal.Signals) -> None:
-        """SIGINT or SIGTERM, as arq's constructor sets it: stop now, roll back the running jobs and hand them back to the queue."""
+        """Handle SIGINT or SIGTERM if `job_completion_wait` is 0: stop, roll back the running jobs and requeue them."""
         self._stop(signum, 0)
 
     def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
-        """SIGTERM or SIGINT: claim nothing more, drain, stop. A second signal changes nothing."""
+        """Handle the first SIGTERM or SIGINT: claim no job, let jobs end for `job_completion_wait` seconds, and stop."""
         self._stop(signum, self._job_completion_wait)
 
     def _stop(self, signum: signal.Signals, drain_for: float) -> None:
