@@ -84,7 +84,9 @@ async def cancel(
     try:
         async with asyncio.timeout(timeout):
             queue = await _queue_of(redis, sessions, (queue, *others), job_id)
-            state, envelope = await _end(redis, sessions, queue, job_id, actor=actor, reason=reason)
+            state, envelope, queued = await _end(
+                redis, sessions, queue, job_id, actor=actor, reason=reason
+            )
         if state is JobState.CANCELLED:
             redis_reached, _ = await _reach_redis(
                 _take_off(redis, queue, job_id, envelope, keep_result)
@@ -95,7 +97,7 @@ async def cancel(
         raise StillRuns(job_id, timeout) from None
     finally:
         await _reach_redis(redis.zrem(cancel_key(queue), job_id))
-    return CancelAnswer(job_id, state, envelope is not None, redis_reached)
+    return CancelAnswer(job_id, state, queued or envelope is not None, redis_reached)
 
 
 async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str) -> str:
@@ -109,9 +111,13 @@ async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], 
 
 async def _end(
     redis: ArqRedis, sessions: Sessions, queue: str, job_id: str, *, actor: str, reason: str
-) -> tuple[JobState, Envelope | None]:
-    """End the job in the database; waits while it runs. Returns how it ended, and its envelope if it was found."""
+) -> tuple[JobState, Envelope | None, bool]:
+    """End the job in the database; waits while it runs. Returns how it ended, its envelope, and if it was queued.
+
+    The envelope is None if the job was not found, or if its body can't be read.
+    """
     envelope: Envelope | None = None
+    queued = False
 
     async def once(session: AsyncSession) -> JobState | None:
         nonlocal envelope
@@ -123,18 +129,26 @@ async def _end(
 
     while True:
         _, found = await _reach_redis(_ask(redis, queue, job_id))
-        envelope = found or envelope
+        if found:
+            queued, envelope = True, found.envelope or envelope
         try:
             state = await in_transaction(sessions, once)
         except LockTimeout:
             state = None
         if state:
-            return state, envelope
+            return state, envelope, queued
         await asyncio.sleep(_PAUSE)
 
 
-async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
-    """Ask the job's worker to roll it back. Returns the job's envelope, if the job is on the queue and readable."""
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A job that is on its queue. `envelope` is None if the body can't be read, for example of a pickled job."""
+
+    envelope: Envelope | None
+
+
+async def _ask(redis: ArqRedis, queue: str, job_id: str) -> _Queued | None:
+    """Ask the job's worker to roll it back. Returns what is queued; None if this queue has no such job."""
     seconds, _ = await redis.time()  # a request that is not repeated is dropped, by this clock
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(cancel_key(queue), {job_id: int(seconds) * 1000})
@@ -144,10 +158,10 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> Envelope | None:
     try:
         found = decode(body) if body else None
     except Undecodable:
-        return None
-    if found is None or found.queue == queue or (found.queue is None and queued is not None):
-        return found
-    return None  # another queue has a job of this id
+        return None if queued is None else _Queued(None)
+    if found and (found.queue == queue or (found.queue is None and queued is not None)):
+        return _Queued(found)
+    return None  # or another queue has a job of this id
 
 
 async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:

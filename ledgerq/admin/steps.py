@@ -77,7 +77,8 @@ async def resolve(
 
     Raises:
         NotBuried: the job has no dead letter.
-        InvalidRequest: actor or reason are not valid; or the job has no step of that name: the error names the job's steps.
+        InvalidRequest: actor or reason are not valid; the job has no step of that name (the error names the job's steps);
+            or nothing is to be decided: the name is a cursor's, or the step was done and has an answer.
         InvalidResult, ResultTooLarge: the answer can't be kept.
     """
     actor, reason = checked_words(actor, reason)
@@ -89,6 +90,8 @@ async def resolve(
         known = await steps.of_job(session, job_id)
         if name not in known:
             raise InvalidRequest("step", steps.missing(name, known))
+        if known[name].state is not StepState.BEGUN and known[name].error is None:
+            raise InvalidRequest("step", _settled(known[name]))
         if happened:
             kept = storable_result(answer, Policy().max_result)
             await steps.keep_answer(session, job_id, name, kept)
@@ -99,3 +102,12 @@ async def resolve(
         await audit.record(session, origin, Change("job", job_id, "resolve", {}, said))
 
     await in_transaction(sessions, once)
+
+
+def _settled(step: JobStep) -> str:
+    if step.state is StepState.OPEN:
+        return f"{step.name!r} is a cursor: no call of it is in doubt"
+    return (
+        f"{step.name!r} was done, and its answer is kept; "
+        f"to have it done again: ledgerq dead replay {step.job_id} --from-step {step.name}"
+    )

@@ -164,7 +164,7 @@ async def _enqueue(
         answer: dict[str, Any] = {"job_id": job.job_id, "kind": payload.kind, "is_new": job.is_new}
         if wait is not None:
             # the answer as JSON, not as the type that the payload names
-            answer["result"] = await _result(client.job(job.job_id), wait)
+            answer["result"] = await _result(client.job(job.job_id, queue=job.queue), wait)
     if as_json:
         print_json(answer)
         return

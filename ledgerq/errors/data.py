@@ -97,27 +97,38 @@ class RuleBroken(ConstraintError):
 class Transient(LedgerqError):
     """The same work may succeed a moment later, in a new transaction."""
 
+    problem = "The same work may succeed a moment later, in a new transaction"
+
     def __init__(self, sqlstate: str | None = None) -> None:
         self.sqlstate = sqlstate
-        sentence = (self.__doc__ or "").splitlines()[0].rstrip(".")
-        super().__init__(f"{sentence} ({sqlstate})" if sqlstate else sentence)
+        super().__init__(f"{self.problem} ({sqlstate})" if sqlstate else self.problem)
 
 
 class Disconnected(Transient):
     """The connection to the database was lost."""
 
+    problem = "The connection to the database was lost"
+
 
 class SerializationFailure(Transient):
     """A concurrent transaction changed the same data first."""
+
+    problem = "A concurrent transaction changed the same data first"
 
 
 class Deadlock(Transient):
     """Two transactions waited for each other, and this one was ended."""
 
+    problem = "Two transactions waited for each other, and this one was ended"
+
 
 class LockTimeout(Transient):
     """The database ended a statement that waited too long for a lock which another transaction holds."""
 
+    problem = "The database ended a statement that waited too long for a lock which another transaction holds"
+
 
 class Unavailable(Transient):
     """The database is starting, stopping, or short of a resource."""
+
+    problem = "The database is starting, stopping, or short of a resource"

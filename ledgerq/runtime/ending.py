@@ -24,11 +24,14 @@ _POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a p
 
 
 async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
-    """Await `work`; after `seconds`, cancel it and log `what` as abandoned. Raises all errors of `work` but TimeoutError."""
+    """Await `work`; after `seconds`, cancel it and log `what` as abandoned. Raises the errors of `work`."""
+    limit = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             await work
     except TimeoutError:
+        if not limit.expired():
+            raise
         log.error("shutdown.tasks_abandoned", what=what, seconds=seconds)  # noqa: TRY400 - the stack shows nothing
 
 

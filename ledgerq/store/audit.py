@@ -150,7 +150,7 @@ async def buffered_entries(session: AsyncSession) -> AsyncIterator[None]:
         yield
     finally:
         sync.gathered = None
-    await insert_rows(session, AuditLog, gathered)
+    await write_entries(session, gathered)
 
 
 async def history(

@@ -189,6 +189,6 @@ def fitted(value: Any) -> Any:
     if isinstance(value, str):
         return cut(value, MAX_VALUE)
     if isinstance(value, dict | list):
-        text = to_json(value)
-        return value if len(text) <= MAX_VALUE else cut(text.decode(), MAX_VALUE)
+        text = to_json(value).decode()
+        return value if len(text) <= MAX_VALUE else cut(text, MAX_VALUE)
     return value

@@ -157,7 +157,7 @@ class BulkUpdate:
         values = _changed(row, state)
         if not values:
             return
-        origin, recorder = origin or sync.origin, getattr(sync, "recorder", None)
+        origin, recorder = origin or getattr(sync, "origin", None), getattr(sync, "recorder", None)
         rules = recorder.rules_of(type(row)) if recorder else None
         by_trigger = bool(rules and rules.by_trigger) and _is_postgresql(self._session)
         if rules and not by_trigger:

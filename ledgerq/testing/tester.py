@@ -1,8 +1,7 @@
 """Runs the jobs of an application on a database, as a worker would."""
 
-import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,6 @@ from ledgerq.execution.outcome import Completed, Duplicate, Outcome
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.retry import Policy
-from ledgerq.job import JobContext, Kind
 from ledgerq.settings import load
 from ledgerq.store.schema import create_tables
 from ledgerq.store.step_records import StepRecords
@@ -211,11 +209,13 @@ class JobTester:
             for message in due:
                 delivery = _staged(message)
                 outcome = await self._process(delivery)
-                if not isinstance(outcome, Completed | Duplicate):
-                    error = error_of(outcome)
-                    raise JobNotCompleted(message.job_id, message.kind, outcome) from error
-                payload = self.app.registry().resolve(delivery).kind.payload
-                answers.append(answer_of(message.job_id, payload, outcome.result))
+                match outcome:
+                    case Completed(result) | Duplicate(JobState.DONE, result):
+                        payload = self.app.registry().resolve(delivery).kind.payload
+                        answers.append(answer_of(message.job_id, payload, result))
+                    case _:
+                        error = error_of(outcome)
+                        raise JobNotCompleted(message.job_id, message.kind, outcome) from error
         return answers
 
     def advance(self, by: timedelta) -> None:
@@ -260,9 +260,10 @@ class JobTester:
         self._delivered.pop(delivery.job_id, None)
         self._delivered[delivery.job_id] = delivery
         worker = worker or Worker(self._calls[delivery.job_id])
+        worker.ahead = self._ahead
         sessions = worker.sessions(self.database.sessions)
         async with self._resources() as resources:
-            kinds = [worker.watching(self._by_our_clock(kind)) for kind in self.app.jobs]
+            kinds = [worker.watching(kind) for kind in self.app.jobs]
             [outcome] = await process([delivery], Registry(kinds, resources), sessions, Policy())
         return outcome
 
@@ -273,15 +274,6 @@ class JobTester:
         else:
             async with self.app.resources() as opened:
                 yield opened
-
-    def _by_our_clock(self, kind: Kind[Any, Any]) -> Kind[Any, Any]:
-        handle: Callable[..., Awaitable[Any]] = kind.handle
-
-        @functools.wraps(handle)
-        async def later(context: JobContext[Any], *given: Any) -> Any:
-            return await handle(replace(context, now=context.now + self._ahead), *given)
-
-        return replace(kind, handle=later)
 
 
 def _staged(message: OutboxMessage) -> Delivery:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, TypeVar, get_args
 
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -81,6 +82,7 @@ class Worker:
         if moment is not None:
             _check(moment, step)
         self.calls, self._moment, self._step = calls, moment, step
+        self.ahead = timedelta(0)  # by which the test's clock is ahead, for `context.now`
         self.is_dead = False
         self.steps: dict[str, None] = {}  # names that this run has come to, in their order
         self._task: asyncio.Task[Any] | None = None
@@ -105,7 +107,7 @@ class Worker:
         @functools.wraps(handle)
         async def watched(context: JobContext[Any], *given: Any) -> Any:
             self._own = context.session.sync_session
-            return await handle(context, *given)
+            return await handle(self.by_clock(context), *given)
 
         outside = kind.outside
         if outside is None:
@@ -115,6 +117,10 @@ class Worker:
             handle=watched,
             outside=lambda given, payload: outside(_WatchedOutside(given, self), payload),
         )
+
+    def by_clock(self, context: JobContext[Any]) -> JobContext[Any]:
+        """The context with the time of the test's clock."""
+        return replace(context, now=context.now + self.ahead)
 
     def sessions(self, sessions: Sessions) -> Sessions:
         """The sessions for this worker's jobs: after the moment at which it dies, they commit nothing more."""
@@ -199,6 +205,9 @@ class _WatchedOutside(Outside[Any]):
         self.__dict__.update(vars(run))  # what ends the one ends the other
         self._worker = worker
         self._calls = _WatchedCalls(self._calls, worker, self.attempt)
+
+    def _context(self, session: LedgerqSession) -> JobContext[Any]:
+        return self._worker.by_clock(super()._context(session))
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         with self._worker.doing(None):

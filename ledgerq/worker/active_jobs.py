@@ -184,6 +184,8 @@ class ActiveJobs:
             if claim.job_id in self.tasks:
                 self.start(claim, aborted=False)
         claims = [claim for claim in claims if claim.job_id not in self.tasks]
+        if not claims:
+            return
         task = asyncio.create_task(self._take_batch_to_its_end(claims))
         self._batches.began(len(claims))
         self.started += len(claims)

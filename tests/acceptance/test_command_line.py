@@ -87,7 +87,7 @@ async def test_enqueue_wait_and_health(config: Config, sessions: Sessions) -> No
     assert ledgerq("health", "--worker", env=env).returncode == 1
     project_id = await new_project(sessions)
     payload = json.dumps({"title": "Zürich 移动", "project_id": project_id})
-    with worker_process(config):
+    with worker_process(config, LEDGERQ_QUEUES="default,urgent"):
         arguments = [
             "create_task",
             "--payload",
@@ -96,6 +96,8 @@ async def test_enqueue_wait_and_health(config: Config, sessions: Sessions) -> No
             "t-1",
             "--wait",
             "20",
+            "--queue",
+            "urgent",
             "--json",
         ]
         answer = json.loads(ledgerq("enqueue", *arguments, "--actor", "user:7", env=env).stdout)

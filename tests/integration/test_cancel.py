@@ -144,7 +144,8 @@ async def test_an_illegible_job_is_cancelled(any_sessions: Sessions, redis: ArqR
     """By its id alone."""
     await redis.set(keys.job_key("job"), b"{")
     await redis.zadd(QUEUE, {"job": 1})
-    assert (await ask(redis, any_sessions)).state is JobState.CANCELLED
+    answer = await ask(redis, any_sessions)
+    assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, redis_reached=True)
     assert await left_on_redis(redis) == set()
 
 

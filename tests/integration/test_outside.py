@@ -873,6 +873,9 @@ async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
         await resolve(any_sessions, "job-1", "ask", happened=True, answer="\x00", **said)
     answer = {"id": str(UUID(int=3)), "amount": 3}
     await resolve(any_sessions, "job-1", "ask", happened=True, answer=answer, **said)
+    for happened in (True, False):  # it is settled
+        with pytest.raises(InvalidRequest, match="--from-step ask"):
+            await resolve(any_sessions, "job-1", "ask", happened=happened, answer=None, **said)
     async with transaction(any_sessions) as session:
         await replays.replay(session, ["job-1"], actor="ada", reason="x")
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)

@@ -22,6 +22,7 @@ from ledgerq import App, JobContext, Outside, Payload, Permanent, job
 from ledgerq.errors import InDoubt, MissingReference
 from ledgerq.execution.outcome import Buried, Completed, Duplicate
 from ledgerq.staging import stage
+from ledgerq.store.inbox import insert_receipt
 from ledgerq.store.tables import DeadLetter, JobState, JobStep, ProcessedJob
 from ledgerq.testing import JobNotCompleted, JobTester, OutsideCall
 
@@ -406,6 +407,41 @@ async def remind(context: JobContext[str], reminder: Remind) -> str:
     if reminder.times:
         await context.stage(Remind(times=reminder.times - 1), delay=timedelta(days=3))
     return f"{context.resources} on {context.now:%Y}"
+
+
+class Clocks(Payload[list[int]], kind="clocks"):
+    pass
+
+
+async def years(outside: Outside, clocks: Clocks) -> list[int]:
+    async def year(context: JobContext) -> int:
+        return context.now.year
+
+    last = outside.cursor("last", 0)
+    await outside.advance("last", last + 1, year)
+    return [await outside.transaction("page", year)]
+
+
+@job(outside=years)
+async def clocks(context: JobContext, clocks: Clocks, before: list[int]) -> list[int]:
+    return [*before, context.now.year]
+
+
+async def test_each_context_has_the_clock_of_the_test(job_tester: JobTester) -> None:
+    """That of the handler, and those of transactions outside."""
+    own = JobTester(App(jobs=[clocks]), str(job_tester.database.config.url.render_as_string(hide_password=False)))  # fmt: skip
+    own.advance(timedelta(days=800))
+    year = (datetime.now(UTC) + timedelta(days=800)).year
+    assert await own.run(Clocks()) == [year, year]
+
+
+async def test_a_staged_job_that_was_cancelled_is_no_answer(job_tester: JobTester) -> None:
+    """It did not complete."""
+    async with job_tester.transaction() as session:
+        await stage(session, CreateProject(name="Launch"), job_id="a")
+        await insert_receipt(session, "a", "create_project", b"", state=JobState.CANCELLED)
+    with pytest.raises(JobNotCompleted):
+        await job_tester.run_staged()
 
 
 async def test_what_is_staged_runs_when_it_is_due(job_tester: JobTester) -> None:

@@ -162,6 +162,13 @@ def test_values_are_written_as_json(value: object, written: object) -> None:
     assert as_json(value) == written
 
 
+def test_a_document_is_cut_by_its_characters() -> None:
+    """Not by its bytes: letters of many scripts have several."""
+    fits = {"name": "я" * (MAX_VALUE // 2)}
+    assert fitted(fits) == fits
+    assert len(fitted({"name": "я" * MAX_VALUE})) == MAX_VALUE
+
+
 @given(
     st.recursive(
         st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.binary(), st.decimals()),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
+from fakeredis import FakeServer
 from fakeredis.aioredis import FakeRedis
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pydantic import BaseModel, model_serializer
 
 from jobs.kinds import CreateProject, CreateTask
 from ledgerq import Payload
-from ledgerq.client import JobClient
+from ledgerq.client import JobClient, results
 from ledgerq.errors import InvalidRequest, JobFailed, PayloadMismatch, ResultExpired, ResultNotKept
 from ledgerq.wire.arq_json import from_wire, to_wire
 from ledgerq.wire.envelope import Envelope, decode, encode
@@ -54,6 +55,18 @@ async def test_a_failed_job_raises_with_its_reason(redis: ArqRedis) -> None:
     await redis.set(f"arq:result:{job.job_id}", result)
     with pytest.raises(JobFailed, match="refused: project_id"):
         await job.result(timeout=1)
+
+
+async def test_jobs_of_several_servers_are_awaited_together(redis: ArqRedis) -> None:
+    """Each client's Redis is asked for its own jobs, also if two of them have one id."""
+    async with FakeRedis(server=FakeServer()) as fake:
+        other = ArqRedis(fake.connection_pool, job_serializer=to_wire, job_deserializer=from_wire)
+        jobs = []
+        for number, each in enumerate((redis, other)):
+            job = await JobClient(each).enqueue(CreateProject(name="x"), job_id="same")
+            await each.set("arq:result:same", to_wire({"s": True, "r": number, "q": job.queue}))
+            jobs.append(job)
+        assert await results(jobs) == [0, 1]
 
 
 async def test_a_result_that_is_gone_says_so(redis: ArqRedis) -> None:
