@@ -63,7 +63,7 @@ class WorkerConfig(BrokerConfig):
         default=500,
         ge=1,
         le=1000,
-        description="the most jobs that share one transaction, if their kind may; 1 gives each job its own",
+        description="the most jobs that are claimed together to share transactions, of kinds that may; 1 gives each job its own transaction",
     )
     job_timeout: float = Field(
         default=60,

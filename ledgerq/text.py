@@ -67,7 +67,7 @@ def described(error: BaseException, limit: int = MAX_ERROR) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or of the driver's error in it; the class's name if there is no message."""
+    """The first line of the message: of the driver's error, if the error has one, else its own. The class's name if empty."""
     said = str(getattr(error, "orig", None) or error)
     return said.splitlines()[0] if said else type(error).__name__
 

@@ -79,9 +79,9 @@ def workers_key(queue: str) -> str:
     return f"ledgerq:workers:{queue}"
 
 
-def outage_key(queue: str) -> str:
+def renewal_key(queue: str) -> str:
     """The key of an empty Redis string. It exists for half a lease after an outage, while workers renew their leases."""
-    return f"ledgerq:outage:{queue}"
+    return f"ledgerq:renewal:{queue}"
 
 
 def waits_key(queue: str) -> str:
@@ -96,7 +96,7 @@ def exclusive_slot_key(queue: str) -> str:
 
 def keys_of_claim(queue: str) -> list[str]:
     """The keys that `claim.lua` takes, in its order."""
-    of_queue = running_key, cancel_key, exclusive_slot_key, workers_key, outage_key
+    of_queue = running_key, cancel_key, exclusive_slot_key, workers_key, renewal_key
     running, *others = (key(queue) for key in of_queue)
     return [queue, running, ABORTED, *others]
 

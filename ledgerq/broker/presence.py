@@ -1,4 +1,9 @@
-"""What a worker reports about itself on Redis: its signs of life, and what its jobs wait for."""
+"""What a worker reports about itself on Redis: its signs of life, and what its jobs wait for.
+
+A worker is asked three times whether it lives. It asks itself before each sign of life (`looks_alive`): has it polled lately?
+Operators see a worker until its last sign is `SILENCE` old. And a lease that runs out counts as a crash only if its owner's
+last sign is older than half a lease (`claim.lua`).
+"""
 
 import asyncio
 import json
@@ -13,14 +18,14 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ledgerq.broker.keys import outage_key, waits_key, workers_key
+from ledgerq.broker.keys import renewal_key, waits_key, workers_key
 from ledgerq.broker.scripts import script
 from ledgerq.runtime.background_tasks import keep_going
 from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
-ALIVE = "ledgerq_alive"  # in arq's ctx: when the worker last polled its queue, time.monotonic
+LAST_POLL = "ledgerq_alive"  # in arq's ctx: when the worker last polled its queue, time.monotonic
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # seconds without a sign of life after which a worker counts as dead
 _FORGOTTEN = 3600.0  # seconds without one after which a worker's name is removed
@@ -68,7 +73,7 @@ def looks_alive(ctx: Mapping[Any, Any], still: float) -> bool:
 
     `still`: for how many seconds the loop has been blocked; they do not count, because a long job may block it.
     """
-    looked = ctx.get(ALIVE)
+    looked = ctx.get(LAST_POLL)
     return looked is None or time.monotonic() - looked - still < 2 * SILENCE
 
 
@@ -118,11 +123,11 @@ def beat_interval(lease: float) -> float:
 async def beat(redis: "Redis | ArqRedis", queue: str, worker: str, *, lease: float) -> None:
     """Note the time of Redis' clock beside the worker's name, in the queue's set of workers.
 
-    If this is the first sign of life of any worker for half a lease, note an outage too, for half a lease: the leases of
+    If this is the first sign of life of any worker for half a lease, begin the renewal time, half a lease: the leases of
     all jobs may have run out, and `claim.lua` then gives their owners time to renew them.
     """
     await script(redis, "beat")(
-        keys=[workers_key(queue), outage_key(queue)],
+        keys=[workers_key(queue), renewal_key(queue)],
         args=[worker, int(lease * 500), int(_FORGOTTEN * 1000)],
     )
 

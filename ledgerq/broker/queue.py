@@ -25,7 +25,8 @@ class Place(NamedTuple):
     Args:
         is_new: the entry was added.
         job_id: the entry's own, or the id of the job that has its unique key already.
-        content: the result of the job that was there before, or its body if it has not ended; empty if unknown.
+        content: the result of the job that was there before, or its body if it has not ended; empty if unknown, or if there
+            was none.
         holder: the other queue that has a job of the entry's id; '' if that queue is unknown; None if none has.
     """
 

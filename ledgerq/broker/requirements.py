@@ -14,7 +14,7 @@ from ledgerq.broker.keys import (
     epoch_key,
     exclusive_slot_key,
     failures_key,
-    outage_key,
+    renewal_key,
     running_key,
     waits_key,
     workers_key,
@@ -96,7 +96,7 @@ async def _refused_inside_scripts(
     redis: ArqRedis, queue: str
 ) -> Sequence[tuple[bytes, bytes, bytes]]:
     of_queue = (
-        running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, outage_key, waits_key,
+        running_key, cancel_key, exclusive_slot_key, workers_key, epoch_key, renewal_key, waits_key,
     )  # fmt: skip
     keys = [key(queue) for key in of_queue]
     refused: Sequence[tuple[bytes, bytes, bytes]] = await script(redis, "probe")(

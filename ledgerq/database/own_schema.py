@@ -27,10 +27,10 @@ _PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-
 
 
 def checked_schema(schema: Any, setting: str = "App(schema=)") -> str:
-    """The name, if it is valid for a schema.
+    """Check the name of the schema for ledgerq's tables; returns the name.
 
     Raises:
-        SettingError: the name is no plain identifier, or that of a schema which is not ours alone; names `setting`.
+        SettingError: the name is no plain identifier, or it is `public` or a schema of PostgreSQL's own; names `setting`.
     """
     if not isinstance(schema, str):
         problem = "is no text"

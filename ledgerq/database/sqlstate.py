@@ -176,9 +176,9 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """True if the same work may succeed a moment later.
+    """True if the same work may succeed a moment later; False for any other error.
 
-    The connection to the database was lost or could not be made, the database was too busy, or another transaction was in
+    True means: the connection to the database was lost or could not be made, the database was too busy, or another transaction was in
     the way: a deadlock, a serialization failure, a lock timeout.
     """
     return isinstance(error, TimeoutError) or isinstance(translate(error), Transient)

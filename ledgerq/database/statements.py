@@ -11,7 +11,7 @@ from functools import lru_cache
 
 
 class Leaves(IntEnum):
-    """How long a statement's effects last beside its reads and writes; the worst is the last."""
+    """What a statement leaves behind, apart from the rows that it reads and writes, and for how long; the worst is the last."""
 
     NOTHING = 0
     IN_TRANSACTION = 1  # until the transaction ends: SET LOCAL, LOCK, a cursor

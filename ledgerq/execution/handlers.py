@@ -10,7 +10,7 @@ from typing import Any
 
 from ledgerq.database.fence import Fence
 from ledgerq.database.session import JobSession, LedgerqSession
-from ledgerq.execution.isolation import Work, run_apart
+from ledgerq.execution.containment import Work, run_apart
 from ledgerq.execution.registry import Job
 from ledgerq.job import JobContext
 from ledgerq.runtime.lag import stalled_by_others

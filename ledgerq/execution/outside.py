@@ -7,9 +7,9 @@ from typing import Any
 from ledgerq.database.engine import Sessions
 from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import NotStaged, PayloadMismatch, Snooze
+from ledgerq.execution.containment import run_apart
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.handlers import bound_of, origin_of
-from ledgerq.execution.isolation import run_apart
 from ledgerq.execution.registry import Job
 from ledgerq.execution.retry import Policy, require_not_blocked
 from ledgerq.outside import Outside

@@ -2,7 +2,8 @@
 
 1. read      check each delivery: its body, its kind, its payload by the kind's payload class
 2. group     jobs of a kind that shares transactions go together, each other job by itself
-3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded
+3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded. A job
+             with a receipt, or without its outbox row, calls nothing: 5 and 6 decide on it
 4. open      open the transaction: all that follows commits together, or nothing does
 5. receipt   insert a receipt for each job. A job that has one already has ended: it runs alone afterwards, and is
              answered with a `Duplicate`
@@ -196,10 +197,10 @@ class _Flow:
             self.registry.keep_apart(kind.name)
             log.warning("kind.batching_disabled", kind=kind.name, because=str(error))
         outcomes = Outcomes()
-        for part in (jobs[:middle], jobs[middle:]):
-            # the first part may have called `keep_apart`
+        for half in (jobs[:middle], jobs[middle:]):
+            # the first half may have called `keep_apart`
             shared = self.registry.shares_commits(kind)
-            for group in [part] if shared else [[job] for job in part]:
+            for group in [half] if shared else [[job] for job in half]:
                 outcomes |= await self.run(group)
         return outcomes
 

@@ -25,8 +25,8 @@ from ledgerq.errors import (
     UnknownKind,
 )
 from ledgerq.errors import DeadLetterReason as Reason
+from ledgerq.execution.containment import HandlerMisbehaved
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.isolation import HandlerMisbehaved
 from ledgerq.execution.outcome import Buried, Retry
 from ledgerq.text import MAX_ERROR, MAX_TRACEBACK, leaves
 from ledgerq.wire.step_names import StepLimits

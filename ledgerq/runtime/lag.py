@@ -1,4 +1,6 @@
-"""Records how long the event loop stood still, and which job blocked it: no other job is blamed for that time.
+"""Records when the event loop stood still for longer than LEDGERQ_BLOCKED_AFTER, and which job blocked it.
+
+No other job is blamed for that time. Shorter standstills count as each waiting job's own time.
 
 The worker's heartbeat watches the loop and writes the records. For a loop without a watch there are no records: all
 time then counts as the job's own.

@@ -65,7 +65,7 @@ class Rules:
 
     @property
     def by_trigger(self) -> bool:
-        """True if on PostgreSQL a trigger writes the entries."""
+        """True if a trigger writes the entries, where the database is PostgreSQL."""
         return self.audited.by_trigger
 
     @property

@@ -15,10 +15,10 @@ from ledgerq.store.audit import buffered_entries
 
 @asynccontextmanager
 async def deferred_writes(session: AsyncSession) -> AsyncIterator[None]:
-    """Collect the block's changes and write them at its end at the latest: all rows at once, all audit entries at once.
+    """Collect the rows given to `write`, and all audit entries, and write them at the block's end at the latest, together.
 
-    A database error then comes late and does not say which job caused it. So this is for batches, which are split after
-    an error.
+    A database error then comes late and does not say which job caused it. So this is for groups of jobs, which are split
+    after an error.
     """
     sync: Any = session.sync_session
     sync.waiting, sync.met = {}, []

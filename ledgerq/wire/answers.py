@@ -53,7 +53,7 @@ class AnswerType(Generic[T]):
         return self.adapter.validate_json(to_json(value), by_alias=True, by_name=True)  # type: ignore[no-any-return]
 
     def keeps(self, value: T, kept: Any) -> bool:
-        """True if `kept`, the value as JSON has it, becomes an equal value of the type again."""
+        """True if `kept`, the value in JSON's types, can be read back as an equal value; False also if it can't be read."""
         try:
             return bool(self.from_json(kept) == value)
         except ValidationError:

@@ -16,7 +16,7 @@ from arq.worker import Retry as ArqRetry
 
 from ledgerq.app import Hook
 from ledgerq.broker.claims import Ack, Claim
-from ledgerq.execution.isolation import HandlerMisbehaved, run_apart
+from ledgerq.execution.containment import HandlerMisbehaved, run_apart
 from ledgerq.runtime.cancellation import told_to_stop
 from ledgerq.text import one_line, storable
 
@@ -219,7 +219,10 @@ async def call_hook(hook: Hook | None, context: dict[Any, Any], options: Options
 
 
 def done(call: Call, result: Any, options: Options, *, success: bool) -> Ack:
-    """The ack of a job that has ended. The function sets how long the result is kept, or else the worker does."""
+    """The ack of a job that has ended, well or not (`success`), with its result or error.
+
+    The arq function's setting, or else the worker's, says how long Redis keeps the result.
+    """
     function = options.functions.get(call.function)
     for_ever, keep = options.keep_result_forever, options.keep_result_s
     if function is not None:

@@ -70,7 +70,7 @@ class Executor:
 
         Apart from a cancellation, an error that is raised here is a failure of the executor itself: see `broken`.
         """
-        groups: dict[str, list[Claim]] = {}
+        by_kind: dict[str, list[Claim]] = {}
         alone = []
         for claim in claims:
             if (
@@ -78,13 +78,13 @@ class Executor:
                 and claim.is_batchable
                 and (kind := _kind_of(claim)) in self.processor.registry
             ):
-                groups.setdefault(kind, []).append(claim)
+                by_kind.setdefault(kind, []).append(claim)
             else:
                 alone.append(claim)
         acks = {}
-        for kind, group in groups.items():
-            for part in self._sizes.parts(kind, group):
-                for claim, outcome in zip(part, await self._together(part, kind), strict=True):
+        for kind, batch in by_kind.items():
+            for group in self._sizes.groups(kind, batch):
+                for claim, outcome in zip(group, await self._together(group, kind), strict=True):
                     acks[claim.job_id] = self._ack(Call.of(claim), outcome)
         for claim in alone:
             acks[claim.job_id] = await self._run_alone(claim)

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from ledgerq.broker.claims import Ack, RenewalStatus
 from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.broker.presence import beat_interval, keep_beating, looks_alive, note_wait
-from ledgerq.execution.isolation import JOB
+from ledgerq.execution.containment import JOB
 from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
 from ledgerq.runtime.ending import leave_at_once
 from ledgerq.runtime.forks import end_in_children
@@ -157,7 +157,7 @@ class Heartbeat:
     async def _watch(self, broker: ServedQueues) -> None:
         """Watch the worker's loop until cancelled: log a job that blocks the loop, and hand the jobs back in time."""
         pause = min(0.5, self.blocked_after / 4)
-        lag, stall, step = watched(self._loop), None, _Step()
+        lag, stall, step = watched(self._loop), None, _Activity()
         while True:
             self._loop.call_soon_threadsafe(self._answer)
             asked = time.monotonic()
@@ -165,7 +165,7 @@ class Heartbeat:
             now = time.monotonic()
             if now - asked > pause + 1:  # the whole process stood still: no job's fault
                 self._answered = now
-            found = self._step(lag)
+            found = self._activity(lag)
             answered = self._answered > asked - pause
             if answered or not found.is_same(step):
                 stall, step = None, replace(found, since=max(self._answered, asked))
@@ -183,14 +183,14 @@ class Heartbeat:
     def _answer(self) -> None:
         self._answered = time.monotonic()
 
-    def _step(self, lag: Lag) -> "_Step":
+    def _activity(self, lag: Lag) -> "_Activity":
         """What the worker's loop does now, and for which job: it may run the job's handler or a task of the handler."""
         frame = self._frame()
         while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001 - asyncio tells nobody
             frame = frame.f_back
         handle = frame.f_locals.get("self") if frame else None
         context = getattr(handle, "_context", None)
-        return _Step(handle, lag.at_work or (context.get(JOB) if context else None) or {})
+        return _Activity(handle, lag.at_work or (context.get(JOB) if context else None) or {})
 
     def _frame(self) -> FrameType | None:
         return sys._current_frames().get(self._watched_thread)  # noqa: SLF001 - there is no other way
@@ -208,7 +208,7 @@ class Heartbeat:
     def hand_back_now(self) -> None:
         """Hand back all jobs, because the process ends while its loop is blocked. Called from another thread."""
         stall = Stall(
-            self._answered, time.monotonic(), self._step(watched(self._loop)).job.get("job_id")
+            self._answered, time.monotonic(), self._activity(watched(self._loop)).job.get("job_id")
         )
         if self._own and self._handing_back:
             with suppress(TimeoutError):
@@ -245,14 +245,14 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Activity:
     """What an event loop does, and for which job, since a moment (time.monotonic) at which this was seen."""
 
     handle: object = None
     job: Mapping[str, Any] = field(default_factory=dict)
     since: float = 0.0
 
-    def is_same(self, other: "_Step") -> bool:
+    def is_same(self, other: "_Activity") -> bool:
         """True if the loop still does what it did in the other step, for the job of that step."""
         return self.handle is other.handle and self.job.get("job_id") == other.job.get("job_id")
 

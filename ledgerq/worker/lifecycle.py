@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from ledgerq.app import App
-from ledgerq.broker.presence import ALIVE, keep_beating
+from ledgerq.broker.presence import LAST_POLL, keep_beating
 from ledgerq.broker.relay import Relay
 from ledgerq.client import JobClient
 from ledgerq.config import Config
@@ -62,7 +62,7 @@ class Lifecycle:
         self._client = JobClient(redis, kinds)
         registry = self.app.registry(await self._open_resources(), self._client)
         ctx[PROCESSOR] = Processor(database, registry, worker.policy, relay)
-        if ALIVE not in ctx:  # ledgerq's worker has its heartbeat
+        if LAST_POLL not in ctx:  # ledgerq's worker has its heartbeat
             beats = partial(keep_beating, redis, redis.default_queue_name, process_name())
             self._beside.start(beats(lambda: True, lease=worker.lease))
         self._beside.start(relay.run())

@@ -17,7 +17,7 @@ class Outage:
     """Counts how often Redis or the database failed to answer in a row, and pauses each time, longer and longer."""
 
     poller: Poller
-    database_suspected: bool = False  # a job lost its connection
+    database_suspected: bool = False  # a job lost its connection, or was held up
     _backoff: Backoff = field(default_factory=Backoff)
 
     def suspect_database(self) -> None:

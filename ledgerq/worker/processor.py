@@ -67,7 +67,7 @@ class Processor:
         seconds = time.perf_counter() - started
         completed = [isinstance(outcome, Completed) for outcome in outcomes]
         if len(deliveries) > 1:
-            log.info("batch.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
+            log.info("group.completed", kind=name, jobs=sum(completed), seconds=round(seconds, 4))
         if any(has_ordering_key(delivery.body) for delivery in deliveries):
             self.relay.wake()  # the next one of an ordering key may be due
         for delivery, outcome, good in zip(deliveries, outcomes, completed, strict=True):
@@ -94,9 +94,10 @@ def is_ours(function: Any) -> bool:
 
 
 def arq_coroutine(name: str) -> WorkerCoroutine:
-    """The coroutine that arq calls for jobs of the kind `name`, or, for `UNROUTABLE`, for bodies that fit no function.
+    """The coroutine that arq registers for the kind `name`, or, for `UNROUTABLE`, for bodies that fit no function.
 
-    Only arq's own worker calls the coroutine. ledgerq's worker sees its attribute `OURS`, and processes the job itself.
+    Only arq's own worker calls the coroutine, which then processes the job as ledgerq's worker does. ledgerq's worker sees the
+    coroutine's attribute, whose name is in `OURS`, and processes the job without the call.
     """
 
     async def run(ctx: dict[str, Any], body: bytes = b"", **told: str) -> Any:

@@ -70,8 +70,8 @@ class KindSizes:
 
     _sizes: dict[str, int] = field(default_factory=dict)
 
-    def parts(self, kind: str, claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
-        """Cut the jobs of one kind into parts, each for one transaction. `learn` after each of them sizes the next."""
+    def groups(self, kind: str, claims: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
+        """Cut the jobs of one kind into groups, each for one transaction. `learn` after each of them sizes the next."""
         at = 0
         while at < len(claims):
             size = self._sizes.get(kind, _A_FEW)

@@ -23,7 +23,7 @@ from ledgerq.broker.connection import require_redis
 from ledgerq.broker.keys import watched_keys
 from ledgerq.broker.many_queues import ServedQueues, served
 from ledgerq.broker.notifier import QueueNotifier
-from ledgerq.broker.presence import ALIVE
+from ledgerq.broker.presence import LAST_POLL
 from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.runtime.background_tasks import BackgroundTasks
 from ledgerq.runtime.ending import in_time, run_until_done
@@ -101,7 +101,7 @@ class JobWorker(ArqWorker):
         """
         await self.open_pool()
         await require_redis(self.pool, queues=self.queues)
-        self.ctx |= {"redis": self.pool, ALIVE: time.monotonic()}
+        self.ctx |= {"redis": self.pool, LAST_POLL: time.monotonic()}
         names = ", ".join(self.functions)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), names)
         if self.on_startup:
@@ -154,7 +154,7 @@ class JobWorker(ArqWorker):
         while not self._poller.stopping:
             database = self._processor.database if self._processor else None
             if database and not await self._outage.for_database(database):
-                self.ctx[ALIVE] = time.monotonic()
+                self.ctx[LAST_POLL] = time.monotonic()
                 continue
             try:
                 claimed = await self._poll(claimer, active)
@@ -185,7 +185,7 @@ class JobWorker(ArqWorker):
     async def _poll(self, claimer: Claimer, active: ActiveJobs) -> FetchResult:
         """Poll the queues once: start the claimed jobs, cancel running jobs that somebody wants stopped."""
         self._poller.start()
-        self.ctx[ALIVE] = time.monotonic()
+        self.ctx[LAST_POLL] = time.monotonic()
         claimed = await claimer.claim(
             self._wanted(active), busy=len(self.tasks) - active.outside, room=self._room(active)
         )

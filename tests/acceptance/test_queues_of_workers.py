@@ -36,7 +36,7 @@ async def test_a_worker_of_two_queues_that_is_killed_costs_seconds(
 
     with worker_process(config, SERVES_BOTH, **quick) as first:
         await client.enqueue_many(launches(600))
-        first.wait_for("batch.completed")
+        first.wait_for("group.completed")
         first.signal(signal.SIGKILL)
         first.wait()
     assert await done(sessions) < 600

@@ -9,8 +9,8 @@ import ledgerq.execution.process
 from ledgerq.database import fence
 from ledgerq.database.fence import Fence
 from ledgerq.errors import Disconnected, LedgerqError
+from ledgerq.execution.containment import HandlerMisbehaved
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.isolation import HandlerMisbehaved
 from ledgerq.execution.outcome import Buried, Retry
 from ledgerq.execution.retry import Policy, decide
 

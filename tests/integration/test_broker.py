@@ -9,7 +9,7 @@ import pytest
 
 from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
 from ledgerq.broker.connection import connect
-from ledgerq.broker.keys import failures_key, outage_key, workers_key
+from ledgerq.broker.keys import failures_key, renewal_key, workers_key
 from ledgerq.broker.presence import beat, keep_beating
 from ledgerq.config import Config
 from ledgerq.wire.envelope import MAX_BODY_BYTES
@@ -363,4 +363,4 @@ async def test_workers_whose_signs_of_life_come_in_time_note_no_outage(
     first, second = brokers
     for each in (first, second, first):
         await beat(each.redis, QUEUE, each.worker, lease=LONG.lease)
-    assert not await first.redis.exists(outage_key(QUEUE))
+    assert not await first.redis.exists(renewal_key(QUEUE))

@@ -168,7 +168,7 @@ async def test_a_handler_that_does_not_stop_is_left_behind(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It swallows its cancellation; its job ends with its timeout all the same, and no connection is lost."""
-    monkeypatch.setattr("ledgerq.execution.isolation.PATIENCE", 0.05)
+    monkeypatch.setattr("ledgerq.execution.containment.PATIENCE", 0.05)
 
     async def handle(context: JobContext, odd: Odd) -> None:
         while True:

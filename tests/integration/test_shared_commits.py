@@ -259,7 +259,7 @@ async def test_a_limit_of_the_handlers_own_is_no_order_to_stop(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`asyncio.timeout` inside of it: patience is counted from the job's own timeout."""
-    monkeypatch.setattr("ledgerq.execution.isolation.PATIENCE", 0.3)
+    monkeypatch.setattr("ledgerq.execution.containment.PATIENCE", 0.3)
     cleaned = []
 
     async def handle(context: JobContext, odd: Odd) -> None:

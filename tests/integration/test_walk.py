@@ -48,7 +48,7 @@ def is_beside(frame: FrameType | None) -> bool:
 def named_in_the_docs() -> set[str]:
     """The Python files in the table of the walk, from claim to acknowledge."""
     page = (ROOT / "docs" / "how-it-works.md").read_text()
-    table = page[page.index("| claim |") : page.index("## The packages")]
+    table = page[page.index("| claim |") : page.index("## How a worker stops")]
     return set(re.findall(r"ledgerq/[\w/]+\.py", table))
 
 

@@ -79,7 +79,7 @@ def sizes_of(kind: str, sizes: KindSizes, *seconds_a_job: float) -> list[int]:
     """The sizes of the transactions in which 2,000 jobs of a kind run, each of which takes so long."""
     claims: Any = [None] * 2_000
     used, each = [], iter([*seconds_a_job, *[seconds_a_job[-1]] * len(claims)])
-    for part in sizes.parts(kind, claims):
+    for part in sizes.groups(kind, claims):
         used.append(len(part))
         sizes.learn(kind, len(part), len(part) * next(each))
     assert sum(used) == len(claims)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind the jobs that are due.
--- KEYS  queue, running, aborted, cancelled, exclusive slot, workers, outage
+-- KEYS  queue, running, aborted, cancelled, exclusive slot, workers, renewal time
 -- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now without
 --       those that work outside, crashes after which a job is a suspect, crashes after which a job is given up,
 --       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
@@ -22,12 +22,12 @@
 -- them. A job that works outside is doubtful before it is a suspect, when it has met as many crashes as make a suspect of
 -- another job. A suspect that ran beside a doubtful job is not blamed for a crash: either may have caused it.
 -- "Drain first" asks the owner to let its jobs end, but for those outside, and claim again: the next one must run alone.
-local queue, running, aborted, cancelled, exclusive_slot, workers, outage = unpack(KEYS)
+local queue, running, aborted, cancelled, exclusive_slot, workers, renewal = unpack(KEYS)
 local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local mark, longest = ARGV[8], tonumber(ARGV[9])
-local ALONE, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction, in a batch's, outside first
-local room = {[ALONE] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
+local OWN, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction, in a group's, outside first
+local room = {[OWN] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
 local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
 local FIRST = 19 -- of the kinds
@@ -64,7 +64,7 @@ local function last_seen(lost)
 end
 
 -- true if the owner of a lease that ran out gave a sign of life just now: the end of the lease is no crash. Workers beat
--- three times in a lease, so a dead owner's last sign is two thirds of a lease old.
+-- three times in a lease, so a dead owner's last sign is at least two thirds of a lease old.
 local function lives(lost)
     local seen = last_seen(lost)
     return seen ~= nil and now - seen < lease / 2
@@ -74,9 +74,10 @@ end
 -- clock jumped, all leases ran out and nobody could give a sign of life
 local function time_to_renew(lost)
     local seen = last_seen(lost)
-    if not seen or seen == now then return 0 end
-    local left = redis.call('PTTL', outage)
+    if seen == now then return 0 end
+    local left = redis.call('PTTL', renewal)
     if left > 0 then return left end
+    if not seen then return 0 end
     local newest = guarded('ZRANGE', workers, -1, -1, 'WITHSCORES')
     local silence = newest and newest[2] and now - newest[2] * 1000 or 0
     return silence >= lease / 2 and math.floor(lease / 2) or 0
@@ -125,7 +126,7 @@ local function kind_of(body)
 end
 
 local function how_it_runs(job)
-    return job.body and next(how) and how[kind_of(job.body) or ''] or ALONE
+    return job.body and next(how) and how[kind_of(job.body) or ''] or OWN
 end
 
 -- true if the job has not failed before, and no other claim was on it: it may share a transaction
@@ -193,7 +194,7 @@ local function due_jobs()
         redis.call('DEL', exclusive_slot)
         if score and tonumber(score) <= now then return {id, score} end
     end
-    local most = room[ALONE] + room[SHARED] + room[OUTSIDE]
+    local most = room[OWN] + room[SHARED] + room[OUTSIDE]
     if works_outside and room[OUTSIDE] == 0 then most = most + PASSED_OVER end
     local due, behind = {}, passed_over()
     for _, id in ipairs(stops and redis.call('ZRANGE', aborted, 0, 99) or {}) do -- wherever they are, they only end
@@ -224,7 +225,7 @@ end
 -- what is known of the next `AT_ONCE` jobs, looked up together, because one command for each job would be slow; not of
 -- many more than there is room for. A job is fresh if no worker has it, and no failure, crash or interruption of it is
 -- known.
-local AT_ONCE = math.max(10, math.min(room[ALONE] + room[SHARED], 50))
+local AT_ONCE = math.max(10, math.min(room[OWN] + room[SHARED], 50))
 local function look_up(due, from)
     local ids, bodies, marks, known = {}, {}, {}, {}
     for i = from, math.min(#due, from + 2 * AT_ONCE - 1), 2 do
@@ -299,7 +300,7 @@ local function due_in(rank)
 end
 
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
-if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
+if idle == 0 and room[OWN] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known, taken = due_jobs(), {}, {}
     local i, again, behind_suspect = -1, 0, 0
     while true do
@@ -315,7 +316,7 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
         if not known[id] then known = look_up(due, i) end
         local job = known[id]
         local runs = how_it_runs(job)
-        if stops and runs == OUTSIDE and redis.call('ZSCORE', aborted, id) then runs = ALONE end
+        if stops and runs == OUTSIDE and redis.call('ZSCORE', aborted, id) then runs = OWN end
         look_on = runs == OUTSIDE and room[OUTSIDE] == 0
         if taken[id] then
             look_on = false
@@ -326,11 +327,11 @@ if idle == 0 and room[ALONE] + room[SHARED] + room[OUTSIDE] > 0 then
             if held_up + waiting > 0 then behind_suspect = behind_suspect + 1 end
             local is_behind = i >= first_behind and (behind_suspect == 0 or behind_suspect >= PASSED_OVER / 2)
             if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
-            if room[ALONE] + room[SHARED] == 0 or weight > HEAVY then break end
+            if room[OWN] + room[SHARED] == 0 or weight > HEAVY then break end
         elseif job.fresh or job.elsewhere or not is_held(id, job.had) then
             local crashes, interruptions, log, blamed = 0, 0, '', false
             if not job.fresh then crashes, interruptions, log, blamed = failures_of(id, job.lost) end
-            if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = ALONE end
+            if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = OWN end
             if room[runs] == 0 then break end -- no room: the jobs start in order
             if not must_wait(id, crashes, runs) then
                 room[runs] = room[runs] - 1

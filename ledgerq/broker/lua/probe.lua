@@ -1,8 +1,8 @@
 -- Try what workers and producers do, in ways that change nothing. ARGV the queue, a job id that nobody has, and
--- the keys of this queue: running, cancelled, exclusive slot, workers, epoch, outage, waits, failures.
+-- the keys of this queue: running, cancelled, exclusive slot, workers, epoch, renewal, waits, failures.
 -- Answers {command, key, error} for each that Redis refuses.
 local queue, id = ARGV[1], ARGV[2]
-local running, cancelled, exclusive_slot, workers, epoch, outage, waits, failures = unpack(ARGV, 3)
+local running, cancelled, exclusive_slot, workers, epoch, renewal, waits, failures = unpack(ARGV, 3)
 local refused = {}
 
 local function try(command, key, ...)
@@ -22,8 +22,8 @@ for _, key in ipairs({queue, cancelled, ABORTED, workers}) do
     try('ZREM', key, id)
     try('ZREMRANGEBYSCORE', key, '(0', '(0')
 end
-local of_queue = {[exclusive_slot] = true, [epoch] = true, [outage] = true}
-for _, key in ipairs({JOB .. id, RESULT .. id, RETRY .. id, IN_PROGRESS .. id, exclusive_slot, epoch, outage}) do
+local of_queue = {[exclusive_slot] = true, [epoch] = true, [renewal] = true}
+for _, key in ipairs({JOB .. id, RESULT .. id, RETRY .. id, IN_PROGRESS .. id, exclusive_slot, epoch, renewal}) do
     try('MGET', key)
     try('GET', key)
     try('EXISTS', key)

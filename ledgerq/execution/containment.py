@@ -1,4 +1,4 @@
-"""Runs a handler step by step in a context of its own, so that its mistakes do not reach the worker.
+"""Runs a handler, from one await to the next, in a context of its own, so that its mistakes do not reach the worker.
 
 Values that the handler sets in context variables are dropped with its context. Whatever the handler raises, SystemExit
 too, is an error of its job. If the handler cancels its own task, only the job fails. A handler that does not stop
@@ -46,7 +46,7 @@ async def run_apart(work: Callable[[], Awaitable[T]], bound: Mapping[str, Any]) 
     context = contextvars.copy_context()
     context.run(structlog.contextvars.bind_contextvars, **bound)
     context.run(JOB.set, bound)  # marks the tasks that the handler makes
-    answer: T = await _Steps(_awaited(work), context, bound).take()
+    answer: T = await _Contained(_awaited(work), context, bound).take()
     return answer
 
 
@@ -54,8 +54,8 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     return await work()
 
 
-class _Steps:
-    """Runs a coroutine step by step: a step goes from one await to the next."""
+class _Contained:
+    """Runs a coroutine from one await to the next; a step here is such a part of it."""
 
     def __init__(
         self,
