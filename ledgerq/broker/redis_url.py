@@ -41,7 +41,12 @@ def understood(url: SecretStr) -> SecretStr:
     """
     text = url.get_secret_value()
     check_text(text)
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # its text repeats the part with the password
+        raise ValueError(
+            "is not a valid URL; write special characters of the password as %XX"
+        ) from None
     if parts.scheme not in _SCHEMES:
         raise ValueError("is not a Redis URL")
     parts = parts._replace(scheme=_SCHEMES[parts.scheme])

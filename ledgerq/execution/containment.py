@@ -69,6 +69,7 @@ class _Contained:
         self._lag, self._pid = lag_of_running_loop(), os.getpid()
         self._waiting: asyncio.TimerHandle | None = None  # set while a cancelled handler ends
         self._left_behind = False
+        self._own_cancellations = 0
 
     @types.coroutine
     def take(self) -> Generator[Any, Any, Any]:
@@ -82,7 +83,10 @@ class _Contained:
                 except StopIteration as stop:
                     return stop.value
                 try:
-                    step, value = self._work.send, (yield future)
+                    try:
+                        step, value = self._work.send, (yield future)
+                    finally:
+                        self._forget_own_cancellations()
                 except BaseException as error:  # noqa: BLE001 - it is handed on
                     step, value = self._work.throw, self._handed_on(error)
         finally:
@@ -95,19 +99,23 @@ class _Contained:
         if self._lag:
             self._lag.at_work = self._bound
         try:
-            return self._context.run(step, value)
-        except StopIteration:
-            raise
+            future = self._context.run(step, value)
         except BaseException as error:
+            self._own_cancellations = self._task.cancelling() - cancelling
+            self._forget_own_cancellations()
+            if isinstance(error, StopIteration):
+                raise
             self._leave_child(error)
-            self._forget_own_cancellations(cancelling)
             stopped = isinstance(error, asyncio.CancelledError) and self._task.cancelling()
             if stopped or issubclass(type(error), Exception):
                 raise
             raise HandlerMisbehaved(error) from error
+        else:
+            # only the handler can have made them; since Python 3.13, one that is forgotten before it is raised is not raised
+            self._own_cancellations = self._task.cancelling() - cancelling
+            return future
         finally:
             self._leave_child(None)
-            self._forget_own_cancellations(cancelling)
             if self._lag:
                 self._lag.at_work = None
             if self._waiting and not self._task.cancelling():
@@ -138,9 +146,10 @@ class _Contained:
             self._left_behind = True
             self._task.cancel()
 
-    def _forget_own_cancellations(self, cancelling: int) -> None:
-        """Undo the cancellations that this step added to the task: only the handler can have made them."""
-        while self._task.cancelling() > cancelling:
+    def _forget_own_cancellations(self) -> None:
+        """Undo the cancellations that the handler's last step added to its task."""
+        while self._own_cancellations > 0:
+            self._own_cancellations -= 1
             self._task.uncancel()
 
     def _leave_child(self, error: BaseException | None) -> None:

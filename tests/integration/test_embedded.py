@@ -139,6 +139,8 @@ def test_the_development_servers_run_for_a_plain_user_too(reachable: Path) -> No
         text=True,
         check=False,
     )
+    if "ImportError: cannot import name" in done.stderr:
+        pytest.skip("the packages here are of another version of Python than the system's")
     if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
         pytest.skip("this clone is closed to other users")
     assert done.stdout.startswith("unix:///"), done.stderr
