@@ -158,10 +158,12 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> _Queued | None:
     try:
         found = decode(body) if body else None
     except Undecodable:
+        found = None
+    if found is None:
         return None if queued is None else _Queued(None)
-    if found and (found.queue == queue or (found.queue is None and queued is not None)):
+    if found.queue == queue or (found.queue is None and queued is not None):
         return _Queued(found)
-    return None  # or another queue has a job of this id
+    return None  # another queue has a job of this id
 
 
 async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:

@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import in_transaction
-from ledgerq.errors import InvalidRequest, NotBuried
+from ledgerq.errors import InvalidRequest, NotBuried, StepUnusable
 from ledgerq.execution.retry import Policy
 from ledgerq.store import audit, dead_letters, steps
 from ledgerq.store.audit import Change, Origin
-from ledgerq.store.tables import JobProgress, JobStep, StepState
+from ledgerq.store.tables import DeadLetter, JobProgress, JobStep, StepState
 from ledgerq.text import shown
 from ledgerq.wire.request import checked_words
 from ledgerq.wire.result import storable_result
@@ -90,7 +90,7 @@ async def resolve(
         known = await steps.of_job(session, job_id)
         if name not in known:
             raise InvalidRequest("step", steps.missing(name, known))
-        if known[name].state is not StepState.BEGUN and known[name].error is None:
+        if not _is_open(known[name], letter):
             raise InvalidRequest("step", _settled(known[name]))
         if happened:
             kept = storable_result(answer, Policy().max_result)
@@ -102,6 +102,13 @@ async def resolve(
         await audit.record(session, origin, Change("job", job_id, "resolve", {}, said))
 
     await in_transaction(sessions, once)
+
+
+def _is_open(step: JobStep, letter: DeadLetter) -> bool:
+    """True if a person has to decide on the step: no answer is recorded, or none that the job could go on with."""
+    fields = [each.get("field") for each in letter.problems or [] if isinstance(each, dict)]
+    is_unusable = letter.reason == StepUnusable.reason and f"step {step.name}" in fields
+    return step.state is StepState.BEGUN or step.error is not None or is_unusable
 
 
 def _settled(step: JobStep) -> str:

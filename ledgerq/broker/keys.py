@@ -2,7 +2,8 @@
 
 arq's keys of a job contain the job id alone, so all queues of one Redis share the ids. Bodies and results of ledgerq
 therefore name their queue (`ledgerq.wire.envelope.queue_of`), and the scripts check the name. ledgerq's own keys
-contain the queue. Where a job id follows, the queue's length stands before the queue: else queue `a` with the id `b:c`
+contain the queue. A new key is also tried in `probe.lua`, which `ledgerq.broker.requirements` calls; a script that builds the key
+itself gets its beginning from `FOR_SCRIPTS`. Where a job id follows, the queue's length stands before the queue: else queue `a` with the id `b:c`
 would have the key of queue `a:b` with the id `c`.
 """
 
@@ -65,7 +66,11 @@ def watched_keys(queues: Sequence[str]) -> list[str]:
 
 
 def failures_key(queue: str, job_id: str) -> str:
-    """The key of a Redis hash with a job's failures: the counts `crashes` and `interruptions`, and `log`, one JSON object a line."""
+    """The key of a Redis hash with a job's failures: counts, and `log`, one JSON object a line.
+
+    The counts are `crashes`, `interruptions` and `spared`: crashes that are not counted for this job, because the one in `beside`
+    may have caused them.
+    """
     return f"{FAILURES}{len(queue.encode())}:{queue}:{job_id}"
 
 

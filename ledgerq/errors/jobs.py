@@ -210,13 +210,13 @@ class Expired(JobError):
 
 
 class WorkerLost(JobError):
-    """The job's worker died too often while the job ran: no further worker runs it."""
+    """Too many workers died while they had the job: no further worker runs it. Before, no other such job ran beside it."""
 
     reason = DeadLetterReason.WORKER_LOST
 
     def __init__(self, crashes: int) -> None:
         self.crashes = crashes
-        problem = f"its worker died {crashes} times while it ran, the last time with no other job"
+        problem = f"{crashes} workers died while they had it, the last one with no other suspect"
         super().__init__([Problem("job", problem)])
 
 

@@ -1,7 +1,8 @@
 """Calls the handlers of the jobs that share a transaction, each behind a fence.
 
 No job sees what an earlier job has left in the transaction. If a job leaves something that can't be removed, a
-`SET LOCAL` or an advisory lock, the fence raises `SharesState`.
+`SET LOCAL` or an advisory lock, the fence raises `SharesState`. With a transaction of its own, the job may leave it: what outlives the
+transaction goes with its connection, which is closed.
 """
 
 from collections.abc import Mapping, Sequence

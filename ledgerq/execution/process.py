@@ -1,9 +1,10 @@
 """The flow of jobs, on one screen. A single delivery is a group of one.
 
 1. read      check each delivery: its body, its kind, its payload by the kind's payload class
-2. group     jobs of a kind that shares transactions go together, each other job by itself
+2. group     jobs of a kind that shares transactions go together, each other job by itself. How many come here together is
+             decided before (`ledgerq.worker.sharing`)
 3. outside   call the `outside` function of a kind that has one: no transaction is open, and its steps are recorded. A job
-             with a receipt, or without its outbox row, calls nothing: 5 and 6 decide on it
+             that has a receipt calls nothing, and goes on to 5; one without its outbox row is `Dropped` here
 4. open      open the transaction: all that follows commits together, or nothing does
 5. receipt   insert a receipt for each job. A job that has one already has ended: it runs alone afterwards, and is
              answered with a `Duplicate`

@@ -25,7 +25,8 @@ _APART = 0.004  # seconds between two round trips: jobs that end meanwhile share
 class Acker:
     """Collects the acks of jobs that run at the same time, and sends the waiting ones in one command.
 
-    `on_failure` is called each time that sending fails: the answer may have been lost, and Redis may have done what was asked.
+    `on_failure` is called each time that sending fails. Redis may do what was asked all the same, and late, so that this worker
+    claims a job again that it still has: the claims that no task knows are then looked for.
     """
 
     broker: ServedQueues
@@ -33,9 +34,12 @@ class Acker:
     _waiting: list[tuple[Sequence[Ack], "asyncio.Future[list[bool]]"]] = field(default_factory=list)
     _queued: asyncio.Event = field(default_factory=asyncio.Event)
     _sent: float = 0.0  # when the last acks were sent
+    _unanswered: int = 0  # so many of the first waiting calls were sent, and no answer came
 
     async def acknowledge(self, acks: Sequence[Ack], *, at_once: bool = False) -> list[bool]:
         """Send acks, and wait until Redis has answered; for each ack, True if its claim ended, False if it was lost before.
+
+        It is True as well if the acks had to be sent again: nobody knows then which time ended the claim.
 
         `at_once`: send now, without waiting a moment for acks of other jobs that could share the round trip.
         """
@@ -66,10 +70,12 @@ class Acker:
 
     async def _send(self) -> None:
         calls = self._waiting[:_MAX_AT_ONCE]  # stays there until Redis has answered
+        unanswered, self._unanswered = self._unanswered, len(calls)
         answers = iter(await self.broker.acknowledge([each for some, _ in calls for each in some]))
         del self._waiting[: len(calls)]
-        for acks, told in calls:
-            ended = [next(answers) for _ in acks]
+        self._unanswered = 0
+        for number, (acks, told) in enumerate(calls):
+            ended = [next(answers) or number < unanswered for _ in acks]
             if not told.done():
                 told.set_result(ended)
         if not self._waiting:

@@ -40,9 +40,8 @@ _MAX_STACK = 4_000  # characters of a stack in the log
 _TOLD_EVERY = 1.0  # seconds between two notes of what jobs wait for
 _JOIN = 2.0  # seconds for the thread to end
 
-QueueAndReason: TypeAlias = tuple[
-    str, str
-]  # of a job that waits for something that others must fix
+# of a job that waits for something that others must fix
+QueueAndReason: TypeAlias = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -56,8 +55,7 @@ class Heartbeat:
         alive: called with the seconds for which the worker's loop has stood still; False: no sign of life is written.
         blocked_after: seconds for which the loop is blocked before the log names the job.
         on_handed_back: is called, in the heartbeat's thread, when the jobs were given back to the queue.
-        most: answers with the seconds for which a job of this kind may block the loop before the jobs are given back; a kind
-            of None is an unknown job.
+        most: answers with the seconds for which a job of this kind (None: unknown) may block the loop before all are given back.
         waits: (queue, reason) → text, of jobs that wait for something that others must fix; noted on Redis for health.
         is_burst: the worker ends when nothing is left to do. Its first sign of life comes one interval late, so that a
             short run has none.
@@ -261,6 +259,7 @@ class Owner(Protocol):
     """The attributes of the worker that the heartbeat uses."""
 
     tasks: dict[str, asyncio.Task[Any]]
+    functions: dict[str, Any]
     ctx: dict[Any, Any]
     owns_process: bool
     blocked_after: float
@@ -291,5 +290,11 @@ def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Hea
 
 def _longest_block(worker: Owner, kind: str | None) -> float:
     processor: Processor | None = worker.ctx.get(PROCESSOR)
-    limit = processor.time_limit(kind) if processor and kind else None
-    return limit + worker.blocked_after if limit else worker.hand_back_after
+    limit = processor.longest_block(kind) if processor and kind else None
+    if limit is None:
+        limit = getattr(worker.functions.get(kind or ""), "timeout_s", None)  # of arq's functions
+    return (
+        worker.hand_back_after
+        if limit is None
+        else min(limit + worker.blocked_after, worker.hand_back_after)
+    )

@@ -56,7 +56,7 @@ class JobWorker(ArqWorker):
         batch: the most jobs that are claimed together to share transactions, for kinds that allow it; 1 gives each job its own.
         grace: seconds at the end for jobs to be rolled back, and again for the shutdown hook.
         blocked_after: seconds for which a job may block the event loop before the log names the job.
-        hand_back_after: seconds of blocking after which all jobs are handed back; None: the longest job timeout + 10.
+        hand_back_after: the most seconds of blocking after which all jobs are handed back; None: the longest job timeout + 10.
         max_outside: the most jobs that work outside of the database at once, beside `max_jobs` others.
     """
 

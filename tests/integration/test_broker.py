@@ -313,47 +313,101 @@ async def test_the_slipped_lease_of_a_worker_that_lives_is_no_crash(brokers: lis
     assert (claim.attempt, claim.crashes) == (1, 1)
 
 
-@pytest.mark.parametrize("away", [2 * LONG.lease, 2 * 24 * 3600])
-@pytest.mark.parametrize("beaten", [True, False])
-async def test_after_an_outage_owners_have_time_to_renew_before_their_jobs_are_claimed(
-    brokers: list[Broker], beaten: bool, away: float
-) -> None:
-    """All leases have run out, and no worker gave a sign of life meanwhile. Nobody is blamed, and nothing runs twice."""
-    first, second = brokers
+async def outage_over(first: Broker, *, away: float = 2 * LONG.lease) -> None:
+    """A job of the first worker, whose lease has run out; and both workers have been silent for so many seconds."""
     await put(first, "a")
     await claimed(first, lease_settings=SHORT)
     await lease_runs_out(first, "a")
     for worker in ("worker-1", "worker-2"):
         await seen(first, worker, ago=away)
-    for _ in range(2 * beaten):  # whoever comes first after the outage, and again
+
+
+async def renewal_time_is_over(broker: Broker, job_id: str) -> None:
+    """As if the time until the job is due had passed; the mark in its score stays."""
+    score = await broker.redis.zscore(QUEUE, job_id)
+    assert score
+    assert score % 1 == 0.5
+    await broker.redis.zadd(QUEUE, {job_id: score - LONG.lease_ms})
+    await broker.redis.delete(renewal_key(QUEUE))
+
+
+@pytest.mark.parametrize("away", [2 * LONG.lease, 2 * 24 * 3600])
+@pytest.mark.parametrize("beats", [0, 1, 2])
+async def test_after_an_outage_owners_have_time_to_renew_before_their_jobs_are_claimed(
+    brokers: list[Broker], beats: int, away: float
+) -> None:
+    """All leases have run out, and no worker gave a sign of life meanwhile. Nobody is blamed, and nothing runs twice."""
+    first, second = brokers
+    await outage_over(first, away=away)
+    for _ in range(beats):  # of whoever comes first after the outage
         await beat(second.redis, QUEUE, "worker-2", lease=LONG.lease)
     found = await second.claim(10, busy=0)
     assert found.jobs == []
     assert found.due_in is not None
-    assert 0 < found.due_in < LONG.lease
+    assert LONG.lease / 2 - 1 < found.due_in < LONG.lease / 2 + 0.1
     assert await first.renew(["a"]) == {"a": RenewalStatus.RENEWED}
-    assert (await second.claim(10, busy=0)).jobs == []
+    await renewed_lease_runs_out(first, "a")
+    await seen(first, "worker-1", ago=2 * LONG.lease)
+    await seen(first, "worker-2", ago=2 * LONG.lease)
+    assert (await second.claim(10, busy=0)).jobs == []  # a second outage gives time once more
 
 
-async def test_after_an_outage_the_jobs_of_workers_that_died_are_claimed_half_a_lease_later(
+async def renewed_lease_runs_out(broker: Broker, job_id: str) -> None:
+    await broker.redis.delete(f"arq:in-progress:{job_id}", renewal_key(QUEUE))
+    await broker.redis.zadd(QUEUE, {job_id: 1})
+
+
+async def test_an_owner_has_time_to_renew_once_however_many_workers_come_and_go(
     brokers: list[Broker],
 ) -> None:
-    """The crash is counted."""
+    """Else the job of a worker that died would wait for ever, while workers live for less than the time."""
+    first, second = brokers
+    await outage_over(first)
+    assert (await second.claim(10, busy=0)).jobs == []
+    await renewal_time_is_over(second, "a")
+    await seen(first, "worker-2", ago=2 * LONG.lease)
+    await beat(second.redis, QUEUE, "worker-3", lease=LONG.lease)  # begins a renewal time of others
+    assert [(each.job_id, each.crashes) for each in (await second.claim(10, busy=0)).jobs] == [
+        ("a", 1)
+    ]
+
+
+async def test_jobs_that_are_left_to_their_owners_hide_no_other_job(brokers: list[Broker]) -> None:
+    """One claim looks behind them, however little room there is."""
+    first, second = brokers
+    held = [f"held-{n:03}" for n in range(300)]
+    await put(first, *held)
+    assert len(await claimed(first, 300, lease_settings=SHORT)) == 300
+    await lease_runs_out(first, held[-1])
+    await first.redis.zadd(QUEUE, dict.fromkeys(held, 1))
+    await put(first, "new")
+    await first.redis.zadd(QUEUE, {"new": 2})
+    await seen(first, "worker-1", ago=2 * LONG.lease)
+    assert await claimed(second, 10) == ["new"]
+
+
+@pytest.mark.parametrize("ahead", [0, 3600])
+async def test_after_an_outage_the_jobs_of_workers_that_died_are_claimed_half_a_lease_later(
+    brokers: list[Broker], ahead: float
+) -> None:
+    """The crash is counted. A sign of life of before Redis' clock was set back does not hide the outage."""
     first, second = brokers
     await put(first, "a")
     await claimed(first, lease_settings=SHORT)
     await lease_runs_out(first, "a")
-    second.lease_settings = LeaseSettings(lease=1)
     await seen(first, "worker-1", ago=2)
+    await seen(first, "worker-3", ago=-ahead if ahead else 3)
+    second.lease_settings = LeaseSettings(lease=1)
     beats = partial(keep_beating, second.redis, QUEUE, "worker-2", lambda: True, lease=1)
-    task = asyncio.create_task(beats())
     looks = [await second.claim(10, busy=0)]
-    while not looks[-1].jobs:
-        await asyncio.sleep(looks[-1].due_in or 0)
-        looks.append(await second.claim(10, busy=0))
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        beating = group.create_task(beats())
+        while not looks[-1].jobs:
+            await asyncio.sleep(looks[-1].due_in or 0.01)
+            looks.append(await second.claim(10, busy=0))
+        beating.cancel()
     assert len(looks) > 1
     assert [(each.job_id, each.crashes) for each in looks[-1].jobs] == [("a", 1)]
-    task.cancel()
 
 
 async def test_workers_whose_signs_of_life_come_in_time_note_no_outage(

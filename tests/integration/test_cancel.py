@@ -140,9 +140,13 @@ async def test_a_job_that_has_ended_stays_as_it_is(any_sessions: Sessions, redis
     assert await redis.keys("*") == []
 
 
-async def test_an_illegible_job_is_cancelled(any_sessions: Sessions, redis: ArqRedis) -> None:
-    """By its id alone."""
-    await redis.set(keys.job_key("job"), b"{")
+@pytest.mark.parametrize("body", [b"{", b""])
+async def test_an_illegible_job_is_cancelled(
+    any_sessions: Sessions, redis: ArqRedis, body: bytes
+) -> None:
+    """By its id alone, also if its body is lost."""
+    if body:
+        await redis.set(keys.job_key("job"), body)
     await redis.zadd(QUEUE, {"job": 1})
     answer = await ask(redis, any_sessions)
     assert answer == CancelAnswer("job", JobState.CANCELLED, known=True, redis_reached=True)

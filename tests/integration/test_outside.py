@@ -873,12 +873,68 @@ async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
         await resolve(any_sessions, "job-1", "ask", happened=True, answer="\x00", **said)
     answer = {"id": str(UUID(int=3)), "amount": 3}
     await resolve(any_sessions, "job-1", "ask", happened=True, answer=answer, **said)
-    for happened in (True, False):  # it is settled
-        with pytest.raises(InvalidRequest, match="--from-step ask"):
-            await resolve(any_sessions, "job-1", "ask", happened=happened, answer=None, **said)
     async with transaction(any_sessions) as session:
         await replays.replay(session, ["job-1"], actor="ada", reason="x")
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
+
+
+async def test_steps_that_are_done_and_cursors_are_not_for_a_person_to_decide(
+    any_sessions: Sessions,
+) -> None:
+    """`dead replay --from-step` does them again."""
+
+    async def page(context: JobContext[Any]) -> None:
+        pass
+
+    async def give_up(outside: Outside[Payments], charge: Charge) -> Receipt:
+        await outside.step("ask", outside.resources.charge, 7, idempotency_key="0" * 32)
+        await outside.advance("pages", outside.cursor("pages", 0) + 1, page)
+        raise Permanent("no")
+
+    kind = job(outside=give_up)(charge.handle)
+    assert isinstance(await run(any_sessions, Payments(), delivery(Charge()), kind), Buried)
+    said: dict[str, Any] = {"happened": True, "answer": 1, "actor": "ada", "reason": "looked"}
+    with pytest.raises(InvalidRequest, match="--from-step ask"):
+        await resolve(any_sessions, "job-1", "ask", **said)
+    with pytest.raises(InvalidRequest, match="'pages' is a cursor"):
+        await resolve(any_sessions, "job-1", "pages", **said)
+
+
+async def test_an_answer_that_a_deploy_made_unreadable_is_settled_by_a_person(
+    any_sessions: Sessions,
+) -> None:
+    """The step is done, so it must not be called again; a person gives the answer in its new form, also a second time."""
+
+    class Detailed(Receipt):
+        currency: str
+
+    payments = Payments()
+
+    def asking(kind: type[Receipt], error: type[Exception] | None = None) -> Kind[Charge, str]:
+        async def ask(outside: Outside[Payments], charge: Charge) -> Receipt:
+            answer = await outside.step("ask", typed)
+            if error:
+                raise error
+            return answer  # type: ignore[no-any-return]
+
+        async def typed() -> Any:
+            return await payments.charge(7, idempotency_key="0" * 32)
+
+        typed.__annotations__["return"] = kind
+        return job(outside=ask)(charge.handle)
+
+    before = asking(Receipt, RuntimeError)
+    assert isinstance(await run(any_sessions, payments, delivery(Charge()), before), Retry)
+    again = replace(delivery(Charge()), attempt=2)
+    assert isinstance(await run(any_sessions, payments, again, asking(Detailed)), Buried)
+    said = {"actor": "ada", "reason": "looked"}
+    answer = {"id": str(UUID(int=3)), "amount": 3, "currency": "EUR"}
+    for given in ({**answer, "currency": 7}, answer):  # a mistake can be put right
+        await resolve(any_sessions, "job-1", "ask", happened=True, answer=given, **said)
+    async with transaction(any_sessions) as session:
+        await replays.replay(session, ["job-1"], actor="ada", reason="x")
+    assert isinstance(await run(any_sessions, payments, again, asking(Detailed)), Completed)
+    assert len(payments.calls) == 1
 
 
 async def test_an_intent_whose_commit_was_not_answered_is_this_runs_own(

@@ -251,3 +251,27 @@ async def test_a_job_that_comes_after_the_change_of_an_own_claim_and_of_an_own_a
     resting_poller.record_result(1)
     found = [await _polls_at_once(resting_poller) for _ in range(5)]
     assert found == [True, True, True, False, False]
+
+
+async def test_acks_that_are_sent_again_are_not_taken_for_lost_claims() -> None:
+    """The first time may have ended the claim, and only its answer was lost. Acks that are sent once are answered as they are."""
+
+    class Forgetful(Broker):
+        """Loses its first answer."""
+
+        async def acknowledge(self, acks: list[Ack]) -> list[bool]:
+            self.sent.append([each.job_id for each in acks])
+            if len(self.sent) == 1:
+                raise ConnectionError
+            return [False] * len(acks)
+
+    broker: Any = Forgetful()
+    own = Acker(broker, lambda: None)
+    sending = asyncio.create_task(own.run())
+    first = asyncio.create_task(own.acknowledge([Ack("a", "done")], at_once=True))
+    while not broker.sent:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(own.acknowledge([Ack("b", "done")]))
+    assert [*await asyncio.gather(first, second)] == [[True], [False]]
+    assert broker.sent == [["a"], ["a", "b"]]
+    sending.cancel()

@@ -50,37 +50,33 @@ local function guarded(...)
 end
 
 local moved = 0 -- jobs that were looked at, and are due later now
-local function later(id, ms)
-    redis.call('ZADD', queue, 'XX', whole(now + ms), id)
+local function later(id, ms, fraction)
+    redis.call('ZADD', queue, 'XX', whole(now + ms) .. (fraction or ''), id)
     moved = moved + 1
 end
 
--- of the owner of a lease that ran out: its last sign of life in ms since 1970, `now` if this worker is the owner, or nil
-local function last_seen(lost)
-    local owner, who = string.match(lost, '^([^|]*)|[^|]*|[^|]*|(.*)$')
-    if owner == token then return now end
-    local seen = tonumber(guarded('ZSCORE', workers, who or '') or nil)
-    return seen and seen * 1000
-end
-
--- true if the owner of a lease that ran out gave a sign of life just now: the end of the lease is no crash. Workers beat
--- three times in a lease, so a dead owner's last sign is at least two thirds of a lease old.
+-- true if the owner of a lease that ran out lives: the owner is this worker, or gave a sign of life just now. Then the
+-- end of the lease is no crash. Workers beat three times in a lease, so the last sign of one that died is two thirds of
+-- a lease old, as a rule.
 local function lives(lost)
-    local seen = last_seen(lost)
-    return seen ~= nil and now - seen < lease / 2
+    local owner, who = string.match(lost, '^([^|]*)|[^|]*|[^|]*|(.*)$')
+    if owner == token then return true end
+    local seen = tonumber(guarded('ZSCORE', workers, who or '') or nil)
+    return seen ~= nil and now - seen * 1000 < lease / 2
 end
 
--- ms to wait until an owner that lives has had the time to renew its lease, or 0. While nobody reached Redis, or Redis'
--- clock jumped, all leases ran out and nobody could give a sign of life
-local function time_to_renew(lost)
-    local seen = last_seen(lost)
-    if seen == now then return 0 end
+-- ms for which a job whose lease ran out is left to its owner, or 0. While nobody reached Redis, or Redis' clock jumped,
+-- all leases ran out, and no owner could give a sign of life. An owner has this time once: the job's score then ends
+-- with .5, until a renewal or a claim writes another one
+local LEFT_TO_OWNER = '.5'
+local function time_to_renew(had, score)
+    local is_own = string.sub(had, 1, #token + 1) == token .. '|'
+    if is_own or string.sub(score, -#LEFT_TO_OWNER) == LEFT_TO_OWNER then return 0 end
     local left = redis.call('PTTL', renewal)
     if left > 0 then return left end
-    if not seen then return 0 end
-    local newest = guarded('ZRANGE', workers, -1, -1, 'WITHSCORES')
-    local silence = newest and newest[2] and now - newest[2] * 1000 or 0
-    return silence >= lease / 2 and math.floor(lease / 2) or 0
+    local since = string.format('%.3f', (now - lease / 2) / 1000)
+    local silent = guarded('ZCOUNT', workers, '(' .. since, string.format('%.3f', now / 1000 + 1)) == 0
+    return silent and (guarded('ZCOUNT', workers, '-inf', since) or 0) > 0 and math.floor(lease / 2) or 0
 end
 
 -- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of
@@ -248,14 +244,16 @@ local function look_up(due, from)
     return known
 end
 
--- true if a worker has the job, or may have it and needs time to renew its lease; the job is due when that time is over
-local function is_held(id, had)
+-- true if a worker has the job, or may have it and gets time to renew its lease; the job is due when that time is over
+local function is_held(id, had, score)
     local progress = IN_PROGRESS .. id
     local held = redis.call('PTTL', progress)
     if held == -2 then
-        held = had and time_to_renew(had) or 0
-        if held == 0 then return false end
-    elseif held < 0 then
+        local left = had and time_to_renew(had, score) or 0
+        if left > 0 then later(id, left + 1, LEFT_TO_OWNER) end
+        return left > 0
+    end
+    if held < 0 then
         redis.call('PEXPIRE', progress, lease)
         held = lease
     end
@@ -302,13 +300,13 @@ end
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
 if idle == 0 and room[OWN] + room[SHARED] + room[OUTSIDE] > 0 then
     local due, known, taken = due_jobs(), {}, {}
-    local i, again, behind_suspect = -1, 0, 0
+    local i, again, behind_suspect, held = -1, 0, 0, 0
     while true do
         i = i + 2
-        if i > #due and held_up > 0 and again < 10 and looked_at > 0 then -- they hide no job behind them
+        if i > #due and held_up + held > 0 and again < 10 and looked_at > 0 then -- they hide no job behind them
             looked_at, moved = math.max(0, looked_at - moved), 0
-            local further = due_from(looked_at, math.min(held_up * 2, PASSED_OVER))
-            waiting, held_up, again = waiting + held_up, 0, again + 1
+            local further = due_from(looked_at, math.min((held_up + held) * 2, PASSED_OVER))
+            waiting, held_up, held, again = waiting + held_up, 0, 0, again + 1
             for _, each in ipairs(further) do due[#due + 1] = each end
         end
         if i > #due then break end
@@ -328,7 +326,7 @@ if idle == 0 and room[OWN] + room[SHARED] + room[OUTSIDE] > 0 then
             local is_behind = i >= first_behind and (behind_suspect == 0 or behind_suspect >= PASSED_OVER / 2)
             if is_behind and tonumber(due[i + 1]) < now then passed = {id = id, score = due[i + 1]} end
             if room[OWN] + room[SHARED] == 0 or weight > HEAVY then break end
-        elseif job.fresh or job.elsewhere or not is_held(id, job.had) then
+        elseif job.fresh or job.elsewhere or not is_held(id, job.had, due[i + 1]) then
             local crashes, interruptions, log, blamed = 0, 0, '', false
             if not job.fresh then crashes, interruptions, log, blamed = failures_of(id, job.lost) end
             if runs == SHARED and not is_first(id, job, crashes + interruptions) then runs = OWN end
@@ -342,6 +340,8 @@ if idle == 0 and room[OWN] + room[SHARED] + room[OUTSIDE] > 0 then
             elseif drain_first == 1 then
                 break
             end
+        else
+            held = held + 1
         end
     end
 end
