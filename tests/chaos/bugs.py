@@ -196,7 +196,7 @@ def owners_get_no_time() -> None:
 
     def hasty(self: Broker, redis: Any, *arguments: Any) -> None:
         build(self, redis, *arguments)
-        text, time = self._claim.text, "had and time_to_renew(had) or 0"
+        text, time = self._claim.text, "had and time_to_renew(had, score) or 0"
         assert time in text
         self._claim = script_of(redis, text.replace(time, "0"))
 
