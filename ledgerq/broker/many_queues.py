@@ -31,7 +31,7 @@ class ServedQueues(Protocol):
 
     @property
     def redis(self) -> Redis:
-        """The connections, which never send a command twice."""
+        """The client that all the queues share. It never sends a command twice: a lost answer is an error."""
 
     @property
     def queues(self) -> Sequence[str]:
@@ -116,7 +116,7 @@ class ManyQueues:
 
     @property
     def redis(self) -> Redis:
-        """The connections, which never send a command twice."""
+        """The client that all the queues share. It never sends a command twice: a lost answer is an error."""
         return self._any.redis
 
     @property

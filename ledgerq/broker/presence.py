@@ -116,7 +116,7 @@ async def keep_beating(
 
 
 def beat_interval(lease: float) -> float:
-    """The seconds between two signs of life of a worker whose claims have this lease."""
+    """The seconds between two signs of life of a worker whose claims have this lease: `BEAT`, or a third of a shorter lease."""
     return min(BEAT, lease / 3)
 
 

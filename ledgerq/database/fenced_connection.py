@@ -103,7 +103,7 @@ for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prep
 
 
 def put_up_fences(engine: AsyncEngine) -> None:
-    """Listen to an engine's events, and report them to the fence of the connection, if it has one."""
+    """Listen to an engine's events, and tell the connection's fence, if it has one; it may refuse a handler's statement."""
     sync = engine.sync_engine
     event.listen(sync, "before_cursor_execute", _begins)
     event.listen(sync, "after_cursor_execute", _ends)

@@ -48,6 +48,6 @@ class Delivery:
 
     @property
     def is_first(self) -> bool:
-        """True if Redis knows of no earlier attempt, crash or interruption of the job, and its body of no attempt."""
+        """True if no earlier attempt, crash or interruption of the job is known: to Redis, or to arq's count in the body."""
         before = self.attempt > 1 or self.crashes or self.interruptions
         return not before and not self.envelope.attempt

@@ -80,7 +80,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class TableRules:
-    """What all rules together say about one table. `keys`, `masked` and `excluded` are names of its columns."""
+    """What all rules together say about one table: columns of the primary key, shown as `***` (masked), and not shown (excluded)."""
 
     table: Table
     name: str

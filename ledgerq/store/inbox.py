@@ -191,7 +191,7 @@ async def withdraw_receipt(session: AsyncSession, job_id: str) -> None:
 
 
 async def delete_receipts(session: AsyncSession, job_ids: Collection[str]) -> None:
-    """Delete the receipts of these jobs, if they are dead: the jobs may run again."""
+    """Delete the receipts of those of these jobs that were buried, so that they may run again. Others keep their receipts."""
     for some in chunks(storable(job_ids)):
         await session.execute(
             delete(ProcessedJob).where(

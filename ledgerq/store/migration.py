@@ -56,7 +56,7 @@ def migrate(
 
 
 def print_sql(config: DatabaseConfig, tables: Tables, *, ini: Path | None = None) -> None:
-    """Print the SQL that `migrate` runs on an empty database. To run its part for ledgerq's tables again does no harm.
+    """Print the SQL that `migrate` runs on an empty database. The part for ledgerq's tables may be run again without harm.
 
     Raises:
         MigrationFailed: as for `migrate`.

@@ -425,6 +425,6 @@ async def test_an_arq_function_that_kills_its_workers_is_given_up(
     job = await asked(json_redis, "dies", _job_id="d")
     await json_redis.hset(failures_key("arq:queue", "d"), "crashes", "3")  # type: ignore[misc]
     await drain(ours(app(func(dies, name="dies")), config))
-    with pytest.raises(Exception, match="died 3 times"):
+    with pytest.raises(Exception, match="3 workers died"):
         await job.result(timeout=1)
     assert ran == []
