@@ -11,14 +11,15 @@ from pydantic_core import to_json
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledgerq.database.engine import Sessions
+from ledgerq.database.session import LedgerqSession
 from ledgerq.database.sqlstate import is_interruption, is_permanent
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import LedgerqError, NotStaged, PayloadMismatch, Undecodable
+from ledgerq.errors import InDoubt, LedgerqError, NotStaged, PayloadMismatch, Undecodable
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Buried, Dropped, Duplicate, Retry
 from ledgerq.execution.retry import Policy
-from ledgerq.store import dead_letters, inbox, outbox
-from ledgerq.store.tables import DeadLetter, JobState
+from ledgerq.store import dead_letters, inbox, outbox, steps
+from ledgerq.store.tables import DeadLetter, JobState, StepState
 from ledgerq.text import cut, described, leaves, storable, traceback_of
 from ledgerq.wire.envelope import Envelope, check_job_id
 from ledgerq.wire.names import MAX_QUEUE
@@ -99,9 +100,22 @@ async def _keep(
             return Duplicate(ended.state, ended.result)
         if (row := _row_of(delivery)) is not None:
             await outbox.require_rows(session, {delivery.job_id: row})
+        if isinstance(outcome.error, InDoubt):
+            await _require_in_doubt(session, letter.job_id, outcome.error.step)
         await dead_letters.bury(session, letter)
         await outbox.remove(session, staged)
     return None
+
+
+class _Recorded(LedgerqError):
+    """Another delivery of the job has recorded the step meanwhile, so nothing is in doubt: the job is delivered again."""
+
+
+async def _require_in_doubt(session: LedgerqSession, job_id: str, name: str) -> None:
+    """Refuse the burial if the step has an answer. This transaction holds the receipt, so no answer comes after the look."""
+    step = await steps.find(session, job_id, name)
+    if step is None or step.state is not StepState.BEGUN:
+        raise _Recorded(f"step {name}: was recorded while the job was given up")
 
 
 def _row_of(delivery: Delivery) -> int | None:

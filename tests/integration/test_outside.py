@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from sqlalchemy import text
 
 import ledgerq.database.transaction
+import ledgerq.execution.dead_letter
+import ledgerq.execution.process
 from db import projects
 from db.inputs import NewProject
 from db.models import Project
@@ -898,6 +900,39 @@ async def test_steps_that_are_done_and_cursors_are_not_for_a_person_to_decide(
         await resolve(any_sessions, "job-1", "ask", **said)
     with pytest.raises(InvalidRequest, match="'pages' is a cursor"):
         await resolve(any_sessions, "job-1", "pages", **said)
+
+
+async def test_a_step_that_is_recorded_before_the_burial_is_not_in_doubt(
+    any_sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another delivery had begun it, whose lease was lost; its answer comes while this one gives the job up."""
+    payments, recorded, go_on = Payments(held=asyncio.Event()), asyncio.Event(), asyncio.Event()
+    bury = ledgerq.execution.dead_letter.bury
+
+    async def pay_once(outside: Outside[Payments], charge: Charge) -> Receipt:
+        receipt = await outside.step(
+            "charge", outside.resources.charge, 7, idempotency_key="0" * 32, at_most_once=True
+        )
+        recorded.set()
+        await go_on.wait()
+        return receipt
+
+    async def bury_late(*given: Any) -> Any:
+        assert payments.held
+        payments.held.set()
+        await recorded.wait()
+        return await bury(*given)
+
+    kind = job(outside=pay_once)(charge.handle)
+    first = asyncio.create_task(run(any_sessions, payments, delivery(Charge()), kind))
+    await payments.asked.wait()
+    monkeypatch.setattr(ledgerq.execution.process, "bury", bury_late)
+    second = await run(any_sessions, payments, delivery(Charge()), kind)
+    assert isinstance(second, Retry)
+    assert not second.counts_as_attempt
+    go_on.set()
+    assert isinstance(await first, Completed)
+    assert len(payments.calls) == 1
 
 
 async def test_an_answer_that_a_deploy_made_unreadable_is_settled_by_a_person(
