@@ -130,7 +130,8 @@ class StepRecords:
             found = await steps.find(session, self.job_id, name)
             if found and found.state is not StepState.BEGUN:
                 return found
-            await self._hold_receipt(session)  # who gives the job up, because the step is in doubt, waits for the answer
+            # who gives the job up, because the step is in doubt, waits for the answer
+            await self._hold_receipt(session)
             is_new = found is not None and await steps.change(
                 session, self.job_id, name, None, _end_of(values)
             )
