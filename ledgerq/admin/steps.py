@@ -108,7 +108,8 @@ def _is_open(step: JobStep, letter: DeadLetter) -> bool:
     """True if a person has to decide on the step: no answer is recorded, or none that the job could go on with."""
     fields = [each.get("field") for each in letter.problems or [] if isinstance(each, dict)]
     is_unusable = letter.reason == StepUnusable.reason and f"step {step.name}" in fields
-    return step.state is StepState.BEGUN or step.error is not None or is_unusable
+    is_done = step.state is StepState.DONE
+    return step.state is StepState.BEGUN or (is_done and (step.error is not None or is_unusable))
 
 
 def _settled(step: JobStep) -> str:

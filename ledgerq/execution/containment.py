@@ -118,7 +118,7 @@ class _Contained:
             self._leave_child(None)
             if self._lag:
                 self._lag.at_work = None
-            if self._waiting and not self._task.cancelling():
+            if self._waiting and not self._is_stopped:
                 self._waiting.cancel()  # a time limit in the handler ended its cancellation
                 self._waiting = None
 
@@ -142,9 +142,13 @@ class _Contained:
         return error
 
     def _lose_patience(self) -> None:
-        if self._task.cancelling():
+        if self._is_stopped:
             self._left_behind = True
             self._task.cancel()
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._task.cancelling() > self._own_cancellations
 
     def _forget_own_cancellations(self) -> None:
         """Undo the cancellations that the handler's last step added to its task."""

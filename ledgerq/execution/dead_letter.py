@@ -112,9 +112,9 @@ class _Recorded(LedgerqError):
 
 
 async def _require_in_doubt(session: LedgerqSession, job_id: str, name: str) -> None:
-    """Refuse the burial if the step has an answer. This transaction holds the receipt, so no answer comes after the look."""
-    step = await steps.find(session, job_id, name)
-    if step is None or step.state is not StepState.BEGUN:
+    """Refuse the burial if the step has an answer. This transaction has written the receipt: no answer is recorded after the look."""
+    step = await steps.find(session, job_id, name, lock=True)
+    if step is not None and step.state is StepState.DONE:
         raise _Recorded(f"step {name}: was recorded while the job was given up")
 
 

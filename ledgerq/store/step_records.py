@@ -127,11 +127,10 @@ class StepRecords:
         async def once(session: LedgerqSession) -> JobStep | None:
             if await steps.add_and_tell(session, values, self.origin, self._done(name)):
                 return JobStep(**values)
-            found = await steps.find(session, self.job_id, name)
+            # who gives the job up, because the step is in doubt, waits for the answer, or this one for the burial
+            found = await steps.find(session, self.job_id, name, lock=True)
             if found and found.state is not StepState.BEGUN:
                 return found
-            # who gives the job up, because the step is in doubt, waits for the answer
-            await self._hold_receipt(session)
             is_new = found is not None and await steps.change(
                 session, self.job_id, name, None, _end_of(values)
             )
@@ -241,17 +240,13 @@ class StepRecords:
         """A transaction that holds the job's receipt: who would end the job waits for it. None if the job has ended."""
 
         async def once(session: LedgerqSession) -> JobStep | None:
-            return await work(session) if await self._hold_receipt(session) else None
+            kind = self.origin.kind or ""
+            if not await inbox.insert_receipt(session, self.job_id, kind, self.payload_hash):
+                return None
+            await inbox.withdraw_receipt(session, self.job_id)
+            return await work(session)
 
         return await self._commit(once)
-
-    async def _hold_receipt(self, session: LedgerqSession) -> bool:
-        """Let others that would end the job wait until this transaction is over. False if the job has ended."""
-        kind = self.origin.kind or ""
-        if not await inbox.insert_receipt(session, self.job_id, kind, self.payload_hash):
-            return False
-        await inbox.withdraw_receipt(session, self.job_id)
-        return True
 
     def _done(self, name: str, *, recorded: bool = True) -> Change:
         told = {"step": name, **({} if recorded else {"recorded": False})}

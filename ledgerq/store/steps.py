@@ -58,9 +58,16 @@ async def of_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep]:
     return {row.name: row for row in rows}
 
 
-async def find(session: AsyncSession, job_id: str, name: str) -> JobStep | None:
-    """The job's step of this name, read anew from the database; None if there is no such step."""
-    return await session.get(JobStep, (job_id, name), populate_existing=True)
+async def find(
+    session: AsyncSession, job_id: str, name: str, *, lock: bool = False
+) -> JobStep | None:
+    """The job's step of this name, read anew from the database; None if there is no such step.
+
+    `lock`: no other transaction changes or locks the row until this one is over (on SQLite, no other writes anyway).
+    """
+    return await session.get(
+        JobStep, (job_id, name), populate_existing=True, with_for_update=lock or None
+    )
 
 
 async def of_running_job(session: AsyncSession, job_id: str) -> Mapping[str, JobStep] | None:

@@ -290,11 +290,9 @@ def heartbeat_of(worker: Owner, broker: ServedQueues, active: ActiveJobs) -> Hea
 
 def _longest_block(worker: Owner, kind: str | None) -> float:
     processor: Processor | None = worker.ctx.get(PROCESSOR)
-    limit = processor.longest_block(kind) if processor and kind else None
+    limit = processor.time_limit(kind) if processor and kind else None
+    limit = limit or getattr(worker.functions.get(kind or ""), "timeout_s", None)  # of arq's
     if limit is None:
-        limit = getattr(worker.functions.get(kind or ""), "timeout_s", None)  # of arq's functions
-    return (
-        worker.hand_back_after
-        if limit is None
-        else min(limit + worker.blocked_after, worker.hand_back_after)
-    )
+        return worker.hand_back_after
+    least = processor.policy.timeout if processor else 0  # to end the process is hard on others
+    return min(max(limit, least) + worker.blocked_after, worker.hand_back_after)

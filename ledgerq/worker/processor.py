@@ -44,14 +44,11 @@ class Processor:
     relay: Relay
     advice: SharingAdvice = field(default_factory=SharingAdvice)
 
-    def longest_block(self, kind: str) -> float | None:
-        """The seconds for which a job of this kind may block the event loop; None if ledgerq has no such kind.
-
-        That is the kind's time limit, or LEDGERQ_JOB_TIMEOUT if that is longer: to end the process is hard on its other jobs.
-        """
+    def time_limit(self, kind: str) -> float | None:
+        """The seconds that a job of this kind may take; None if ledgerq has no such kind."""
         if kind not in self.registry:
             return None
-        return max(self.registry.kind(kind).timeout or 0, self.policy.timeout)
+        return self.registry.kind(kind).timeout or self.policy.timeout
 
     async def dispatch(self) -> int:
         """Wait until jobs staged by this worker's jobs are sent, then put due staged jobs on Redis; returns their number."""

@@ -29,6 +29,7 @@ from ledgerq.database.transaction import transaction
 from ledgerq.errors import (
     Deadlock,
     Disconnected,
+    InDoubt,
     InvalidRequest,
     InvalidResult,
     LockTimeout,
@@ -933,6 +934,63 @@ async def test_a_step_that_is_recorded_before_the_burial_is_not_in_doubt(
     go_on.set()
     assert isinstance(await first, Completed)
     assert len(payments.calls) == 1
+
+
+async def test_a_job_that_says_itself_that_it_is_in_doubt_is_buried(any_sessions: Sessions) -> None:
+    """There is no step of that name to ask."""
+
+    async def doubts(outside: Outside[Payments], charge: Charge) -> Receipt:
+        raise InDoubt("charge")
+
+    kind = job(outside=doubts)(charge.handle)
+    assert isinstance(await run(any_sessions, Payments(), delivery(Charge()), kind), Buried)
+
+
+async def test_a_cursor_whose_place_is_unreadable_is_not_for_a_person_to_decide(
+    any_sessions: Sessions,
+) -> None:
+    """Whatever was answered would spoil it; a replay with other code goes on from there."""
+
+    async def page(context: JobContext[Any]) -> None:
+        pass
+
+    def looping(start: Any, error: type[Exception]) -> Kind[Charge, str]:
+        async def loop(outside: Outside[Payments], charge: Charge) -> Receipt:
+            await outside.advance("pages", [*outside.cursor("pages", start), 1], page)
+            raise error
+
+        return job(outside=loop)(charge.handle)
+
+    first = looping([], RuntimeError)
+    assert isinstance(await run(any_sessions, Payments(), delivery(Charge()), first), Retry)
+    again = replace(delivery(Charge()), attempt=2)
+    outcome = await run(any_sessions, Payments(), again, looping("", RuntimeError))
+    assert isinstance(outcome, Buried)
+    for happened in (True, False):
+        with pytest.raises(InvalidRequest, match="'pages' is a cursor"):
+            await resolve(
+                any_sessions, "job-1", "pages", happened=happened, answer=3, actor="a", reason="x"
+            )
+
+
+async def test_a_step_called_at_most_once_inside_a_transaction_outside_is_recorded(
+    sessions: Sessions,
+) -> None:
+    """That transaction keeps others from ending the job; the step's record does not wait for it."""
+    payments = Payments()
+
+    async def within(outside: Outside[Payments], charge: Charge) -> Receipt:
+        async def work(context: JobContext[Any]) -> Any:
+            receipt = await outside.step(
+                "charge", payments.charge, 7, idempotency_key="0" * 32, at_most_once=True
+            )
+            return receipt.model_dump(mode="json")
+
+        return Receipt.model_validate(await outside.transaction("row", work))
+
+    kind = job(outside=within)(charge.handle)
+    async with asyncio.timeout(5):
+        assert isinstance(await run(sessions, payments, delivery(Charge()), kind), Completed)
 
 
 async def test_an_answer_that_a_deploy_made_unreadable_is_settled_by_a_person(

@@ -30,7 +30,14 @@ async def quick(context: JobContext, quick: Quick) -> None: ...
 
 @pytest.mark.parametrize(
     ("kind", "seconds"),
-    [("slow", 3602), ("quick", 62), ("of_arq", 7), ("without_a_limit", 3602), (None, 3602)],
+    [
+        ("slow", 3602),
+        ("quick", 62),
+        ("of_arq", 62),
+        ("slow_of_arq", 102),
+        ("without_a_limit", 3602),
+        (None, 3602),
+    ],
 )
 def test_each_job_has_its_own_kinds_limit(kind: str | None, seconds: float) -> None:
     """Or LEDGERQ_JOB_TIMEOUT, if that is longer; an unknown job has the longest. `hand_back_after` is the most for all."""
@@ -39,7 +46,7 @@ def test_each_job_has_its_own_kinds_limit(kind: str | None, seconds: float) -> N
     worker: Any = SimpleNamespace(
         ctx={PROCESSOR: processor},
         functions={
-            "of_arq": SimpleNamespace(timeout_s=5), "without_a_limit": SimpleNamespace(timeout_s=None),
+            "of_arq": SimpleNamespace(timeout_s=5), "slow_of_arq": SimpleNamespace(timeout_s=100), "without_a_limit": SimpleNamespace(timeout_s=None),
             "slow": SimpleNamespace(timeout_s=None), "quick": SimpleNamespace(timeout_s=None),
         },
         blocked_after=2,

@@ -294,7 +294,7 @@ end
 -- milliseconds until the job of that rank is due, at most an hour; -1 if there is none
 local function due_in(rank)
     local first = redis.call('ZRANGE', queue, rank, rank, 'WITHSCORES')
-    return first[2] and math.floor(math.max(0, math.min(tonumber(first[2]) - now, 3600000))) or -1
+    return first[2] and math.ceil(math.max(0, math.min(tonumber(first[2]) - now, 3600000))) or -1
 end
 
 local idle, look_on = due_in(0), false -- look on: the last job that was looked at was passed over
@@ -341,7 +341,8 @@ if idle == 0 and room[OWN] + room[SHARED] + room[OUTSIDE] > 0 then
                 break
             end
         else
-            held = held + 1
+            held, weight = held + 1, weight + #(job.body or '')
+            if weight > HEAVY then break end
         end
     end
 end
