@@ -101,7 +101,7 @@ class _Contained:
         try:
             future = self._context.run(step, value)
         except BaseException as error:
-            self._own_cancellations = self._task.cancelling() - cancelling
+            self._own_cancellations = max(0, self._task.cancelling() - cancelling)
             self._forget_own_cancellations()
             if isinstance(error, StopIteration):
                 raise
@@ -112,7 +112,7 @@ class _Contained:
             raise HandlerMisbehaved(error) from error
         else:
             # only the handler can have made them; since Python 3.13, one that is forgotten before it is raised is not raised
-            self._own_cancellations = self._task.cancelling() - cancelling
+            self._own_cancellations = max(0, self._task.cancelling() - cancelling)
             return future
         finally:
             self._leave_child(None)
