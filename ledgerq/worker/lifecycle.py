@@ -38,7 +38,6 @@ class Lifecycle:
         self._resources: Held | None = None
         self._client: JobClient | None = None  # puts on their queues what the jobs stage
         self._started = False
-        self._cancelled_again_after = 0.5  # seconds
 
     async def begin(self, ctx: dict[Any, Any], database: Database) -> None:
         """Check the database and its schema, open the resources, and start the relay.
@@ -66,7 +65,6 @@ class Lifecycle:
         if LAST_POLL not in ctx:  # ledgerq's worker has its heartbeat
             beats = partial(keep_beating, redis, redis.default_queue_name, process_name())
             self._beside.start(beats(lambda: True, lease=worker.lease))
-            self._cancelled_again_after = 2  # its sign of life is being removed
         self._beside.start(relay.run())
         self._beside.start(relay.listen(database))
         self._started = True
@@ -84,7 +82,10 @@ class Lifecycle:
 
     async def end(self, ctx: dict[Any, Any]) -> None:
         """Stop the relay, and close the resources. The caller then disposes the engine, even if this fails."""
-        await self._beside.end(again_after=self._cancelled_again_after)
+        again_after = (
+            0.5 if LAST_POLL in ctx else 2
+        )  # a sign of life from here takes time to be removed
+        await self._beside.end(again_after=again_after)
         ctx.pop(PROCESSOR, None)
         try:
             if self._resources:

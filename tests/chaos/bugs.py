@@ -179,28 +179,25 @@ def batch_unsorted() -> None:
 
 def finish_without_token() -> None:
     """Whoever says so ends a claim, its owner or not."""
-    build = Broker.__init__
-
-    def careless(self: Broker, redis: Any, *arguments: Any) -> None:
-        build(self, redis, *arguments)
-        text, check = self._acknowledge.text, "if ours[id] then"
-        assert check in text
-        self._acknowledge = script_of(redis, text.replace(check, "if ours[id] ~= nil then"))
-
-    replace(Broker, __init__=careless)
+    _replace_in_script("_acknowledge", "if ours[id] then", "if ours[id] ~= nil then")
 
 
 def owners_get_no_time() -> None:
     """After an outage of Redis, any worker claims the jobs whose leases ran out."""
+    _replace_in_script("_claim", "had and time_to_renew(had, score) or 0", "0")
+
+
+def _replace_in_script(name: str, text: str, other: str) -> None:
+    """In the script that brokers have as this attribute."""
     build = Broker.__init__
 
-    def hasty(self: Broker, redis: Any, *arguments: Any) -> None:
+    def changed(self: Broker, redis: Any, *arguments: Any) -> None:
         build(self, redis, *arguments)
-        text, time = self._claim.text, "had and time_to_renew(had, score) or 0"
-        assert time in text
-        self._claim = script_of(redis, text.replace(time, "0"))
+        before = getattr(self, name).text
+        assert text in before
+        setattr(self, name, script_of(redis, before.replace(text, other)))
 
-    replace(Broker, __init__=hasty)
+    replace(Broker, __init__=changed)
 
 
 def lease_not_renewed() -> None:

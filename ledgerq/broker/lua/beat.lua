@@ -7,8 +7,6 @@ local now = time[1] + time[2] / 1000000
 
 local function ago(ms) return string.format('%.6f', now - ms / 1000) end
 
-local recent = redis.call('ZCOUNT', workers, '(' .. ago(ARGV[2]), ago(0)) -- a later one is of before the clock was set back
-local older = redis.call('ZCOUNT', workers, '-inf', ago(ARGV[2]))
-if recent == 0 and older > 0 then redis.call('SET', renewal, '', 'PX', ARGV[2]) end
+if all_are_silent(workers, ARGV[2]) then redis.call('SET', renewal, '', 'PX', ARGV[2]) end
 redis.call('ZADD', workers, ago(0), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', ago(ARGV[3]))

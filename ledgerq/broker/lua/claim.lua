@@ -69,14 +69,15 @@ end
 -- all leases ran out, and no owner could give a sign of life. An owner has this time once: the job's score then ends
 -- with .5, until a renewal or a claim writes another one
 local LEFT_TO_OWNER = '.5'
+local renewal_time -- ms, the same for all jobs of this claim
 local function time_to_renew(had, score)
     local is_own = string.sub(had, 1, #token + 1) == token .. '|'
     if is_own or string.sub(score, -#LEFT_TO_OWNER) == LEFT_TO_OWNER then return 0 end
-    local left = redis.call('PTTL', renewal)
-    if left > 0 then return left end
-    local since = string.format('%.3f', (now - lease / 2) / 1000)
-    local silent = guarded('ZCOUNT', workers, '(' .. since, string.format('%.3f', now / 1000 + 1)) == 0
-    return silent and (guarded('ZCOUNT', workers, '-inf', since) or 0) > 0 and math.floor(lease / 2) or 0
+    if not renewal_time then
+        local left = redis.call('PTTL', renewal)
+        renewal_time = left > 0 and left or all_are_silent(workers, lease / 2) and math.floor(lease / 2) or 0
+    end
+    return renewal_time
 end
 
 -- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of

@@ -1,4 +1,4 @@
--- Put before each script. In arq, all queues of one Redis share the job ids; so a script checks to which queue a body
+-- Put before each script: what several scripts ask. In arq, all queues of one Redis share the job ids; so a script checks to which queue a body
 -- or a result belongs before it reads, overwrites or deletes it. Those of ledgerq end in ,"q":"<queue>"}
 
 -- the queue that a body names; nil if it names none, as the body of a stock arq client
@@ -26,4 +26,15 @@ end
 local function is_result_of(queue, text)
     local named = queue_of_result(text)
     return named == nil or named == queue
+end
+
+-- true if there are signs of life in this set of workers, and the last `ms` milliseconds have none. One that is later
+-- than now is of before Redis' clock was set back, and does not count
+local function all_are_silent(workers, ms)
+    local time = redis.call('TIME')
+    local now = time[1] + time[2] / 1000000
+    local since = string.format('%.6f', now - ms / 1000)
+    local recent = redis.pcall('ZCOUNT', workers, '(' .. since, string.format('%.6f', now))
+    local older = redis.pcall('ZCOUNT', workers, '-inf', since)
+    return recent == 0 and older ~= 0
 end
