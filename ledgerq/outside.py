@@ -23,17 +23,17 @@ from typing_extensions import TypeVar
 
 from ledgerq.context import JobContext, S
 from ledgerq.database.session import JobSession, LedgerqSession
-from ledgerq.database.sqlstate import FOREIGN
+from ledgerq.database.sqlstate import mark_foreign
 from ledgerq.database.turns import reading_in_turn
 from ledgerq.errors import InDoubt, InvalidRequest, InvalidResult, ResultTooLarge, StepUnusable
 from ledgerq.runtime.calls import Calls
 from ledgerq.store.audit import Origin
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import JobStep, StepState
-from ledgerq.text import leaves, one_line
+from ledgerq.text import one_line
 from ledgerq.wire.answers import AnswerType, answer_type, type_like
 from ledgerq.wire.result import storable_answer
-from ledgerq.wire.step_names import StepLimits, StepNames
+from ledgerq.wire.step_names import StepLimits, StepNames, in_transaction_of
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Outside(Generic[S]):
         self.origin, self.resources = origin, resources
         self._records, self._limits = records, limits
         self._kept = sum(len(to_json(each.result)) for each in records.known.values())
-        self._names, self._calls = StepNames(limits.steps, records.known), Calls(_mark_foreign)
+        self._names, self._calls = StepNames(limits.steps, records.known), Calls(mark_foreign)
         self._cursors: dict[str, AnswerType[Any]] = {}
         self._one_page = asyncio.Lock()
 
@@ -183,9 +183,11 @@ class Outside(Generic[S]):
         """Call the function in a transaction of its own, now: its rows, its audit entries and its answer commit together.
 
         So it is done exactly once: a later attempt returns the recorded answer. The first argument is a `JobContext`.
+        The function may begin no other step: its record might wait for the end of this transaction.
 
         Raises:
-            InvalidRequest: the name is not valid, is a cursor's or was used in this run; or the job has too many steps.
+            InvalidRequest: the name is not valid, is a cursor's or was used in this run; the job has too many steps; or this
+                is in the transaction of another step.
             InvalidResult, ResultTooLarge: the answer is no JSON, or too large; the transaction is rolled back.
         """
         self._names.take(name)
@@ -194,7 +196,8 @@ class Outside(Generic[S]):
             return self._answer(kind, recorded)
 
         async def work(session: LedgerqSession) -> Any:
-            answer = await function(self._context(session), *args, **kwargs)
+            with in_transaction_of(name):
+                answer = await function(self._context(session), *args, **kwargs)
             return storable_answer(answer, self._limits.answer, kind)
 
         return self._answer(kind, await self._records.in_transaction(name, work))
@@ -234,14 +237,15 @@ class Outside(Generic[S]):
             InvalidRequest, InvalidResult, ResultTooLarge: `cursor(name)` was not called in this run; or `value` is the old
                 one, does not survive JSON or is too large. Nothing is committed.
         """
-        kind = self._cursors.get(name)
-        if kind is None:
+        self._names.require_step_possible(name)
+        if (kind := self._cursors.get(name)) is None:
             raise InvalidRequest(
                 f"cursor {name}", "is not there; call outside.cursor(…) before the loop"
             )
 
         async def work(session: LedgerqSession) -> None:
-            await function(self._context(session), *args, **kwargs)
+            with in_transaction_of(name):
+                await function(self._context(session), *args, **kwargs)
 
         kept = storable_answer(value, self._limits.answer, kind)
         if not kind.keeps(value, kept):
@@ -292,9 +296,3 @@ class Outside(Generic[S]):
             place = ".".join(map(str, told["loc"])) or "the top"
             problem = f"is not of its type: {told['msg']} at {place}"
             raise self._records.stop(StepUnusable(step.name, problem)) from None
-
-
-def _mark_foreign(error: BaseException) -> None:
-    """A step's errors are not this database's: another database's say nothing of it."""
-    for each in leaves(error):
-        each.__dict__.setdefault(FOREIGN, True)

@@ -70,7 +70,8 @@ async def resolve(
         sessions: the session factory.
         job_id: the job, which has a dead letter.
         name: of the step.
-        happened: True keeps `answer` as what it answered; False removes the step, so that the job does it again.
+        happened: True keeps `answer` as what it answered; False removes the step, so that the job does it: only if that is
+            in doubt. A step whose answer is of no use has happened.
         answer: a value of JSON's types; not looked at if `happened` is False.
         actor: who decides, for the audit log.
         reason: why, for the audit log.
@@ -78,7 +79,8 @@ async def resolve(
     Raises:
         NotBuried: the job has no dead letter.
         InvalidRequest: actor or reason are not valid; the job has no step of that name (the error names the job's steps);
-            or nothing is to be decided: the name is a cursor's, or the step was done and has an answer.
+            or nothing is to be decided: the name is a cursor's, or the step was done and has an answer; or the step was
+            done, and `happened` is False.
         InvalidResult, ResultTooLarge: the answer can't be kept.
     """
     actor, reason = checked_words(actor, reason)
@@ -92,6 +94,8 @@ async def resolve(
             raise InvalidRequest("step", steps.missing(name, known))
         if not _is_open(known[name], letter):
             raise InvalidRequest("step", _settled(known[name]))
+        if not happened and known[name].state is StepState.DONE:
+            raise InvalidRequest("step", _happened(known[name]))
         if happened:
             kept = storable_result(answer, Policy().max_result)
             await steps.keep_answer(session, job_id, name, kept)
@@ -115,7 +119,12 @@ def _is_open(step: JobStep, letter: DeadLetter) -> bool:
 def _settled(step: JobStep) -> str:
     if step.state is StepState.OPEN:
         return f"{step.name!r} is a cursor: no call of it is in doubt"
-    return (
-        f"{step.name!r} was done, and its answer is kept; "
-        f"to have it done again: ledgerq dead replay {step.job_id} --from-step {step.name}"
-    )
+    return f"{step.name!r} was done, and its answer is kept; {_again(step)}"
+
+
+def _happened(step: JobStep) -> str:
+    return f"{step.name!r} was done, only its answer is of no use: give one with --happened; {_again(step)}"
+
+
+def _again(step: JobStep) -> str:
+    return f"to have it done again: ledgerq dead replay {step.job_id} --from-step {step.name}"

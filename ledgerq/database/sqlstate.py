@@ -31,6 +31,7 @@ from ledgerq.errors import (
     Transient,
     Unavailable,
 )
+from ledgerq.text import leaves
 
 STATEMENT_TIMEOUT = "57014"  # query_canceled
 READ_ONLY = "25006"  # read_only_sql_transaction
@@ -271,3 +272,9 @@ def _from_sqlite(error: DBAPIError) -> LedgerqError | None:
         return _constraint_error(RuleBroken, tail, error)
     columns = tuple(each.rpartition(".")[2] for each in tail.split(", ") if "." in each)
     return kind(None, columns)
+
+
+def mark_foreign(error: BaseException) -> None:
+    """Mark an error of a call outside as not this database's: another database's errors say nothing of this one."""
+    for each in leaves(error):
+        each.__dict__.setdefault(FOREIGN, True)

@@ -1,11 +1,14 @@
 """The steps of one run of a job: how many there may be, and that each name is used once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from ledgerq.errors import InvalidRequest
 
 MAX_NAME = 100  # characters
+_BEGUN = ContextVar[str | None]("ledgerq_step_with_a_transaction", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,10 @@ class StepNames:
         """Use a name.
 
         Raises:
-            InvalidRequest: the name was used before, or is not valid; there are too many; or the run is over.
+            InvalidRequest: the name was used before, or is not valid; there are too many; another step's transaction is open;
+                or the run is over.
         """
-        if self._closed:
-            raise InvalidRequest(
-                f"step {name}", "comes after the end of the job's function outside"
-            )
+        self.require_step_possible(name)
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
             raise InvalidRequest("step", f"its name must have 1 to {MAX_NAME} printable characters")
         if name in self._used:
@@ -46,6 +47,31 @@ class StepNames:
         self._used.add(name)
         self._all.add(name)
 
+    def require_step_possible(self, name: str) -> None:
+        """Refuse a step after the end of the run, and in another step's transaction, for whose end its record might wait.
+
+        Raises:
+            InvalidRequest: it is refused.
+        """
+        if self._closed:
+            raise InvalidRequest(
+                f"step {name}", "comes after the end of the job's function outside"
+            )
+        if (other := _BEGUN.get()) is not None:
+            raise InvalidRequest(
+                f"step {name}", f"is in the transaction of step {other}; do it before, or after"
+            )
+
     def close(self) -> None:
         """The run is over: from now on no name is taken."""
         self._closed = True
+
+
+@contextmanager
+def in_transaction_of(name: str) -> Iterator[None]:
+    """Mark a block as work in the transaction of the step `name`: it may contain no other step."""
+    before = _BEGUN.set(name)
+    try:
+        yield
+    finally:
+        _BEGUN.reset(before)

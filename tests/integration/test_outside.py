@@ -973,24 +973,88 @@ async def test_a_cursor_whose_place_is_unreadable_is_not_for_a_person_to_decide(
             )
 
 
-async def test_a_step_called_at_most_once_inside_a_transaction_outside_is_recorded(
-    sessions: Sessions,
+@pytest.mark.parametrize("outer", ["transaction", "advance"])
+@pytest.mark.parametrize("inner", ["step", "transaction", "advance"])
+async def test_a_step_in_the_transaction_of_another_is_refused_before_anything_is_called(
+    sessions: Sessions, outer: str, inner: str
 ) -> None:
-    """That transaction keeps others from ending the job; the step's record does not wait for it."""
-    payments = Payments()
+    """It would hold a connection while it waits outside, or wait for the end of its own transaction, which never comes."""
+    called = []
 
-    async def within(outside: Outside[Payments], charge: Charge) -> Receipt:
-        async def work(context: JobContext[Any]) -> Any:
-            receipt = await outside.step(
-                "charge", payments.charge, 7, idempotency_key="0" * 32, at_most_once=True
-            )
-            return receipt.model_dump(mode="json")
+    async def note(*_: Any) -> None:
+        called.append(inner)
 
-        return Receipt.model_validate(await outside.transaction("row", work))
+    async def within(outside: Outside[Any], charge: Charge) -> Receipt:
+        pages = outside.cursor("pages", 0)
+
+        async def inside(_: JobContext[Any]) -> None:
+            if inner == "advance":
+                await outside.advance("pages", pages + 2, note)
+            else:
+                await getattr(outside, inner)("inner", note)
+
+        if outer == "advance":
+            await outside.advance("pages", pages + 1, inside)
+        else:
+            await outside.transaction("outer", inside)
+        raise AssertionError
 
     kind = job(outside=within)(charge.handle)
     async with asyncio.timeout(5):
-        assert isinstance(await run(sessions, payments, delivery(Charge()), kind), Completed)
+        outcome = await run(sessions, None, delivery(Charge()), kind)
+    assert isinstance(outcome, Buried)
+    assert "is in the transaction of step" in str(outcome.error)
+    assert called == []
+
+
+async def test_a_page_after_the_end_of_the_function_is_refused(any_sessions: Sessions) -> None:
+    """What the function left behind moves no cursor."""
+    called, left = [], list[Outside[Any]]()
+
+    async def page(context: JobContext[Any]) -> None:
+        called.append(1)
+
+    async def leave_behind(outside: Outside[Any], charge: Charge) -> Receipt:
+        outside.cursor("pages", 0)
+        left.append(outside)
+        return Receipt(id=UUID(int=3), amount=7)
+
+    kind = job(outside=leave_behind)(charge.handle)
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
+    with pytest.raises(InvalidRequest, match="after the end"):
+        await left[0].advance("pages", 1, page)
+    assert called == []
+
+
+async def test_a_step_that_has_happened_is_not_said_not_to_have_happened(
+    any_sessions: Sessions,
+) -> None:
+    """Its rows are committed: only a replay from this step on, which says so, does it again."""
+
+    async def add_row(context: JobContext[Any], kind: type[Any]) -> Any:
+        return {"id": str(UUID(int=3)), "amount": 7}
+
+    def adding(kind: type[Any], error: type[Exception] | None = None) -> Kind[Charge, str]:
+        async def typed(context: JobContext[Any]) -> Any:
+            return await add_row(context, kind)
+
+        typed.__annotations__["return"] = kind
+
+        async def add(outside: Outside[Any], charge: Charge) -> Receipt:
+            await outside.transaction("row", typed)
+            raise error or AssertionError
+
+        return job(outside=add)(charge.handle)
+
+    assert isinstance(
+        await run(any_sessions, None, delivery(Charge()), adding(dict, RuntimeError)), Retry
+    )
+    again = replace(delivery(Charge()), attempt=2)
+    assert isinstance(await run(any_sessions, None, again, adding(int)), Buried)
+    said: dict[str, Any] = {"answer": None, "actor": "ada", "reason": "looked"}
+    with pytest.raises(InvalidRequest, match=r"'row' was done, .* --from-step row"):
+        await resolve(any_sessions, "job-1", "row", happened=False, **said)
+    await resolve(any_sessions, "job-1", "row", happened=True, **{**said, "answer": 3})
 
 
 async def test_an_answer_that_a_deploy_made_unreadable_is_settled_by_a_person(
