@@ -140,6 +140,7 @@ class Broker:
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
+        self._take_back = script(redis, "take_back")
         self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
         self._looked_back = 0.0
 
@@ -195,8 +196,8 @@ class Broker:
         return FetchResult(
             [_claim(each, self.queue, self.worker, lease_settings) for each in jobs],
             bool(drain_first),
-            _texts(aborted),
-            _texts(cancelled),
+            frozenset(map(text, aborted)),
+            frozenset(map(text, cancelled)),
             None if due_in < 0 else due_in / 1000,
             passed_over=bool(passed[0]),
         )
@@ -218,6 +219,10 @@ class Broker:
                 each.keep, _note(each), each.outlive,
             ]  # fmt: skip
         return [bool(each) for each in await self._acknowledge(keys=self._keys, args=arguments)]
+
+    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
+        """Take back the crashes that were counted because leases of this worker on these jobs ran out; answers how many."""
+        return int(await self._take_back(keys=[self.queue], args=[self.token, *map(raw, job_ids)]))
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis but does not know: the claim's answer was lost.
@@ -262,10 +267,6 @@ def text(job_id: bytes) -> str:
 def raw(job_id: str) -> bytes:
     """A job id as the bytes that Redis has."""
     return job_id.encode(errors="surrogateescape")
-
-
-def _texts(job_ids: Collection[bytes]) -> frozenset[str]:
-    return frozenset(map(text, job_ids))
 
 
 def _claim(answer: Sequence[Any], queue: str, worker: str, lease_settings: LeaseSettings) -> Claim:

@@ -54,6 +54,9 @@ class ServedQueues(Protocol):
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; answers each ack with True, or with False if this worker had lost the claim before."""
 
+    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
+        """Take back the crashes that were counted against these jobs because leases of this worker ran out; answers how many."""
+
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis, but that are not in `known`."""
 
@@ -209,6 +212,13 @@ class ManyQueues:
         for queue, broker in self._brokers.items():
             renewed |= await broker.renew(ids.get(queue, ()))
         return renewed
+
+    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
+        """Take back the crashes that were counted against these jobs because leases of this worker ran out; answers how many.
+
+        Each queue is asked for all: a job that ended here meanwhile has no queue any more.
+        """
+        return sum([await each.take_back_crashes(job_ids) for each in self._brokers.values()])
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""

@@ -22,7 +22,7 @@ import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from ledgerq.broker.claims import Ack, RenewalStatus
+from ledgerq.broker.claims import Ack
 from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.broker.presence import beat_interval, keep_beating, looks_alive, note_wait
 from ledgerq.execution.containment import JOB
@@ -33,6 +33,7 @@ from ledgerq.runtime.lag import Lag, Stall, watched
 from ledgerq.text import cut_end, one_line
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.processor import PROCESSOR, Processor
+from ledgerq.worker.renewals import Renewals
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -104,18 +105,18 @@ class Heartbeat:
         self._handing_back = partial(self._hand_back, broker)
         renewal_failed = partial(log.warning, "lease.renewal_failed")
         not_reported = partial(log.debug, "waits.not_reported")
-        beside = BackgroundTasks()
+        beside, renewals = BackgroundTasks(), Renewals(broker, self.active, self._taken)
         for work in (
             # redis-py raises more than its own errors on a connection that was cut
             keep_going(
-                partial(self._renew, broker),
+                renewals.run_once,
                 Exception,
                 failed=renewal_failed,
                 longest=broker.lease_settings.lease / 3,
             ),
             keep_going(partial(self._tell_waits, broker), RedisError, OSError, failed=not_reported),
             *(self._show_life(broker, queue) for queue in broker.queues),
-            self._watch(broker),
+            self._watch(broker, renewals),
         ):
             beside.start(work)
         try:
@@ -144,15 +145,10 @@ class Heartbeat:
     def _stood_still(self) -> float:
         return time.monotonic() - self._answered
 
-    async def _renew(self, broker: ServedQueues) -> float:
-        held = sorted(self.active())
-        for job_id, lease in (await broker.renew(held)).items():
-            if lease is RenewalStatus.TAKEN and job_id in self.active():
-                log.warning("lease.lost", job_id=job_id)
-                self._loop.call_soon_threadsafe(self.on_taken, job_id)
-        return broker.lease_settings.lease / 3
+    def _taken(self, job_id: str) -> None:
+        self._loop.call_soon_threadsafe(self.on_taken, job_id)
 
-    async def _watch(self, broker: ServedQueues) -> None:
+    async def _watch(self, broker: ServedQueues, renewals: Renewals) -> None:
         """Watch the worker's loop until cancelled: log a job that blocks the loop, and hand the jobs back in time."""
         pause = min(0.5, self.blocked_after / 4)
         lag, stall, step = watched(self._loop), None, _Activity()
@@ -163,6 +159,7 @@ class Heartbeat:
             now = time.monotonic()
             if now - asked > pause + 1:  # the whole process stood still: no job's fault
                 self._answered = now
+                renewals.process_stood_still()
             found = self._activity(lag)
             answered = self._answered > asked - pause
             if answered or not found.is_same(step):

@@ -4,18 +4,22 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 import redis as redis_sync
 
 from db.models import Project
-from ledgerq.broker.keys import in_progress_key_prefix
+from ledgerq.broker.keys import failures_key, in_progress_key_prefix
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.store.tables import JobStep
 from tests.acceptance.outside_jobs import Block, Import, Order, party
-from tests.acceptance.processes import environment, ledgerq, worker_process
+from tests.acceptance.processes import Process, environment, ledgerq, worker_process
+from tests.chaos.proxy import Hop, proxy
 from tests.support import count, eventually, letter, rows
 
 OURS = (sys.executable, "-m", "tests.acceptance.outside_jobs")
@@ -192,3 +196,55 @@ async def test_a_step_that_blocks_the_loop_is_named_and_costs_waiting_jobs_nothi
     assert (blocked["job_id"], blocked["kind"]) == ("blocks", "block")
     assert "in block_loop" in blocked["stack"]
     assert sorted(await steps_done(sessions)) == ["block", "charge"]
+
+
+@contextmanager
+def cut_off(hop: Hop, worker: Process) -> Iterator[None]:
+    """Redis is away for one worker alone."""
+    hop.refuse()
+    yield
+    hop.resume()
+
+
+@contextmanager
+def stopped(hop: Hop, worker: Process) -> Iterator[None]:
+    """The process of one worker stands still."""
+    worker.signal(signal.SIGSTOP)
+    yield
+    worker.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("away", "crashes"), [(cut_off, 0), (stopped, 1)])
+async def test_a_worker_that_could_not_reach_redis_takes_back_the_crash_of_its_job(
+    config: Config,
+    client: JobClient,
+    redis_url: str,
+    away: Callable[[Hop, Process], AbstractContextManager[None]],
+    crashes: int,
+) -> None:
+    """Its job goes on elsewhere. A process that stood still leaves it: the job may have been the cause."""
+    limits = {"LEDGERQ_LEASE": "2"}
+    with proxy() as made, party() as (it, url), redis_sync.Redis.from_url(redis_url) as redis:
+        at = redis.connection_pool.connection_kwargs
+        hop = made.hop("redis", Path(at["path"]) if "path" in at else (at["host"], at["port"]))
+        through = f"redis://127.0.0.1:{hop.port}/{at['db']}"
+        it.held = {"charge"}
+        with worker_process(config, OURS, **limits, REDIS_URL=through) as first:
+            order = await client.enqueue(Order(url=url, steps=["charge"]), job_id="order")
+            await eventually(lambda: asked(it, "charge"))
+            with worker_process(config, OURS, **limits) as second:
+                with away(hop, first):
+
+                    async def claimed_by_second() -> bool:
+                        return it.calls["charge"] == 2
+
+                    await eventually(claimed_by_second, seconds=20)
+                await asyncio.to_thread(first.wait_for, "lease.lost")
+                key = failures_key("arq:queue", "order")
+
+                told = "ack.lease_lost" if crashes else "crash.taken_back"
+                await asyncio.to_thread(first.wait_for, told)
+                assert redis.hget(key, "crashes") == str(crashes).encode()
+                it.let_go.set()
+                assert await order.result(timeout=20) == 1
+                assert second.named("job.completed")

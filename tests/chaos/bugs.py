@@ -34,7 +34,7 @@ from ledgerq.execution.process import Outcomes, _Flow
 from ledgerq.execution.registry import Job
 from ledgerq.store import audit, inbox, outbox
 from ledgerq.store.tables import OutboxMessage, ProcessedJob
-from ledgerq.worker.heartbeat import Heartbeat
+from ledgerq.worker.renewals import Renewals
 from tests.chaos.bugs_around import AROUND, replace
 from tests.chaos.bugs_outside import OUTSIDE
 
@@ -203,10 +203,11 @@ def _replace_in_script(name: str, text: str, other: str) -> None:
 def lease_not_renewed() -> None:
     """A job that takes longer than the lease loses it."""
 
-    async def forget(self: Heartbeat, broker: Broker) -> None:
+    async def forget(self: Renewals) -> float:
         await asyncio.sleep(0)
+        return self.broker.lease_settings.lease / 3
 
-    replace(Heartbeat, _renew=forget)
+    replace(Renewals, run_once=forget)
 
 
 def message_deleted_before_push() -> None:

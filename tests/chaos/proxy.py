@@ -67,6 +67,7 @@ class Hop:
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _delay: float = 0.0
     _refusing: bool = False
+    _server: asyncio.Server | None = None
 
     def cut(self, random: Random, how: How, within: int) -> None:
         """Cut one connection after some number of further bytes, at most `within`."""
@@ -126,8 +127,17 @@ class Hop:
     async def listen(self) -> None:
         """Take connections on a free port of this machine."""
         self._open.set()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Take no more connections, and break those that there are."""
+        assert self._server
+        self._server.close()
+        while self._links:
+            for link in list(self._links):
+                link.cut()
+            await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -222,6 +232,7 @@ def proxy() -> Iterator[Proxy]:
         yield made
     finally:
         for hop in made.hops.values():
-            hop.cut_all()
+            made._run(hop.close())
         made._loop.call_soon_threadsafe(made._loop.stop)
         made._thread.join(5)
+        made._loop.close()

@@ -386,6 +386,42 @@ async def test_jobs_that_are_left_to_their_owners_hide_no_other_job(brokers: lis
     assert await claimed(second, 10) == ["new"]
 
 
+async def test_an_owner_that_lives_takes_back_the_crash_that_was_counted_when_its_lease_ran_out(
+    brokers: list[Broker],
+) -> None:
+    """It alone could not reach Redis. The log says so; another owner's crash stays."""
+    first, second = brokers
+    third = Broker(first.redis, QUEUE, "worker-3", LONG)
+    await put(first, "a")
+    for owner in (first, second):
+        assert await claimed(owner, lease_settings=SHORT) == ["a"]
+        await lease_runs_out(first, "a")
+        await seen(first, "worker-3", ago=0)
+    (claim,) = (await third.claim(10, busy=0)).jobs
+    assert claim.crashes == 2
+    assert await first.take_back_crashes(["a", "unknown"]) == 1
+    assert await first.take_back_crashes(["a"]) == 0
+    assert await third.acknowledge([Ack("a", "release")]) == [True]
+    (claim,) = (await third.claim(10, busy=0)).jobs
+    assert claim.crashes == 1
+    told = [entry["error"] for entry in claim.history]
+    assert told == ["the worker could not reach Redis for a lease", "the worker died"]
+
+
+async def test_a_crash_is_taken_back_whatever_became_of_the_job(brokers: list[Broker]) -> None:
+    """A job that has ended, or a key that holds something else, is left alone."""
+    first, second = brokers
+    await put(first, "a", "b")
+    assert len(await claimed(first, lease_settings=SHORT)) == 2
+    await lease_runs_out(first, "b")
+    await seen(first, "worker-2", ago=0)
+    assert len(await claimed(second)) == 2
+    assert await second.acknowledge([Ack("a", "done")]) == [True]
+    await first.redis.set(failures_key(QUEUE, "b"), "x")
+    assert await first.take_back_crashes(["a", "b"]) == 0
+    assert not await first.redis.exists(failures_key(QUEUE, "a"))
+
+
 @pytest.mark.parametrize("ahead", [0, 3600])
 async def test_after_an_outage_the_jobs_of_workers_that_died_are_claimed_half_a_lease_later(
     brokers: list[Broker], ahead: float

@@ -92,14 +92,16 @@ local function failures_of(id, lost)
 end
 
 local function note_crash(id, lost, log, blamed)
-    local _, since, attempt, who = string.match(lost, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+    local owner, since, attempt, who = string.match(lost, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
     local line = cjson.encode({
         attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
         error = 'the worker died',
     })
     local key = FAILURES .. id
     log = log .. line .. '\n'
-    guarded('HINCRBY', key, blamed and 'crashes' or 'spared', 1)
+    local count = blamed and 'crashes' or 'spared'
+    guarded('HINCRBY', key, count, 1)
+    guarded('HSET', key, 'owner:' .. owner, count .. ' ' .. line) -- take_back.lua needs it, if the owner lives
     if #log < 100000 then guarded('HSET', key, 'log', log) end
     guarded('PEXPIRE', key, MONTH)
     return log
