@@ -27,6 +27,7 @@ BESIDE = {  # what runs beside the job
 }  # fmt: skip
 NOT_ON_IT = {  # steps that a plain job that succeeds does not have, and the heartbeat, which has a thread of its own
     "ledgerq/execution/outside.py", "ledgerq/store/outbox.py", "ledgerq/execution/retry.py", "ledgerq/worker/heartbeat.py",
+    "ledgerq/worker/renewals.py",
 }  # fmt: skip
 MOST = 52  # files that a job of ours enters; 44, and what chance adds of the parts beside it
 
