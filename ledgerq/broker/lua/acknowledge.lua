@@ -7,7 +7,7 @@
 local queue, running, aborted = unpack(KEYS)
 local token = ARGV[1]
 local MONTH = 30 * 24 * 3600 * 1000
-local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
+local FAILURES_OF = failures_of_queue(queue)
 -- an entry is token|since|attempt|worker; `since` has 13 digits
 local ELSEWHERE = 0 -- the attempt of a claim whose body is of another queue's job: arq's keys of the id are left alone
 local time = redis.call('TIME')
@@ -16,7 +16,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys, queued, ended, marks = {}, {}, {}, {} -- to delete: keys, members of the queue, claims, aborts
 
 local function done(id, result, keep, elsewhere)
-    keys[#keys + 1] = FAILURES .. id
+    keys[#keys + 1] = FAILURES_OF .. id
     queued[#queued + 1] = id
     if elsewhere then return end
     keys[#keys + 1] = JOB .. id
@@ -32,7 +32,7 @@ local function done(id, result, keep, elsewhere)
 end
 
 local function again(id, action, delay, note, attempt)
-    local failures = FAILURES .. id
+    local failures = FAILURES_OF .. id
     redis.call('ZADD', queue, 'XX', string.format('%.0f', now + delay), id)
     if action == 'retry' and attempt ~= ELSEWHERE then
         redis.call('SET', RETRY .. id, attempt, 'PX', MONTH)

@@ -1,16 +1,25 @@
 #!lua flags=allow-oom
 -- Claim due jobs: each gets a lease that names its owner, and moves behind the jobs that are due.
 -- KEYS  queue, running, aborted, cancelled, exclusive slot, workers, renewal time
--- ARGV  jobs wanted, lease in ms, the owner's token, the owner's name, number of jobs that the owner runs now without
---       those that work outside, crashes after which a job is a suspect, crashes after which a job is given up,
---       the last bytes of this queue's bodies, the longest body that is accepted (longer ones are cut, to a byte more),
---       further jobs wanted of the batchable kinds, further jobs wanted of the kinds that work outside,
---       the id and the score of the last job that was passed over, or '' and '',
---       1 to look again at the first jobs that were passed over, or 0,
---       1 if a suspect works outside in the owner now, or 0,
---       1 if a doubtful job works outside in the owner now, or 0,
---       how many times as many crashes a job that works outside may have,
---       the number of batchable kinds, the names of these kinds, the names of the kinds that work outside
+-- ARGV   1  jobs wanted
+--        2  lease in ms
+--        3  the owner's token
+--        4  the owner's name
+--        5  number of jobs that the owner runs now, without those that work outside
+--        6  crashes after which a job is a suspect
+--        7  crashes after which a job is given up
+--        8  the last bytes of this queue's bodies
+--        9  the longest body that is accepted; longer ones are cut, to a byte more
+--       10  further jobs wanted of the batchable kinds
+--       11  further jobs wanted of the kinds that work outside
+--       12  the id of the last job that was passed over, or ''
+--       13  its score, or ''
+--       14  1 to look again at the first jobs that were passed over, or 0
+--       15  1 if a suspect works outside in the owner now, or 0
+--       16  1 if a doubtful job works outside in the owner now, or 0
+--       17  how many times as many crashes a job that works outside may have
+--       18  the number of batchable kinds
+--       19… the names of the batchable kinds, then those of the kinds that work outside
 -- A job that works outside and for which there is no room is passed over: the jobs behind it have their turn. The owner
 -- remembers the last one, so that no claim looks again at all that wait.
 -- A body that names another queue is not answered, and arq's keys of its id are left alone: the attempt 0 in
@@ -25,6 +34,7 @@
 local queue, running, aborted, cancelled, exclusive_slot, workers, renewal = unpack(KEYS)
 local lease, token, worker = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local busy, isolate_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local outside_factor = tonumber(ARGV[17])
 local mark, longest = ARGV[8], tonumber(ARGV[9])
 local OWN, SHARED, OUTSIDE = 0, 1, 2 -- how a job runs: in its own transaction, in a group's, outside first
 local room = {[OWN] = tonumber(ARGV[1]), [SHARED] = tonumber(ARGV[10]), [OUTSIDE] = tonumber(ARGV[11])}
@@ -34,7 +44,7 @@ local FIRST = 19 -- of the kinds
 for i = FIRST, #ARGV do how[ARGV[i]] = i < FIRST + tonumber(ARGV[18]) and SHARED or OUTSIDE end
 local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[18]), ARGV[14] == '1'
 local has_suspect, has_doubtful = ARGV[15] == '1', ARGV[16] == '1' -- that work outside
-local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
+local FAILURES_OF = failures_of_queue(queue)
 local MONTH = 30 * 24 * 3600 * 1000
 local HEAVY = 8 * 1024 * 1024 -- bytes of bodies after which a claim ends: a worker holds all in memory
 local time = redis.call('TIME')
@@ -83,7 +93,7 @@ end
 -- the crashes, interruptions and log of a job, and if it is blamed for the end of its last owner; `lost` is the claim of
 -- an owner that died with the job, or false
 local function failures_of(id, lost)
-    local known = guarded('HMGET', FAILURES .. id, 'crashes', 'interruptions', 'log', 'beside', 'spared')
+    local known = guarded('HMGET', FAILURES_OF .. id, 'crashes', 'interruptions', 'log', 'beside', 'spared')
     known = known or {false, false, false, false, false}
     local spared_enough = (tonumber(known[5]) or 0) >= isolate_after -- it is always there when a worker dies
     local blamed = lost and (spared_enough or known[4] ~= string.match(lost, '^[^|]*'))
@@ -97,7 +107,7 @@ local function note_crash(id, lost, log, blamed)
         attempt = tonumber(attempt) or 1, worker = who or '', since = tonumber(since) or 0,
         error = 'the worker died',
     })
-    local key = FAILURES .. id
+    local key = FAILURES_OF .. id
     log = log .. line .. '\n'
     local count = blamed and 'crashes' or 'spared'
     guarded('HINCRBY', key, count, 1)
@@ -140,7 +150,7 @@ local stops = redis.call('EXISTS', aborted, cancelled) > 0 -- somebody wants job
 
 -- a job that works outside is there far longer than others, so it meets more crashes that are not its own
 local function is_suspect(crashes, runs)
-    local allowed = runs == OUTSIDE and tonumber(ARGV[17]) or 1
+    local allowed = runs == OUTSIDE and outside_factor or 1
     return crashes >= isolate_after * allowed and crashes < give_up_after * allowed
 end
 
@@ -233,7 +243,7 @@ local function look_up(due, from)
         bodies[#bodies + 1] = JOB .. id
         marks[#marks + 1] = IN_PROGRESS .. id
         marks[#marks + 1] = RETRY .. id
-        marks[#marks + 1] = FAILURES .. id
+        marks[#marks + 1] = FAILURES_OF .. id
     end
     local none = redis.call('EXISTS', unpack(marks)) == 0
     local body, lost = redis.call('MGET', unpack(bodies)), redis.call('HMGET', running, unpack(ids))
@@ -278,7 +288,7 @@ local function claim(id, score, job, crashes, interruptions, log, runs, blamed)
     if runs == OUTSIDE then
         has_doubtful = has_doubtful or crashes >= isolate_after
     elseif is_suspect(crashes, runs) then
-        guarded('HSET', FAILURES .. id, 'beside', has_doubtful and token or '')
+        guarded('HSET', FAILURES_OF .. id, 'beside', has_doubtful and token or '')
     end
     local attempt = job.elsewhere and 0 or job.fresh and 1 or attempt_of(id)
     if not job.elsewhere then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end

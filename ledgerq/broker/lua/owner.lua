@@ -38,3 +38,6 @@ local function all_are_silent(workers, ms)
     local older = redis.pcall('ZCOUNT', workers, '-inf', since)
     return recent == 0 and older ~= 0
 end
+
+-- the beginning of the keys of this queue's failures; the job's id follows
+local function failures_of_queue(queue) return FAILURES .. #queue .. ':' .. queue .. ':' end

@@ -4,7 +4,7 @@
 -- Either way the job's entry in `cancelled` is deleted, and its unique key is free.
 local queue, running, cancelled = unpack(KEYS)
 local keep = tonumber(ARGV[1])
-local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
+local FAILURES_OF = failures_of_queue(queue)
 
 local function take_off(id, result)
     local known = redis.call('MGET', JOB .. id, RESULT .. id)
@@ -12,7 +12,7 @@ local function take_off(id, result)
     if not elsewhere and redis.call('EXISTS', IN_PROGRESS .. id) == 1 then return 0 end
     redis.call('ZREM', queue, id)
     redis.call('HDEL', running, id)
-    redis.call('DEL', FAILURES .. id)
+    redis.call('DEL', FAILURES_OF .. id)
     if elsewhere then return 1 end
     redis.call('DEL', JOB .. id, RETRY .. id)
     if result ~= '' and keep > 0 and (not known[2] or is_result_of(queue, known[2])) then

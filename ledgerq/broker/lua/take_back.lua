@@ -3,7 +3,7 @@
 -- longer than a lease. KEYS queue; ARGV the owner's token, ids. Answers with the number of crashes that were taken back.
 local queue = KEYS[1]
 local token = ARGV[1]
-local FAILURES = FAILURES .. #queue .. ':' .. queue .. ':'
+local FAILURES_OF = failures_of_queue(queue)
 local DIED, LIVES = '"error":"the worker died"', '"error":"the worker could not reach Redis for a lease"'
 
 -- the log with that line as it should have been
@@ -27,5 +27,5 @@ local function take_back(failures)
 end
 
 local taken_back = 0
-for i = 2, #ARGV do taken_back = taken_back + take_back(FAILURES .. ARGV[i]) end
+for i = 2, #ARGV do taken_back = taken_back + take_back(FAILURES_OF .. ARGV[i]) end
 return taken_back
