@@ -33,7 +33,7 @@ from ledgerq.store.tables import JobStep, StepState
 from ledgerq.text import one_line
 from ledgerq.wire.answers import AnswerType, answer_type, type_like
 from ledgerq.wire.result import storable_answer
-from ledgerq.wire.step_names import StepLimits, StepNames, in_transaction_of
+from ledgerq.wire.step_names import StepLimits, StepNames
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -196,7 +196,7 @@ class Outside(Generic[S]):
             return self._answer(kind, recorded)
 
         async def work(session: LedgerqSession) -> Any:
-            with in_transaction_of(name):
+            with self._names.in_transaction_of(name):
                 answer = await function(self._context(session), *args, **kwargs)
             return storable_answer(answer, self._limits.answer, kind)
 
@@ -207,7 +207,7 @@ class Outside(Generic[S]):
 
         `type` is the type of the values, for example `tuple[datetime, int]`; None is the class of `start`.
         """
-        self._names.take(name)
+        self._names.take_for_cursor(name)
         kind: AnswerType[T] = type_like(start) if type is None else AnswerType(TypeAdapter(type))
         self._cursors[name] = kind
         recorded = self._records.known.get(name)
@@ -244,7 +244,7 @@ class Outside(Generic[S]):
             )
 
         async def work(session: LedgerqSession) -> None:
-            with in_transaction_of(name):
+            with self._names.in_transaction_of(name):
                 await function(self._context(session), *args, **kwargs)
 
         kept = storable_answer(value, self._limits.answer, kind)
@@ -254,6 +254,7 @@ class Outside(Generic[S]):
                 "its value is another one after JSON; name its type: cursor(…, type=)",
             )
         async with self._one_page:  # pages of one job are done one after another
+            self._names.require_step_possible(name)  # the function may have ended meanwhile
             await self._records.advance(name, kept, work)
 
     async def progress(self, done: int, of: int | None = None, note: str | None = None) -> None:

@@ -127,4 +127,5 @@ def _happened(step: JobStep) -> str:
 
 
 def _again(step: JobStep) -> str:
-    return f"to have it done again: ledgerq dead replay {step.job_id} --from-step {step.name}"
+    replay = f"ledgerq dead replay {step.job_id} --from-step {step.name}"
+    return f"to have it done again, and the steps that began after it: {replay}"

@@ -140,7 +140,7 @@ class Broker:
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
-        self._take_back = script(redis, "take_back")
+        self._settle_crashes = script(redis, "settle_crashes")
         self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
         self._looked_back = 0.0
 
@@ -182,7 +182,6 @@ class Broker:
         now = time.monotonic()
         if look_back := bool(self._passed[0]) and now > self._looked_back + _LOOK_AGAIN:
             self._looked_back = now
-        keys = self._keys_of_claim
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
@@ -190,7 +189,7 @@ class Broker:
             int(look_back), int(room.has_suspect), int(room.has_doubtful), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
-            keys=keys, args=arguments
+            keys=self._keys_of_claim, args=arguments
         )
         self._passed = passed
         return FetchResult(
@@ -220,9 +219,13 @@ class Broker:
             ]  # fmt: skip
         return [bool(each) for each in await self._acknowledge(keys=self._keys, args=arguments)]
 
-    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
-        """Take back the crashes that were counted because leases of this worker on these jobs ran out; answers how many."""
-        return int(await self._take_back(keys=[self.queue], args=[self.token, *map(raw, job_ids)]))
+    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+        """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
+
+        Each is settled once. Answers with the number of crashes that were taken back.
+        """
+        about = [self.token, int(take_back), *map(raw, job_ids)]
+        return int(await self._settle_crashes(keys=[self.queue], args=about))
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis but does not know: the claim's answer was lost.

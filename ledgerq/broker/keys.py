@@ -69,7 +69,8 @@ def failures_key(queue: str, job_id: str) -> str:
     """The key of a Redis hash with a job's failures: counts, and `log`, one JSON object a line.
 
     The counts are `crashes`, `interruptions` and `spared`: crashes that are not counted for this job, because the one in `beside`
-    may have caused them. `owner:<token>` says what was counted and logged when that owner's lease ran out.
+    may have caused them. `owner:<token>` says what was counted and logged when that owner's lease ran out, until the owner says that
+    it lives; `taken_back` is how many such crashes no longer count.
     """
     return f"{FAILURES}{len(queue.encode())}:{queue}:{job_id}"
 

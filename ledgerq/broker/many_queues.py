@@ -54,8 +54,8 @@ class ServedQueues(Protocol):
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; answers each ack with True, or with False if this worker had lost the claim before."""
 
-    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
-        """Take back the crashes that were counted against these jobs because leases of this worker ran out; answers how many."""
+    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+        """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay."""
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis, but that are not in `known`."""
@@ -213,12 +213,13 @@ class ManyQueues:
             renewed |= await broker.renew(ids.get(queue, ()))
         return renewed
 
-    async def take_back_crashes(self, job_ids: Collection[str]) -> int:
-        """Take back the crashes that were counted against these jobs because leases of this worker ran out; answers how many.
+    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+        """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
 
         Each queue is asked for all: a job that ended here meanwhile has no queue any more.
         """
-        return sum([await each.take_back_crashes(job_ids) for each in self._brokers.values()])
+        brokers = self._brokers.values()
+        return sum([await each.settle_crashes(job_ids, take_back=take_back) for each in brokers])
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""

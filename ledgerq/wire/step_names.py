@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ledgerq.errors import InvalidRequest
 
 MAX_NAME = 100  # characters
-_BEGUN = ContextVar[str | None]("ledgerq_step_with_a_transaction", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,18 @@ class StepLimits:
     answers: int = 8 * 2**20
 
 
+@dataclass(slots=True)
+class _Transaction:
+    """Of a step. A task that is started in it may live longer, and keeps the variable."""
+
+    run: "StepNames"
+    step: str
+    is_open: bool = True
+
+
+_TRANSACTION = ContextVar[_Transaction | None]("ledgerq_transaction_of_step", default=None)
+
+
 class StepNames:
     """Checks the step names of a run: each is used once; with those of earlier runs, `known`, there are at most `limit`."""
 
@@ -28,13 +39,21 @@ class StepNames:
         self._closed, self._limit = False, limit
 
     def take(self, name: str) -> None:
-        """Use a name.
+        """Use a name for a step that begins now.
 
         Raises:
-            InvalidRequest: the name was used before, or is not valid; there are too many; another step's transaction is open;
-                or the run is over.
+            InvalidRequest: as for `take_for_cursor`; or this is in another step's transaction.
         """
         self.require_step_possible(name)
+        self.take_for_cursor(name)
+
+    def take_for_cursor(self, name: str) -> None:
+        """Use a name for a cursor.
+
+        Raises:
+            InvalidRequest: the name was used before, or is not valid; there are too many; or the run is over.
+        """
+        self._require_going_on(name)
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
             raise InvalidRequest("step", f"its name must have 1 to {MAX_NAME} printable characters")
         if name in self._used:
@@ -53,25 +72,31 @@ class StepNames:
         Raises:
             InvalidRequest: it is refused.
         """
+        self._require_going_on(name)
+        around = _TRANSACTION.get()
+        if around and around.is_open and around.run is self:
+            raise InvalidRequest(
+                f"step {name}",
+                f"is in the transaction of step {around.step}; do it before, or after",
+            )
+
+    def _require_going_on(self, name: str) -> None:
         if self._closed:
             raise InvalidRequest(
                 f"step {name}", "comes after the end of the job's function outside"
             )
-        if (other := _BEGUN.get()) is not None:
-            raise InvalidRequest(
-                f"step {name}", f"is in the transaction of step {other}; do it before, or after"
-            )
+
+    @contextmanager
+    def in_transaction_of(self, name: str) -> Iterator[None]:
+        """Mark a block as work in the transaction of the step `name`: in it, no other step of this run may begin."""
+        before, now = _TRANSACTION.get(), _Transaction(self, name)
+        _TRANSACTION.set(now)
+        try:
+            yield
+        finally:
+            now.is_open = False
+            _TRANSACTION.set(before)
 
     def close(self) -> None:
         """The run is over: from now on no name is taken."""
         self._closed = True
-
-
-@contextmanager
-def in_transaction_of(name: str) -> Iterator[None]:
-    """Mark a block as work in the transaction of the step `name`: it may contain no other step."""
-    before = _BEGUN.set(name)
-    try:
-        yield
-    finally:
-        _BEGUN.reset(before)

@@ -159,7 +159,7 @@ class Heartbeat:
             now = time.monotonic()
             if now - asked > pause + 1:  # the whole process stood still: no job's fault
                 self._answered = now
-                renewals.process_stood_still()
+                renewals.process_stood_still(now - asked - pause)
             found = self._activity(lag)
             answered = self._answered > asked - pause
             if answered or not found.is_same(step):

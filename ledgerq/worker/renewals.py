@@ -1,5 +1,6 @@
-"""Renews the leases of a worker's jobs, and tells Redis afterwards if the worker could not reach it for a while."""
+"""Renews the leases of a worker's jobs; and says afterwards that the worker lived, if leases ran out meanwhile."""
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -15,9 +16,9 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 class Renewals:
     """Renews the leases of a worker's jobs.
 
-    If a lease runs out because the worker does not reach Redis, another worker claims the job, and counts a crash against the
-    job. This one takes the crash back when it reaches Redis again. It does not if its process stood still meanwhile: the job
-    may have been the cause.
+    If a lease runs out because the worker can't renew it, another worker claims the job, and counts a crash against the
+    job. This worker takes the crash back as soon as it renews again. It does not if its process stood still for a third of a
+    lease or more: the job may be the cause. A job has at most three crashes taken back.
 
     Args:
         broker: the worker's.
@@ -28,33 +29,34 @@ class Renewals:
     broker: ServedQueues
     active: Callable[[], Collection[str]]
     on_taken: Callable[[str], None]
-    _not_renewed: set[str] = field(
-        default_factory=set
-    )  # the jobs of renewals that failed, since the last that did not
-    _stood_still: bool = False  # since the last renewal
+    _not_renewed: set[str] = field(default_factory=set)  # the jobs of the first renewal that failed
+    _stood_still: float = 0.0  # seconds, since the last renewal that did not fail
 
-    def process_stood_still(self) -> None:
-        """Note that the whole process stood still, so that this was why leases ran out."""
-        self._stood_still = True
+    def process_stood_still(self, seconds: float) -> None:
+        """Note that the whole process stood still for so long: its leases may have run out therefore."""
+        self._stood_still += seconds
 
     async def run_once(self) -> float:
         """Renew the leases of all jobs; answers with the seconds until the next time."""
-        held = sorted(self.active())
+        pause = self.broker.lease_settings.lease / 3
+        held, began = sorted(self.active()), time.monotonic()
         try:
             renewed = await self.broker.renew(held)
         except Exception:
-            self._not_renewed.update(held)
+            self._not_renewed = self._not_renewed or {*held}
             raise
-        for job_id, lease in renewed.items():
-            if lease is RenewalStatus.TAKEN and job_id in self.active():
+        taken = [each for each, lease in renewed.items() if lease is RenewalStatus.TAKEN]
+        for job_id in taken:
+            if job_id in self.active():
                 log.warning("lease.lost", job_id=job_id)
                 self.on_taken(job_id)
-        if self._not_renewed and not self._stood_still:
-            await self._take_back(sorted(self._not_renewed))
+        if lost := self._not_renewed.union(taken):
+            was_late = bool(self._not_renewed) or time.monotonic() - began > pause
+            await self._settle(sorted(lost), take_back=was_late and self._stood_still < pause)
         self._not_renewed.clear()
-        self._stood_still = False
-        return self.broker.lease_settings.lease / 3
+        self._stood_still = 0.0
+        return pause
 
-    async def _take_back(self, job_ids: Collection[str]) -> None:
-        if taken_back := await self.broker.take_back_crashes(job_ids):
+    async def _settle(self, job_ids: Collection[str], *, take_back: bool) -> None:
+        if taken_back := await self.broker.settle_crashes(job_ids, take_back=take_back):
             log.info("crash.taken_back", jobs=taken_back)

@@ -1,7 +1,7 @@
 """Claims on a real Redis: one owner at a time, and nothing on the queue can stop it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from ledgerq.broker.keys import failures_key, renewal_key, workers_key
 from ledgerq.broker.presence import beat, keep_beating
 from ledgerq.config import Config
 from ledgerq.wire.envelope import MAX_BODY_BYTES
+from ledgerq.worker.renewals import Renewals
 from tests.support import eventually
 
 QUEUE = "arq:queue"
@@ -386,40 +387,119 @@ async def test_jobs_that_are_left_to_their_owners_hide_no_other_job(brokers: lis
     assert await claimed(second, 10) == ["new"]
 
 
+async def crash_counted(owner: Broker, successor: Broker, *jobs: str) -> list[int]:
+    """The successor claims jobs of an owner whose leases ran out, and gives them back; the crashes that it was told."""
+    assert await claimed(owner, lease_settings=SHORT) == [*jobs]
+    await lease_runs_out(owner, jobs[-1])
+    await seen(owner, "worker-9", ago=0)
+    claims = (await successor.claim(10, busy=0)).jobs
+    assert [each.job_id for each in claims] == [*jobs]
+    assert all(await successor.acknowledge([Ack(job, "release") for job in jobs]))
+    return [each.crashes for each in claims]
+
+
 async def test_an_owner_that_lives_takes_back_the_crash_that_was_counted_when_its_lease_ran_out(
     brokers: list[Broker],
 ) -> None:
-    """It alone could not reach Redis. The log says so; another owner's crash stays."""
+    """The log says so. Another owner's crash stays."""
     first, second = brokers
     third = Broker(first.redis, QUEUE, "worker-3", LONG)
     await put(first, "a")
-    for owner in (first, second):
-        assert await claimed(owner, lease_settings=SHORT) == ["a"]
-        await lease_runs_out(first, "a")
-        await seen(first, "worker-3", ago=0)
-    (claim,) = (await third.claim(10, busy=0)).jobs
-    assert claim.crashes == 2
-    assert await first.take_back_crashes(["a", "unknown"]) == 1
-    assert await first.take_back_crashes(["a"]) == 0
-    assert await third.acknowledge([Ack("a", "release")]) == [True]
+    assert await crash_counted(second, third, "a") == [1]
+    assert await crash_counted(first, third, "a") == [2]
+    assert await first.settle_crashes(["a", "unknown"], take_back=True) == 1
     (claim,) = (await third.claim(10, busy=0)).jobs
     assert claim.crashes == 1
     told = [entry["error"] for entry in claim.history]
-    assert told == ["the worker could not reach Redis for a lease", "the worker died"]
+    assert told == ["the worker died", "the worker could not renew its lease"]
 
 
-async def test_a_crash_is_taken_back_whatever_became_of_the_job(brokers: list[Broker]) -> None:
-    """A job that has ended, or a key that holds something else, is left alone."""
+async def test_a_crash_is_settled_once(brokers: list[Broker]) -> None:
+    """One that was not taken back, since its owner stood still, is not taken back by a later outage."""
     first, second = brokers
-    await put(first, "a", "b")
-    assert len(await claimed(first, lease_settings=SHORT)) == 2
-    await lease_runs_out(first, "b")
-    await seen(first, "worker-2", ago=0)
-    assert len(await claimed(second)) == 2
+    await put(first, "a")
+    await crash_counted(first, second, "a")
+    assert await first.settle_crashes(["a"], take_back=False) == 0
+    assert await first.settle_crashes(["a"], take_back=True) == 0
+    assert await crash_counted(first, second, "a") == [2]
+
+
+async def test_a_job_that_keeps_its_workers_from_redis_is_given_up_in_the_end(
+    brokers: list[Broker],
+) -> None:
+    """Only so many crashes are taken back for one job: the job may be why its workers do not reach Redis."""
+    first, second = brokers
+    await put(first, "a")
+    met = []
+    for _ in range(5):
+        met += await crash_counted(first, second, "a")
+        await first.settle_crashes(["a"], take_back=True)
+    assert met == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", ["text", "number"])
+async def test_a_crash_is_taken_back_whatever_became_of_the_job(
+    brokers: list[Broker], wrong: str
+) -> None:
+    """A job that has ended, and a key that holds something else, are left alone."""
+    first, second = brokers
+    await put(first, "a", "b", "c")
+    assert await crash_counted(first, second, "a", "b", "c") == [1, 1, 1]
+    assert await claimed(second, 1) == ["a"]
     assert await second.acknowledge([Ack("a", "done")]) == [True]
-    await first.redis.set(failures_key(QUEUE, "b"), "x")
-    assert await first.take_back_crashes(["a", "b"]) == 0
+    if wrong == "text":
+        await first.redis.set(failures_key(QUEUE, "b"), "x")
+    else:
+        await first.redis.hset(failures_key(QUEUE, "b"), "crashes", "x")  # type: ignore[misc]
+    assert await first.settle_crashes(["a", "b", "c"], take_back=True) == 1
     assert not await first.redis.exists(failures_key(QUEUE, "a"))
+
+
+async def test_a_key_of_the_wrong_sort_keeps_no_other_lease_from_being_renewed(
+    brokers: list[Broker],
+) -> None:
+    """It counts as missing."""
+    first, _ = brokers
+    await put(first, "a", "b")
+    assert len(await claimed(first)) == 2
+    await first.redis.delete("arq:in-progress:a")
+    await first.redis.rpush("arq:in-progress:a", "x")  # type: ignore[misc]
+    assert set((await first.renew(["a", "b"])).values()) == {RenewalStatus.RENEWED}
+
+
+class Unreachable(Broker):
+    """A broker whose next renewals fail."""
+
+    failures = 0
+
+    async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError
+        return await super().renew(job_ids)
+
+
+@pytest.mark.parametrize(("stood_still", "taken_back"), [(0, 1), (4.9, 1), (5, 0), (20, 0)])
+async def test_crashes_are_taken_back_after_renewals_that_failed_if_the_process_did_not_stand_still(
+    brokers: list[Broker], stood_still: float, taken_back: int
+) -> None:
+    """A third of a lease is too long; and what is decided then holds."""
+    first, second = brokers
+    owner = Unreachable(first.redis, QUEUE, "worker-1", LONG)
+    await put(first, "a")
+    lost: list[str] = []
+    renewals = Renewals(owner, lambda: ["a"], lost.append)
+    await crash_counted(owner, second, "a")
+    for _ in range(2):
+        owner.failures = 2
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await renewals.run_once()
+        renewals.process_stood_still(stood_still)
+        await renewals.run_once()
+        stood_still = 0
+    count = await first.redis.hget(failures_key(QUEUE, "a"), "crashes")  # type: ignore[misc]
+    assert int(count) == 1 - taken_back
 
 
 @pytest.mark.parametrize("ahead", [0, 3600])

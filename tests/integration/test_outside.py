@@ -1007,6 +1007,37 @@ async def test_a_step_in_the_transaction_of_another_is_refused_before_anything_i
     assert called == []
 
 
+async def test_a_task_that_a_page_starts_may_begin_steps_after_the_commit(
+    any_sessions: Sessions,
+) -> None:
+    """It was started in a transaction, which is over; so may the steps of another job that the task runs."""
+    pages: list[asyncio.Task[Any]] = []
+    committed = asyncio.Event()
+
+    async def fetch() -> int:
+        return 7
+
+    async def ahead(outside: Outside[Any]) -> int:
+        await committed.wait()
+        another = await run(any_sessions, Payments(), delivery(Charge(), "another"))
+        assert isinstance(another, Completed)
+        return await outside.step("next", fetch)
+
+    async def loop(outside: Outside[Any], charge: Charge) -> Receipt:
+        outside.cursor("pages", 0)
+
+        async def page(context: JobContext[Any]) -> None:
+            assert outside.cursor("rows", 5) == 5  # which is no step
+            pages.append(asyncio.create_task(ahead(outside)))
+
+        await outside.advance("pages", 1, page)
+        committed.set()
+        return Receipt(id=UUID(int=3), amount=await pages[0])
+
+    kind = job(outside=loop)(charge.handle)
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
+
+
 async def test_a_page_after_the_end_of_the_function_is_refused(any_sessions: Sessions) -> None:
     """What the function left behind moves no cursor."""
     called, left = [], list[Outside[Any]]()

@@ -52,13 +52,6 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- a key of the wrong type counts as missing: one bad key must not stop the queue
-local function guarded(...)
-    local answer = redis.pcall(...)
-    if type(answer) == 'table' and answer.err then return false end
-    return answer
-end
-
 local moved = 0 -- jobs that were looked at, and are due later now
 local function later(id, ms, fraction)
     redis.call('ZADD', queue, 'XX', whole(now + ms) .. (fraction or ''), id)
@@ -111,7 +104,7 @@ local function note_crash(id, lost, log, blamed)
     log = log .. line .. '\n'
     local count = blamed and 'crashes' or 'spared'
     guarded('HINCRBY', key, count, 1)
-    guarded('HSET', key, 'owner:' .. owner, count .. ' ' .. line) -- take_back.lua needs it, if the owner lives
+    guarded('HSET', key, 'owner:' .. owner, count .. ' ' .. line) -- settle_crashes.lua needs it, if the owner lives
     if #log < 100000 then guarded('HSET', key, 'log', log) end
     guarded('PEXPIRE', key, MONTH)
     return log

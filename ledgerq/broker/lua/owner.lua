@@ -39,5 +39,12 @@ local function all_are_silent(workers, ms)
     return recent == 0 and older ~= 0
 end
 
+-- a key of the wrong type counts as missing: one bad key must not stop the queue
+local function guarded(...)
+    local answer = redis.pcall(...)
+    if type(answer) == 'table' and answer.err then return false end
+    return answer
+end
+
 -- the beginning of the keys of this queue's failures; the job's id follows
 local function failures_of_queue(queue) return FAILURES .. #queue .. ':' .. queue .. ':' end

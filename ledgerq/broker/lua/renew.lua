@@ -19,7 +19,7 @@ for i = 3, #ARGV do
     local mine = entry and string.sub(entry, 1, #token + 1) == token .. '|'
     -- an entry is token|since|attempt|worker; `since` has 13 digits. Attempt 0: the body is of another queue's job
     local elsewhere = mine and string.sub(entry, #token + 15, #token + 17) == '|0|'
-    local holder = not elsewhere and redis.call('GET', IN_PROGRESS .. id)
+    local holder = not elsewhere and guarded('GET', IN_PROGRESS .. id)
     if mine and (not holder or holder == token) then
         if not elsewhere then redis.call('SET', IN_PROGRESS .. id, token, 'PX', lease) end
         redis.call('ZADD', queue, 'XX', 'GT', until_when, id)
