@@ -140,7 +140,7 @@ class Broker:
         self._claim = script(redis, "claim")
         self._renew = script(redis, "renew")
         self._acknowledge = script(redis, "acknowledge")
-        self._settle_crashes = script(redis, "settle_crashes")
+        self._review_crashes = script(redis, "review_crashes")
         self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
         self._looked_back = 0.0
 
@@ -219,13 +219,13 @@ class Broker:
             ]  # fmt: skip
         return [bool(each) for each in await self._acknowledge(keys=self._keys, args=arguments)]
 
-    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+    async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
         """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
 
-        Each is settled once. Answers with the number of crashes that were taken back.
+        Each is reviewed once. Answers with the number of crashes that were taken back.
         """
-        about = [self.token, int(take_back), *map(raw, job_ids)]
-        return int(await self._settle_crashes(keys=[self.queue], args=about))
+        about: list[bytes | str | int] = [self.token, int(take_back), *map(raw, job_ids)]
+        return int(await self._review_crashes(keys=[self.queue], args=about))
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
         """The ids of jobs that this worker has claimed on Redis but does not know: the claim's answer was lost.

@@ -54,7 +54,7 @@ class ServedQueues(Protocol):
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; answers each ack with True, or with False if this worker had lost the claim before."""
 
-    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+    async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
         """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay."""
 
     async def orphaned_claims(self, known: Collection[str]) -> list[str]:
@@ -213,13 +213,13 @@ class ManyQueues:
             renewed |= await broker.renew(ids.get(queue, ()))
         return renewed
 
-    async def settle_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
+    async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
         """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
 
         Each queue is asked for all: a job that ended here meanwhile has no queue any more.
         """
         brokers = self._brokers.values()
-        return sum([await each.settle_crashes(job_ids, take_back=take_back) for each in brokers])
+        return sum([await each.review_crashes(job_ids, take_back=take_back) for each in brokers])
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""

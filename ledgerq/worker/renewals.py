@@ -52,11 +52,11 @@ class Renewals:
                 self.on_taken(job_id)
         if lost := self._not_renewed.union(taken):
             was_late = bool(self._not_renewed) or time.monotonic() - began > pause
-            await self._settle(sorted(lost), take_back=was_late and self._stood_still < pause)
+            await self._review(sorted(lost), take_back=was_late and self._stood_still < pause)
         self._not_renewed.clear()
         self._stood_still = 0.0
         return pause
 
-    async def _settle(self, job_ids: Collection[str], *, take_back: bool) -> None:
-        if taken_back := await self.broker.settle_crashes(job_ids, take_back=take_back):
+    async def _review(self, job_ids: Collection[str], *, take_back: bool) -> None:
+        if taken_back := await self.broker.review_crashes(job_ids, take_back=take_back):
             log.info("crash.taken_back", jobs=taken_back)

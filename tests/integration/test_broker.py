@@ -407,20 +407,20 @@ async def test_an_owner_that_lives_takes_back_the_crash_that_was_counted_when_it
     await put(first, "a")
     assert await crash_counted(second, third, "a") == [1]
     assert await crash_counted(first, third, "a") == [2]
-    assert await first.settle_crashes(["a", "unknown"], take_back=True) == 1
+    assert await first.review_crashes(["a", "unknown"], take_back=True) == 1
     (claim,) = (await third.claim(10, busy=0)).jobs
     assert claim.crashes == 1
     told = [entry["error"] for entry in claim.history]
     assert told == ["the worker died", "the worker could not renew its lease"]
 
 
-async def test_a_crash_is_settled_once(brokers: list[Broker]) -> None:
+async def test_a_crash_is_reviewed_once(brokers: list[Broker]) -> None:
     """One that was not taken back, since its owner stood still, is not taken back by a later outage."""
     first, second = brokers
     await put(first, "a")
     await crash_counted(first, second, "a")
-    assert await first.settle_crashes(["a"], take_back=False) == 0
-    assert await first.settle_crashes(["a"], take_back=True) == 0
+    assert await first.review_crashes(["a"], take_back=False) == 0
+    assert await first.review_crashes(["a"], take_back=True) == 0
     assert await crash_counted(first, second, "a") == [2]
 
 
@@ -433,7 +433,7 @@ async def test_a_job_that_keeps_its_workers_from_redis_is_given_up_in_the_end(
     met = []
     for _ in range(5):
         met += await crash_counted(first, second, "a")
-        await first.settle_crashes(["a"], take_back=True)
+        await first.review_crashes(["a"], take_back=True)
     assert met == [1, 1, 1, 1, 2]
 
 
@@ -451,7 +451,7 @@ async def test_a_crash_is_taken_back_whatever_became_of_the_job(
         await first.redis.set(failures_key(QUEUE, "b"), "x")
     else:
         await first.redis.hset(failures_key(QUEUE, "b"), "crashes", "x")  # type: ignore[misc]
-    assert await first.settle_crashes(["a", "b", "c"], take_back=True) == 1
+    assert await first.review_crashes(["a", "b", "c"], take_back=True) == 1
     assert not await first.redis.exists(failures_key(QUEUE, "a"))
 
 

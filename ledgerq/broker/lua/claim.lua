@@ -104,7 +104,7 @@ local function note_crash(id, lost, log, blamed)
     log = log .. line .. '\n'
     local count = blamed and 'crashes' or 'spared'
     guarded('HINCRBY', key, count, 1)
-    guarded('HSET', key, 'owner:' .. owner, count .. ' ' .. line) -- settle_crashes.lua needs it, if the owner lives
+    guarded('HSET', key, 'owner:' .. owner, count .. ' ' .. line) -- review_crashes.lua needs it, if the owner lives
     if #log < 100000 then guarded('HSET', key, 'log', log) end
     guarded('PEXPIRE', key, MONTH)
     return log

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Settle the crashes that claims of other workers counted against jobs of this owner, when it lives: its leases ran out.
+-- Review the crashes that claims of other workers counted against jobs of this owner, when it lives: its leases ran out.
 -- KEYS queue; ARGV the owner's token, 1 if it could not renew them and they are taken back, or 0 if they stay; ids.
 -- Answers with the number of crashes that were taken back.
 local queue = KEYS[1]
@@ -17,7 +17,7 @@ local function corrected(log, line)
     return string.sub(log, 1, from - 1) .. instead .. string.sub(log, upto + 1)
 end
 
-local function settle(failures)
+local function review(failures)
     local noted = guarded('HGET', failures, 'owner:' .. token)
     if not noted then return 0 end
     redis.call('HDEL', failures, 'owner:' .. token) -- once, whatever is decided
@@ -33,5 +33,5 @@ local function settle(failures)
 end
 
 local taken_back = 0
-for i = 3, #ARGV do taken_back = taken_back + settle(FAILURES_OF .. ARGV[i]) end
+for i = 3, #ARGV do taken_back = taken_back + review(FAILURES_OF .. ARGV[i]) end
 return taken_back
