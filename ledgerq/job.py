@@ -19,6 +19,7 @@ from ledgerq.context import JobContext, S
 from ledgerq.errors import DefinitionError
 from ledgerq.outside import Outside
 from ledgerq.wire.payload import Payload, R, require_queue
+from ledgerq.wire.payload_fields import require_no_secret
 from ledgerq.wire.signature import read_handler, read_handler_of_many, read_outside
 
 __all__ = ["Handler", "HandlerOfMany", "JobContext", "Kind", "job"]
@@ -204,6 +205,7 @@ def job(
             raise DefinitionError(of.name, "is a job already", "put @job above the function once")
         before = read_outside(outside, Outside, in_thread=in_thread) if outside else None
         payload = read_handler(of, JobContext, before)
+        require_no_secret(payload)
         return Kind(
             payload, of, timeout=timeout, shares_commit=shares_commit, queue=queue, outside=outside
         )

@@ -39,6 +39,7 @@ from ledgerq.store import dead_letters
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.tables import DeadLetter
 from ledgerq.text import spelt_out
+from ledgerq.wire.payload_fields import fields_as_values
 
 T = TypeVar("T")
 
@@ -242,7 +243,7 @@ async def _fields(
     named = kind or letter.kind
     if named is None:
         raise UsageError("--kind", "is missing", f"the letter of job {job_id} names none: give it")
-    return checked_payload(named, payload).model_dump(mode="json", exclude_unset=True)
+    return fields_as_values(checked_payload(named, payload))
 
 
 def _show_replayed(result: ReplayResult, *, as_json: bool) -> None:

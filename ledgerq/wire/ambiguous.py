@@ -10,28 +10,42 @@ _ALIKE = {  # in JSON, each is a text; or a list
     **dict.fromkeys(("decimal", "url", "multi-host-url", "complex", "enum"), "text"),
     **dict.fromkeys(("list", "tuple", "set", "frozenset"), "list"),
 }
+_NO_SCHEMAS = {"metadata", "serialization", "function", "config"}
 _TAKES_ANY = {"str", "bytes", "list", "tuple", "set", "frozenset"}
 
 
 def why_ambiguous(adapter: TypeAdapter[Any]) -> str | None:
     """Why an answer of this type can't be read back from its JSON; None if it can."""
-    for schema in _within(adapter.core_schema):
+    for schema in within(adapter.core_schema):
         if problem := _mixes(schema) or _has_keys_of_parts(schema):
             return problem
     return None
 
 
-def _within(schema: Any) -> Iterator[Mapping[str, Any]]:
+def holds_secret(schema: Any) -> bool:
+    """True if this core schema holds one of pydantic's secrets, for which JSON gets asterisks, and no serializer around it."""
+    if isinstance(schema, list | tuple):
+        return any(map(holds_secret, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    serializer = schema.get("serialization") or {}
+    if function := serializer.get("function"):
+        is_pydantics = getattr(function, "__module__", "") == "pydantic.types"
+        return is_pydantics and "secret" in getattr(function, "__name__", "")
+    return any(holds_secret(part) for name, part in schema.items() if name not in _NO_SCHEMAS)
+
+
+def within(schema: Any) -> Iterator[Mapping[str, Any]]:
     """The schema and all that stand in it."""
     if isinstance(schema, Mapping):
         if "type" in schema:
             yield schema
         for name, part in schema.items():
-            if name not in {"metadata", "serialization", "function", "config"}:
-                yield from _within(part)
+            if name not in _NO_SCHEMAS:
+                yield from within(part)
     elif isinstance(schema, list | tuple):
         for part in schema:
-            yield from _within(part)
+            yield from within(part)
 
 
 def _mixes(schema: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, unwrap
 from types import FunctionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from ledgerq.errors import DefinitionError
+from ledgerq.wire.ambiguous import holds_secret, why_ambiguous
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def answer_type(function: Callable[..., Any]) -> AnswerType[Any]:
     """
     while isinstance(function, partial):
         function = function.func
-    function = getattr(function, "__func__", function)
+    function = unwrap(getattr(function, "__func__", function))  # functools.cache has no annotations
     if not isinstance(function, FunctionType):
         function = getattr(type(function), "__call__", function)  # noqa: B004 - it is looked at
     if not getattr(function, "__annotations__", None):
@@ -92,36 +93,39 @@ def _type_of(function: Callable[..., Any]) -> AnswerType[Any]:
     if answer is Any:
         return AnswerType()
     where = f"{function.__qualname__}() -> {getattr(answer, '__name__', answer)}"
-    adapter, schema = require_json(
+    adapter = require_json(
         answer,
         where,
         "JSON can't carry such an answer of a step",
         "wrap it in a function that answers with what the job needs: numbers, texts, lists, dicts, dataclasses, models",
     )
-    if '"writeOnly"' in str(schema).replace("'", '"'):  # a secret would come back as asterisks
+    if holds_secret(adapter.core_schema):  # it would come back as asterisks
         raise DefinitionError(
             where,
             "holds a secret, which is not written down",
             "answer with what the job needs, not with a secret",
         )
+    if problem := why_ambiguous(adapter):
+        raise DefinitionError(
+            where, f"{problem}: it could not be read back", "let each place have one type"
+        )
     return AnswerType(adapter)
 
 
-def require_json(
-    hint: Any, where: str, problem: str, cure: str
-) -> tuple[TypeAdapter[Any], dict[str, Any]]:
-    """The adapter of a type that JSON can carry, and its JSON schema.
+def require_json(hint: Any, where: str, problem: str, cure: str) -> TypeAdapter[Any]:
+    """The adapter of a type that JSON can carry.
 
     Raises:
         DefinitionError: JSON can't carry it; with this place, problem and cure.
     """
     try:
         adapter = TypeAdapter[Any](hint)
-        return adapter, adapter.json_schema(mode="serialization")
+        adapter.json_schema(mode="serialization")
     except PydanticUserError as error:
         if error.code == "typed-dict-version":
             cure = "take TypedDict from typing_extensions; that of typing can't be read before Python 3.12"
         raise DefinitionError(where, problem, cure) from None
+    return adapter
 
 
 def type_like(value: T) -> AnswerType[T]:

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -291,5 +292,6 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_sorted(each) for each in value]
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # PostgreSQL gives 1e16 back as the whole number that it is
+        # PostgreSQL gives 1e23 back as this whole number, which int(1e23) is not
+        return int(Decimal(repr(value)))
     return value

@@ -13,6 +13,7 @@ from ledgerq.text import storable
 from ledgerq.wire.envelope import MAX_JOB_ID, UNKNOWN_ACTOR, Envelope, check_job_id
 from ledgerq.wire.new_id import new_job_id
 from ledgerq.wire.payload import Payload
+from ledgerq.wire.payload_fields import fields_as_json, fields_as_values, require_no_secret
 from ledgerq.wire.queue_name import checked_queue
 
 MAX_ACTOR = 200
@@ -38,10 +39,9 @@ class Unique:
 
     def __post_init__(self) -> None:
         require_printable("unique.key", self.key, MAX_JOB_ID)
-        if not timedelta(0) < self.window <= _MAX_DELAY:
-            raise InvalidRequest(
-                "unique.window", f"must be more than nothing, at most {_DAYS} days"
-            )
+        if not self.window or not _is_time(self.window):
+            problem = f"must be a timedelta of more than nothing, at most {_DAYS} days"
+            raise InvalidRequest("unique.window", problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,18 @@ class Request:
     queue: str | None = None
 
     def __post_init__(self) -> None:
+        _require_payload(self.payload)
         require_printable("actor", self.actor, MAX_ACTOR)
+        _require_type("job_id", self.job_id, str, "a text; for a UUID: str(…)")
+        _require_type("unique", self.unique, Unique, "Unique(key, window)")
         if self.trace_id is not None:
             require_printable("trace_id", self.trace_id, MAX_TRACE_ID)
         if self.ordering_key is not None:
             require_printable("ordering_key", self.ordering_key, MAX_JOB_ID)
-        if not timedelta(0) <= self.delay <= _MAX_DELAY:
-            raise InvalidRequest("delay", f"must not be negative, and at most {_DAYS} days")
+        if not _is_time(self.delay):
+            raise InvalidRequest(
+                "delay", f"must be a timedelta, not negative, at most {_DAYS} days"
+            )
         if self.queue_name is not None:
             try:
                 checked_queue(self.queue_name)
@@ -99,9 +104,7 @@ class Request:
         Raises:
             InvalidRequest: the payload has a field whose name is reserved.
         """
-        payload = self.payload.model_dump(
-            mode="json", exclude_unset=True, by_alias=False, round_trip=True
-        )
+        payload = fields_as_values(self.payload)
         require_free_names(payload)
         return Envelope(
             kind=self.payload.kind,
@@ -117,10 +120,7 @@ class Request:
         Raises:
             InvalidRequest: the payload is no JSON object, has a field whose name is reserved, or holds NaN or infinity.
         """
-        payload = self.payload
-        fields = payload.__pydantic_serializer__.to_json(
-            payload, exclude_unset=True, by_alias=False, round_trip=True
-        )
+        fields = fields_as_json(self.payload)
         if b"null" in fields:  # what a nested model makes of NaN
             fields = to_json(self.envelope.payload)
         if b'"_' in fields or b"NaN" in fields or b"Infinity" in fields or fields[:1] != b"{":
@@ -142,6 +142,28 @@ class Request:
             return new_job_id()
         check_job_id(self.job_id)
         return self.job_id
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, timedelta) and timedelta(0) <= value <= _MAX_DELAY
+
+
+def _require_type(field: str, value: object, wanted: type, said: str) -> None:
+    if value is not None and not isinstance(value, wanted):
+        raise InvalidRequest(field, f"must be {said}; this is of {type(value).__name__}")
+
+
+def _require_payload(payload: object) -> None:
+    if not isinstance(payload, Payload):
+        found = payload.__name__ if isinstance(payload, type) else type(payload).__name__
+        made = f"{found}(…), not the class" if isinstance(payload, type) else "a Payload"
+        raise InvalidRequest("payload", f"must be {made}; this is {found!r}")
+    if getattr(payload, "kind", None) is None:
+        name = type(payload).__name__
+        raise InvalidRequest(
+            "payload", f'{name} names no kind; write class {name}(Payload[…], kind="…")'
+        )
+    require_no_secret(type(payload))
 
 
 def require_printable(field: str, value: object, longest: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ledgerq.errors import DefinitionError
 from ledgerq.text import described
-from ledgerq.wire.ambiguous import why_ambiguous
+from ledgerq.wire.ambiguous import holds_secret, why_ambiguous
 from ledgerq.wire.answers import require_json
 from ledgerq.wire.payload import Payload, result_type
 
@@ -143,12 +143,18 @@ def require_result(hints: dict[str, Any], promised: Any, name: str) -> None:
             f"its payload promises {_shown(promised)}",
             "let Payload[…] and the handler name the same type",
         )
-    adapter, _ = require_json(
+    adapter = require_json(
         answer,
         f"{name}() -> {_shown(answer)}",
         "JSON can't carry such a result",
         "answer with numbers, texts, lists, dicts, dataclasses or models; or with None",
     )
+    if holds_secret(adapter.core_schema):
+        raise DefinitionError(
+            f"{name}() -> {_shown(answer)}",
+            "holds a secret: producers would read asterisks",
+            "answer with what they need, not with a secret",
+        )
     if promised is not Any and (problem := why_ambiguous(adapter)):
         raise DefinitionError(
             f"{name}() -> {_shown(answer)}",

@@ -1,0 +1,188 @@
+"""How a payload's fields travel: what a worker makes of them equals what the producer had."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
+from pydantic_core import from_json
+
+from ledgerq import DefinitionError, JobContext, Payload, Request, Unique, job
+from ledgerq.errors import InvalidRequest
+from ledgerq.wire.envelope import Envelope, encode
+from ledgerq.wire.payload_fields import fields_as_values
+
+
+class Cat(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    sort: Literal["cat"] = "cat"
+    name: str = "x"
+
+
+class Dog(BaseModel):
+    sort: Literal["dog"] = "dog"
+    name: str = "x"
+    made: UUID = Field(default_factory=uuid4)
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int = 0
+    tags: frozenset[str] = frozenset()
+
+
+class Odd(Payload[str], kind="odd"):
+    key: UUID = Field(default_factory=uuid4)
+    pet: Annotated[Cat | Dog, Field(discriminator="sort")] = Cat()
+    either: Cat | Dog = Cat()
+    tags: list[str] = []  # noqa: RUF012 - pydantic copies it
+    words: set[str] = set()  # noqa: RUF012
+    points: dict[str, set[Point]] = {}  # noqa: RUF012
+    number: int = 7
+    text: str | None = None
+
+
+def read_back(payload: Payload[Any]) -> Payload[Any]:
+    """As a worker reads it."""
+    return type(payload).model_validate_json(Request(payload).fields, by_alias=False, by_name=True)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Odd(),
+        Odd(pet=Dog(), either=Dog()),
+        Odd(words={"b", "a"}, points={"p": {Point(1, frozenset({"z", "y"})), Point(0)}}),
+        Odd(number=7, text=None),
+    ],
+)
+def test_a_worker_reads_what_the_producer_had(payload: Odd) -> None:
+    """Also values of a default factory, in nested models too, and what tells the members of a union apart."""
+    assert read_back(payload) == payload
+    assert read_back(payload) == read_back(payload)
+
+
+def test_a_default_that_was_changed_in_place_travels() -> None:
+    """Nobody has set it, and it is no longer the default."""
+    payload = Odd()
+    payload.tags.append("x")
+    assert read_back(payload) == payload
+
+
+def test_a_default_of_the_class_stays_at_home() -> None:
+    """Bodies are short, and a worker of the last release need not know a new field."""
+    assert set(fields_as_values(Odd())) == {"key"}
+    assert set(fields_as_values(Odd(number=7))) == {"key", "number"}
+
+
+def test_sets_are_written_alike_by_every_process() -> None:
+    """Else the same request, made again elsewhere, would be taken for another payload."""
+    words = [f"word-{n}" for n in range(20)]
+    points = [Point(n, frozenset(words[:n])) for n in range(20)]
+    one, other = (
+        Odd(key=UUID(int=1), words=set(some), points={"p": set(parts)})
+        for some, parts in ((words, points), (words[::-1], deque(reversed(points))))
+    )
+    assert Request(one).fields == Request(other).fields
+    written = from_json(Request(one).fields)
+    assert written["words"] == sorted(words)
+    assert Request(one).envelope.payload_hash == Envelope("odd", written).payload_hash
+
+
+@pytest.mark.parametrize("number", [float(2**60), 1e23, 1e300, 1.2345678901234567e20, 1e16])
+def test_a_large_number_has_one_hash_before_and_behind_the_database(number: float) -> None:
+    """PostgreSQL writes 1e23 as 1 and 23 zeros, which `int(1e23)` is not."""
+    whole = int(f"{number:.0f}") if number == 1e16 else int(_decimal(number))
+    assert Envelope("k", {"n": number}).payload_hash == Envelope("k", {"n": whole}).payload_hash
+
+
+def _decimal(number: float) -> str:
+    digits, exponent = repr(number).split("e+")
+    whole, _, rest = digits.partition(".")
+    return whole + rest + "0" * (int(exponent) - len(rest))
+
+
+class Login(Payload[str], kind="login"):
+    password: SecretStr
+
+
+class Spelt(Payload[str], kind="spelt"):
+    password: Annotated[
+        SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), return_type=str)
+    ]
+
+
+async def log_in(context: JobContext, login: Login) -> str:
+    return ""
+
+
+async def show(context: JobContext, shown: "Shown") -> SecretStr:
+    return SecretStr("")
+
+
+class Shown(Payload[SecretStr], kind="shown"):
+    pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda: Request(Login(password=SecretStr("hunter2"))), lambda: job(log_in), lambda: job(show)],
+)
+def test_a_secret_is_refused_where_asterisks_would_travel(use: Callable[[], Any]) -> None:
+    """The job would run with them, and nobody would be told."""
+    with pytest.raises(DefinitionError, match="secret") as refused:
+        use()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_secret_with_a_serializer_of_its_own_travels() -> None:
+    """Who writes one has decided."""
+    assert read_back(Spelt(password=SecretStr("x"))) == Spelt(password=SecretStr("x"))
+
+
+class Raw(Payload[str], kind="raw"):
+    first: int = 1
+    data: Any = b""
+
+
+class NoKind(Payload[str]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", "\ud800", object()], ids=["bytes", "surrogate", "object"]
+)
+def test_what_json_can_not_carry_is_refused_by_its_field(data: Any) -> None:
+    """As every other error of a producer's request."""
+    for way in ("fields", "envelope"):
+        with pytest.raises(InvalidRequest, match="data"):
+            getattr(Request(Raw(data=data)), way)
+
+
+@pytest.mark.parametrize(
+    ("field", "made"),
+    [
+        ("payload", lambda: Request(Raw)),  # type: ignore[arg-type]
+        ("payload", lambda: Request(("first", 1))),  # type: ignore[arg-type]
+        ("payload", lambda: Request(NoKind())),
+        ("job_id", lambda: Request(Raw(), job_id=uuid4())),  # type: ignore[arg-type]
+        ("delay", lambda: Request(Raw(), delay=5)),  # type: ignore[arg-type]
+        ("unique", lambda: Request(Raw(), unique="k")),  # type: ignore[arg-type]
+        ("unique.window", lambda: Unique("k", 5)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_request_of_wrong_types_is_refused_by_its_field(
+    field: str, made: Callable[[], Any]
+) -> None:
+    """With the cure; not by an error from within."""
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        made()
+
+
+def test_a_body_holds_what_the_fields_are() -> None:
+    """Both ways of writing a payload agree."""
+    request = Request(Odd(words={"b", "a"}, pet=Dog()))
+    assert from_json(encode(request.envelope))["k"].items() >= from_json(request.fields).items()
