@@ -227,18 +227,19 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     for job in jobs:
         if job._payload is not None and job._payload.keep_result == 0:  # noqa: SLF001 - ours
             raise ResultNotKept(job.job_id, job._payload.kind)  # noqa: SLF001 - ours
-    found: dict[ArqRedis, dict[str, Any]] = {job._redis: {} for job in jobs}  # noqa: SLF001 - ours
+    found: dict[ArqRedis, dict[tuple[str, str], Any]] = {job._redis: {} for job in jobs}  # noqa: SLF001 - ours
     pause = 0.01
-    while missing := [job for job in jobs if job.job_id not in found[job._redis]]:  # noqa: SLF001 - ours
+    while True:
         for redis, ended in found.items():
-            there = [job for job in missing if job._redis is redis]  # noqa: SLF001 - ours
-            for start in range(0, len(there), BATCH):
-                some = there[start : start + BATCH]
-                ended.update(await answers(redis, {job.job_id: job.queue for job in some}))
-        if sum(map(len, found.values())) < len(jobs):
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
-    return [_typed(job, found[job._redis][job.job_id]) for job in jobs]  # noqa: SLF001 - ours
+            wanted = {(job.job_id, job.queue) for job in jobs if job._redis is redis}  # noqa: SLF001 - ours
+            missing = sorted(wanted - ended.keys())
+            for start in range(0, len(missing), BATCH):
+                ended.update(await answers(redis, missing[start : start + BATCH]))
+        if all((job.job_id, job.queue) in found[job._redis] for job in jobs):  # noqa: SLF001 - ours
+            break
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+    return [_typed(job, found[job._redis][job.job_id, job.queue]) for job in jobs]  # noqa: SLF001 - ours
 
 
 def _typed(job: EnqueuedJob[Any], answer: Any) -> Any:

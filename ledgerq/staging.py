@@ -137,7 +137,8 @@ async def stage_many(
         known = ended | _hashes(await outbox.find_many(session, named))
     for job_id, request in asked:
         there = known.get(job_id)  # empty for a job that was cancelled before it was known
-        if request.unique is None and there and there != request.envelope.payload_hash:
+        is_asked_for = request.unique is None or job_id == request.job_id
+        if is_asked_for and there and there != request.envelope.payload_hash:
             raise PayloadMismatch(job_id)
     if sender:
         _send_after_commit(session, sender, {i: (staged[i][1], row) for i, row in added.items()})

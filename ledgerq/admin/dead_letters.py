@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -60,22 +61,25 @@ async def replay(
 
     Raises:
         NotBuried: a job has no dead letter.
-        NotReplayable, InvalidRequest, Undecodable: a dead letter or an argument does not allow it; the text says why.
+        NotReplayable, InvalidRequest, Undecodable: a dead letter or an argument does not allow it; the text says why. A job
+            gets no other payload or kind while Redis may still have it with the old ones: those would run.
     """
 
-    async def once(session: AsyncSession) -> list[Replayed]:
+    async def once(session: AsyncSession) -> ReplayResult:
+        queues = await dead_letters.lock(session, job_ids)
+        _require(job_ids, set(queues))
+        left = _Left.NOTHING if new_job_id is not None else await _forget(redis, queue, queues)
+        if left is not _Left.NOTHING and (payload is not None or kind is not None):
+            raise NotReplayable(
+                min(queues), "kind" if payload is None else "payload", f"{left.value}; {_CURE}"
+            )
         replayed = await replays.replay(
             session, job_ids, actor=actor, reason=reason,
             payload=payload, kind=kind, new_job_id=new_job_id, from_step=from_step,
         )  # fmt: skip
-        _require(job_ids, {each.letter_of for each in replayed})
-        return replayed
+        return ReplayResult(replayed, left is not _Left.UNKNOWN)
 
-    async with sessions() as session:
-        queues = await dead_letters.buried(session, job_ids)
-    _require(job_ids, set(queues))
-    redis_reached = new_job_id is not None or await _forget(redis, queue, queues)
-    return ReplayResult(await in_transaction(sessions, once), redis_reached)
+    return await in_transaction(sessions, once)
 
 
 async def replay_all(
@@ -92,13 +96,15 @@ async def replay_all(
     async for page in dead_letters.pages(sessions, which):
         obstacles = [each for each in map(replays.obstacle, page) if each]
         in_the_way = {each.job_id for each in obstacles}
-        ids = {each.job_id: each.queue for each in page if each.job_id not in in_the_way}
-        result.redis_reached = result.redis_reached and await _forget(redis, queue, ids)
+        ids = [each.job_id for each in page if each.job_id not in in_the_way]
 
-        async def once(session: AsyncSession, ids: Collection[str] = ids) -> int:
-            return len(await replays.replay(session, ids, actor=actor, reason=reason))
+        async def once(session: AsyncSession, ids: Collection[str] = ids) -> tuple[int, _Left]:
+            left = await _forget(redis, queue, await dead_letters.lock(session, ids))
+            return len(await replays.replay(session, ids, actor=actor, reason=reason)), left
 
-        result.taken += await in_transaction(sessions, once)
+        taken, left_on_redis = await in_transaction(sessions, once)
+        result.taken += taken
+        result.redis_reached = result.redis_reached and left_on_redis is not _Left.UNKNOWN
         result.left += len(obstacles)
         result.obstacles += obstacles[: MAX_OBSTACLES - len(result.obstacles)]
     return result
@@ -142,17 +148,30 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
         raise NotBuried(missing)
 
 
-async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None]) -> bool:
-    """Remove what Redis may still keep of dead jobs: an old payload, a count of crashes. False if Redis is down.
+class _Left(Enum):
+    """What Redis keeps of dead jobs after `_forget`."""
 
-    Mostly Redis keeps nothing: the worker that buried a job has acknowledged it. So a failure is not an error.
+    NOTHING = ""
+    CLAIMED = "a worker had it last, and did not end its claim"
+    UNKNOWN = "Redis does not answer, and may still have it"
+
+
+_CURE = "so the old fields may run: try again after a lease (LEDGERQ_LEASE), or give another id (--new-id)"
+
+
+async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None]) -> _Left:
+    """Remove what Redis may still keep of dead jobs: an old payload, a count of crashes. What a worker has claimed stays.
+
+    Mostly Redis keeps nothing: the worker that buried a job has acknowledged it. So a failure is not an error. The letters
+    are locked: else somebody else could replay them meanwhile, and this would take the new jobs off the queue.
     """
     by_queue: dict[str, dict[str, bytes]] = {}
     for job_id, name in queues.items():
         by_queue.setdefault(queue_key(name, default), {})[job_id] = b""
+    removed = 0
     try:
         for queue, job_ids in by_queue.items():
-            await remove_from_queue(redis, queue, job_ids)
+            removed += await remove_from_queue(redis, queue, job_ids)
     except (RedisError, OSError, TimeoutError):
-        return False
-    return True
+        return _Left.UNKNOWN
+    return _Left.NOTHING if removed == len(queues) else _Left.CLAIMED

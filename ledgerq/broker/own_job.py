@@ -1,6 +1,7 @@
 """arq's `Job` and the results of jobs, restricted to one queue: all queues of one Redis share the job ids."""
 
-from collections.abc import Mapping
+from asyncio import CancelledError
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -60,25 +61,27 @@ def _queue_of_result(kept: bytes) -> str | None:
     return ""
 
 
-async def answers(redis: ArqRedis, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """The results of those jobs that have ended, by job id, in one round trip.
+async def answers(
+    redis: ArqRedis, wanted: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Any]:
+    """The results of those jobs that have ended, in one round trip.
 
     Args:
         redis: the client.
-        wanted: job id → the key of the job's queue.
+        wanted: for each job its id and the key of its queue.
 
     Raises:
         JobFailed: a job has ended without a result: it was buried or cancelled. The error is for the first such job.
         ResultExpired: a job is not queued, and its result is not kept.
     """
     values = await redis.mget(
-        [key for job_id in wanted for key in (job_key(job_id), result_key(job_id))]
+        [key for job_id, _ in wanted for key in (job_key(job_id), result_key(job_id))]
     )
     ended = {}
-    for (job_id, queue), body, kept in zip(wanted.items(), values[::2], values[1::2], strict=True):
+    for (job_id, queue), body, kept in zip(wanted, values[::2], values[1::2], strict=True):
         result = _own_result(kept, queue) if kept else None
         if result or not body or queue_of(body) not in {None, queue}:
-            ended[job_id] = _answer(job_id, result)
+            ended[job_id, queue] = _answer(job_id, result)
     return ended
 
 
@@ -98,5 +101,7 @@ def _answer(job_id: str, result: dict[str, Any] | None) -> Any:
         raise ResultExpired(job_id)
     if not result["s"]:
         reason = result["r"]
+        if isinstance(reason, CancelledError):
+            raise JobFailed(job_id, "it was aborted")
         raise JobFailed(job_id, reason["message"] if isinstance(reason, dict) else str(reason))
     return result["r"]

@@ -84,9 +84,10 @@ async def _keep(
     kind, body_hash = letter.kind or UNKNOWN_KIND, _payload_hash(delivery)
     # an id that is not valid for a job may still be in the outbox
     staged = {letter.job_id, storable(delivery.job_id)}
-    if isinstance(outcome.error, PayloadMismatch):
-        staged.discard(delivery.job_id)  # another job has this id
     async with transaction(sessions) as session:
+        if isinstance(outcome.error, PayloadMismatch):
+            staged.discard(delivery.job_id)  # another job has this id
+            staged |= await _own_row(session, delivery, body_hash)
         if not await inbox.insert_receipt(
             session,
             letter.job_id,
@@ -105,6 +106,15 @@ async def _keep(
         await dead_letters.bury(session, letter)
         await outbox.remove(session, staged)
     return None
+
+
+async def _own_row(session: LedgerqSession, delivery: Delivery, body_hash: bytes) -> set[str]:
+    """The delivery's id, if the message that is staged under it is this delivery's own, not of another job with that id."""
+    message = await outbox.find(session, delivery.job_id)
+    if message is None or not isinstance(message.payload, dict):
+        return set()
+    own = Envelope(message.kind, message.payload).payload_hash == body_hash
+    return {delivery.job_id} if own else set()
 
 
 class _Recorded(LedgerqError):

@@ -62,12 +62,13 @@ async def find(session: AsyncSession, job_id: str) -> DeadLetter | None:
     return (await session.scalars(letter)).one_or_none()
 
 
-async def buried(session: AsyncSession, job_ids: Collection[str]) -> dict[str, str | None]:
-    """Which of these jobs are buried: their ids, each with the queue that the job came from."""
+async def lock(session: AsyncSession, job_ids: Collection[str]) -> dict[str, str | None]:
+    """Lock the letters of these jobs; answers with the ids of those found, each with the queue that the job came from."""
     found: dict[str, str | None] = {}
     for some in chunks(storable(job_ids)):
         letters = select(col(DeadLetter.job_id), col(DeadLetter.queue))
-        rows = await session.execute(letters.where(col(DeadLetter.job_id).in_(some)))
+        of_these = letters.where(col(DeadLetter.job_id).in_(some)).order_by(col(DeadLetter.job_id))
+        rows = await session.execute(of_these.with_for_update())
         found |= {row.job_id: row.queue for row in rows}
     return found
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +28,17 @@ from ledgerq.store import dead_letters, inbox, outbox
 from ledgerq.store.dead_letters import ALL, DeadLetterFilter
 from ledgerq.store.tables import Action, AuditLog, DeadLetter, JobState, OutboxMessage, ProcessedJob
 from ledgerq.wire.envelope import Envelope, encode
-from tests.support import count, delivery, letter, new_project, process_one, rows, staged_delivery
+from tests.support import (
+    count,
+    delivery,
+    eventually,
+    letter,
+    new_project,
+    process_one,
+    rows,
+    staged_delivery,
+    waiting_for_a_lock,
+)
 from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
@@ -288,8 +299,12 @@ async def swept(redis: ArqRedis, sessions: Sessions) -> BulkResult:
     return await replay_all(redis, sessions, QUEUE, ALL, actor="me", reason="")
 
 
-async def named(redis: ArqRedis, sessions: Sessions, job_ids: list[str]) -> ReplayResult:
-    return await worker_letters.replay(redis, sessions, QUEUE, job_ids, actor="me", reason="")
+async def named(
+    redis: ArqRedis, sessions: Sessions, job_ids: list[str], **edit: Any
+) -> ReplayResult:
+    return await worker_letters.replay(
+        redis, sessions, QUEUE, job_ids, actor="me", reason="", **edit
+    )
 
 
 async def test_two_who_replay_everything_share_the_work(
@@ -324,6 +339,40 @@ async def test_what_redis_still_has_of_a_dead_job_does_not_come_first(
     assert await redis.zrange(QUEUE, 0, -1) == [b"held"]
     assert await redis.get(keys.job_key("held")) == b"old"
     assert await count(any_sessions, OutboxMessage) == 2
+
+
+@pytest.mark.parametrize("edit", [{"payload": {"name": "new"}}, {"kind": "create_project"}])
+async def test_a_replay_with_other_fields_waits_until_redis_has_no_claim_of_the_job(
+    any_sessions: Sessions, redis: ArqRedis, edit: dict[str, Any]
+) -> None:
+    """Its worker died between the burial and the ack: else the old fields would run, and the new ones never."""
+    await dead(any_sessions, "held")
+    await redis.set(keys.job_key("held"), b"old")
+    await redis.zadd(QUEUE, {"held": 1})
+    await redis.set(f"{keys.in_progress_key_prefix}held", "token")
+    nowhere = connect(WorkerConfig(redis_url="redis://127.0.0.1:1"))
+    for server, said in ((redis, "did not end its claim"), (nowhere, "Redis does not answer")):
+        with pytest.raises(NotReplayable, match=f"{said}.*--new-id"):
+            await named(server, any_sessions, ["held"], **edit)
+    assert await nothing_changed(any_sessions)
+    await redis.delete(f"{keys.in_progress_key_prefix}held")
+    await named(redis, any_sessions, ["held"], **edit)
+    assert await redis.zrange(QUEUE, 0, -1) == []
+
+
+async def test_a_replay_that_loses_leaves_the_winners_job_on_the_queue(
+    sessions: Sessions, redis: ArqRedis
+) -> None:
+    """The loser takes the job off the queue only if it has the letter."""
+    await dead(sessions)
+    async with transaction(sessions) as session:  # the winner
+        await replays.replay(session, ["dead"], actor="me", reason="")
+        loser = asyncio.create_task(named(redis, sessions, ["dead"]))
+        await eventually(partial(waiting_for_a_lock, sessions, "SELECT ledgerq.dead_letter"))
+        await redis.zadd(QUEUE, {"dead": 1})
+    with pytest.raises(NotBuried):
+        await loser
+    assert await redis.zrange(QUEUE, 0, -1) == [b"dead"]
 
 
 async def test_a_replay_does_without_redis(any_sessions: Sessions) -> None:

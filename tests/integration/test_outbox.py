@@ -19,7 +19,7 @@ from ledgerq.staging import StagedJob, stage, stage_many
 from ledgerq.store import inbox, outbox
 from ledgerq.store.tables import OutboxMessage, ProcessedJob
 from ledgerq.wire.request import Request, Unique
-from tests.support import count, process_one, rows, staged_delivery
+from tests.support import count, delivery, process_one, rows, staged_delivery
 from worker.app import app
 
 LAUNCH = CreateProject(name="Launch")
@@ -199,6 +199,41 @@ async def test_the_same_id_is_the_same_job(any_sessions: Sessions) -> None:
     with pytest.raises(PayloadMismatch, match="once"):
         await staged(any_sessions, other)
     assert await count(any_sessions, OutboxMessage) == 0
+
+
+async def test_an_id_is_asked_for_with_one_payload_also_beside_a_unique_key(
+    any_sessions: Sessions,
+) -> None:
+    """Else the second payload would be gone, and nobody told."""
+    await staged(any_sessions, Request(LAUNCH, job_id="once"))
+    other = Request(CreateProject(name="Other"), job_id="once", unique=Unique("k", HOUR))
+    with pytest.raises(PayloadMismatch, match="once"):
+        await staged(any_sessions, other)
+
+
+async def test_a_message_whose_id_another_job_took_does_not_stay(any_sessions: Sessions) -> None:
+    """It is among the dead letters; in the outbox it would hold up all behind its ordering key, for ever."""
+    await staged(any_sessions, Request(LAUNCH, job_id="x", ordering_key="k"))
+    arrived = await staged_delivery(any_sessions, "x")
+    other = delivery(CreateProject(name="Other"), "x")
+    done = await process_one(other, app.registry(), any_sessions, Policy())
+    assert isinstance(done, Completed)
+    outcome = await process_one(arrived, app.registry(), any_sessions, Policy())
+    assert isinstance(outcome, Buried)
+    assert outcome.reason == "payload_mismatch"
+    assert await count(any_sessions, OutboxMessage) == 0
+
+
+async def test_a_message_stays_when_it_is_the_other_job(any_sessions: Sessions) -> None:
+    """What is buried is a body from elsewhere with its id."""
+    await staged(any_sessions, Request(LAUNCH, job_id="x"))
+    async with transaction(any_sessions) as session:
+        known = Request(LAUNCH).envelope.payload_hash
+        await inbox.insert_receipt(session, "x", "create_project", known)
+    other = delivery(CreateProject(name="Other"), "x")
+    outcome = await process_one(other, app.registry(), any_sessions, Policy())
+    assert isinstance(outcome, Buried)
+    assert await count(any_sessions, OutboxMessage) == 1
 
 
 async def test_a_unique_key_answers_with_the_job_that_has_it(any_sessions: Sessions) -> None:

@@ -12,6 +12,7 @@ from fakeredis.aioredis import FakeRedis
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, model_serializer
+from pydantic_core import to_json
 
 from jobs.kinds import CreateProject, CreateTask
 from ledgerq import Payload
@@ -67,6 +68,29 @@ async def test_jobs_of_several_servers_are_awaited_together(redis: ArqRedis) -> 
             await each.set("arq:result:same", to_wire({"s": True, "r": number, "q": job.queue}))
             jobs.append(job)
         assert await results(jobs) == [0, 1]
+
+
+async def test_one_id_on_two_queues_is_two_jobs(redis: ArqRedis) -> None:
+    """Each has its own answer, or none."""
+    client = JobClient(redis)
+    await redis.set(
+        "arq:result:z", to_json({"s": True, "r": 5, "q": client.job("z", queue="a").queue})
+    )
+    theirs, ours = client.job("z", queue="b"), client.job("z", queue="a")
+    assert await results([ours, ours]) == [5, 5]
+    for jobs in ([theirs, ours], [ours, theirs]):
+        with pytest.raises(ResultExpired):
+            await results(jobs)
+
+
+async def test_an_answer_that_looks_like_a_cancellation_is_an_answer(redis: ArqRedis) -> None:
+    """Only a failure is one; an aborted job says what it was."""
+    said = {"error": "CancelledError", "message": ""}
+    await redis.set("arq:result:z", to_json({"s": True, "r": said}))
+    assert await JobClient(redis).job("z").result() == said
+    await redis.set("arq:result:z", to_json({"s": False, "r": said}))
+    with pytest.raises(JobFailed, match="aborted"):
+        await JobClient(redis).job("z").result()
 
 
 async def test_a_result_that_is_gone_says_so(redis: ArqRedis) -> None:
