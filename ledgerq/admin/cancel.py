@@ -35,6 +35,7 @@ from ledgerq.wire.queue_name import queue_key
 T = TypeVar("T")
 
 _PAUSE = 0.05  # seconds before the next try to get the lock: SQLite may refuse it at once
+_PATIENCE = 2.0  # seconds for one call to Redis at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +82,46 @@ async def cancel(
         Undecodable: `job_id` is empty, too long, or not printable.
     """
     check_job_id(job_id)
+    patience = min(timeout / 4, _PATIENCE)  # the database has its turn in time
     try:
         async with asyncio.timeout(timeout):
-            queue = await _queue_of(redis, sessions, (queue, *others), job_id)
+            queue = await _queue_of(redis, sessions, (queue, *others), job_id, patience)
             state, envelope, queued = await _end(
-                redis, sessions, queue, job_id, actor=actor, reason=reason
+                redis, sessions, queue, job_id, patience, actor=actor, reason=reason
             )
         if state is JobState.CANCELLED:
-            redis_reached, _ = await _reach_redis(
-                _take_off(redis, queue, job_id, envelope, keep_result)
-            )
+            take_off = _take_off(redis, queue, job_id, envelope, keep_result)
+            redis_reached, _ = await _reach_redis(take_off, patience)
         else:
-            redis_reached, _ = await _reach_redis(redis.ping())
+            redis_reached, _ = await _reach_redis(redis.ping(), patience)
     except TimeoutError:
         raise StillRuns(job_id, timeout) from None
     finally:
-        await _reach_redis(redis.zrem(cancel_key(queue), job_id))
+        await _reach_redis(redis.zrem(cancel_key(queue), job_id), patience)
     return CancelAnswer(job_id, state, queued or envelope is not None, redis_reached)
 
 
-async def _queue_of(redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str) -> str:
+async def _queue_of(
+    redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str, patience: float
+) -> str:
     """The key of the queue that has the job, or to which the outbox will send it; else the first of the queues."""
     async with sessions() as session:
         message = await outbox.find(session, job_id)
     named = queue_key(message.queue if message else None, queues[0])
-    _, found = await _reach_redis(queue_of_job(redis, list({*queues, named}), job_id))
+    asked = queue_of_job(redis, list({*queues, named}), job_id)
+    _, found = await _reach_redis(asked, patience)
     return found or named
 
 
 async def _end(
-    redis: ArqRedis, sessions: Sessions, queue: str, job_id: str, *, actor: str, reason: str
+    redis: ArqRedis,
+    sessions: Sessions,
+    queue: str,
+    job_id: str,
+    patience: float,
+    *,
+    actor: str,
+    reason: str,
 ) -> tuple[JobState, Envelope | None, bool]:
     """End the job in the database; waits while it runs. Returns how it ended, its envelope, and if it was queued.
 
@@ -128,7 +139,7 @@ async def _end(
         )
 
     while True:
-        _, found = await _reach_redis(_ask(redis, queue, job_id))
+        _, found = await _reach_redis(_ask(redis, queue, job_id), patience)
         if found:
             queued, envelope = True, found.envelope or envelope
         try:
@@ -166,10 +177,11 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> _Queued | None:
     return None  # another queue has a job of this id
 
 
-async def _reach_redis(asked: Awaitable[T]) -> tuple[bool, T | None]:
-    """Await a call to Redis; (False, None) if it failed, since a job can be cancelled without Redis."""
+async def _reach_redis(asked: Awaitable[T], seconds: float) -> tuple[bool, T | None]:
+    """Await a call to Redis; (False, None) if it failed or took longer, since a job can be cancelled without Redis."""
     try:
-        return True, await asked
+        async with asyncio.timeout(seconds):
+            return True, await asked
     except (RedisError, OSError, TimeoutError):
         return False, None
 

@@ -118,9 +118,7 @@ async def job_status(config: Config, job_id: str, kinds: Queues = NO_QUEUES) -> 
     Raises:
         Unreachable: the database does not answer.
     """
-    async with open_database(config.database) as database:
-        await database.ping()
-        kept = await _look_in_database(database.sessions, job_id)
+    kept = await _look(config, job_id)
     redis = connect(config.worker)
     seen, problem = _Seen(), None
     named = _queue_named(kept, kinds)
@@ -134,9 +132,17 @@ async def job_status(config: Config, job_id: str, kinds: Queues = NO_QUEUES) -> 
         problem = str(error)
     finally:
         await redis.aclose(close_connection_pool=True)
+    if problem is None and seen.score is None and not seen.held:
+        kept = await _look(config, job_id)  # it may have ended between the two looks
     found = _combined(job_id, kept, seen)
     known = queue if kept.letter or kept.message or seen.score is not None else None
     return replace(found, queue=known, problem=problem, note=_note(seen))
+
+
+async def _look(config: Config, job_id: str) -> _Kept:
+    async with open_database(config.database) as database:
+        await database.ping()
+        return await _look_in_database(database.sessions, job_id)
 
 
 def _queue_named(kept: _Kept, kinds: Queues) -> str | None:

@@ -86,16 +86,18 @@ async def resolve(
     actor, reason = checked_words(actor, reason)
 
     async def once(session: AsyncSession) -> None:
+        await dead_letters.lock(session, [job_id])  # one person decides at a time
         letter = await dead_letters.find(session, job_id)
         if letter is None:
             raise NotBuried([job_id])
-        known = await steps.of_job(session, job_id)
-        if name not in known:
+        step = await steps.find(session, job_id, name, lock=True)  # a worker may record its answer
+        if step is None:
+            known = await steps.of_job(session, job_id)
             raise InvalidRequest("step", steps.missing(name, known))
-        if not _is_open(known[name], letter):
-            raise InvalidRequest("step", _settled(known[name]))
-        if not happened and known[name].state is StepState.DONE:
-            raise InvalidRequest("step", _happened(known[name]))
+        if not _is_open(step, letter):
+            raise InvalidRequest("step", _settled(step))
+        if not happened and step.state is StepState.DONE:
+            raise InvalidRequest("step", _happened(step))
         if happened:
             kept = storable_result(answer, Policy().max_result)
             await steps.keep_answer(session, job_id, name, kept)

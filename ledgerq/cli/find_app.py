@@ -37,7 +37,7 @@ AppName = Annotated[
         "--app",
         callback=_choose,
         metavar="MODULE:ATTRIBUTE",
-        help="Your App; else LEDGERQ_APP, or [tool.ledgerq] app in pyproject.toml.",
+        help="Your App; else LEDGERQ_APP, or \\[tool.ledgerq] app in pyproject.toml.",
     ),
 ]
 

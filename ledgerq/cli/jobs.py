@@ -90,6 +90,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a job, wherever it is, so that it never runs; exit status 1 if it was done or dead before."""
+    checked_ids([job_id])
     if not 0 < timeout <= _DAY:
         raise UsageError("--timeout", "is out of range", f"give more than 0 and at most {_DAY:g}")
     config, said = load_config(), for_the_log(actor, because)

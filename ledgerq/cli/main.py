@@ -26,7 +26,7 @@ from ledgerq.cli.find_app import (
 )
 from ledgerq.cli.limits import HEALTH, LIMIT, run_within
 from ledgerq.cli.options import AsJson, OnQueue, Queues, checked_ids, checked_payload
-from ledgerq.cli.output import complain, err, out, plain, print_json, say
+from ledgerq.cli.output import complain, err, out, plain, print_json, require_writable, say
 from ledgerq.cli.supervisor import Supervisor, stop_with_supervisor
 from ledgerq.client import EnqueuedJob, JobClient
 from ledgerq.config import CommandSettings, Config, WorkerConfig, load_config
@@ -64,6 +64,7 @@ def main() -> None:
     """The `ledgerq` command."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    require_writable()
     try:
         commands()
     except (LedgerqError, SQLAlchemyError, RedisError, OSError) as error:
@@ -245,8 +246,9 @@ def kinds(app: AppName = None, as_json: AsJson = False) -> None:
     for kind in jobs:
         schema, title = kind.payload.model_json_schema(), f"{kind.name} ({_how_it_commits(kind)})"
         table = Table("field", "type", "required", title=plain(title), title_justify="left")
-        for field, rules in schema.get("properties", {}).items():
-            required = "yes" if field in schema.get("required", ()) else ""
+        fields = _resolved(schema, schema)
+        for field, rules in fields.get("properties", {}).items():
+            required = "yes" if field in fields.get("required", ()) else ""
             table.add_row(plain(field), plain(_type_of(rules, schema)), required)
         out.print(table)
 
@@ -260,15 +262,22 @@ def _how_it_commits(kind: Kind[Any, Any]) -> str:
 
 
 def _type_of(rules: dict[str, Any], schema: dict[str, Any]) -> str:
-    if "$ref" in rules:
-        rules = schema["$defs"][rules["$ref"].rpartition("/")[2]]
-    if "enum" in rules:
-        return " | ".join(rules["enum"])
-    if "anyOf" in rules:
-        return " | ".join(_type_of(each, schema) for each in rules["anyOf"])
+    rules = _resolved(rules, schema)
+    choices = rules.get("enum") or ([rules["const"]] if "const" in rules else [])
+    if choices:
+        return " | ".join(map(str, choices))
+    if parts := rules.get("anyOf") or rules.get("oneOf"):
+        return " | ".join(_type_of(each, schema) for each in parts)
     if rules.get("type") == "array":
-        return f"[{_type_of(rules['items'], schema)}]"
+        items = rules.get("prefixItems") or [rules.get("items") or {}]
+        return f"[{', '.join(_type_of(each, schema) for each in items)}]"
     return str(rules.get("format") or rules.get("type") or "any")
+
+
+def _resolved(rules: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The rules, or those that they refer to."""
+    named = rules.get("$ref", "").rpartition("/")[2]
+    return schema["$defs"][named] if named else rules
 
 
 @commands.command()

@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from io import TextIOWrapper
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -14,8 +16,16 @@ from rich.text import Text
 from ledgerq.text import printable
 
 # a pipe has no width; `:book:` in the id of a job is no picture
-out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
+out = Console(width=None if sys.stdout and sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
+
+
+def require_writable() -> None:
+    """Let no character stop a command after its work is done: what the streams' encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            with suppress(OSError):  # of a stream that is closed, or was opened to be read too
+                stream.reconfigure(errors="backslashreplace")
 
 
 def plain(text: str) -> Text:
@@ -56,8 +66,12 @@ def print_attempts(attempts: Iterable[Mapping[str, object]]) -> None:
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """Print each field on a line of its own; one that is None, empty or 0 is left out."""
-    shown = {name: value for name, value in fields.items() if value not in (None, "", [], {}, 0)}
+    """Print each field on a line of its own; one that is None, empty or 0 is left out, but not a `result`."""
+    shown = {
+        name: value
+        for name, value in fields.items()
+        if value not in (None, "", [], {}, 0) or (name == "result" and value is not None)
+    }
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         out.print(
@@ -83,7 +97,8 @@ def cell(value: object) -> Text:
 
 def _json(value: Any) -> str:
     """JSON in which what is not printable stands as an escape of JSON, so that a program reads the same."""
-    text = json.dumps(value, ensure_ascii=False)
+    takes_all = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not takes_all)
     return text if text.isprintable() else "".join(map(_in_json, text))
 
 

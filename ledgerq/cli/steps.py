@@ -54,7 +54,7 @@ def _answer(text: str | None) -> Any:
         return None
     try:
         return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: bytes that are no text
         raise UsageError("--happened", f"is no JSON ({error})", 'a text is "in quotes"') from None
 
 

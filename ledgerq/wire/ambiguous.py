@@ -28,24 +28,33 @@ def holds_secret(schema: Any) -> bool:
         return any(map(holds_secret, schema))
     if not isinstance(schema, Mapping):
         return False
-    serializer = schema.get("serialization") or {}
-    if function := serializer.get("function"):
+    serializer = schema.get("serialization") if _is_schema(schema) else None
+    if function := (serializer or {}).get("function"):
         is_pydantics = getattr(function, "__module__", "") == "pydantic.types"
         return is_pydantics and "secret" in getattr(function, "__name__", "")
-    return any(holds_secret(part) for name, part in schema.items() if name not in _NO_SCHEMAS)
+    return any(map(holds_secret, _parts(schema)))
 
 
 def within(schema: Any) -> Iterator[Mapping[str, Any]]:
     """The schema and all that stand in it."""
     if isinstance(schema, Mapping):
-        if "type" in schema:
+        if _is_schema(schema):
             yield schema
-        for name, part in schema.items():
-            if name not in _NO_SCHEMAS:
-                yield from within(part)
+        for part in _parts(schema):
+            yield from within(part)
     elif isinstance(schema, list | tuple):
         for part in schema:
             yield from within(part)
+
+
+def _is_schema(schema: Mapping[str, Any]) -> bool:
+    """False for the fields of a model by their names, of which one may be `type`."""
+    return isinstance(schema.get("type"), str)
+
+
+def _parts(schema: Mapping[str, Any]) -> list[Any]:
+    left_out = _NO_SCHEMAS if _is_schema(schema) else ()
+    return [part for name, part in schema.items() if name not in left_out]
 
 
 def _mixes(schema: Mapping[str, Any]) -> str | None:

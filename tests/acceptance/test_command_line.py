@@ -6,12 +6,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import text
 
 from db.models import Task
+from ledgerq import Payload
+from ledgerq.cli import main
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.database.transaction import transaction
@@ -21,6 +23,7 @@ from tests.acceptance.processes import (
     STOCK,
     environment,
     ledgerq,
+    ledgerq_anew,
     one_line,
     worker_process,
 )
@@ -43,6 +46,38 @@ def test_kinds_lists_what_can_be_enqueued() -> None:
     assert "create_task (many at once share a commit)" in shown
     assert "bulk_create_tasks (own commit)" in shown
     assert "[string]" in shown
+
+
+def test_kinds_shows_the_types_of_any_payload() -> None:
+    """Also numbers to choose from, tuples, and a payload that holds itself."""
+    shown = {
+        name: main._type_of(rules, Odd.model_json_schema())
+        for name, rules in main._resolved(*[Odd.model_json_schema()] * 2)["properties"].items()
+    }
+    assert shown == {
+        "one": "1 | 2", "pair": "[integer, string]", "only": "7", "inner": "[object]", "any": "any",
+    }  # fmt: skip
+
+
+class Odd(Payload[None], kind="odd"):
+    one: Literal[1, 2]
+    pair: tuple[int, str]
+    only: Literal[7]
+    inner: "list[Odd]"
+    any: Any
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_encoding_of_the_output_stops_a_command_after_its_work(
+    config: Config, encoding: str
+) -> None:
+    """What it lacks is written as an escape; JSON stays JSON."""
+    env = {**environment(config), "PYTHONIOENCODING": encoding}
+    for command, status in (("cancel", 0), ("job", 0)):
+        done = ledgerq_anew(command, "日本-é", env=env)
+        assert (done.returncode, done.stderr) == (status, "")
+    found = json.loads(ledgerq_anew("job", "日本-é", "--json", env=env).stdout)
+    assert found["job_id"] == "日本-é"
 
 
 @pytest.mark.parametrize("command", [["worker"], ["health"], ["enqueue", "create_project"]])

@@ -73,6 +73,14 @@ def test_health_sees_a_server_of_no_use_within_five_seconds(
     assert result.stderr == ""
 
 
+def test_a_job_is_cancelled_in_time_though_redis_says_nothing(config: Config, silent: str) -> None:
+    """The database decides, and has its turn before the time is over."""
+    env = environment(config, REDIS_URL=silent)
+    result = ledgerq("cancel", "x", "--because", "test", "--timeout", "2", env=env)
+    assert result.returncode == 0, result.stderr
+    assert "Redis was not told" in result.stderr
+
+
 def test_a_command_ends_though_its_work_does_not_let_itself_be_cancelled() -> None:
     """Code that swallows each cancellation: the process ends a second after the limit, by one line."""
     source = (

@@ -881,6 +881,23 @@ async def test_a_step_whose_answer_is_of_no_use_is_settled_by_a_person(
     assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
 
 
+async def test_of_two_persons_one_decides(any_sessions: Sessions) -> None:
+    """Else a call would be made again of which the other has said that it happened."""
+    await run(any_sessions, Payments(fails=1), delivery(Charge()), once_only())
+    answer = {"id": str(UUID(int=3)), "amount": 7}
+    both = [
+        resolve(
+            any_sessions, "job-1", "charge", happened=happened, answer=answer, actor="a", reason="x"
+        )
+        for happened in (True, False)
+    ]
+    told = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(each) for each in told if each] == [InvalidRequest]
+    there = int(told[0] is None)
+    known = await rows(any_sessions, JobStep)
+    assert [each.state for each in known] == [StepState.DONE] * there
+
+
 async def test_steps_that_are_done_and_cursors_are_not_for_a_person_to_decide(
     any_sessions: Sessions,
 ) -> None:

@@ -119,6 +119,15 @@ async def log_in(context: JobContext, login: Login) -> str:
     return ""
 
 
+class Nested(Payload[str], kind="nested"):
+    type: str = ""
+    metadata: list[Login]
+
+
+async def nest(context: JobContext, nested: Nested) -> str:
+    return ""
+
+
 async def show(context: JobContext, shown: "Shown") -> SecretStr:
     return SecretStr("")
 
@@ -129,7 +138,12 @@ class Shown(Payload[SecretStr], kind="shown"):
 
 @pytest.mark.parametrize(
     "use",
-    [lambda: Request(Login(password=SecretStr("hunter2"))), lambda: job(log_in), lambda: job(show)],
+    [
+        lambda: Request(Login(password=SecretStr("hunter2"))),
+        lambda: job(log_in),
+        lambda: job(nest),
+        lambda: job(show),
+    ],
 )
 def test_a_secret_is_refused_where_asterisks_would_travel(use: Callable[[], Any]) -> None:
     """The job would run with them, and nobody would be told."""
