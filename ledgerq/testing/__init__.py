@@ -16,7 +16,8 @@ dead letter. There is no outer transaction: each commit is a real one.
 """
 
 from ledgerq.testing.failure import JobNotCompleted
+from ledgerq.testing.outside_calls import OutsideCall
 from ledgerq.testing.tester import JobTester
-from ledgerq.testing.worker import OutsideCall, WorkerCrashed
+from ledgerq.testing.worker import WorkerCrashed
 
 __all__ = ["JobNotCompleted", "JobTester", "OutsideCall", "WorkerCrashed"]

@@ -1,7 +1,10 @@
 """A job that a test ran did not complete."""
 
+from typing import Any
+
 from ledgerq.errors import LedgerqError
 from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Outcome, Retry
+from ledgerq.store.tables import JobState
 from ledgerq.text import one_line
 
 
@@ -11,6 +14,19 @@ class JobNotCompleted(LedgerqError, AssertionError):
     def __init__(self, job_id: str, kind: str, outcome: Outcome) -> None:
         self.job_id, self.outcome = job_id, outcome
         super().__init__(f"job {job_id}: {kind} {_told(outcome)}")
+
+
+def result_of(job_id: str, kind: str, outcome: Outcome) -> Any:
+    """The result of a job that is done, in JSON's types.
+
+    Raises:
+        JobNotCompleted: the job is not done; the cause is what its handler raised.
+    """
+    match outcome:
+        case Completed(result) | Duplicate(JobState.DONE, result):
+            return result
+        case _:
+            raise JobNotCompleted(job_id, kind, outcome) from error_of(outcome)
 
 
 def error_of(outcome: Outcome) -> BaseException | None:

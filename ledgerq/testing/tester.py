@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
@@ -12,22 +11,24 @@ from sqlalchemy import select
 from ledgerq.app import App
 from ledgerq.audit import Origin, acting_as
 from ledgerq.columns import utc_now
+from ledgerq.config import WorkerConfig
 from ledgerq.database.engine import Database, build_database
 from ledgerq.database.session import LedgerqSession
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
 from ledgerq.execution.delivery import Delivery
-from ledgerq.execution.interventions import staged_envelope
-from ledgerq.execution.outcome import Completed, Duplicate, Outcome
+from ledgerq.execution.outcome import Completed, Outcome
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
-from ledgerq.execution.retry import Policy
 from ledgerq.settings import load
 from ledgerq.store.schema import create_tables
 from ledgerq.store.step_records import StepRecords
-from ledgerq.store.tables import AuditLog, JobState, JobStep, OutboxMessage, StepState
-from ledgerq.testing.failure import JobNotCompleted, error_of
-from ledgerq.testing.worker import Moment, OfJob, OfStep, OutsideCall, Worker
+from ledgerq.store.tables import AuditLog, JobStep, OutboxMessage, StepState
+from ledgerq.testing.deliveries import Deliveries
+from ledgerq.testing.failure import JobNotCompleted, error_of, result_of
+from ledgerq.testing.outside_calls import OutsideCall, marked
+from ledgerq.testing.staged import body_of, due
+from ledgerq.testing.worker import Moment, OfJob, OfStep, Worker
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload, R, answer_of
 from ledgerq.wire.request import Request
@@ -45,6 +46,8 @@ class JobTester:
 
     Set `resources` to give the handlers something else than what `App(resources=)` yields. If `resources` is None, that
     context manager is entered for each job that runs.
+
+    The settings that limit jobs (`LEDGERQ_MAX_ATTEMPTS`, …) hold as in a worker. They are read at each delivery.
     """
 
     resources: Any = None
@@ -56,7 +59,7 @@ class JobTester:
             load(DatabaseConfig, url=url), app.tables, pooled=False
         )
         self._ahead = timedelta(0)
-        self._delivered: dict[str, Delivery] = {}
+        self._deliveries = Deliveries()
         self._calls = defaultdict[str, list[OutsideCall]](list)  # by the job's id
 
     async def create_tables(self) -> None:
@@ -81,19 +84,20 @@ class JobTester:
             JobNotCompleted: the job is to be retried, is buried or was cancelled; the cause is what the handler raised.
             UnexpectedResult: the answer is not of the type that the payload names.
         """
-        outcome = await self.outcome(payload, job_id=job_id, trace_id=trace_id)
-        last = next(reversed(self._delivered))
-        match outcome:
-            case Completed(result) | Duplicate(JobState.DONE, result):
-                answer: R = answer_of(last, type(payload), result)
-                return answer
-            case _:
-                raise JobNotCompleted(last, payload.kind, outcome) from error_of(outcome)
+        request = Request(payload, job_id, actor=self.actor, trace_id=trace_id)
+        job_id = request.checked_id()
+        outcome = await self._deliver(job_id, request.envelope)
+        answer: R = answer_of(job_id, type(payload), result_of(job_id, payload.kind, outcome))
+        return answer
 
     async def outcome(
         self, payload: Payload[Any], *, job_id: str | None = None, trace_id: str | None = None
     ) -> Outcome:
-        """Run one job and return how it ended: `Completed`, `Duplicate`, `Dropped`, or `Retry` and `Buried` with their `error`."""
+        """Run one job and return how it ended: `Completed`, `Duplicate`, `Dropped`, or `Retry` and `Buried` with their `error`.
+
+        If a job of this id was delivered before and has not ended, this is its next delivery, also during a pause. The
+        delivery before has spent an attempt only if it would have in a worker: `Snooze` and a crash spend none.
+        """
         request = Request(payload, job_id, actor=self.actor, trace_id=trace_id)
         return await self._deliver(request.checked_id(), request.envelope)
 
@@ -103,8 +107,9 @@ class JobTester:
         Raises:
             LookupError: this tester has not delivered a job of this id.
         """
-        again = self._last(job_id)
-        return await self._process(replace(again, attempt=again.attempt + 1))
+        body = self._deliveries.last(job_id).body
+        [outcome] = await self._process([self._deliveries.next(job_id, body)])
+        return outcome
 
     @overload
     async def crash(self, payload: Payload[Any], *, job_id: str, moment: OfJob) -> None: ...
@@ -119,6 +124,9 @@ class JobTester:
     ) -> None:
         """Run a job in a worker that dies at a moment. The next delivery goes on with what the worker has left.
 
+        A crash spends no attempt. After three, or six if the kind works outside, the next delivery buries the job
+        (`worker_lost`). `run_staged` leaves a crashed job alone until the worker's lease, `LEDGERQ_LEASE`, runs out.
+
         ```python
         await job_tester.crash(send, job_id="letter:7", moment="before record", step="address")
         await job_tester.deliver_again("letter:7")  # calls again, with the same idempotency key
@@ -126,7 +134,7 @@ class JobTester:
 
         Args:
             payload: of the job.
-            job_id: of the job; if it was delivered before, this is its next attempt.
+            job_id: of the job; if it was delivered before, this is its next delivery.
             moment: `"before commit"`: all that the job's transaction wrote is rolled back. `"after commit"`: all of it
                 stands. `"before record"`: the step's call was answered, and nothing is recorded; the rows of an
                 `outside.transaction` or of a page (`outside.advance`) are in the transaction of their record, and are rolled
@@ -144,14 +152,14 @@ class JobTester:
         outcome = await worker.live(self._deliver(job_id, envelope, worker))
         match outcome:
             case None:
-                return
+                self._deliveries.crashed(job_id, self._now(), self._settings().lease)
             case Completed():
                 raise LookupError(f"step: {payload.kind} {worker.missed}")
             case _:
                 raise JobNotCompleted(job_id, payload.kind, outcome) from error_of(outcome)
 
     async def calls(self, job_id: str) -> list[OutsideCall]:
-        """The calls that a job made by `outside.step` and `outside.call` in this tester, over all attempts, in their order.
+        """The calls that a job made by `outside.step` and `outside.call` in this tester, over all deliveries, in their order.
 
         ```python
         first, second = await job_tester.calls("letter:7")
@@ -162,16 +170,13 @@ class JobTester:
         Raises:
             LookupError: this tester has delivered no job of this id.
         """
-        self._last(job_id)
+        self._deliveries.last(job_id)
         recorded = {
-            (each.name, each.attempt)
+            each.name: each.attempt
             for each in await self.rows(JobStep)
             if each.job_id == job_id and each.state is StepState.DONE
         }
-        return [
-            replace(each, recorded=(each.step, each.attempt) in recorded)
-            for each in self._calls[job_id]
-        ]
+        return marked(self._calls[job_id], recorded)
 
     def key(self, step: str, *, job_id: str) -> str:
         """The idempotency key of a step: what `outside.key(step)` is in that job.
@@ -184,7 +189,7 @@ class JobTester:
         Raises:
             LookupError: this tester has delivered no job of this id.
         """
-        payload_hash = self._last(job_id).envelope.payload_hash
+        payload_hash = self._deliveries.last(job_id).envelope.payload_hash
         origin = Origin(self.actor, job_id=job_id)
         return StepRecords(self.database.sessions, origin, payload_hash, {}).key(step)
 
@@ -195,31 +200,28 @@ class JobTester:
             UnknownKind: a job is of a kind that the application does not have.
         """
         registry = self.app.registry()
-        return [registry.resolve(_staged(each)).payload for each in await self.rows(OutboxMessage)]
+        return [
+            registry.resolve(Delivery(each.job_id, 1, body_of(each))).payload
+            for each in await self.rows(OutboxMessage)
+        ]
 
     async def run_staged(self) -> list[Any]:
         """Run all staged jobs that are due, and due jobs that these stage, until none is left. Returns the answers in order.
+
+        As in a worker, a job waits for older ones of its ordering key, and for the end of its pause after a failure;
+        `advance` lets a pause pass.
 
         Raises:
             JobNotCompleted: a job did not complete; the jobs after it are not run.
             UnexpectedResult: an answer is not of the type that the job's payload names.
         """
         answers = []
-        while due := await self._due():
-            for message in due:
-                delivery = _staged(message)
-                outcome = await self._process(delivery)
-                match outcome:
-                    case Completed(result) | Duplicate(JobState.DONE, result):
-                        payload = self.app.registry().resolve(delivery).kind.payload
-                        answers.append(answer_of(message.job_id, payload, result))
-                    case _:
-                        error = error_of(outcome)
-                        raise JobNotCompleted(message.job_id, message.kind, outcome) from error
+        while waiting := await self._due():
+            answers += await self._run_together(waiting)
         return answers
 
     def advance(self, by: timedelta) -> None:
-        """Put the tester's clock ahead: `context.now`, and which staged jobs are due. The database's clock stays."""
+        """Put the tester's clock ahead: `context.now`, which staged jobs are due, and pauses. The database's clock stays."""
         self._ahead += by
 
     async def rows(self, table: type[T]) -> Sequence[T]:
@@ -239,33 +241,48 @@ class JobTester:
         assert isinstance(now, datetime | str)  # noqa: S101 - the database has a clock
         moment = datetime.fromisoformat(now) if isinstance(now, str) else now
         until = moment.replace(tzinfo=moment.tzinfo or UTC) + self._ahead
-        staged = await self.rows(OutboxMessage)
-        return [each for each in staged if each.next_dispatch_at <= until]
+        staged, now = await self.rows(OutboxMessage), self._now()
+        return [each for each in due(staged, until) if self._deliveries.is_due(each.job_id, now)]
 
-    def _last(self, job_id: str) -> Delivery:
-        if job_id not in self._delivered:
-            raise LookupError(
-                f"job_id: this tester has delivered no job {job_id!r}; run it first, by run(…, job_id=)"
-            )
-        return self._delivered[job_id]
+    async def _run_together(self, messages: Sequence[OutboxMessage]) -> list[Any]:
+        """Run staged jobs, in groups as a worker would; returns their answers in the order of the messages."""
+        registry, answers = self.app.registry(), {}
+        kinds = {each.job_id: each.kind for each in messages}
+        deliveries = [self._deliveries.next(each.job_id, body_of(each)) for each in messages]
+        for group in ([each] for each in deliveries):
+            for each, outcome in zip(group, await self._process(group), strict=True):
+                result = result_of(each.job_id, kinds[each.job_id], outcome)
+                payload = registry.kind(kinds[each.job_id]).payload
+                answers[each.job_id] = answer_of(each.job_id, payload, result)
+        return [answers[each.job_id] for each in messages]
 
     async def _deliver(
         self, job_id: str, envelope: Envelope, worker: Worker | None = None
     ) -> Outcome:
-        before = self._delivered.get(job_id)
-        delivery = Delivery(job_id, before.attempt + 1 if before else 1, encode(envelope))
-        return await self._process(delivery, worker)
+        [outcome] = await self._process([self._deliveries.next(job_id, encode(envelope))], worker)
+        return outcome
 
-    async def _process(self, delivery: Delivery, worker: Worker | None = None) -> Outcome:
-        self._delivered.pop(delivery.job_id, None)
-        self._delivered[delivery.job_id] = delivery
-        worker = worker or Worker(self._calls[delivery.job_id])
+    async def _process(
+        self, deliveries: Sequence[Delivery], worker: Worker | None = None
+    ) -> Sequence[Outcome]:
+        worker = worker or Worker(self._calls[deliveries[0].job_id])  # no more than one has calls
         worker.ahead = self._ahead
-        sessions = worker.sessions(self.database.sessions)
+        for each in deliveries:
+            self._deliveries.began(each)
+        sessions, policy = worker.sessions(self.database.sessions), self._settings().policy
         async with self._resources() as resources:
             kinds = [worker.watching(kind) for kind in self.app.jobs]
-            [outcome] = await process([delivery], Registry(kinds, resources), sessions, Policy())
-        return outcome
+            outcomes = await process(deliveries, Registry(kinds, resources), sessions, policy)
+        if not worker.is_dead:
+            for delivery, outcome in zip(deliveries, outcomes, strict=True):
+                self._deliveries.ended(delivery, outcome, self._now())
+        return outcomes
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    def _settings(self) -> WorkerConfig:
+        return load(WorkerConfig, redis_url="redis://unused")
 
     @asynccontextmanager
     async def _resources(self) -> AsyncIterator[Any]:
@@ -274,8 +291,3 @@ class JobTester:
         else:
             async with self.app.resources() as opened:
                 yield opened
-
-
-def _staged(message: OutboxMessage) -> Delivery:
-    envelope = replace(staged_envelope(message), staged=True)
-    return Delivery(message.job_id, 1, encode(envelope))

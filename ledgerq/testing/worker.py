@@ -6,7 +6,7 @@ worker commits nothing more and calls nothing more.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from ledgerq.database.session import LedgerqSession
 from ledgerq.job import JobContext, Kind
 from ledgerq.outside import Outside
 from ledgerq.runtime.calls import Calls
+from ledgerq.testing.outside_calls import OutsideCall
 
 T = TypeVar("T")
 OfJob = Literal["before commit", "after commit"]
@@ -29,28 +30,6 @@ Moment = Literal[OfJob, OfStep]
 
 class WorkerCrashed(Exception):
     """Simulates the death of a worker's process; see `JobTester.crash`."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutsideCall:
-    """A call that a job has made outside of the database; `JobTester.calls` has all of a job.
-
-    `step` is the name of the step, None for `outside.call`. `function` is the name of the called function. `recorded` is
-    True if the step's record was made in this attempt: then no later attempt calls again.
-
-    ```python
-    assert await job_tester.calls("letter:7") == [
-        OutsideCall("address", "address_of", ("Ada",), {}, attempt=1, recorded=True)
-    ]
-    ```
-    """
-
-    step: str | None
-    function: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    attempt: int
-    recorded: bool = False
 
 
 @dataclass(slots=True)
@@ -109,14 +88,12 @@ class Worker:
             self._own = context.session.sync_session
             return await handle(self.by_clock(context), *given)
 
-        outside = kind.outside
-        if outside is None:
-            return replace(kind, handle=watched)
-        return replace(
-            kind,
-            handle=watched,
-            outside=lambda given, payload: outside(_WatchedOutside(given, self), payload),
-        )
+        changed: dict[str, Any] = {"handle": watched}
+        if outside := kind.outside:
+            changed["outside"] = lambda given, payload: outside(
+                _WatchedOutside(given, self), payload
+            )
+        return replace(kind, **changed)
 
     def by_clock(self, context: JobContext[Any]) -> JobContext[Any]:
         """The context with the time of the test's clock."""

@@ -208,7 +208,7 @@ async def test_a_worker_dies_between_an_answer_and_its_record(job_tester: JobTes
 
 
 async def test_a_test_sees_all_calls_of_a_job(job_tester: JobTester) -> None:
-    """Over its attempts, in their order, with what was recorded."""
+    """Over its deliveries, in their order, with what was recorded. A crash spends no attempt."""
     own, _ = agency_of(job_tester, travel)
     await own.crash(Book(), job_id="a", moment="before record", step="reserve")
     await own.crash(Book(), job_id="a", moment="before record", step="ticket")
@@ -216,11 +216,11 @@ async def test_a_test_sees_all_calls_of_a_job(job_tester: JobTester) -> None:
     keyed = {"idempotency_key": own.key("reserve", job_id="a")}
     assert await own.calls("a") == [
         OutsideCall("reserve", "reserve", (2,), keyed, attempt=1),
-        OutsideCall("reserve", "reserve", (2,), keyed, attempt=2, recorded=True),
-        OutsideCall(None, "ticket", (), {}, attempt=2),
-        OutsideCall("ticket", "ticket", (20,), {}, attempt=2),
-        OutsideCall(None, "ticket", (), {}, attempt=3),
-        OutsideCall("ticket", "ticket", (20,), {}, attempt=3, recorded=True),
+        OutsideCall("reserve", "reserve", (2,), keyed, attempt=1, recorded=True),
+        OutsideCall(None, "ticket", (), {}, attempt=1),
+        OutsideCall("ticket", "ticket", (20,), {}, attempt=1),
+        OutsideCall(None, "ticket", (), {}, attempt=1),
+        OutsideCall("ticket", "ticket", (20,), {}, attempt=1, recorded=True),
     ]
     await own.run(Book(days=3), job_id="b")
     assert keyed != {"idempotency_key": own.key("reserve", job_id="b")}
