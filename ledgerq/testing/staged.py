@@ -1,10 +1,14 @@
-"""The staged jobs of a tester: which are due, as `ledgerq.store.outbox.take_due` has it."""
+"""The staged jobs of a tester: which are due, as `ledgerq.store.outbox.take_due` has it, and which run together."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
+from ledgerq.errors import Undecodable
+from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.interventions import staged_envelope
+from ledgerq.execution.registry import Registry
 from ledgerq.store.tables import OutboxMessage
 from ledgerq.wire.envelope import encode
 
@@ -23,3 +27,29 @@ def due(messages: Sequence[OutboxMessage], until: datetime) -> Iterator[OutboxMe
             yield message
         if key is not None:
             taken.add(key)
+
+
+def groups(
+    deliveries: Sequence[Delivery], registry: Registry, batch: int
+) -> Sequence[Sequence[Delivery]]:
+    """Cut deliveries into those that a worker processes together: at most `batch` first ones of a kind that shares commits."""
+    groups: list[list[Delivery]] = []
+    open_groups: dict[str, list[Delivery]] = {}
+    for delivery in deliveries:
+        kind = _kind_of(delivery)
+        shares = kind in registry.batchable_kinds
+        group = open_groups.get(kind) if shares else None
+        if group is None or len(group) >= batch:
+            groups.append(group := [])
+            if shares:
+                open_groups[kind] = group
+        group.append(delivery)
+    return groups
+
+
+def _kind_of(delivery: Delivery) -> str:
+    """The kind of a first delivery; '' for a later one, or if the body can't be read."""
+    with suppress(Undecodable):
+        if delivery.is_first:
+            return delivery.envelope.kind
+    return ""

@@ -27,7 +27,7 @@ from ledgerq.store.tables import AuditLog, JobStep, OutboxMessage, StepState
 from ledgerq.testing.deliveries import Deliveries
 from ledgerq.testing.failure import JobNotCompleted, error_of, result_of
 from ledgerq.testing.outside_calls import OutsideCall, marked
-from ledgerq.testing.staged import body_of, due
+from ledgerq.testing.staged import body_of, due, groups
 from ledgerq.testing.worker import Moment, OfJob, OfStep, Worker
 from ledgerq.wire.envelope import Envelope, encode
 from ledgerq.wire.payload import Payload, R, answer_of
@@ -45,7 +45,7 @@ class JobTester:
         actor: who asks for the jobs; written to the audit log.
 
     Set `resources` to give the handlers something else than what `App(resources=)` yields. If `resources` is None, that
-    context manager is entered for each job that runs.
+    context manager is entered for each job that runs, and once for jobs that share a transaction.
 
     The settings that limit jobs (`LEDGERQ_MAX_ATTEMPTS`, …) hold as in a worker. They are read at each delivery.
     """
@@ -209,10 +209,10 @@ class JobTester:
         """Run all staged jobs that are due, and due jobs that these stage, until none is left. Returns the answers in order.
 
         As in a worker, a job waits for older ones of its ordering key, and for the end of its pause after a failure;
-        `advance` lets a pause pass.
+        `advance` lets a pause pass. First deliveries of a kind that shares commits share a transaction.
 
         Raises:
-            JobNotCompleted: a job did not complete; the jobs after it are not run.
+            JobNotCompleted: a job did not complete; the jobs after it are not run, except those in its transaction.
             UnexpectedResult: an answer is not of the type that the job's payload names.
         """
         answers = []
@@ -249,7 +249,7 @@ class JobTester:
         registry, answers = self.app.registry(), {}
         kinds = {each.job_id: each.kind for each in messages}
         deliveries = [self._deliveries.next(each.job_id, body_of(each)) for each in messages]
-        for group in ([each] for each in deliveries):
+        for group in groups(deliveries, registry, self._settings().batch):
             for each, outcome in zip(group, await self._process(group), strict=True):
                 result = result_of(each.job_id, kinds[each.job_id], outcome)
                 payload = registry.kind(kinds[each.job_id]).payload

@@ -44,7 +44,7 @@ _DOING: ContextVar[_Doing | None] = ContextVar("ledgerq_doing", default=None)
 
 
 class Worker:
-    """Stands in a test for the worker that runs a job once; it can die at a chosen moment.
+    """Stands in a test for the worker that runs a job once, or jobs in one transaction; it can die at a chosen moment.
 
     Args:
         calls: the list to which the job's calls outside of the database are added.
@@ -89,6 +89,10 @@ class Worker:
             return await handle(self.by_clock(context), *given)
 
         changed: dict[str, Any] = {"handle": watched}
+        if many := kind.handle_many:
+            changed["handle_many"] = lambda contexts, payloads: many(
+                [self.by_clock(each) for each in contexts], payloads
+            )
         if outside := kind.outside:
             changed["outside"] = lambda given, payload: outside(
                 _WatchedOutside(given, self), payload

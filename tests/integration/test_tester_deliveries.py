@@ -1,7 +1,8 @@
-"""What a delivery by `job_tester` spends, when a staged job is due again: as in a worker."""
+"""What a delivery by `job_tester` spends, when a staged job is due again, and which jobs run together: as in a worker."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from ledgerq.execution.outcome import Buried, Completed, Retry
 from ledgerq.execution.registry import Registry
 from ledgerq.execution.replays import replay
 from ledgerq.job import Kind
-from ledgerq.staging import stage
+from ledgerq.staging import stage, stage_many
 from ledgerq.store.tables import DeadLetter
 from ledgerq.testing import JobNotCompleted, JobTester
 from tests.support import drain, letter, our_worker
@@ -29,6 +30,7 @@ class Seen:
 
     attempts: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)
 
 
 seen = Seen()
@@ -100,7 +102,27 @@ async def ask(context: JobContext, order: Ask, answer: str) -> str:
     return answer
 
 
-KINDS: list[Kind[Any, Any]] = [try_it, tell, ask]
+class Count(Payload[int], kind="count"):
+    number: int
+
+
+@job
+async def count(context: JobContext, order: Count) -> int:
+    seen.together.append(1)
+    if order.number < 0:
+        raise ValueError("less than nothing")
+    return context.now.year
+
+
+@count.many
+async def count_many(contexts: Sequence[JobContext], orders: Sequence[Count]) -> list[int]:
+    seen.together.append(len(orders))
+    if any(order.number < 0 for order in orders):
+        raise ValueError("less than nothing")
+    return [context.now.year for context in contexts]
+
+
+KINDS: list[Kind[Any, Any]] = [try_it, tell, ask, count]
 
 
 @pytest.fixture(scope="session")
@@ -252,6 +274,48 @@ async def test_the_settings_of_a_worker_limit_jobs_in_tests(
     monkeypatch.setenv("LEDGERQ_MAX_ATTEMPTS", "two")
     with pytest.raises(SettingError, match="LEDGERQ_MAX_ATTEMPTS"):
         await job_tester.run(Tell(name="x"))
+
+
+async def test_first_deliveries_of_a_kind_with_a_function_for_many_go_there(
+    job_tester: JobTester,
+) -> None:
+    """All that are due share a transaction, and their contexts have the tester's time; answers are in the order staged."""
+    async with job_tester.transaction() as session:
+        await stage_many(session, [Count(number=1), Tell(name="x"), Count(number=2)])
+    job_tester.advance(timedelta(days=800))
+    year = (datetime.now(UTC) + timedelta(days=800)).year
+    assert await job_tester.run_staged() == [year, "x", year]
+    assert seen.together == [2]
+
+
+async def test_a_bad_job_is_found_among_those_that_share_a_transaction(
+    job_tester: JobTester,
+) -> None:
+    """The others commit; the bad one runs alone from then on."""
+    async with job_tester.transaction() as session:
+        await stage_many(session, [Count(number=number) for number in (1, 2, -3, 4)])
+    with pytest.raises(JobNotCompleted, match="less than nothing"):
+        await job_tester.run_staged()
+    assert seen.together == [4, 2, 2, 1, 1]
+    assert await job_tester.staged() == [Count(number=-3)]
+    async with job_tester.transaction() as session:
+        await stage_many(session, [Count(number=5), Count(number=6)])
+    job_tester.advance(LONGEST_BACKOFF)
+    with pytest.raises(JobNotCompleted, match="less than nothing"):
+        await job_tester.run_staged()
+    assert len(await job_tester.run_staged()) == 2
+    assert seen.together[5:] == [1, 2]
+
+
+async def test_groups_are_no_larger_than_a_workers_batch(
+    job_tester: JobTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`LEDGERQ_BATCH=1` gives each job its own transaction."""
+    monkeypatch.setenv("LEDGERQ_BATCH", "2")
+    async with job_tester.transaction() as session:
+        await stage_many(session, [Count(number=number) for number in range(3)])
+    assert len(await job_tester.run_staged()) == 3
+    assert seen.together == [2, 1]
 
 
 async def test_attempts_are_those_that_a_worker_counts(
