@@ -142,7 +142,7 @@ class Broker:
         self._acknowledge = script(redis, "acknowledge")
         self._review_crashes = script(redis, "review_crashes")
         self._passed: Sequence[bytes] = (b"", b"")  # id and score of the last job passed over
-        self._looked_back = 0.0
+        self._looked_back, self._looks_back = 0.0, 0
 
     @classmethod
     def connect(
@@ -181,12 +181,12 @@ class Broker:
         lease_settings = self.lease_settings
         now = time.monotonic()
         if look_back := bool(self._passed[0]) and now > self._looked_back + _LOOK_AGAIN:
-            self._looked_back = now
+            self._looked_back, self._looks_back = now, self._looks_back + 1
         arguments: list[bytes | str | int] = [
             wanted, lease_settings.lease_ms, self.token, self.worker,
             busy, lease_settings.isolate_after_crashes, lease_settings.max_crashes,
             queue_mark(self.queue), MAX_BODY_BYTES, room.batch, room.outside, *self._passed,
-            int(look_back), int(room.has_suspect), int(room.has_doubtful), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
+            self._looks_back if look_back else 0, int(room.has_suspect), int(room.has_doubtful), lease_settings.outside_factor, len(room.batchable_kinds), *room.batchable_kinds, *room.outside_kinds,
         ]  # fmt: skip
         jobs, drain_first, aborted, cancelled, due_in, *passed = await self._claim(
             keys=self._keys_of_claim, args=arguments

@@ -285,6 +285,48 @@ async def test_a_suspect_that_waits_outside_keeps_nobody_out(
     assert beside(third) == [("w0001", True)]
 
 
+async def spread(redis: ArqRedis, number: int) -> float:
+    """One waiting job each millisecond; returns when the first of them was due."""
+    [(_, last)] = await redis.zrange(QUEUE, -1, -1, withscores=True)
+    first = last - 5_000
+    await redis.zadd(QUEUE, {f"w{n:04}": first + n for n in range(number)})
+    return float(first)
+
+
+async def test_a_slot_goes_to_a_job_that_waits_though_suspects_must_wait_before_it(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """Workers died with them, and one such job runs here already."""
+    await put_waiting(client, 1_200)
+    first = await spread(redis, 1_200)
+    for n in range(3):
+        await put(client, f"w-{n}", payload=Wait())
+        await redis.zadd(QUEUE, {f"w-{n}": first - 1})
+    await died_with(redis, "w-0", "w-1", "w-2")
+    room = Room(outside=0, outside_kinds=KINDS, has_suspect=True)
+    while (await broker.claim(10, busy=1, room=room)).more:
+        pass
+    found = await broker.claim(10, busy=1, room=replace(room, outside=1))
+    assert [each.job_id for each in found.jobs] == ["w0000"]
+
+
+async def test_a_job_that_is_put_between_the_waiting_ones_is_found(
+    broker: Broker, client: JobClient, redis: ArqRedis
+) -> None:
+    """A client whose clock is behind puts it there; the looks back come to it one after another."""
+    await put_waiting(client, 1_200)
+    first = await spread(redis, 1_200)
+    while (await claim(broker, outside=0)).more:
+        pass
+    await put(client, "z")
+    await redis.zadd(QUEUE, {"z": first + 900.5})
+    found = []
+    for _ in range(3):
+        broker._looked_back = 0  # as ten seconds later
+        found += [each.job_id for each in (await claim(broker, outside=0)).jobs]
+    assert found == ["z"]
+
+
 async def test_a_suspect_does_not_wait_for_jobs_outside(
     broker: Broker, client: JobClient, redis: ArqRedis
 ) -> None:

@@ -14,7 +14,7 @@
 --       11  further jobs wanted of the kinds that work outside
 --       12  the id of the last job that was passed over, or ''
 --       13  its score, or ''
---       14  1 to look again at the first jobs that were passed over, or 0
+--       14  the number of looks back so far, to look again at jobs that were passed over; or 0
 --       15  1 if a suspect works outside in the owner now, or 0
 --       16  1 if a doubtful job works outside in the owner now, or 0
 --       17  how many times as many crashes a job that works outside may have
@@ -42,7 +42,7 @@ local passed = {id = ARGV[12], score = ARGV[13]}
 local how = {} -- kind → how its jobs run
 local FIRST = 19 -- of the kinds
 for i = FIRST, #ARGV do how[ARGV[i]] = i < FIRST + tonumber(ARGV[18]) and SHARED or OUTSIDE end
-local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[18]), ARGV[14] == '1'
+local works_outside, look_back = #ARGV >= FIRST + tonumber(ARGV[18]), tonumber(ARGV[14])
 local has_suspect, has_doubtful = ARGV[15] == '1', ARGV[16] == '1' -- that work outside
 local FAILURES_OF = failures_of_queue(queue)
 local MONTH = 30 * 24 * 3600 * 1000
@@ -176,6 +176,7 @@ end
 -- the due jobs with their scores. If this worker has the exclusive slot: none while it runs other jobs, then the one
 -- job that must run alone
 local PASSED_OVER = 500 -- jobs that one claim passes over, at most
+local MUST_WAIT = 20 -- suspects before the others, as a rule
 local first_behind = 1 -- where the jobs begin that were not passed over before
 local looked_at = 0 -- the rank behind the last of them
 local function due_from(rank, most)
@@ -206,9 +207,13 @@ local function due_jobs()
             due[#due + 1] = score
         end
     end
-    -- there is room for some of those that were passed over, or it is time to look at the first of them again
-    local again = math.max(room[OUTSIDE], look_back and PASSED_OVER or 0)
+    -- there is room for some of those that were passed over; suspects that must wait may be the first of them
+    local again = math.max(room[OUTSIDE] > 0 and room[OUTSIDE] + MUST_WAIT or 0, look_back > 0 and PASSED_OVER or 0)
     for _, each in ipairs(due_from(0, math.min(behind, again))) do due[#due + 1] = each end
+    local page = look_back % math.max(1, math.ceil(behind / PASSED_OVER)) * PASSED_OVER
+    if page > 0 then -- other clocks than ours put jobs between those that were passed over
+        for _, each in ipairs(due_from(page, math.min(behind - page, PASSED_OVER))) do due[#due + 1] = each end
+    end
     first_behind = #due + 1
     for _, each in ipairs(due_from(behind, most)) do due[#due + 1] = each end
     return due
