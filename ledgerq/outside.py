@@ -69,6 +69,7 @@ class Outside(Generic[S]):
     async def read(
         self,
         function: Callable[Concatenate[LedgerqSession, A], Awaitable[T]],
+        /,
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> T:
@@ -177,6 +178,7 @@ class Outside(Generic[S]):
         self,
         name: str,
         function: Callable[Concatenate[JobContext[S], A], Awaitable[T]],
+        /,
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> T:
@@ -220,6 +222,7 @@ class Outside(Generic[S]):
         name: str,
         value: Any,
         function: Callable[Concatenate[JobContext[S], A], Awaitable[object]],
+        /,
         *args: A.args,
         **kwargs: A.kwargs,
     ) -> None:
@@ -249,10 +252,8 @@ class Outside(Generic[S]):
 
         kept = storable_answer(value, self._limits.answer, kind)
         if not kind.keeps(value, kept):
-            raise InvalidRequest(
-                f"cursor {name}",
-                "its value is another one after JSON; name its type: cursor(…, type=)",
-            )
+            problem = "its value is another one after JSON; name its type: cursor(…, type=)"
+            raise InvalidRequest(f"cursor {name}", problem)
         async with self._one_page:  # pages of one job are done one after another
             self._names.require_step_possible(name)  # the function may have ended meanwhile
             await self._records.advance(name, kept, work)
@@ -277,8 +278,7 @@ class Outside(Generic[S]):
             return None, one_line(error)
         self._kept += len(to_json(result))
         if self._kept > (limit := self._limits.answers):
-            larger = "makes the answers of all steps larger than"
-            return None, f"{larger} {limit:,} bytes (LEDGERQ_MAX_ANSWERS)"
+            return None, f"makes all answers larger than {limit:,} bytes (LEDGERQ_MAX_ANSWERS)"
         return result, None
 
     def _answer(self, kind: AnswerType[T], step: JobStep) -> T:

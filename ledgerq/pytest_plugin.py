@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 
 from ledgerq import embedded
 from ledgerq.app import App
-from ledgerq.cli.find_app import require_app
+from ledgerq.cli.find_app import VARIABLE, find_app
 from ledgerq.testing import JobTester
 
 _OPTION = "ledgerq_database"
@@ -37,7 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def ledgerq_app() -> App:
     """The `App` that the command line would find. To test another one, define a fixture of this name."""
-    return require_app()
+    found = find_app()
+    if found is None:
+        raise pytest.UsageError(
+            "no App is named: run pytest in the folder of your service, whose pyproject.toml has [tool.ledgerq] app, "
+            f"or set {VARIABLE}, or define a fixture ledgerq_app that returns your App"
+        )
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ class _WatchedOutside(Outside[Any]):
             return await super().step(name, function, *args, **kwargs)
 
     async def transaction(
-        self, name: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+        self, name: str, function: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
     ) -> Any:
         with self._worker.doing(name, ready=True):
             return await super().transaction(name, function, *args, **kwargs)
@@ -211,6 +211,7 @@ class _WatchedOutside(Outside[Any]):
         name: str,
         value: Any,
         function: Callable[..., Awaitable[Any]],
+        /,
         *args: Any,
         **kwargs: Any,
     ) -> None:

@@ -1194,3 +1194,23 @@ async def test_a_job_that_is_cancelled_while_a_step_is_recorded_calls_nothing_mo
     assert running.cancelled()
     assert len(payments.calls) == calls_before
     assert [each.name for each in await rows(any_sessions, JobStep)] == ["one"]
+
+
+async def test_a_function_in_a_transaction_may_take_any_name(any_sessions: Sessions) -> None:
+    """Also those of the method's own arguments."""
+
+    async def add(context: JobContext[Any], name: str, value: int, function: str) -> str:
+        return f"{name} {value} {function}"
+
+    async def look(session: LedgerqSession, function: str) -> str:
+        return function
+
+    async def named(outside: Outside[Any], charge: Charge) -> Receipt:
+        given: dict[str, Any] = {"name": "x", "value": 7, "function": "f"}
+        assert await outside.transaction("row", add, **given) == "x 7 f"
+        await outside.advance("pages", outside.cursor("pages", 0) + 1, add, **given)
+        assert await outside.read(look, function="f") == "f"
+        return Receipt(id=UUID(int=3), amount=7)
+
+    kind = job(outside=named)(charge.handle)
+    assert isinstance(await run(any_sessions, None, delivery(Charge()), kind), Completed)
