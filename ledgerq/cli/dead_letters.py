@@ -240,8 +240,7 @@ async def _fields(
         letter = await dead_letters.find(session, job_id)
     if letter is None:
         raise NotBuried([job_id])
-    named = kind or letter.kind
-    if named is None:
+    if (named := kind or letter.kind) is None:
         raise UsageError("--kind", "is missing", f"the letter of job {job_id} names none: give it")
     return fields_as_values(checked_payload(named, payload))
 

@@ -78,6 +78,25 @@ def test_a_default_of_the_class_stays_at_home() -> None:
     assert set(fields_as_values(Odd(number=7))) == {"key", "number"}
 
 
+class Changes(BaseModel):
+    title: str = "none"
+    tags: list[str] = Field(default_factory=list)
+
+
+class Update(Payload[None], kind="update"):
+    changes: Changes
+    more: list[Changes] = []  # noqa: RUF012
+
+
+def test_a_worker_knows_which_fields_of_a_model_were_set() -> None:
+    """An update names what it changes."""
+    payload = Update(changes=Changes(title="none"), more=[Changes(tags=[])])
+    told = read_back(payload)
+    assert isinstance(told, Update)
+    assert told.changes.model_fields_set == {"title"}
+    assert [each.model_fields_set for each in told.more] == [{"tags"}]
+
+
 def test_sets_are_written_alike_by_every_process() -> None:
     """Else the same request, made again elsewhere, would be taken for another payload."""
     words = [f"word-{n}" for n in range(20)]
