@@ -193,7 +193,7 @@ def _unnested(
     new = ", ".join(f"value_{n}" for n in range(len(columns)))
     values = ", ".join(
         f"CAST(value_{n} AS {column.type.compile(dialect)})"
-        if _is_json(column, dialect)
+        if is_json(column, dialect)
         else f"value_{n}"
         for n, column in enumerate(columns)
     )
@@ -214,6 +214,7 @@ def _quoted(name: str) -> str:
     return quoted(name).replace(":", r"\:")
 
 
+@lru_cache(maxsize=256)
 def element_of(column: Column[Any], dialect: Dialect) -> str | None:
     """PostgreSQL's type for one of the column's values in an array, None if an array can't carry them.
 
@@ -251,12 +252,13 @@ def array_value(column: Column[Any], dialect: Dialect) -> _Prepare:
 
 def _row_value(column: Column[Any], dialect: Dialect) -> _Prepare:
     """What makes of a value of the column what its type takes: JSON of any values that Pydantic can write."""
-    if not _is_json(column, dialect) or _binds_itself(column, dialect):
+    if not is_json(column, dialect) or _binds_itself(column, dialect):
         return None
     return lambda value: value if value is JSON.NULL else to_jsonable_python(value)
 
 
-def _is_json(column: Column[Any], dialect: Dialect) -> bool:
+def is_json(column: Column[Any], dialect: Dialect) -> bool:
+    """True if the database has the column's values as JSON."""
     return isinstance(_layers(column, dialect)[-1], JSON)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, Dialect, bindparam, column, func, update
+from sqlalchemy import ARRAY, BindParameter, Column, Dialect, Text, bindparam, column, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledgerq.database.bulk_insert import array_value, element_of, is_json
 
 Columns = Mapping[Column[Any], Sequence[Any]]  # a column → its value in each row
 
@@ -14,18 +16,15 @@ async def update_by_key(
 ) -> bool:
     """Set columns of many rows, which `keys` names by their primary keys. False if one of the rows does not exist.
 
-    `options` are execution options. On SQLite, and for a column that is an array itself or whose type wraps its values in
-    SQL, the driver runs the statement once for each row.
+    `options` are execution options. On SQLite, and for a column whose values an array can't carry, the driver runs the
+    statement once for each row.
     """
     columns = {**keys, **values}
     names = [f"value_{n}" for n in range(len(columns))]
     dialect = session.get_bind().dialect
-    at_once = dialect.name == "postgresql" and not any(_goes_alone(c, dialect) for c in columns)
+    at_once = dialect.name == "postgresql" and all(element_of(c, dialect) for c in columns)
     if at_once:
-        arrays = (
-            bindparam(None, list(of_rows), ARRAY(c.type, dimensions=1))
-            for c, of_rows in columns.items()
-        )
+        arrays = (_array(c, of_rows, dialect) for c, of_rows in columns.items())
         as_columns = (column(name, c.type) for name, c in zip(names, columns, strict=True))
         rows = func.unnest(*arrays).table_valued(*as_columns).render_derived(name="new")
         new: list[Any] = list(rows.c)
@@ -41,7 +40,10 @@ async def update_by_key(
     return done.rowcount in {-1, len(each)}  # -1: the driver does not count
 
 
-def _goes_alone(of: Column[Any], dialect: Dialect) -> bool:
-    of_dialect: Any = of.type.dialect_impl(dialect)
-    is_array = isinstance(getattr(of_dialect, "impl_instance", of_dialect), ARRAY)
-    return is_array or of_dialect._has_bind_expression  # noqa: SLF001 - there is no public way
+def _array(of: Column[Any], values: Sequence[Any], dialect: Dialect) -> BindParameter[Any]:
+    """The values as one parameter. Texts go without a length, to which PostgreSQL would cut them."""
+    if element_of(of, dialect) != "TEXT" or is_json(of, dialect):
+        return bindparam(None, list(values), ARRAY(of.type, dimensions=1))
+    prepare = array_value(of, dialect)
+    texts = [prepare(each) for each in values] if prepare else list(values)
+    return bindparam(None, texts, ARRAY(Text, dimensions=1))
