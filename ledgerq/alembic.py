@@ -19,7 +19,7 @@ and its `env.py` passes `include_name=ledgerq_tables.include_name` to `context.c
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from alembic import context, op
@@ -198,8 +198,8 @@ def run(*metadata: MetaData) -> None:
     """The body of an `env.py`: run the migrations on the database that a command of ledgerq names, or on DATABASE_URL.
 
     Args:
-        *metadata: the metadata of the application's tables, for `alembic check` and `--autogenerate`, which ignore
-            ledgerq's tables.
+        *metadata: the metadata of the application's tables, for `alembic check` and `--autogenerate`. These look at the
+            default schema and at the schemas that the metadata names, and ignore ledgerq's tables.
     """
     given = context.config.attributes.get("database")
     if isinstance(given, DatabaseConfig):
@@ -236,16 +236,35 @@ def _in_one(*metadata: MetaData) -> MetaData:
     return merged
 
 
+def _names_of(theirs: MetaData) -> Callable[[str | None, str, Any], bool]:
+    """An `include_name` that leaves out all schemas but the default one and theirs; in theirs, ledgerq's tables.
+
+    Nobody tells `run` in which schema ledgerq's tables stand: it may be one of theirs.
+    """
+    schemas = {None, *(table.schema for table in theirs.tables.values())} - {SCHEMA}
+
+    def included(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "schema":
+            return name in schemas
+        place, table = parents.get("schema_name"), parents.get("table_name", name)
+        ours = place and table in _OURS and f"{place}.{table}" not in theirs.tables
+        return not ours and include_name(name, kind, parents)
+
+    return included
+
+
 def _migrate(
     connection: Connection | None, config: DatabaseConfig, metadata: Sequence[MetaData]
 ) -> None:
+    theirs = _in_one(*metadata)
     context.configure(
         connection=connection,
         url=None if connection else config.url,
         literal_binds=connection is None,
         dialect_opts={"paramstyle": "named"},
-        target_metadata=_in_one(*metadata),
-        include_name=include_name,
+        target_metadata=theirs,
+        include_name=_names_of(theirs),
+        include_schemas=any(table.schema for table in theirs.tables.values()),
         render_item=_as_plain_type,
         render_as_batch=config.is_sqlite,
         transaction_per_migration=True,
