@@ -200,6 +200,7 @@ def run(*metadata: MetaData) -> None:
     Args:
         *metadata: the metadata of the application's tables, for `alembic check` and `--autogenerate`. These look at the
             default schema and at the schemas that the metadata names, and ignore ledgerq's tables.
+            Constraints and indexes are named by a metadata's own `naming_convention`; without one, by ledgerq's.
     """
     given = context.config.attributes.get("database")
     if isinstance(given, DatabaseConfig):
@@ -228,12 +229,24 @@ def _as_plain_type(kind: str, value: object, _context: object) -> str | Literal[
 
 
 def _in_one(*metadata: MetaData) -> MetaData:
-    """One metadata with all tables: Alembic takes the names of a migration's constraints from one naming convention."""
-    merged = MetaData(naming_convention=NAMING_CONVENTION)
-    for each in metadata:
+    """One metadata with all tables, each with the names that its own metadata's naming convention gives, if it has one.
+
+    Alembic asks one convention for the names that a migration leaves out: the first metadata's.
+    """
+    conventions = [_convention_of(each) for each in metadata]
+    merged = MetaData()
+    for each, convention in zip(metadata, conventions, strict=True):
+        merged.naming_convention = convention  # a copied table takes its names from this at once
         for table in each.sorted_tables:
             table.to_metadata(merged)
+    merged.naming_convention = next(iter(conventions), NAMING_CONVENTION)
     return merged
+
+
+def _convention_of(metadata: MetaData) -> Any:
+    """The metadata's own naming convention; or ledgerq's, if that is SQLAlchemy's, which names indexes alone."""
+    own = metadata.naming_convention
+    return NAMING_CONVENTION if own == MetaData().naming_convention else own
 
 
 def _names_of(theirs: MetaData) -> Callable[[str | None, str, Any], bool]:

@@ -1,5 +1,7 @@
-"""`ledgerq.alembic.run` as the whole of an `env.py`: what it compares."""
+"""`ledgerq.alembic.run` as the whole of an `env.py`: what it compares, and the names it gives."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,20 @@ import alembic
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    inspect,
+)
 from sqlalchemy.engine import URL
 
+from ledgerq.database.engine import open_database
 from ledgerq.database.settings import DatabaseConfig
 
 ENV = """
@@ -34,17 +47,30 @@ def upgrade():
     for schema in ("ledgerq", "sales"):
         ledgerq_tables.upgrade(op, to=ledgerq_tables.NEWEST, schema=schema)
 """
+BY_HAND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "second", "first"
+
+
+def upgrade():
+    op.create_table("a", sa.Column("id", sa.Integer), sa.CheckConstraint("id > 0", name="positive"))
+"""
 TEMPLATE = Path(alembic.__file__).parent / "templates/generic/script.py.mako"
 
 
 class History:
     """An Alembic history in a folder, on a database."""
 
-    def __init__(self, folder: Path, database: DatabaseConfig, *metadata: MetaData) -> None:
+    def __init__(
+        self, folder: Path, database: DatabaseConfig, *metadata: MetaData, second: str = ""
+    ) -> None:
         for name, content in {
             "env.py": ENV,
             "script.py.mako": TEMPLATE.read_text(),
             "versions/first.py": FIRST,
+            **({"versions/second.py": second} if second else {}),
         }.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content)
@@ -59,6 +85,16 @@ class History:
         command.upgrade(self._config, "head")
         command.check(self._config)
         return Path(script.path).read_text()
+
+    def seen(self, look: Callable[[Connection], Any]) -> Any:
+        async def looked() -> Any:
+            async with (
+                open_database(self._database) as opened,
+                opened.engine.connect() as connection,
+            ):
+                return await connection.run_sync(look)
+
+        return asyncio.run(looked())
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -99,3 +135,81 @@ def test_a_metadata_without_schemas_sees_the_default_one_alone(
     history = History(tmp_path, empty, metadata)
     assert history.migrated().count("op.create_table") == 1
     assert "op." not in history.migrated()
+
+
+THEIRS = {
+    "ix": "idx_%(table_name)s_%(column_0_name)s",
+    "uq": "%(table_name)s_%(column_0_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
+
+
+def with_a_table(name: str, convention: dict[str, str] | None) -> MetaData:
+    """A metadata whose table has each sort of name, also those that a flag of a column makes."""
+    metadata = MetaData(naming_convention=convention)
+    Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("email", String, unique=True),
+        Column("nick", String, index=True),
+        Column("parent", ForeignKey(f"{name}.id")),
+        CheckConstraint("id > 0", name="positive"),
+    )
+    return metadata
+
+
+def names(table: str) -> Callable[[Connection], dict[str, Any]]:
+    """The names in the database."""
+
+    def look(connection: Connection) -> dict[str, Any]:
+        found = inspect(connection)
+        return {
+            "ix": {each["name"] for each in found.get_indexes(table) if not each["unique"]},
+            "uq": {each["name"] for each in found.get_unique_constraints(table)},
+            "ck": {each["name"] for each in found.get_check_constraints(table)},
+            "fk": {each["name"] for each in found.get_foreign_keys(table)},
+            "pk": {found.get_pk_constraint(table)["name"]},
+        }
+
+    return look
+
+
+@pytest.mark.parametrize("theirs", [("a",), ("a", "b"), ("b", "a")])
+def test_each_metadata_keeps_its_naming_convention(
+    empty: DatabaseConfig, tmp_path: Path, theirs: tuple[str, ...]
+) -> None:
+    """The names of a metadata without one follow ledgerq's convention."""
+    conventions = {"a": THEIRS, "b": None}
+    metadata = [with_a_table(name, conventions[name]) for name in theirs]
+    history = History(tmp_path, empty, *metadata)
+    history.migrated()
+    assert history.seen(names("a")) == {
+        "ix": {"idx_a_nick"},
+        "uq": {"a_email_key"},
+        "ck": {"a_positive_check"},
+        "fk": {"a_parent_fkey"},
+        "pk": {"a_pkey"},
+    }
+    if "b" in theirs:
+        assert history.seen(names("b")) == {
+            "ix": {"ix_b_nick"},
+            "uq": {"uq_b_email"},
+            "ck": {"ck_b_positive"},
+            "fk": {"fk_b_parent_b"},
+            "pk": {"pk_b"},
+        }
+
+
+@pytest.mark.parametrize(
+    ("convention", "name"), [(THEIRS, "a_positive_check"), (None, "ck_a_positive")]
+)
+def test_a_name_that_a_migration_leaves_out_follows_the_first_convention(
+    empty: DatabaseConfig, tmp_path: Path, convention: dict[str, str] | None, name: str
+) -> None:
+    """Of one metadata it is its own."""
+    metadata = [MetaData(naming_convention=convention), MetaData(naming_convention={"ck": "no"})]
+    history = History(tmp_path, empty, *metadata, second=BY_HAND)
+    assert history.seen(names("a"))["ck"] == {name}
