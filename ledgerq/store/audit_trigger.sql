@@ -31,6 +31,8 @@ $body$;
 
 -- The trigger's function. It runs with its owner's rights, so a role that may change the table needs no right to write
 -- the log. No other role may execute it, that is, make a trigger of it: it could write false entries.
+-- Only in `pg_catalog.to_jsonb(r.*)` can a name be that of a column of the table, and none of its names is looked up as
+-- one: `r.*` is the whole row even if there is a column r, and a function with its schema is never a column.
 CREATE OR REPLACE FUNCTION ledgerq.audit_write_rows() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $body$
 DECLARE
@@ -40,7 +42,7 @@ DECLARE
     keys text[] := TG_ARGV[1];
     masked text[] := TG_ARGV[2];
     excluded text[] := TG_ARGV[3];
-    missing text;  -- version of ledgerq's audit triggers: 2 (raise it with each change of a function in this file)
+    missing text;  -- version of ledgerq's audit triggers: 3 (raise it with each change of a function in this file)
 BEGIN
     -- a column that was renamed is not the one that was to be hidden, or is no longer the key
     SELECT name INTO missing FROM unnest(keys || masked || excluded) AS told(name) WHERE NOT EXISTS (
@@ -56,14 +58,14 @@ BEGIN
         SELECT TG_ARGV[0], ledgerq.audit_key(held, keys), 'create', author,
             '{}', ledgerq.audit_values(held - excluded, NULL, masked),
             origin ->> 'job_id', origin ->> 'kind', attempt, origin ->> 'trace_id'
-        FROM (SELECT to_jsonb(r) AS held FROM new_rows AS r) AS rows_now;
+        FROM (SELECT pg_catalog.to_jsonb(r.*) AS held FROM new_rows AS r) AS rows_now;
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO ledgerq.audit_log
             (entity_type, entity_id, action, actor, before, after, job_id, kind, attempt, trace_id)
         SELECT TG_ARGV[0], ledgerq.audit_key(held, keys), 'delete', author,
             ledgerq.audit_values(held - excluded, NULL, masked), '{}',
             origin ->> 'job_id', origin ->> 'kind', attempt, origin ->> 'trace_id'
-        FROM (SELECT to_jsonb(r) AS held FROM old_rows AS r) AS rows_before;
+        FROM (SELECT pg_catalog.to_jsonb(r.*) AS held FROM old_rows AS r) AS rows_before;
     ELSIF TG_OP = 'UPDATE' THEN  -- a row that gets another key is gone under its old one
         INSERT INTO ledgerq.audit_log
             (entity_type, entity_id, action, actor, before, after, job_id, kind, attempt, trace_id)
@@ -75,9 +77,11 @@ BEGIN
                 ledgerq.audit_values(o.held, n.held, masked) AS before,
                 ledgerq.audit_values(n.held, o.held, masked) AS after
             FROM (
-                SELECT ledgerq.audit_key(to_jsonb(r), keys) AS key, to_jsonb(r) - excluded AS held FROM old_rows AS r
+                SELECT ledgerq.audit_key(whole, keys) AS key, whole - excluded AS held
+                FROM (SELECT pg_catalog.to_jsonb(r.*) AS whole FROM old_rows AS r) AS old_wholes
             ) AS o FULL JOIN (
-                SELECT ledgerq.audit_key(to_jsonb(r), keys) AS key, to_jsonb(r) - excluded AS held FROM new_rows AS r
+                SELECT ledgerq.audit_key(whole, keys) AS key, whole - excluded AS held
+                FROM (SELECT pg_catalog.to_jsonb(r.*) AS whole FROM new_rows AS r) AS new_wholes
             ) AS n ON o.key = n.key
         ) AS changed
         WHERE before <> '{}' OR after <> '{}'
