@@ -112,7 +112,7 @@ def _difference(rules: TableRules, found: _Found, trigger: Any) -> str | None:
 
 
 def _options(rules: TableRules, found: _Found) -> str:
-    """The options of `attach` that keep hidden what only these options hide so far."""
+    """The options of `attach` that keep hidden what only these options hide so far; no column of the key can be hidden."""
     masked, excluded = set[str](), set[str]()
     for trigger in found.triggers.values():
         _, _, more_masked, more_excluded = _arguments(trigger)
@@ -123,7 +123,7 @@ def _options(rules: TableRules, found: _Found) -> str:
             ("--mask", masked - rules.masked),
             ("--exclude", excluded - rules.excluded),
         )
-        for name in sorted(names & found.columns)
+        for name in sorted((names & found.columns) - found.keys)
     )
 
 

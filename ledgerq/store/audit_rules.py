@@ -209,18 +209,31 @@ def _rules(asked: Audited, name: str) -> Rules:
     entity: Any = asked.entity
     mapper = _mapper(entity)
     fields, keys = column_fields(entity), key_fields(entity)
-    if in_key := sorted(set(asked.mask) & set(keys)):
-        raise DefinitionError(
-            _option(asked, "mask"),
-            f"{in_key[0]!r} is part of the primary key, which each entry shows",
-            "leave it out of mask",
-        )
+    _require_key_shown(asked, mapper, keys)
     told = tuple(field for field in fields if field not in set(asked.exclude))
     documents = frozenset(field for field in told if _holds_document(mapper, field))
     for field in sorted(documents - set(asked.replaced)):
         _require_mutable(asked, mapper, field)
     masked = frozenset(asked.mask)
     return Rules(name, asked, mapper, entity_type_of(entity), keys, told, masked, documents)
+
+
+def _require_key_shown(asked: Audited, mapper: Mapper[Any], fields: Iterable[str]) -> None:
+    """Refuse to hide a part of the class's key (`fields`), or of that of one of its tables: it is the id of each entry.
+
+    Raises:
+        DefinitionError: the class masks or excludes such a column.
+    """
+    keys = {column for each in mapper.tables for column in each.primary_key}
+    keys |= _columns(mapper, fields)
+    for option in ("mask", "exclude"):
+        for field in sorted(getattr(asked, option)):
+            if not keys.isdisjoint(_columns(mapper, [field])):
+                raise DefinitionError(
+                    _option(asked, option),
+                    f"{field!r} is part of the primary key, which each entry shows",
+                    f"leave it out of {option}",
+                )
 
 
 def _mapper(entity: Any) -> Mapper[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Table, text
 
 from ledgerq.database.own_schema import SCHEMA, quoted
+from ledgerq.errors import UsageError
 from ledgerq.store.audit_rules import TableRules
 
 SETTING = "ledgerq.origin"  # a transaction's setting: the origin of its changes, as JSON
@@ -57,7 +58,15 @@ class AuditedTable:
         return cls(*named, rules.entity_type, rules.keys, rules.masked, rules.excluded)
 
     def attach(self, schema: str = SCHEMA) -> list[str]:
-        """The statements that attach the triggers, in order; `schema` is that of ledgerq's tables."""
+        """The statements that attach the triggers, in order; `schema` is that of ledgerq's tables.
+
+        Raises:
+            UsageError: a column of the key is to be hidden: it is the id of each entry.
+        """
+        for option, names in (("--mask", self.masked), ("--exclude", self.excluded)):
+            if in_key := sorted(set(names) & set(self.keys)):
+                problem = f"{in_key[0]!r} is part of the primary key, which each entry shows"
+                raise UsageError(option, problem, "leave it out")
         arguments = ", ".join(
             _literal(each)
             for each in (

@@ -229,7 +229,7 @@ async def test_a_worker_refuses_to_start_where_entries_would_be_missing_or_doubl
 
 
 async def test_what_cannot_be_attached_is_refused_with_the_cure(shop: Database) -> None:
-    """By its name."""
+    """By its name; a column of the key can be neither masked nor excluded."""
     async with shop.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE keyless (a int)"))
     for table, options, said in (
@@ -241,7 +241,8 @@ async def test_what_cannot_be_attached_is_refused_with_the_cure(shop: Database) 
         ("pg_class", {}, "pg_catalog.pg_class is PostgreSQL's own"),
         ("keyless", {}, "has no primary key"),
         ("shop_stock", {"mask": ["colour"]}, "has no column 'colour'"),
-        ("shop_stock", {"mask": ["sku"]}, "part of the primary key"),
+        ("shop_stock", {"mask": ["sku"]}, "--mask: 'sku' is part of the primary key"),
+        ("shop_stock", {"exclude": ["sku"]}, "--exclude: 'sku' is part of the primary key"),
         ("shop_person", {}, "each change would leave two entries"),
     ):
         with pytest.raises(UsageError, match=said):

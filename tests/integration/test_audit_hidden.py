@@ -198,16 +198,17 @@ async def test_a_worker_refuses_triggers_that_are_not_as_the_class_is_audited_no
         await require_attached(database)
 
 
+def outdated(statements: Sequence[str]) -> list[str]:
+    """The statements that an older ledgerq attached the triggers by."""
+    now, before = (f"audit triggers: {functions_version() - age}" for age in (0, 1))
+    return [each.replace(now, before) for each in statements]
+
+
 async def test_functions_of_an_older_version_are_refused(postgresql_url: URL) -> None:
     """They stand in the database, and only attaching replaces them."""
     async with opened(postgresql_url, BY_TRIGGER) as database:
         statements = await attach(database, "hidden_card")
-        current = functions_version()
-        older = [
-            each.replace(f"audit triggers: {current}", f"audit triggers: {current - 1}")
-            for each in statements
-        ]
-        await run(database, older)
+        await run(database, outdated(statements))
         with pytest.raises(SettingError, match="has triggers of an older ledgerq"):
             await require_attached(database)
         await run(database, statements)
@@ -221,6 +222,16 @@ async def test_attaching_again_as_told_keeps_what_only_an_option_hides(postgresq
         await require_attached(database)
     async with opened(postgresql_url, Audited(Card, mask={"number"}, by_trigger=True)) as database:
         with pytest.raises(SettingError, match=r"attach \S+ --mask note$"):
+            await require_attached(database)
+
+
+async def test_the_told_command_hides_no_column_of_the_key(postgresql_url: URL) -> None:
+    """Where an older ledgerq excluded a part of the key, the command of the sentence leaves it out, and so can be run."""
+    async with opened(postgresql_url, BY_TRIGGER) as database:
+        made = await attach(database, "hidden_card", exclude=["note"])
+        with_key = [each.replace("""'{"note"}'""", """'{"id","note"}'""") for each in made]
+        await run(database, outdated(with_key))
+        with pytest.raises(SettingError, match=r"attach \S+ --exclude note$"):
             await require_attached(database)
 
 

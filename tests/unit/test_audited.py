@@ -44,6 +44,12 @@ class Clerk(Person):
     __mapper_args__ = {"polymorphic_identity": "clerk"}  # noqa: RUF012
 
 
+class Guest(Person):
+    __tablename__ = "audited_guest"
+    guest_id: Mapped[int] = mapped_column(ForeignKey("audited_person.id"), primary_key=True)
+    __mapper_args__ = {"polymorphic_identity": "guest"}  # noqa: RUF012
+
+
 REFUSED = {
     "JSON of a subclass that is changed unseen": (
         Person,
@@ -63,13 +69,24 @@ REFUSED = {
         "Audited(Order, mask=): Order has no column 'colour'; it has id, name, lines",
     ),
     "one text": (Audited(Order, exclude="name"), "'name' is one text; give a set: {'name'}"),
-    "a masked key": (Audited(Order, mask={"id"}), "'id' is part of the primary key"),
+    "a masked key": (
+        Audited(Order, mask={"id"}),
+        "Audited(Order, mask=): 'id' is part of the primary key, which each entry shows; leave it out of mask",
+    ),
+    "an excluded key": (
+        Audited(Order, exclude={"id"}),
+        "Audited(Order, exclude=): 'id' is part of the primary key, which each entry shows; leave it out of exclude",
+    ),
+    "a key of one of its tables": (
+        Audited(Guest, mask={"guest_id"}),
+        "Audited(Guest, mask=): 'guest_id' is part of the primary key",
+    ),
 }
 
 
 @pytest.mark.parametrize(("asked", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_audited_is_refused_when_the_app_is_made(asked: Any, said: str) -> None:
-    """The text names the column and the cure."""
+    """The text names the column and the cure; a column that is the id of each entry can't be hidden in any way."""
     with pytest.raises(DefinitionError) as refused:
         App(jobs=[], audited=[asked])
     assert said in str(refused.value)
