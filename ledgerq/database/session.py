@@ -21,8 +21,7 @@ class SyncSession(Session):
     """SQLAlchemy's session in a class of its own, so that the events below listen to ledgerq's sessions only.
 
     While jobs share a transaction, `waiting` holds changed rows and `gathered` audit entries, which are written at its
-    end (see ledgerq.store.writes); `met` holds the rows that the running job has loaded or added. `origin` is the
-    author of the changes, for the audit entries of a flush (see ledgerq.store.audited).
+    end (see ledgerq.store.writes); `met` holds the rows that the running job has loaded or added.
     """
 
     fence: "Guard | None" = None  # while a handler runs
@@ -30,7 +29,8 @@ class SyncSession(Session):
     gathered: list[dict[str, Any]] | None = None
     marks: dict[SessionTransaction, int]  # savepoint → entries in `gathered` when it began
     met: list[Any] | None = None
-    origin: object = None
+    origin: object = None  # the author of changes (see ledgerq.store.audited)
+    must_name_author = False  # even in the entries of triggers
     recorder: Any = None  # of the application's audited classes
     locking = False  # inside reading_others of ledgerq.store.writes
 

@@ -1,11 +1,12 @@
 """The values of one row before and after a flush, as far as the session has loaded them: this module reads nothing."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import InstanceState, PassiveFlag
 from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.util import identity_key
 from sqlalchemy.sql import ClauseElement
 
 from ledgerq.store.audit import Change
@@ -16,6 +17,9 @@ from ledgerq.store.tables import Action
 MASK = "***"
 _DOCUMENTS = "ledgerq_documents"  # in a state's `info`
 _UNKNOWN: Any = object()  # the value is not loaded
+Touched = tuple[
+    InstanceState[Any], Rules, bool, bool
+]  # a flush's row; is it deleted; is it there for the order only
 Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
 
 
@@ -174,6 +178,31 @@ class RowValues:
         if field in copies:  # the value itself may have been changed in place
             return copies[field]
         return value if value is _UNKNOWN else as_json(value)
+
+
+def changes_of(
+    touched: Sequence[Touched], expressions: Mapping[InstanceState[Any], Expressions]
+) -> Iterator[Change]:
+    """The changes, deletes first: if a new row takes the key of a deleted one, the entries are in the right order."""
+    fresh = {
+        identity_key(instance=state.obj())
+        for state, _, deleted, listed in touched
+        if state.key is None and not deleted and not listed
+    }
+    written = list[tuple[int, RowValues]]()
+    for state, rules, deleted, listed in touched:
+        row = RowValues(state, rules, expressions.get(state, {}))
+        if deleted:
+            if not listed or state.key in fresh:  # in fresh: a new object took over the row
+                yield row.deleted()
+        elif state.key is not None or not listed:
+            written.append((state.insert_order or 0, row))
+            if state.key is not None and row.old_key != row.new_key:
+                yield row.deleted()
+    for _, row in sorted(written, key=lambda each: each[0]):
+        if change := row.written():
+            yield change
+        row.keep_documents()
 
 
 def _before(state: InstanceState[Any], field: str) -> Any:

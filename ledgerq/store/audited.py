@@ -3,28 +3,30 @@
 1. before a flush   note each SQL expression that is assigned: after the flush the session has forgotten it
 2. after a flush    the rows are written and have ids: write one entry for each changed row, all in one statement
 3. at a load        copy JSON that can be changed in place, so that an entry can show its former value
-4. at a statement   refuse statements that bypass the flush, like `update(Order)`, unless a trigger writes the entries
+4. at a statement   refuse statements that bypass the flush: see ledgerq.store.audit_statements
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Alias, Connection, Engine, Result, UpdateBase, event, inspect
+from sqlalchemy import event, inspect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import FromStatement, InstanceState, ORMExecuteState, Session
-from sqlalchemy.orm.util import identity_key
+from sqlalchemy.orm import Session
 
 from ledgerq.database.bulk_insert import insert_rows_now
 from ledgerq.database.session import SyncSession
 from ledgerq.errors import NotAudited
+from ledgerq.store import audit_statements
 from ledgerq.store.audit import Change, Origin, check_origin, entry_of
-from ledgerq.store.audit_rules import Audited, Rules, TableRules, rules_by_table, rules_for
+from ledgerq.store.audit_rules import Audited, Rules, rules_for
+from ledgerq.store.audit_statements import StatementGuard, acts_nobody, by_trigger
 from ledgerq.store.audit_trigger import SET_ORIGIN, origin_as_json
 from ledgerq.store.audit_values import (
-    RowValues,
+    changes_of,
     expressions_of,
     forget_documents,
     hidden_names,
@@ -32,7 +34,7 @@ from ledgerq.store.audit_values import (
 )
 from ledgerq.store.tables import AuditLog
 
-BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
+BY_HAND = audit_statements.BY_HAND
 
 
 class FlushRecorder:
@@ -45,18 +47,16 @@ class FlushRecorder:
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
-        self._tables: dict[Any, TableRules | Rules | None] = {**rules_by_table(self.rules.values())}
         self._hidden = hidden_names(self.rules.values())
         # True if triggers write entries: they must be told the origin, see set_origin
         self.uses_triggers = any(rules.by_trigger for rules in self.rules.values())
         self.session_class: type[SyncSession] = type(
             "AuditingSession", (SyncSession,), {"recorder": self, "by_hand": False}
         )
-        self._sessions: WeakKeyDictionary[Connection, ref[Session]] = WeakKeyDictionary()
-        event.listen(self.session_class, "after_begin", self._begun)
+        guard = StatementGuard(self.rules, self.session_class)
+        self.require_seen, self.listen = guard.require_seen, guard.listen
         event.listen(self.session_class, "before_flush", self._before_flush)
         event.listen(self.session_class, "after_flush", self._after_flush)
-        event.listen(self.session_class, "do_orm_execute", self._before_statement)
         event.listen(self.session_class, "loaded_as_persistent", self._loaded)
         for entity, rules in self.rules.items():
             _watch(entity, rules)
@@ -80,27 +80,6 @@ class FlushRecorder:
             return change
         return replace(change, before=hidden.left(change.before), after=hidden.left(change.after))
 
-    def require_seen(self, session: Session, table: object, statement: str) -> None:
-        """Refuse a statement that bypasses the session's flush, if it changes an audited table without a trigger.
-
-        Raises:
-            NotAudited: the statement would leave no entry.
-        """
-        rules = self._on(table)
-        if rules and not _by_trigger(session, rules):
-            raise NotAudited.past_the_session(rules.name, statement)
-
-    def _on(self, table: Any) -> TableRules | Rules | None:
-        """The rules of a table, or of what stands for one, like an alias; None if it is not audited."""
-        while isinstance(table, Alias):
-            table = table.element
-        try:
-            return self._tables[table]
-        except KeyError:
-            found = next((each for each in self.rules.values() if table in each.tables), None)
-            self._tables[table] = found
-            return found
-
     def _before_flush(self, session: Any, *_: object) -> None:
         session.expressions = {}
         for entity in (*session.new, *session.dirty):
@@ -110,16 +89,18 @@ class FlushRecorder:
 
     def _after_flush(self, session: Any, context: Any) -> None:
         """Write the entries. `context.states` also has the rows that cascades, orphans and foreign keys touch."""
+        nobody = acts_nobody(session)
         touched = [
             (state, rules, deleted, listed)  # listed: there for the order only, not written
             for state, (deleted, listed) in context.states.items()
-            if (rules := self.rules_of(state.class_)) and not _by_trigger(session, rules)
+            if (rules := self.rules_of(state.class_))
+            and (nobody or not by_trigger(session, rules))  # nobody: such changes are refused
         ]
         if not touched:
             return
         if session.origin is not None:
             check_origin(session.origin)
-        entries = [_entry(session, change) for change in _changes(touched, session.expressions)]
+        entries = [_entry(session, change) for change in changes_of(touched, session.expressions)]
         if session.gathered is not None:
             session.gathered.extend(entries)
         else:
@@ -129,58 +110,6 @@ class FlushRecorder:
         rules = self.rules_of(type(entity))
         if rules and rules.documents:
             keep_documents(inspect(entity), rules)
-
-    def _before_statement(self, state: ORMExecuteState) -> Result[Any] | None:
-        if not (state.is_insert or state.is_update or state.is_delete):
-            return None
-        statement: Any = state.statement
-        if isinstance(statement, FromStatement):
-            statement = statement.element
-        if state.execution_options.get(BY_HAND):
-            return _by_hand(state)
-        if isinstance(statement, UpdateBase):
-            self._require_dml_seen(state.session, statement)
-        return None
-
-    def listen(self, engine: Engine) -> None:
-        """Refuse a session's statements on this engine that change an audited table without an audit entry.
-
-        An INSERT, UPDATE or DELETE past the ORM or inside of WITH raises `NotAudited`, unless flush or trigger audits it.
-        """
-        event.listen(engine, "before_cursor_execute", self._before_cursor)
-
-    def _begun(self, session: Session, _: object, connection: Connection) -> None:
-        self._sessions[connection] = ref(session)
-
-    def _before_cursor(self, connection: Connection, *given: Any) -> None:
-        context: Any = given[3]
-        within = getattr(context.compiled, "ctes", None)
-        if not (within or context.isinsert or context.isupdate or context.isdelete):
-            return
-        held = self._sessions.get(connection)
-        session: Any = held() if held else None
-        if session is None or session._flushing or session.by_hand:  # noqa: SLF001 - nothing else tells of a flush
-            return
-        if not context.execution_options.get(BY_HAND):
-            for each in (context.compiled.statement, *(cte.element for cte in within or ())):
-                if isinstance(each, UpdateBase):
-                    self._require_dml_seen(session, each)
-
-    def _require_dml_seen(self, session: Session, statement: UpdateBase) -> None:
-        rules = self._on(statement.table)
-        if rules and not _by_trigger(session, rules):
-            name = statement.entity_description.get("name") or rules.name
-            raise NotAudited.past_the_session(rules.name, f"{_verb(statement)}({name})")
-
-
-def _by_hand(state: ORMExecuteState) -> Result[Any]:
-    """Run the statement. SQLAlchemy does not hand the option on to each statement that it makes of it."""
-    session: Any = state.session
-    session.by_hand = True
-    try:
-        return state.invoke_statement()
-    finally:
-        session.by_hand = False
 
 
 def _watch(entity: type[Any], rules: Rules) -> None:
@@ -201,41 +130,6 @@ def _expired(entity: object, fields: Collection[str] | None) -> None:
     forget_documents(inspect(entity), fields)
 
 
-def _verb(statement: UpdateBase) -> str:
-    return "insert" if statement.is_insert else "update" if statement.is_update else "delete"
-
-
-def _by_trigger(session: Session, rules: Rules | TableRules) -> bool:
-    """True if a trigger writes the entries. On SQLite, which has no such triggers, the flush writes them."""
-    return rules.by_trigger and session.get_bind().dialect.name == "postgresql"
-
-
-_Touched = tuple[InstanceState[Any], Rules, bool, bool]
-
-
-def _changes(touched: list[_Touched], expressions: dict[Any, Any]) -> Iterator[Change]:
-    """The changes, deletes first: if a new row takes the key of a deleted one, the entries are in the right order."""
-    fresh = {
-        identity_key(instance=state.obj())
-        for state, _, deleted, listed in touched
-        if state.key is None and not deleted and not listed
-    }
-    written = list[tuple[int, RowValues]]()
-    for state, rules, deleted, listed in touched:
-        row = RowValues(state, rules, expressions.get(state, {}))
-        if deleted:
-            if not listed or state.key in fresh:  # in fresh: a new object took over the row
-                yield row.deleted()
-        elif state.key is not None or not listed:
-            written.append((state.insert_order or 0, row))
-            if state.key is not None and row.old_key != row.new_key:
-                yield row.deleted()
-    for _, row in sorted(written, key=lambda each: each[0]):
-        if change := row.written():
-            yield change
-        row.keep_documents()
-
-
 def _entry(session: Any, change: Change) -> dict[str, Any]:
     if session.origin is None:
         raise NotAudited.without_origin(change.entity_type)
@@ -245,11 +139,12 @@ def _entry(session: Any, change: Change) -> dict[str, Any]:
 async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
     """Make `origin` the author of the transaction's changes from now on; None: no author is known."""
     sync: Any = session.sync_session
-    sync.origin = origin
     recorder: FlushRecorder | None = getattr(sync, "recorder", None)
     needed = recorder.uses_triggers if recorder else not isinstance(sync, SyncSession)
     if needed and session.get_bind().dialect.name == "postgresql":
         await session.execute(SET_ORIGIN, {"origin": origin_as_json(origin)})
+    # only now: the statement may have flushed earlier changes, which have the former author
+    sync.origin = origin
 
 
 @asynccontextmanager
@@ -262,7 +157,8 @@ async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None
     ```
 
     A job's handler does not need this: the author is the job's actor. Earlier changes are flushed when the block
-    begins, the block's changes when it ends, also when it ends by an error.
+    begins, the block's changes when it ends, also when it ends by an error or a cancellation. If they can't be flushed
+    then, they get no other author: a later flush is refused (`NotAudited`), or the transaction is rolled back.
 
     With a session of another sessionmaker, on PostgreSQL, the author is that of the triggers' entries only.
 
@@ -280,12 +176,40 @@ async def acting_as(session: AsyncSession, origin: Origin) -> AsyncIterator[None
     try:
         yield
         await session.flush()
-    except Exception:
+    except (Exception, CancelledError):
         with suppress(Exception):  # after a database error the transaction can only be rolled back
-            await session.flush()
-            await set_origin(session, before)
+            await _hand_back(session, sync, before)
+        raise
+    except BaseException:  # the task is torn down, and may await nothing
+        _act_from_now_on(session, sync, None, known=False)
         raise
     else:
+        await _hand_back(session, sync, before)
+
+
+async def _hand_back(session: AsyncSession, sync: Any, before: Origin | None) -> None:
+    """Flush the changes of the author that acts now; from then on `before` acts again.
+
+    If the changes can't be flushed, and no rollback must follow, nobody acts: they must not become those of `before`.
+    """
+    try:
+        await session.flush()
+    except BaseException:
+        _act_from_now_on(session, sync, before, known=not sync.is_active)
+        raise
+    try:
         await set_origin(session, before)
-    finally:
-        sync.origin = before
+    except BaseException as error:
+        must_roll_back = isinstance(error, SQLAlchemyError | CancelledError)
+        _act_from_now_on(session, sync, before, known=must_roll_back)
+        raise
+
+
+def _act_from_now_on(
+    session: AsyncSession, sync: Any, author: Origin | None, *, known: bool
+) -> None:
+    """Name the author without telling the database; if not known, changes are refused until `set_origin` names one."""
+    job_has_ended = session.sync_session is not sync  # and the next one acts
+    if not job_has_ended:
+        sync.origin = author if known else None
+        sync.must_name_author = sync.must_name_author or not known

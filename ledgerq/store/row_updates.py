@@ -25,8 +25,9 @@ from sqlalchemy.sql import ClauseElement
 from ledgerq.database.bulk_update import update_by_key
 from ledgerq.errors import NotAudited, Refused
 from ledgerq.store.audit import Origin, check_origin, entry_of, write_entries
+from ledgerq.store.audit_statements import BY_HAND
 from ledgerq.store.audit_values import RowValues
-from ledgerq.store.audited import BY_HAND, acting_as
+from ledgerq.store.audited import acting_as
 from ledgerq.store.entities import column_fields, key_fields
 from ledgerq.store.writes import naming_references
 
