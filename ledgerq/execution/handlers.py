@@ -16,7 +16,7 @@ from ledgerq.execution.registry import Job
 from ledgerq.job import JobContext
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store.audit import Origin
-from ledgerq.store.audited import set_origin
+from ledgerq.store.audited import require_authors, set_origin
 from ledgerq.store.writes import deferred_writes
 
 
@@ -61,6 +61,7 @@ async def _handle_many(session: LedgerqSession, jobs: Sequence[Job[Any]]) -> Seq
     kind, now = jobs[0].kind, datetime.now(UTC)
     assert kind.handle_many  # noqa: S101 - the caller has checked this
     handle_many = kind.handle_many
+    await require_authors(session)
 
     async def handle(given: JobSession) -> Sequence[Any]:
         contexts = [_context(given, job, origin_of(job), now) for job in jobs]

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Alias, Connection, Engine, Result, UpdateBase, event
+from sqlalchemy import Alias, Connection, Engine, ExceptionContext, Result, UpdateBase, event
 from sqlalchemy.orm import FromStatement, ORMExecuteState, Session
 
 from ledgerq.database.session import SyncSession
 from ledgerq.errors import NotAudited
 from ledgerq.store.audit_rules import Rules, TableRules, rules_by_table
+from ledgerq.store.audit_trigger import WITHOUT_ORIGIN
 
 BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
 
@@ -65,6 +66,7 @@ class StatementGuard:
         An INSERT, UPDATE or DELETE past the ORM or inside of WITH raises `NotAudited`, unless flush or trigger audits it.
         """
         event.listen(engine, "before_cursor_execute", self._before_cursor)
+        event.listen(engine, "handle_error", _refused_by_trigger)
 
     def _begun(self, session: Session, _: object, connection: Connection) -> None:
         self._sessions[connection] = ref(session)
@@ -87,6 +89,18 @@ class StatementGuard:
         if rules := self._on(statement.table):
             name = statement.entity_description.get("name") or rules.name
             self.require_seen(session, statement.table, f"{_verb(statement)}({name})")
+
+
+def _refused_by_trigger(context: ExceptionContext) -> None:
+    """Raise ledgerq's error in place of a trigger's.
+
+    Raises:
+        NotAudited: a trigger found that nobody acts, where somebody must.
+    """
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) == WITHOUT_ORIGIN:
+        table = getattr(error.__cause__, "table_name", None)
+        raise NotAudited.without_origin(str(table)) from error
 
 
 def _by_hand(state: ORMExecuteState) -> Result[Any]:

@@ -19,6 +19,7 @@ from ledgerq.store.audit_rules import TableRules
 
 SETTING = "ledgerq.origin"  # a transaction's setting: the origin of its changes, as JSON
 SET_ORIGIN = text(f"SELECT set_config('{SETTING}', :origin, true)")
+WITHOUT_ORIGIN = "LQA01"  # SQLSTATE of the triggers: an author is required, and none is known
 TRIGGER = "ledgerq_audit"  # … _insert, _update, _delete, _truncate
 TRIGGERS = tuple(f"{TRIGGER}_{verb}" for verb in ("insert", "update", "delete", "truncate"))
 _FUNCTIONS = Path(__file__).with_suffix(".sql")
@@ -33,10 +34,10 @@ _FIRES = {
 }
 
 
-def origin_as_json(origin: Any) -> str:
-    """The value of the setting `ledgerq.origin`; '' if the origin is None."""
+def origin_as_json(origin: Any, *, required: bool = False) -> str:
+    """The value of the setting `ledgerq.origin`. Without an origin: '', or if one is required, what triggers refuse."""
     if origin is None:
-        return ""
+        return '{"required": true}' if required else ""
     return json.dumps({name: value for name, value in asdict(origin).items() if value is not None})
 
 

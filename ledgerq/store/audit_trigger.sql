@@ -42,7 +42,7 @@ DECLARE
     keys text[] := TG_ARGV[1];
     masked text[] := TG_ARGV[2];
     excluded text[] := TG_ARGV[3];
-    missing text;  -- version of ledgerq's audit triggers: 3 (raise it with each change of a function in this file)
+    missing text;  -- version of ledgerq's audit triggers: 4 (raise it with each change of a function in this file)
 BEGIN
     -- a column that was renamed is not the one that was to be hidden, or is no longer the key
     SELECT name INTO missing FROM unnest(keys || masked || excluded) AS told(name) WHERE NOT EXISTS (
@@ -89,6 +89,10 @@ BEGIN
     ELSE
         RAISE EXCEPTION '% is audited, and TRUNCATE leaves no entries: DELETE its rows, or detach it first with '
             'ledgerq audit detach %', TG_TABLE_NAME, TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF FOUND AND origin ? 'required' THEN  -- entries were inserted, by a session of ledgerq in which nobody acts
+        RAISE EXCEPTION '% is audited, and nobody has said who changes it', TG_ARGV[0]
+            USING ERRCODE = 'LQA01', TABLE = TG_ARGV[0];
     END IF;
     RETURN NULL;
 END $body$;

@@ -142,9 +142,18 @@ async def set_origin(session: AsyncSession, origin: Origin | None) -> None:
     recorder: FlushRecorder | None = getattr(sync, "recorder", None)
     needed = recorder.uses_triggers if recorder else not isinstance(sync, SyncSession)
     if needed and session.get_bind().dialect.name == "postgresql":
-        await session.execute(SET_ORIGIN, {"origin": origin_as_json(origin)})
+        required = getattr(sync, "must_name_author", False)
+        told = {"origin": origin_as_json(origin, required=required)}
+        await session.execute(SET_ORIGIN, told)
     # only now: the statement may have flushed earlier changes, which have the former author
     sync.origin = origin
+
+
+async def require_authors(session: AsyncSession) -> None:
+    """Refuse changes of audited classes from now on until an author is named, even where a trigger writes the entries."""
+    sync: Any = session.sync_session
+    sync.must_name_author = True
+    await set_origin(session, None)
 
 
 @asynccontextmanager

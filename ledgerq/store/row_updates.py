@@ -163,6 +163,8 @@ class BulkUpdate:
         by_trigger = bool(rules and rules.by_trigger) and _is_postgresql(self._session)
         if rules and not by_trigger:
             self._audit(RowValues(state, rules, {}), origin)
+        elif rules and origin is None and (change := RowValues(state, rules, {}).updated()):
+            raise NotAudited.without_origin(change.entity_type)
         turn = self._turns[state] = self._turns.get(state, -1) + 1
         alike = _Alike(turn, state.mapper, tuple(sorted(values)), origin if by_trigger else None)
         self._changes.setdefault(alike, []).append((row, values))

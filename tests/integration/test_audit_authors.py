@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, select, text, update
 from sqlalchemy.engine import URL
 from sqlmodel import col
 
@@ -15,7 +15,15 @@ from ledgerq.audit import Audited, AuditLog, Origin, acting_as
 from ledgerq.database.engine import Database
 from ledgerq.database.transaction import savepoint, transaction
 from ledgerq.errors import LedgerqError, NotAudited
+from ledgerq.execution.outcome import Completed
+from ledgerq.execution.process import process
+from ledgerq.execution.registry import Registry
+from ledgerq.execution.retry import Policy
+from ledgerq.job import JobContext, Kind
+from ledgerq.sessions import BulkUpdate
+from ledgerq.wire.payload import Payload
 from tests.audited_shop import Stock, opened_shop
+from tests.support import delivery
 
 OUTER, INNER = Origin("outer"), Origin("inner")
 
@@ -122,6 +130,97 @@ async def test_a_task_that_is_torn_down_within_a_block_leaves_no_author(shop: Da
             changing.close()
             await session.flush()
     assert await authors(shop) == {}
+
+
+class Restock(Payload[Any]):
+    kind: ClassVar[str] = "restock"
+    sku: int = 0
+
+
+async def restock(context: JobContext[Any], order: Restock) -> None:
+    (await context.session.get_one(Stock, ("EU", order.sku))).amount += 1
+
+
+async def _by_objects(session: Any) -> None:
+    for stock in await stocks(session):
+        stock.amount += 1
+
+
+async def _by_a_statement(session: Any) -> None:
+    await session.execute(update(Stock).values(amount=1))
+
+
+async def _by_text(session: Any) -> None:
+    await session.execute(text("UPDATE shop_stock SET amount = 1"))
+
+
+async def _by_bulk_update(session: Any) -> None:
+    async with BulkUpdate(session) as updates:
+        for stock in await stocks(session):
+            stock.amount += 1
+            updates.add(stock)
+
+
+@pytest.mark.parametrize("change", [_by_objects, _by_a_statement, _by_text, _by_bulk_update])
+async def test_a_handler_of_many_changes_nothing_without_an_author(
+    shop: Database, change: Any
+) -> None:
+    """Whatever way it changes an audited row, and whoever writes the entry, it is refused and each job runs alone."""
+    assert shop.tables.recorder
+    by_trigger = not shop.config.is_sqlite and shop.tables.recorder.rules[Stock].by_trigger
+    if change is _by_text and not by_trigger:
+        return  # the flush sees no text
+    seen = []
+
+    async def restock_many(contexts: Sequence[JobContext[Any]], _: Sequence[Restock]) -> list[None]:
+        try:
+            await change(contexts[0].session)
+            await contexts[0].session.flush()
+        except NotAudited as error:
+            seen.append(error)
+            raise
+        return [None] * len(contexts)
+
+    kind = Kind(Restock, restock, handle_many=restock_many)
+    arrived = [delivery(Restock(sku=n), f"job-{n}") for n in range(3)]
+    outcomes = await process(arrived, Registry([kind]), shop.sessions, Policy())
+    assert [type(each) for each in outcomes] == [Completed] * 3
+    assert seen
+    assert await authors(shop) == {f"EU,{n}": "tester" for n in range(3)}
+
+
+async def test_a_handler_of_many_may_run_statements_that_change_no_audited_row(
+    shop: Database,
+) -> None:
+    """A statement on an audited table that finds no row needs no author, as a cascade of the database sends it."""
+    if shop.config.is_sqlite:
+        return
+
+    async def restock_many(contexts: Sequence[JobContext[Any]], _: Sequence[Restock]) -> list[None]:
+        await contexts[0].session.execute(text("DELETE FROM shop_stock WHERE sku = 77"))
+        for context in contexts:
+            async with acting_as(context.session, context.origin):
+                await context.session.execute(text("UPDATE shop_stock SET amount = amount + 1"))
+        return [None] * len(contexts)
+
+    kind = Kind(Restock, restock, handle_many=restock_many)
+    arrived = [delivery(Restock(sku=n), f"job-{n}") for n in range(2)]
+    outcomes = await process(arrived, Registry([kind]), shop.sessions, Policy())
+    assert [type(each) for each in outcomes] == [Completed] * 2
+
+
+async def test_a_bulk_update_needs_an_author(shop: Database) -> None:
+    """`add` refuses a changed row of an audited class if neither it nor the session names one; what is the same needs none."""
+    async with transaction(shop.sessions) as session:
+        first, second, _ = await stocks(session)
+        async with BulkUpdate(session) as updates:
+            first.amount = 0
+            updates.add(first)
+            second.amount = 1
+            with pytest.raises(NotAudited, match="nobody has said who changes it"):
+                updates.add(second)
+            updates.add(second, INNER)
+    assert await authors(shop) == {"EU,1": "inner"}
 
 
 async def _run_to_its_sleep(changing: Any, session: Any) -> None:
