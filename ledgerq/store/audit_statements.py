@@ -13,6 +13,9 @@ from ledgerq.store.audit_rules import Rules, TableRules, rules_by_table
 from ledgerq.store.audit_trigger import WITHOUT_ORIGIN
 
 BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
+_OF_A_MAPPER = (
+    "compiled_cache"  # option of a flush's statements for the rows of a class, and of no others
+)
 
 
 class StatementGuard:
@@ -78,7 +81,9 @@ class StatementGuard:
             return
         held = self._sessions.get(connection)
         session: Any = held() if held else None
-        if session is None or session._flushing or session.by_hand:  # noqa: SLF001 - nothing else tells of a flush
+        if session is None or session.by_hand:
+            return
+        if session._flushing and context.execution_options.get(_OF_A_MAPPER):  # noqa: SLF001 - nothing else tells
             return
         if not context.execution_options.get(BY_HAND):
             for each in (context.compiled.statement, *(cte.element for cte in within or ())):
