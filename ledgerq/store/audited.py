@@ -32,6 +32,7 @@ from ledgerq.store.audit_values import (
     hidden_names,
     keep_documents,
 )
+from ledgerq.store.audit_writers import require_no_other_writer, require_not_beside
 from ledgerq.store.tables import AuditLog
 
 BY_HAND = audit_statements.BY_HAND
@@ -46,6 +47,7 @@ class FlushRecorder:
 
     def __init__(self, audited: Iterable[type[Any] | Audited]) -> None:
         self.rules = rules_for(audited)
+        require_no_other_writer(self.rules)
         self._known: dict[type[Any], Rules | None] = dict(self.rules)
         self._hidden = hidden_names(self.rules.values())
         # True if triggers write entries: they must be told the origin, see set_origin
@@ -62,11 +64,17 @@ class FlushRecorder:
             _watch(entity, rules)
 
     def rules_of(self, entity: type[Any]) -> Rules | None:
-        """The rules of a class, or of its nearest audited parent; None if it is not audited."""
+        """The rules of a class, or of its nearest audited parent; None if it is not audited.
+
+        Raises:
+            DefinitionError: it is not audited, was mapped after the `App` was made, and has rows in an audited table.
+        """
         try:
             return self._known[entity]
         except KeyError:
             named = next((self.rules[each] for each in entity.__mro__ if each in self.rules), None)
+            if not named:
+                require_not_beside(inspect(entity), self.rules)
             found = self._known[entity] = named.of_subclass(entity) if named else None
             if found:
                 _watch(entity, found)

@@ -1,4 +1,4 @@
-"""What else than the session's objects could write to an audited table is refused: statements in a flush."""
+"""What else than the session's objects could write to an audited table is refused: mappings at the App, statements in a flush."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from ledgerq.audit import AuditLog, Origin, acting_as
 from ledgerq.database.engine import Database, build_database
 from ledgerq.database.settings import DatabaseConfig
 from ledgerq.database.transaction import transaction
-from ledgerq.errors import NotAudited
-from tests.audited_shop import Stock, Visit, opened_shop
+from ledgerq.errors import DefinitionError, NotAudited
+from tests.audited_shop import Order, Stock, Visit, opened_shop
 
 ADA = Origin("user:ada")
 
@@ -43,6 +43,24 @@ class Member(Base):
     user: Mapped[int] = mapped_column(ForeignKey("writers_user.id"), primary_key=True)
 
 
+class Note(Base):
+    __tablename__ = "writers_note"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    words: Mapped[str] = mapped_column(default="")
+
+
+class ShortNote(Base):
+    __table__ = Note.__table__
+
+
+class OtherBase(DeclarativeBase):
+    """Its classes are in another registry."""
+
+
+class LateOrder(OtherBase):
+    __table__ = Order.__table__
+
+
 @contextmanager
 def doing(entity: type[Any], name: str, statement: Any) -> Iterator[None]:
     """A listener of the class sends the statement over the connection of the flush."""
@@ -61,6 +79,18 @@ def doing(entity: type[Any], name: str, statement: Any) -> Iterator[None]:
 async def shop(any_url: URL) -> AsyncIterator[Database]:
     async with opened_shop(any_url) as database:
         yield database
+
+
+def test_a_relationship_that_writes_to_an_audited_table_is_refused() -> None:
+    """The text names the relationship, the class, and what to do; one that only reads is not refused."""
+    with pytest.raises(DefinitionError) as refused:
+        App(jobs=[], audited=[Member])
+    assert str(refused.value) == (
+        "App(audited=): the relationship Group.users writes to table writers_member, which Member is audited in, and "
+        "leaves no entry; say viewonly=True there and change objects of Member, or let a trigger write the entries: "
+        "Audited(Member, by_trigger=True)"
+    )
+    App(jobs=[], audited=[Group, User])
 
 
 async def test_a_relationship_that_writes_to_a_table_with_a_trigger_leaves_entries(
@@ -88,6 +118,27 @@ async def test_a_relationship_that_writes_to_a_table_with_a_trigger_leaves_entri
 async def _join(database: Database) -> None:
     async with transaction(database.sessions) as session, acting_as(session, ADA):
         session.add(Group(id=1, users=[User(id=2)]))
+
+
+def test_an_unlisted_class_of_an_audited_table_is_refused() -> None:
+    """The text names both classes; listed beside the other it is audited too, by whomever the entries are written."""
+    for by_trigger in (False, True):
+        with pytest.raises(DefinitionError) as refused:
+            App(jobs=[], audited=[Audited(Note, by_trigger=by_trigger)])
+        assert str(refused.value) == (
+            "App(audited=): ShortNote has rows in table writers_note too, which Note is audited in, and its changes "
+            "would leave no entry; list ShortNote as well"
+        )
+    App(jobs=[], audited=[Note, ShortNote])
+
+
+async def test_an_unlisted_class_of_another_registry_is_refused_when_it_is_used(
+    shop: Database,
+) -> None:
+    """An App knows the registries of the classes that it lists; no row of another's class is written without an entry."""
+    with pytest.raises(DefinitionError, match="LateOrder has rows in table shop_order too"):
+        async with transaction(shop.sessions) as session, acting_as(session, ADA):
+            session.add(LateOrder(status="open"))
 
 
 STATEMENTS = {
