@@ -1,21 +1,35 @@
-"""Refuses a session's statements that change an audited table past the flush, unless a trigger writes their entries."""
+"""Looks at a session's statements on audited tables, except those whose entries a trigger writes.
+
+Refuses statements that bypass the flush: they would leave no entry. Of the flush's own, sees that a DELETE finds all its
+rows: the entry of a row that another transaction has deleted would be untrue.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy import Alias, Connection, Engine, ExceptionContext, Result, UpdateBase, event
+from sqlalchemy import (
+    ARRAY,
+    Alias,
+    Connection,
+    Engine,
+    ExceptionContext,
+    Result,
+    UpdateBase,
+    delete,
+    event,
+)
 from sqlalchemy.orm import FromStatement, ORMExecuteState, Session
 
 from ledgerq.database.session import SyncSession
-from ledgerq.errors import NotAudited
+from ledgerq.errors import NotAudited, SerializationFailure
 from ledgerq.store.audit_rules import Rules, TableRules, rules_by_table
 from ledgerq.store.audit_trigger import WITHOUT_ORIGIN
+from ledgerq.store.row_keys import among
 
 BY_HAND = "ledgerq_audited_by_hand"  # execution option: the caller records a statement's entries
-_OF_A_MAPPER = (
-    "compiled_cache"  # option of a flush's statements for the rows of a class, and of no others
-)
+_OF_A_MAPPER = "compiled_cache"  # option of the statements by which a flush writes rows of a class
+_ROWS = "ledgerq_rows"  # option of a DELETE that stands for several: how many rows it is to find
 
 
 class StatementGuard:
@@ -24,6 +38,12 @@ class StatementGuard:
     def __init__(self, rules: Mapping[type[Any], Rules], session_class: type[SyncSession]) -> None:
         self._rules = rules
         self._tables: dict[Any, TableRules | Rules | None] = {**rules_by_table(rules.values())}
+        self._may_be_gone = {
+            table
+            for each in rules.values()
+            if not each.mapper.base_mapper.confirm_deleted_rows
+            for table in each.tables
+        }
         self._sessions: WeakKeyDictionary[Connection, ref[Session]] = WeakKeyDictionary()
         event.listen(session_class, "after_begin", self._begun)
         event.listen(session_class, "do_orm_execute", self._before_statement)
@@ -66,29 +86,80 @@ class StatementGuard:
     def listen(self, engine: Engine) -> None:
         """Refuse a session's statements on this engine that change an audited table without an audit entry.
 
-        An INSERT, UPDATE or DELETE past the ORM or inside of WITH raises `NotAudited`, unless flush or trigger audits it.
+        An INSERT, UPDATE or DELETE past the ORM or inside of WITH raises `NotAudited`, unless flush or trigger audits it. A
+        flush's DELETE that does not find all its rows raises `SerializationFailure`.
         """
         event.listen(engine, "before_cursor_execute", self._before_cursor)
+        event.listen(engine, "do_executemany", self._delete_at_once)
+        event.listen(engine, "after_cursor_execute", self._after_cursor)
         event.listen(engine, "handle_error", _refused_by_trigger)
 
     def _begun(self, session: Session, _: object, connection: Connection) -> None:
         self._sessions[connection] = ref(session)
+
+    def _session_of(self, connection: Connection) -> Session | None:
+        held = self._sessions.get(connection)
+        return held() if held else None
 
     def _before_cursor(self, connection: Connection, *given: Any) -> None:
         context: Any = given[3]
         within = getattr(context.compiled, "ctes", None)
         if not (within or context.isinsert or context.isupdate or context.isdelete):
             return
-        held = self._sessions.get(connection)
-        session: Any = held() if held else None
-        if session is None or session.by_hand:
-            return
-        if session._flushing and context.execution_options.get(_OF_A_MAPPER):  # noqa: SLF001 - nothing else tells
+        session: Any = self._session_of(connection)
+        if session is None or session.by_hand or _is_of_a_flush(session, context):
             return
         if not context.execution_options.get(BY_HAND):
             for each in (context.compiled.statement, *(cte.element for cte in within or ())):
                 if isinstance(each, UpdateBase):
                     self._require_dml_seen(session, each)
+
+    def _delete_at_once(self, *given: Any) -> bool:
+        """Send one DELETE for many rows: that of a driver's executemany does not tell how many rows it found."""
+        context = given[3]
+        if context.dialect.supports_sane_multi_rowcount:
+            return False
+        deleting = self._flushed_delete(context.root_connection, context)
+        if deleting is None:
+            return False
+        parts = [(each.left, each.right.key) for each in deleting.whereclause.clauses]
+        columns = [column for column, _ in parts]
+        if any(isinstance(getattr(c.type, "impl_instance", c.type), ARRAY) for c in columns):
+            return False  # no array holds them
+        keys = [tuple(row[name] for _, name in parts) for row in context.compiled_parameters]
+        values = keys if len(columns) > 1 else [key for (key,) in keys]
+        context.root_connection.execute(
+            delete(deleting.table).where(among(columns, values, in_arrays=True)),
+            execution_options={
+                _OF_A_MAPPER: context.execution_options[_OF_A_MAPPER],
+                _ROWS: len(keys),
+            },
+        )
+        return True
+
+    def _after_cursor(self, connection: Connection, cursor: Any, *given: Any) -> None:
+        context: Any = given[2]
+        if not context.isdelete or self._flushed_delete(connection, context) is None:
+            return
+        expected = context.execution_options.get(_ROWS, len(context.compiled_parameters))
+        if -1 < cursor.rowcount < expected:
+            error = SerializationFailure()
+            error.add_note(
+                f"{expected - cursor.rowcount} of {expected} rows that the session deletes from "
+                f"{context.compiled.statement.table} are gone. If a cascade of the database may delete them first, map "
+                "the class with confirm_deleted_rows=False"
+            )
+            raise error
+
+    def _flushed_delete(self, connection: Connection, context: Any) -> Any:
+        """The DELETE by which a flush deletes rows, and writes their entries; None if the statement is another."""
+        session = self._session_of(connection)
+        if not context.isdelete or session is None or not _is_of_a_flush(session, context):
+            return None
+        deleting = context.compiled.statement
+        rules = self._on(deleting.table)
+        is_ours = rules and not by_trigger(session, rules)
+        return deleting if is_ours and deleting.table not in self._may_be_gone else None
 
     def _require_dml_seen(self, session: Session, statement: UpdateBase) -> None:
         if rules := self._on(statement.table):
@@ -106,6 +177,11 @@ def _refused_by_trigger(context: ExceptionContext) -> None:
     if getattr(error, "sqlstate", None) == WITHOUT_ORIGIN:
         table = getattr(error.__cause__, "table_name", None)
         raise NotAudited.without_origin(str(table)) from error
+
+
+def _is_of_a_flush(session: Any, context: Any) -> bool:
+    """True for a statement by which a flush writes rows of a class; False for one that a listener sends meanwhile."""
+    return session._flushing and bool(context.execution_options.get(_OF_A_MAPPER))  # noqa: SLF001 - nothing else tells
 
 
 def _by_hand(state: ORMExecuteState) -> Result[Any]:

@@ -6,16 +6,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
-    ARRAY,
-    BindParameter,
     Column,
-    ColumnElement,
-    any_,
-    bindparam,
-    func,
     inspect,
     select,
-    tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState, Mapper
@@ -29,6 +22,7 @@ from ledgerq.store.audit_statements import BY_HAND
 from ledgerq.store.audit_values import RowValues
 from ledgerq.store.audited import acting_as
 from ledgerq.store.entities import column_fields, key_fields
+from ledgerq.store.row_keys import among
 from ledgerq.store.writes import naming_references
 
 T = TypeVar("T")
@@ -59,30 +53,11 @@ async def lock_rows(session: AsyncSession, table: type[T], keys: Iterable[Any]) 
             "lock the rows before the BulkUpdate block, whose changes are not written yet",
         )
     columns = inspect(table).primary_key
-    among = _among(columns, wanted, in_arrays=_is_postgresql(session))
-    rows = select(table).where(among).order_by(*columns).with_for_update(of=table)
+    have_a_key = among(columns, wanted, in_arrays=_is_postgresql(session))
+    rows = select(table).where(have_a_key).order_by(*columns).with_for_update(of=table)
     await session.flush()
     found = await session.scalars(rows, execution_options={"populate_existing": True})
     return {_key_of(row): row for row in found.unique()}
-
-
-def _among(
-    columns: Sequence[Column[Any]], keys: list[Any], *, in_arrays: bool
-) -> ColumnElement[bool]:
-    """The condition that a row has one of these keys; with arrays, in one statement for any number of keys."""
-    if len(columns) == 1:
-        [column] = columns
-        return column == any_(_array(column, keys)) if in_arrays else column.in_(keys)
-    if not in_arrays:
-        return tuple_(*columns).in_(keys)
-    parts = zip(columns, zip(*keys, strict=True), strict=True)
-    return tuple_(*columns).in_(
-        select(*(func.unnest(_array(column, values)) for column, values in parts))
-    )
-
-
-def _array(column: Column[Any], values: Iterable[Any]) -> BindParameter[Any]:
-    return bindparam(None, list(values), ARRAY(column.type, dimensions=1), unique=True)
 
 
 @dataclass(frozen=True, slots=True)
