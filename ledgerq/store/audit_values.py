@@ -103,10 +103,10 @@ class RowValues:
         self.new_key = tuple(self._held.get(field) for field in rules.keys)
         self.old_key = tuple(state.key[1]) if state.key else self.new_key
 
-    def written(self) -> Change | None:
+    def written(self, former: "RowValues | None" = None) -> Change | None:
         """The entry of a row that a flush wrote: `created()` if the row or its key is new, else `updated()` or None."""
         if self._state.key is None or self.old_key != self.new_key:
-            return self.created()
+            return self.created(former)
         return self.updated()
 
     def keep_documents(self) -> None:
@@ -114,9 +114,14 @@ class RowValues:
         if self._rules.documents:
             keep_documents(self._state, self._rules)
 
-    def created(self) -> Change:
-        """The entry of a new row: all its values that are not None."""
+    def created(self, former: "RowValues | None" = None) -> Change:
+        """The entry of a new row: all its values that are not None.
+
+        `former`: the deleted row whose place it took in one UPDATE. What the new object does not set stays of that row.
+        """
         after = {field: self._after(field) for field in self._rules.fields}
+        if former:
+            after |= former.stayed([field for field in after if after[field] is _UNKNOWN])
         return self._change(self.new_key, Action.CREATE, {}, _without_empty(after))
 
     def deleted(self) -> Change:
@@ -138,6 +143,15 @@ class RowValues:
         if not before and not after:
             return None
         return self._change(self.old_key, Action.UPDATE, before, after)
+
+    def stayed(self, fields: Iterable[str]) -> dict[str, Any]:
+        """The values of the row that an UPDATE without these fields leaves as they are."""
+        attributes = self._rules.mapper.attrs
+        return {
+            field: self._before(field)
+            for field in set(fields) & set(self._rules.fields)
+            if not any(c.onupdate or c.server_onupdate for c in attributes[field].columns)
+        }
 
     def _change(
         self, key: Any, action: Action, before: dict[str, Any], after: dict[str, Any]
@@ -184,23 +198,26 @@ def changes_of(
     touched: Sequence[Touched], expressions: Mapping[InstanceState[Any], Expressions]
 ) -> Iterator[Change]:
     """The changes, deletes first: if a new row takes the key of a deleted one, the entries are in the right order."""
-    fresh = {
-        identity_key(instance=state.obj())
+    fresh: dict[Any, InstanceState[Any]] = {
+        identity_key(instance=state.obj()): state
         for state, _, deleted, listed in touched
         if state.key is None and not deleted and not listed
     }
-    written = list[tuple[int, RowValues]]()
+    written = list[tuple[int, InstanceState[Any], RowValues]]()
+    former = dict[InstanceState[Any] | None, RowValues]()
     for state, rules, deleted, listed in touched:
         row = RowValues(state, rules, expressions.get(state, {}))
         if deleted:
-            if not listed or state.key in fresh:  # in fresh: a new object took over the row
+            heir = fresh.get(state.key) if listed else None  # it takes over the row, by an UPDATE
+            if heir or not listed:
+                former[heir] = row
                 yield row.deleted()
         elif state.key is not None or not listed:
-            written.append((state.insert_order or 0, row))
+            written.append((state.insert_order or 0, state, row))
             if state.key is not None and row.old_key != row.new_key:
                 yield row.deleted()
-    for _, row in sorted(written, key=lambda each: each[0]):
-        if change := row.written():
+    for _, state, row in sorted(written, key=lambda each: each[0]):
+        if change := row.written(former.get(state)):
             yield change
         row.keep_documents()
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Text, TypeDecorator, select, text, types
+from sqlalchemy import Computed, Text, TypeDecorator, literal_column, select, text, types
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
-from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.ext.mutable import MutableList
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlmodel import col
 
 from ledgerq import App
@@ -122,6 +123,85 @@ async def _delete_everything(session: Any) -> None:
         for entity in (Stock, Order, Person):
             for row in (await session.scalars(select(entity))).all():
                 await session.delete(row)
+
+
+class TakenBase(DeclarativeBase):
+    """Of a table whose rows are taken over."""
+
+
+class Taken(TakenBase):
+    """With each way in which a column gets a value that the object does not set."""
+
+    __tablename__ = "deleted_taken"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    total: Mapped[int] = mapped_column(default=0)
+    stars: Mapped[int] = mapped_column(server_default="3")
+    note: Mapped[str | None]
+    pin: Mapped[str | None]
+    tags: Mapped[list[Any] | None] = mapped_column(MutableList.as_mutable(types.JSON))
+    kept: Mapped[str | None] = mapped_column(deferred=True)
+    changes: Mapped[int] = mapped_column(default=1, onupdate=literal_column("changes + 1"))
+    double: Mapped[int] = mapped_column(Computed("total * 2"))
+
+
+async def test_what_stays_of_a_row_that_a_new_object_takes_over_is_told(any_url: URL) -> None:
+    """The create entry shows what the table holds, as far as the session has loaded it; what is masked stays masked."""
+    audited = Audited(Taken, mask={"pin"}, exclude={"changes", "double"})
+    app = App(jobs=[], metadata=[TakenBase.metadata], audited=[audited])
+    database = build_database(DatabaseConfig(url=any_url), app.tables)
+    try:
+        async with database.engine.begin() as connection:
+            await connection.run_sync(TakenBase.metadata.create_all)
+        async with by(database) as session:
+            session.add(Taken(id=1, total=5, stars=9, note="old", pin="1", tags=["a"], kept="k"))
+        async with by(database) as session:
+            old = await session.get_one(Taken, 1)
+            assert old.tags is not None
+            old.tags.append("not written")
+            await session.delete(old)
+            session.add(Taken(id=1, note=None, total=6))
+        async with database.sessions() as session:
+            [*_, deleted, created] = (
+                await session.scalars(select(AuditLog).order_by(col(AuditLog.id)))
+            ).all()
+            held = await session.get_one(Taken, 1)
+            assert (held.total, held.stars, held.note, held.pin, held.tags) == (
+                6,
+                9,
+                None,
+                "1",
+                ["a"],
+            )
+        stayed = {"id": 1, "stars": 9, "pin": "***", "tags": ["a"]}
+        assert deleted.before == {**stayed, "total": 5, "note": "old"}
+        assert created.after == {**stayed, "total": 6}
+    finally:
+        await database.dispose()
+
+
+async def test_what_an_update_changes_by_itself_is_not_told_as_it_was(any_url: URL) -> None:
+    """The value of a column that the UPDATE fills is that of after it, or is left out."""
+    app = App(jobs=[], metadata=[TakenBase.metadata], audited=[Audited(Taken)])
+    database = build_database(DatabaseConfig(url=any_url), app.tables)
+    try:
+        async with database.engine.begin() as connection:
+            await connection.run_sync(TakenBase.metadata.create_all)
+        async with by(database) as session:
+            session.add(Taken(id=1, total=5))
+        async with by(database) as session:
+            await session.delete(await session.get_one(Taken, 1))
+            session.add(Taken(id=1, total=6))
+        async with database.sessions() as session:
+            [*_, created] = (
+                await session.scalars(select(AuditLog).order_by(col(AuditLog.id)))
+            ).all()
+            held = await session.get_one(Taken, 1)
+            assert (held.changes, held.double) == (2, 12)
+        assert created.after.get("changes", 2) == 2
+        assert created.after.get("double", 12) == 12
+        assert (created.after["total"], created.after["stars"]) == (6, 3)
+    finally:
+        await database.dispose()
 
 
 class Base(DeclarativeBase):
