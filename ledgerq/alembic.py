@@ -244,23 +244,27 @@ def _in_one(*metadata: MetaData) -> MetaData:
 
 
 def _convention_of(metadata: MetaData) -> Any:
-    """The metadata's own naming convention; or ledgerq's, if that is SQLAlchemy's, which names indexes alone."""
+    """The metadata's own naming convention; and ledgerq's for what that does not name, or if that is SQLAlchemy's."""
     own = metadata.naming_convention
-    return NAMING_CONVENTION if own == MetaData().naming_convention else own
+    return (
+        NAMING_CONVENTION if own == MetaData().naming_convention else {**NAMING_CONVENTION, **own}
+    )
 
 
 def _names_of(theirs: MetaData) -> Callable[[str | None, str, Any], bool]:
-    """An `include_name` that leaves out all schemas but the default one and theirs; in theirs, ledgerq's tables.
+    """An `include_name` that leaves out all schemas but the default one and theirs; in these, ledgerq's tables.
 
-    Nobody tells `run` in which schema ledgerq's tables stand: it may be one of theirs.
+    Nobody tells `run` in which schema ledgerq's tables stand: it may be the default one, or one of theirs.
     """
     schemas = {None, *(table.schema for table in theirs.tables.values())} - {SCHEMA}
+    names = {table.name for table in theirs.tables.values()}
 
     def included(name: str | None, kind: str, parents: Any) -> bool:
         if kind == "schema":
             return name in schemas
         place, table = parents.get("schema_name"), parents.get("table_name", name)
-        ours = place and table in _OURS and f"{place}.{table}" not in theirs.tables
+        theirs_too = f"{place}.{table}" in theirs.tables if place else table in names
+        ours = table in _OURS and not theirs_too
         return not ours and include_name(name, kind, parents)
 
     return included

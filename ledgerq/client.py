@@ -231,8 +231,8 @@ async def results(jobs: Sequence[EnqueuedJob[Any]]) -> list[Any]:
     pause = 0.01
     while True:
         for redis, ended in found.items():
-            wanted = {(job.job_id, job.queue) for job in jobs if job._redis is redis}  # noqa: SLF001 - ours
-            missing = sorted(wanted - ended.keys())
+            wanted = [(job.job_id, job.queue) for job in jobs if job._redis is redis]  # noqa: SLF001 - ours
+            missing = [each for each in dict.fromkeys(wanted) if each not in ended]
             for start in range(0, len(missing), BATCH):
                 ended.update(await answers(redis, missing[start : start + BATCH]))
         if all((job.job_id, job.queue) in found[job._redis] for job in jobs):  # noqa: SLF001 - ours

@@ -35,7 +35,6 @@ from ledgerq.wire.queue_name import queue_key
 T = TypeVar("T")
 
 _PAUSE = 0.05  # seconds before the next try to get the lock: SQLite may refuse it at once
-_PATIENCE = 2.0  # seconds for one call to Redis at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,72 +81,92 @@ async def cancel(
         Undecodable: `job_id` is empty, too long, or not printable.
     """
     check_job_id(job_id)
-    patience = min(timeout / 4, _PATIENCE)  # the database has its turn in time
+    look = _Look(redis, sessions, (queue, *others), job_id, timeout / 4)
     try:
         async with asyncio.timeout(timeout):
-            queue = await _queue_of(redis, sessions, (queue, *others), job_id, patience)
-            state, envelope, queued = await _end(
-                redis, sessions, queue, job_id, patience, actor=actor, reason=reason
-            )
+            state = await _end(look, actor=actor, reason=reason)
         if state is JobState.CANCELLED:
-            take_off = _take_off(redis, queue, job_id, envelope, keep_result)
-            redis_reached, _ = await _reach_redis(take_off, patience)
+            reached, _ = await look.ask(_take_off(look, keep_result))
         else:
-            redis_reached, _ = await _reach_redis(redis.ping(), patience)
+            reached, _ = await look.ask(redis.ping())
     except TimeoutError:
         raise StillRuns(job_id, timeout) from None
     finally:
-        await _reach_redis(redis.zrem(cancel_key(queue), job_id), patience)
-    return CancelAnswer(job_id, state, queued or envelope is not None, redis_reached)
+        if look.queue:
+            await look.ask(redis.zrem(cancel_key(look.queue), job_id))
+    known = look.queued or look.envelope is not None
+    return CancelAnswer(job_id, state, known, reached and look.queue is not None)
 
 
-async def _queue_of(
-    redis: ArqRedis, sessions: Sessions, queues: Sequence[str], job_id: str, patience: float
-) -> str:
-    """The key of the queue that has the job, or to which the outbox will send it; else the first of the queues."""
-    async with sessions() as session:
-        message = await outbox.find(session, job_id)
-    named = queue_key(message.queue if message else None, queues[0])
-    asked = queue_of_job(redis, list({*queues, named}), job_id)
-    _, found = await _reach_redis(asked, patience)
-    return found or named
+@dataclass(slots=True)
+class _Look:
+    """What is known of the job so far.
 
-
-async def _end(
-    redis: ArqRedis,
-    sessions: Sessions,
-    queue: str,
-    job_id: str,
-    patience: float,
-    *,
-    actor: str,
-    reason: str,
-) -> tuple[JobState, Envelope | None, bool]:
-    """End the job in the database; waits while it runs. Returns how it ended, its envelope, and if it was queued.
-
-    The envelope is None if the job was not found, or if its body can't be read.
+    Args:
+        redis: as for `cancel`.
+        sessions: as for `cancel`.
+        queues: the keys of the queues on which the job may be, the default one first.
+        job_id: the job.
+        patience: seconds for one call to Redis, so that the database has its turn in time.
     """
-    envelope: Envelope | None = None
-    queued = False
+
+    redis: ArqRedis
+    sessions: Sessions
+    queues: Sequence[str]
+    job_id: str
+    patience: float
+    queue: str | None = (
+        None  # the key of its queue, or else the default one; None while Redis has not told
+    )
+    envelope: Envelope | None = None  # None if the job was not found, or if its body can't be read
+    queued: bool = False
+
+    async def ask(self, asked: Awaitable[T]) -> tuple[bool, T | None]:
+        """Await a call to Redis; (False, None) if it failed or took too long, since a job can be cancelled without Redis."""
+        try:
+            async with asyncio.timeout(self.patience):
+                return True, await asked
+        except (RedisError, OSError, TimeoutError):
+            return False, None
+
+    async def find_queue(self) -> None:
+        """Look for the queue that has the job, or to which the outbox will send it."""
+        async with self.sessions() as session:
+            message = await outbox.find(session, self.job_id)
+        named = queue_key(message.queue if message else None, self.queues[0])
+        asked = queue_of_job(self.redis, list({*self.queues, named}), self.job_id)
+        reached, found = await self.ask(asked)
+        if reached:
+            self.queue = found or named
+
+    async def ask_worker(self) -> None:
+        """Ask the job's worker to roll it back."""
+        if self.queue is None:
+            await self.find_queue()
+        if self.queue is not None:
+            _, found = await self.ask(_ask(self.redis, self.queue, self.job_id))
+            if found:
+                self.queued, self.envelope = True, found.envelope or self.envelope
+
+
+async def _end(look: _Look, *, actor: str, reason: str) -> JobState:
+    """End the job in the database; waits while it runs. Returns how it ended."""
 
     async def once(session: AsyncSession) -> JobState | None:
-        nonlocal envelope
-        if message := await outbox.find(session, job_id):
-            envelope = interventions.staged_envelope(message)
+        if message := await outbox.find(session, look.job_id):
+            look.envelope = interventions.staged_envelope(message)
         return await interventions.cancel(
-            session, job_id, actor=actor, reason=reason, envelope=envelope
+            session, look.job_id, actor=actor, reason=reason, envelope=look.envelope
         )
 
     while True:
-        _, found = await _reach_redis(_ask(redis, queue, job_id), patience)
-        if found:
-            queued, envelope = True, found.envelope or envelope
+        await look.ask_worker()
         try:
-            state = await in_transaction(sessions, once)
+            state = await in_transaction(look.sessions, once)
         except LockTimeout:
             state = None
         if state:
-            return state, envelope, queued
+            return state
         await asyncio.sleep(_PAUSE)
 
 
@@ -177,24 +196,14 @@ async def _ask(redis: ArqRedis, queue: str, job_id: str) -> _Queued | None:
     return None  # another queue has a job of this id
 
 
-async def _reach_redis(asked: Awaitable[T], seconds: float) -> tuple[bool, T | None]:
-    """Await a call to Redis; (False, None) if it failed or took longer, since a job can be cancelled without Redis."""
-    try:
-        async with asyncio.timeout(seconds):
-            return True, await asked
-    except (RedisError, OSError, TimeoutError):
-        return False, None
-
-
-async def _take_off(
-    redis: ArqRedis, queue: str, job_id: str, envelope: Envelope | None, keep: int
-) -> int:
+async def _take_off(look: _Look, keep: int) -> int:
     """Remove the job from the queue, free its unique key, and write the answer for clients that wait for it."""
+    queue, envelope = look.queue or look.queues[0], look.envelope
     key = ""
     if envelope and envelope.unique:
         key = unique_key(queue, envelope.kind, envelope.unique)
-    result = {job_id: _result(queue, job_id, envelope)}
-    return await remove_from_queue(redis, queue, result, keep=keep, unique_key=key)
+    result = {look.job_id: _result(queue, look.job_id, envelope)}
+    return await remove_from_queue(look.redis, queue, result, keep=keep, unique_key=key)
 
 
 def _result(queue: str, job_id: str, envelope: Envelope | None) -> bytes:

@@ -1,5 +1,6 @@
 """Replay and discard dead letters: those of named jobs, all or none; or all that match a filter, page by page."""
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -99,7 +100,9 @@ async def replay_all(
         ids = [each.job_id for each in page if each.job_id not in in_the_way]
 
         async def once(session: AsyncSession, ids: Collection[str] = ids) -> tuple[int, _Left]:
-            left = await _forget(redis, queue, await dead_letters.lock(session, ids))
+            queues = await dead_letters.lock(session, ids)
+            known = result.redis_reached  # else each page would wait for it
+            left = await _forget(redis, queue, queues) if known else _Left.UNKNOWN
             return len(await replays.replay(session, ids, actor=actor, reason=reason)), left
 
         taken, left_on_redis = await in_transaction(sessions, once)
@@ -148,6 +151,9 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
         raise NotBuried(missing)
 
 
+_PATIENCE = 2.0  # seconds for Redis; PostgreSQL ends a transaction that is idle for longer, and others wait for the letters
+
+
 class _Left(Enum):
     """What Redis keeps of dead jobs after `_forget`."""
 
@@ -170,8 +176,9 @@ async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None
         by_queue.setdefault(queue_key(name, default), {})[job_id] = b""
     removed = 0
     try:
-        for queue, job_ids in by_queue.items():
-            removed += await remove_from_queue(redis, queue, job_ids)
+        async with asyncio.timeout(_PATIENCE):
+            for queue, job_ids in by_queue.items():
+                removed += await remove_from_queue(redis, queue, job_ids)
     except (RedisError, OSError, TimeoutError):
         return _Left.UNKNOWN
     return _Left.NOTHING if removed == len(queues) else _Left.CLAIMED

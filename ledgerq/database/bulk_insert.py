@@ -52,7 +52,8 @@ _IN_ARRAYS = (
 async def insert_rows(session: AsyncSession, table: type[SQLModel], rows: Rows) -> None:
     """Insert rows, as values by column; each must have the columns of the first. No rows: nothing is done.
 
-    The columns' types and their defaults in Python apply, as in a flush. None is stored as NULL.
+    The columns' types and their defaults in Python apply, as in a flush. None is stored as NULL; in a
+    JSON column without `none_as_null`, as JSON's null.
     """
     await _insert(session, table, rows, returning=False)
 
@@ -120,13 +121,16 @@ def _plan(
     columns = [*given.values(), *filled]
     if dialect.name == "postgresql" and _fit_arrays(mapper, columns, filled, dialect):
         target = ".".join(_quoted(each) for each in (schema, mapper.local_table.name) if each)
-        statement = _unnested(target, columns, mapper.c["id"] if returning else None, dialect)
+        statement = _unnested(
+            target, columns, _column(mapper, "id") if returning else None, dialect
+        )
         take = [_taken(name, array_value(column, dialect)) for name, column in given.items()]
         take += [_filled(column.default, array_value(column, dialect)) for column in filled]
         return _Plan(statement, [(f"value_{n}", each) for n, each in enumerate(take)], True)
     by_row: Any = insert(table).execution_options(render_nulls=True)  # None is NULL, as in arrays
     if returning:
-        by_row = by_row.returning(table.id, sort_by_parameter_order=True)  # type: ignore[attr-defined]
+        of_id = mapper.get_property_by_column(_column(mapper, "id"))
+        by_row = by_row.returning(of_id.class_attribute, sort_by_parameter_order=True)
     parameters = [
         (mapper.get_property_by_column(column).key, _taken(name, _row_value(column, dialect)))
         for name, column in given.items()

@@ -16,8 +16,8 @@ async def update_by_key(
 ) -> bool:
     """Set columns of many rows, which `keys` names by their primary keys. False if one of the rows does not exist.
 
-    `options` are execution options. On SQLite, and for a column whose values an array can't carry, the driver runs the
-    statement once for each row.
+    `options` are execution options. On SQLite, and for a column whose values an array can't carry, the statement runs once
+    for each row.
     """
     columns = {**keys, **values}
     names = [f"value_{n}" for n in range(len(columns))]
@@ -36,8 +36,13 @@ async def update_by_key(
         .values(dict(zip(values, new[len(keys) :], strict=True)))
     )
     each = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    done: Any = await session.execute(changed, None if at_once else each, execution_options=options)
-    return done.rowcount in {-1, len(each)}  # -1: the driver does not count
+    # asyncpg does not count the rows of a statement that it runs many times
+    runs: list[Any] = [None] if at_once else each if dialect.name == "postgresql" else [each]
+    found = 0
+    for parameters in runs:
+        done: Any = await session.execute(changed, parameters, execution_options=options)
+        found += done.rowcount
+    return found == len(each)
 
 
 def _array(of: Column[Any], values: Sequence[Any], dialect: Dialect) -> BindParameter[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import BindParameter, TextClause, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -23,7 +23,7 @@ _OTHERS = {"public", "information_schema"}
 _WORD = re.compile(rf"\b{SCHEMA}\b")
 _CHANNEL = "ledgerq_outbox"
 _MAX_NAME = 63  # bytes of a name in PostgreSQL
-_PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+_PREPARER = asyncpg.dialect().identifier_preparer  # type: ignore[no-untyped-call]
 
 
 def checked_schema(schema: Any, setting: str = "App(schema=)") -> str:

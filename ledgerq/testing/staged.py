@@ -32,18 +32,16 @@ def due(messages: Sequence[OutboxMessage], until: datetime) -> Iterator[OutboxMe
 def groups(
     deliveries: Sequence[Delivery], registry: Registry, batch: int
 ) -> Sequence[Sequence[Delivery]]:
-    """Cut deliveries into those that a worker processes together: at most `batch` first ones of a kind that shares commits."""
+    """Cut deliveries into those that are processed together: at most `batch` first ones in a row of a kind that shares commits."""
     groups: list[list[Delivery]] = []
-    open_groups: dict[str, list[Delivery]] = {}
+    before = ""
     for delivery in deliveries:
         kind = _kind_of(delivery)
-        shares = kind in registry.batchable_kinds
-        group = open_groups.get(kind) if shares else None
-        if group is None or len(group) >= batch:
-            groups.append(group := [])
-            if shares:
-                open_groups[kind] = group
-        group.append(delivery)
+        if kind in registry.batchable_kinds and kind == before and len(groups[-1]) < batch:
+            groups[-1].append(delivery)
+        else:
+            groups.append([delivery])
+        before = kind
     return groups
 
 

@@ -10,7 +10,9 @@ _ALIKE = {  # in JSON, each is a text; or a list
     **dict.fromkeys(("decimal", "url", "multi-host-url", "complex", "enum"), "text"),
     **dict.fromkeys(("list", "tuple", "set", "frozenset"), "list"),
 }
-_NO_SCHEMAS = {"metadata", "serialization", "function", "config"}
+_NO_SCHEMAS = {  # parts of a core schema that hold no schema, but values and functions
+    "metadata", "serialization", "function", "config", "default", "default_factory", "expected", "members", "cls",
+}  # fmt: skip
 _TAKES_ANY = {"str", "bytes", "list", "tuple", "set", "frozenset"}
 
 
@@ -27,6 +29,8 @@ def holds_secret(schema: Any) -> bool:
     if isinstance(schema, list | tuple):
         return any(map(holds_secret, schema))
     if not isinstance(schema, Mapping):
+        return False
+    if schema.get("serialization_exclude") is True:  # the field never travels
         return False
     serializer = schema.get("serialization") if _is_schema(schema) else None
     if function := (serializer or {}).get("function"):

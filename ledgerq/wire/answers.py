@@ -69,7 +69,9 @@ def answer_type(function: Callable[..., Any]) -> AnswerType[Any]:
     """
     while isinstance(function, partial):
         function = function.func
-    function = unwrap(getattr(function, "__func__", function))  # functools.cache has no annotations
+    function = getattr(function, "__func__", function)
+    if hasattr(function, "cache_info"):  # functools.cache hides the annotations
+        function = unwrap(function)
     if not isinstance(function, FunctionType):
         function = getattr(type(function), "__call__", function)  # noqa: B004 - it is looked at
     if not getattr(function, "__annotations__", None):

@@ -40,7 +40,7 @@ def from_wire(body: bytes) -> Any:
     """Decode a job or a result from JSON. Pickle is never read: unpickling can run code."""
     content = from_json(body)
     is_failure = isinstance(content, dict) and content.get("s") is False
-    if is_failure and content["r"] == _as_text(asyncio.CancelledError()):
+    if is_failure and content.get("r") == _as_text(asyncio.CancelledError()):
         content["r"] = asyncio.CancelledError()  # by this error arq recognises an aborted job
     return content
 

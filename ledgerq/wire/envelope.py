@@ -292,6 +292,9 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_sorted(each) for each in value]
     if isinstance(value, float) and value.is_integer():
-        # PostgreSQL gives 1e23 back as this whole number, which int(1e23) is not
-        return int(Decimal(repr(value)))
+        if abs(value) < 2**53:
+            return int(value)
+        return int(
+            Decimal(repr(value))
+        )  # PostgreSQL gives 1e23 back as this number, which int(1e23) is not
     return value

@@ -1,8 +1,9 @@
 """A payload's fields as they travel, and what keeps a payload class from travelling."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, cast, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_origin
 
 from pydantic import BaseModel, RootModel
 from pydantic_core import PydanticUndefined, to_json
@@ -12,15 +13,29 @@ from ledgerq.text import one_line
 from ledgerq.wire.ambiguous import holds_secret, within
 
 T = TypeVar("T")
+Exclude: TypeAlias = dict[
+    Any, Any
+]  # as pydantic takes it: a name, index or key → True, or what to leave out of the part
 _CONTAINERS: tuple[Any, ...] = (list, dict, set, frozenset, tuple)
 
 
-def fields_as_values(payload: BaseModel) -> dict[str, Any]:
-    """The fields in JSON's types. Sets become sorted lists: equal payloads are written alike by every process.
+def fields_as_json(payload: BaseModel) -> bytes:
+    """The fields as JSON. A field that is a set becomes a sorted list: every process writes the same payload alike.
 
     A field that nobody set, and that has the default of its class, is left out: the worker has this default as well. Also
     in a model within, but for a `Literal`, by which the members of a union are told apart. A value of a `default_factory`
     travels, unless that is list, dict or set: another call of the factory would make another one.
+
+    Raises:
+        InvalidRequest: JSON can't carry a field's value; names the field.
+    """
+    if _sets(type(payload)):
+        return to_json(fields_as_values(payload))
+    return _dumped(payload, _json)
+
+
+def fields_as_values(payload: BaseModel) -> dict[str, Any]:
+    """The same in JSON's types.
 
     Raises:
         InvalidRequest: JSON can't carry a field's value; names the field.
@@ -33,24 +48,13 @@ def fields_as_values(payload: BaseModel) -> dict[str, Any]:
     return written
 
 
-def fields_as_json(payload: BaseModel) -> bytes:
-    """The same as JSON.
-
-    Raises:
-        InvalidRequest: JSON can't carry a field's value; names the field.
-    """
-    if _is_plain(type(payload)):
-        return _dumped(payload, _json)
-    return to_json(fields_as_values(payload))
-
-
 def require_no_secret(payload: type[BaseModel]) -> None:
     """Refuse a payload class with a secret, such as pydantic's SecretStr.
 
     Raises:
         DefinitionError: a field holds a secret.
     """
-    if _holds_secret(payload):
+    if payload.__pydantic_complete__ and _holds_secret(payload):  # else when it is complete
         raise DefinitionError(
             payload.__qualname__,
             "holds a secret: asterisks would travel, not its value",
@@ -71,54 +75,59 @@ def _dumped(payload: BaseModel, dump: Callable[[BaseModel], T]) -> T:
 
 
 def _json(payload: BaseModel) -> bytes:
-    defaults, given = _defaults(type(payload)), payload.model_fields_set
-    left_out = {
-        name
-        for name, default in defaults.items()
-        if name not in given and _is_same(payload.__dict__.get(name), default)
-    }
     return payload.__pydantic_serializer__.to_json(
-        payload, exclude=left_out or None, by_alias=False, round_trip=True
+        payload, exclude=_of_payload(payload), by_alias=False, round_trip=True
     )
 
 
 def _values(payload: BaseModel) -> Any:
     written = payload.__pydantic_serializer__.to_python(
-        payload, mode="json", by_alias=False, round_trip=True
+        payload, mode="json", exclude=_of_payload(payload), by_alias=False, round_trip=True
     )
+    for name in _sets(type(payload)) if isinstance(written, dict) else ():
+        if isinstance(written.get(name), list):
+            written[name].sort(key=to_json)
     to_json(written)  # which texts there may not be is looked at only here
-    return _fit(payload, written, is_payload=True)
-
-
-def _fit(value: Any, written: Any, *, is_payload: bool = False) -> Any:
-    """What JSON has for this value, with its sets sorted, and without the fields that are left out."""
-    if isinstance(value, RootModel):
-        return _fit(value.root, written)
-    if isinstance(written, dict):
-        left_out = _left_out(value, is_payload=is_payload) if isinstance(value, BaseModel) else ()
-        pairs = zip(_parts(value, written), written.items(), strict=True)
-        return {key: _fit(each, part) for each, (key, part) in pairs if key not in left_out}
-    if isinstance(written, list) and isinstance(value, Collection) and len(value) == len(written):
-        parts = [_fit(each, part) for each, part in zip(value, written, strict=True)]
-        return sorted(parts, key=to_json) if isinstance(value, set | frozenset) else parts
     return written
 
 
-def _parts(value: Any, written: dict[str, Any]) -> Iterable[Any]:
-    """The values of which JSON has these, in its order."""
-    if isinstance(value, Mapping) and len(value) == len(written):
-        return value.values()
-    return [getattr(value, name, None) for name in written]  # of a model or a dataclass
+def _of_payload(payload: BaseModel) -> Exclude | None:
+    """What of the payload is left out."""
+    found = _unset_defaults(payload)
+    for name in _with_models(type(payload)):
+        if name not in found and (inner := _left_out(payload.__dict__.get(name))):
+            found[name] = inner
+    return found or None
 
 
-def _left_out(model: BaseModel, *, is_payload: bool) -> set[str]:
-    fields, given = type(model).model_fields, model.model_fields_set
+def _left_out(value: Any) -> Exclude | None:
+    """What is left out of a value in the payload."""
+    if isinstance(value, RootModel):
+        return None
+    if isinstance(value, BaseModel):
+        tags = _tags(type(value))
+        found: Exclude = {name: True for name in _unset_defaults(value) if name not in tags}
+        parts: Any = ((n, value.__dict__.get(n)) for n in _with_models(type(value)))
+    elif isinstance(value, Mapping):
+        found, parts = {}, value.items()
+    elif isinstance(value, list | tuple):
+        found, parts = {}, enumerate(value)
+    elif is_dataclass(value):
+        found, parts = {}, ((each.name, getattr(value, each.name, None)) for each in fields(value))
+    else:
+        return None
+    found.update(
+        (key, inner) for key, part in parts if key not in found and (inner := _left_out(part))
+    )
+    return found or None
+
+
+def _unset_defaults(model: BaseModel) -> Exclude:
+    given, values = model.model_fields_set, model.__dict__
     return {
-        name
+        name: True
         for name, default in _defaults(type(model)).items()
-        if name not in given
-        and (is_payload or get_origin(fields[name].annotation) is not Literal)
-        and _is_same(model.__dict__.get(name), default)
+        if name not in given and _is_same(values.get(name), default)
     }
 
 
@@ -135,14 +144,54 @@ def _defaults(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @cache
-def _is_plain(payload: type[BaseModel]) -> bool:
-    """True if no field holds sets or other models."""
-    schemas = [each["type"] for each in within(payload.__pydantic_core_schema__)]
-    return schemas.count("model") == 1 and not {"set", "frozenset", "any"}.intersection(schemas)
+def _tags(model: type[BaseModel]) -> frozenset[str]:
+    """The fields by which the members of a union are told apart."""
+    each_field = model.model_fields.items()
+    return frozenset(name for name, field in each_field if get_origin(field.annotation) is Literal)
+
+
+@cache
+def _with_models(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that may hold other models."""
+    holding = {"model", "dataclass", "definition-ref"}
+    return tuple(
+        name
+        for name, schema in _fields_of(model).items()
+        if any(part["type"] in holding for part in within(schema))
+    )
+
+
+@cache
+def _sets(payload: type[BaseModel]) -> tuple[str, ...]:
+    """The fields that are sets, without a serializer of their own."""
+    fields_of = _fields_of(payload)
+    return tuple(name for name, schema in fields_of.items() if _is_set(schema))
+
+
+def _is_set(schema: Any) -> bool:
+    while isinstance(schema, dict) and "serialization" not in schema:
+        if schema["type"] in {"set", "frozenset"}:
+            return True
+        schema = schema.get("schema")
+    return False
+
+
+def _fields_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """The core schemas of the model's fields."""
+    for schema in within(model.__pydantic_core_schema__):
+        if schema["type"] == "model" and schema["cls"] is model:
+            inner = next(each for each in within(schema["schema"]) if "fields" in each)
+            return cast("Mapping[str, Any]", inner["fields"])
+    return {}
 
 
 def _is_same(value: Any, default: Any) -> bool:
-    return value is default or (type(value) is type(default) and bool(value == default))
+    if value is default:
+        return True
+    try:
+        return type(value) is type(default) and bool(value == default)
+    except Exception:  # noqa: BLE001 - the value's own code, of an array maybe
+        return False
 
 
 def _problem(payload: BaseModel, error: ValueError) -> str:

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 
+from ledgerq.alembic import _names_of
 from ledgerq.database.engine import open_database
 from ledgerq.database.settings import DatabaseConfig
 
@@ -201,6 +202,26 @@ def test_each_metadata_keeps_its_naming_convention(
             "fk": {"fk_b_parent_b"},
             "pk": {"pk_b"},
         }
+
+
+def test_what_a_convention_does_not_name_has_a_name_all_the_same(
+    empty: DatabaseConfig, tmp_path: Path
+) -> None:
+    """By ledgerq's convention: a constraint without a name can't be dropped on SQLite."""
+    history = History(
+        tmp_path, empty, with_a_table("a", {"ix": "idx_%(table_name)s_%(column_0_name)s"})
+    )
+    history.migrated()
+    assert history.seen(names("a")) == {
+        "ix": {"idx_a_nick"}, "uq": {"uq_a_email"}, "ck": {"ck_a_positive"}, "fk": {"fk_a_parent_a"}, "pk": {"pk_a"},
+    }  # fmt: skip
+
+
+def test_ledgerqs_tables_are_let_alone_wherever_they_stand() -> None:
+    """Also in the default schema, where a search_path may have put them."""
+    included, default = _names_of(MetaData()), {"schema_name": None}
+    assert not included("processed_job", "table", default)
+    assert not included("job_id", "column", {**default, "table_name": "processed_job"})
 
 
 @pytest.mark.parametrize(

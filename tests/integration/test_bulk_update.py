@@ -301,6 +301,25 @@ async def test_arrays_and_columns_that_an_update_fills_are_written(postgresql_ur
     assert found == [(1, ["a", "1"], 1, 7), (2, ["a", "2"], 1, 7)]
 
 
+async def test_a_row_that_is_gone_is_noticed_though_its_columns_fit_no_array(
+    postgresql_url: URL,
+) -> None:
+    """Then the statement runs once for each row; asyncpg counts the rows of none that it runs many times."""
+    async with opened_shop(postgresql_url) as shop:
+        async with shop.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with transaction(shop.sessions) as session:
+            session.add_all(Shelf(id=n, labels=[]) for n in (1, 2))
+        with pytest.raises(StaleDataError):
+            async with transaction(shop.sessions) as session, BulkUpdate(session) as updates:
+                for shelf in [await session.get_one(Shelf, n) for n in (1, 2)]:
+                    shelf.labels = ["a"]
+                    updates.add(shelf)
+                async with shop.engine.begin() as connection:
+                    await connection.exec_driver_sql("DELETE FROM shop_shelf WHERE id = 2")
+        assert [each.labels for each in await held(shop, Shelf)] == [[]]
+
+
 async def test_locked_rows_are_read_anew_in_the_order_of_their_keys(postgresql_url: URL) -> None:
     """What the session has changed is flushed first. Rows that are locked wait for each other."""
     async with opened_shop(postgresql_url) as shop:
