@@ -18,7 +18,7 @@
 """
 
 import time
-from asyncio import timeout
+from asyncio import CancelledError, timeout
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Out
 from ledgerq.execution.outside import answered, recorded_at
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive, require_not_blocked
-from ledgerq.runtime.cancellation import told_to_stop
+from ledgerq.runtime.cancellation import is_stopped, told_to_stop
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store import inbox, outbox
 from ledgerq.store.tables import JobState
@@ -142,6 +142,8 @@ class _Flow:
         except BaseException as error:  # every error of a job is decided on here, SystemExit too
             if told_to_stop(error):
                 raise
+            if is_stopped():  # the handler may have made another error of the cancellation
+                raise CancelledError from error
             if limit.expired():
                 error = late(seconds, stalled(started), time.monotonic() - started)
             return await self._after_failure(error, jobs)

@@ -13,6 +13,7 @@ from ledgerq.broker.claims import Ack, Claim
 from ledgerq.broker.room import NO_ROOM, Room
 from ledgerq.errors import CancelledByItself
 from ledgerq.execution.registry import Registry
+from ledgerq.runtime.cancellation import stop, stopped_by_stop
 from ledgerq.worker.acker import Acker
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.sharing import BatchSize
@@ -140,13 +141,13 @@ class ActiveJobs:
         job = self.jobs.get(job_id)
         if job and job_id not in self._reasons:
             self._reasons[job_id] = why
-            job.cancel()
+            stop(job)
 
     def cancel_everything(self) -> None:
         """Cancel all jobs, because the worker stops. May be called again: some code swallows a cancellation."""
         for job_id, job in self.jobs.items():
             self._reasons.setdefault(job_id, CancelReason.STOPPING)
-            job.cancel()
+            stop(job)
 
     def _ended(self, claim: Claim) -> None:
         had_slot = claim.job_id not in self._unacknowledged
@@ -201,27 +202,21 @@ class ActiveJobs:
         self._on_ended()
 
     async def _take_batch_to_its_end(self, claims: Sequence[Claim]) -> None:
-        job, started = asyncio.create_task(self._executor.run(claims)), time.monotonic()
-        self.jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
-        try:
-            await asyncio.wait({job})
-        finally:
-            for claim in claims:
-                del self.jobs[claim.job_id]
+        started = time.monotonic()
+        job, reasons = await self._ended_run(claims)
         self._batches.learn(len(claims), time.monotonic() - started)
-        if not job.cancelled() and job.exception() is None:
-            for claim in claims:
-                self._reasons.pop(claim.job_id, None)  # too late: it is done
-            await self._end(claims, job.result())
-            return
-        if (error := None if job.cancelled() else job.exception()) is not None:
+        if job.cancelled():
+            acks = await self._batch_cancelled(claims, reasons)
+        elif (error := job.exception()) is not None:
             acks = [await self._executor.broken(claim, error) for claim in claims]
         else:
-            acks = await self._batch_cancelled(claims)
+            known = zip(claims, job.result(), reasons, strict=True)
+            acks = [await self._unless_cancelled(*each) for each in known]
         await self._end(claims, acks)
 
-    async def _batch_cancelled(self, claims: Sequence[Claim]) -> list[Ack]:
-        reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
+    async def _batch_cancelled(
+        self, claims: Sequence[Claim], reasons: Sequence[CancelReason | None]
+    ) -> list[Ack]:
         if any(reasons):
             pairs = zip(claims, reasons, strict=True)
             return [await self._cancelled(claim, why) for claim, why in pairs]
@@ -238,13 +233,7 @@ class ActiveJobs:
         await self._executor.after(claims)
 
     async def _run(self, claim: Claim) -> Ack:
-        job: asyncio.Task[list[Ack]] = asyncio.create_task(self._executor.run([claim]))
-        self.jobs[claim.job_id] = job
-        try:
-            await asyncio.wait({job})
-        finally:
-            del self.jobs[claim.job_id]
-            why = self._reasons.pop(claim.job_id, None)
+        job, [why] = await self._ended_run([claim])
         if job.cancelled() and why is None:  # the job cancelled itself
             return await self._executor.broken(claim, CancelledByItself())
         if job.cancelled():
@@ -252,6 +241,29 @@ class ActiveJobs:
         if (error := job.exception()) is not None:
             return await self._executor.broken(claim, error)
         [ack] = job.result()
+        return await self._unless_cancelled(claim, ack, why)
+
+    async def _ended_run(
+        self, claims: Sequence[Claim]
+    ) -> tuple[asyncio.Task[list[Ack]], list[CancelReason | None]]:
+        """Run claims to their end in a task; answers with the task, and with why each claim was cancelled meanwhile."""
+        job = asyncio.create_task(self._executor.run(claims))
+        stopped_by_stop(job)
+        self.jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
+        try:
+            await asyncio.wait({job})
+        finally:
+            for claim in claims:
+                del self.jobs[claim.job_id]
+            reasons = [self._reasons.pop(claim.job_id, None) for claim in claims]
+        return job, reasons
+
+    async def _unless_cancelled(self, claim: Claim, ack: Ack, why: CancelReason | None) -> Ack:
+        """The ack of a run that came to its end, unless the job was cancelled and would only be tried again by that ack."""
+        spends_attempt = ack.action == "retry"
+        is_undone = ack.action != "done" and why is CancelReason.ABORTED
+        if why and (spends_attempt or is_undone):
+            return await self._cancelled(claim, why)
         return ack
 
     async def _cancelled(self, claim: Claim, why: CancelReason | None) -> Ack:

@@ -17,7 +17,7 @@ from arq.worker import Retry as ArqRetry
 from ledgerq.app import Hook
 from ledgerq.broker.claims import Ack, Claim
 from ledgerq.execution.containment import HandlerMisbehaved, run_apart
-from ledgerq.runtime.cancellation import told_to_stop
+from ledgerq.runtime.cancellation import is_stopped, told_to_stop
 from ledgerq.text import one_line, storable
 
 log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions
@@ -179,6 +179,8 @@ async def run_function(
     except BaseException as error:  # whatever the function raises is its job's error
         if told_to_stop(error):
             raise
+        if is_stopped():  # the function may have made another error of the cancellation
+            raise asyncio.CancelledError from error
         raised = error.error if isinstance(error, HandlerMisbehaved) else error
         return _after_error(call, name, raised, options, counters)
     counters.complete += 1

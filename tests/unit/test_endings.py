@@ -1,6 +1,7 @@
 """Jobs that end close together: their acks share a round trip, and their slots are filled by one poll."""
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from ledgerq.broker.claims import Ack, AckAction, Claim
 from ledgerq.worker import acker
 from ledgerq.worker.acker import Acker
-from ledgerq.worker.active_jobs import ActiveJobs
+from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.poller import Poller
 from ledgerq.worker.sharing import BatchSize
+
+SNOOZED = 60_000  # ms by which a released job is put off
 
 
 class Broker:
@@ -19,10 +22,12 @@ class Broker:
 
     def __init__(self) -> None:
         self.sent: list[list[str]] = []
+        self.acks: list[Ack] = []
         self.answers = asyncio.Event()
 
     async def acknowledge(self, acks: list[Ack]) -> list[bool]:
         self.sent.append([each.job_id for each in acks])
+        self.acks += acks
         await self.answers.wait()
         return [True] * len(acks)
 
@@ -32,15 +37,29 @@ class Worker:
 
     def __init__(self, *, hook: Any = None, action: AckAction = "done") -> None:
         self.broker, self.ended, self.action = Broker(), asyncio.Semaphore(0), action
+        self.cancelled_for: CancelReason | None = None  # a reason that comes while a job ends
         executor: Any = SimpleNamespace(
-            options=SimpleNamespace(after_job_end=hook), run=self.run, after=self.after
-        )
+            options=SimpleNamespace(after_job_end=hook), run=self.run, after=self.after,
+            handed_back=self.handed_back, aborted=self.aborted,
+        )  # fmt: skip
         broker: Any = self.broker
         self.acker = Acker(broker, lambda: None)
         self.active = ActiveJobs(executor, self.acker, self.ended.release, BatchSize(1), 10)
 
     async def run(self, claims: list[Claim]) -> list[Ack]:
-        return [Ack(each.job_id, self.action) for each in claims]
+        if self.cancelled_for:
+            for each in claims:
+                self.active.cancel(each.job_id, self.cancelled_for)
+            with suppress(asyncio.CancelledError):  # as a commit does
+                await asyncio.sleep(0)
+        delay = SNOOZED if self.action == "release" else 0
+        return [Ack(each.job_id, self.action, delay) for each in claims]
+
+    def handed_back(self, claim: Claim, *, delay: int = 0) -> Ack:
+        return Ack(claim.job_id, "release", delay)
+
+    async def aborted(self, claim: Claim) -> Ack:
+        return Ack(claim.job_id, "done", result=b"aborted")
 
     async def after(self, claims: list[Claim]) -> None:
         pass
@@ -136,6 +155,32 @@ async def test_a_done_job_that_is_claimed_again_before_its_ack_is_answered_does_
     await asyncio.gather(*worker.active.tasks.values())
     await turns()
     assert (worker.broker.sent, worker.active.tasks) == ([["one"]], {})
+    sending.cancel()
+
+
+@pytest.mark.parametrize(
+    ("action", "why", "sent"),
+    [
+        ("retry", CancelReason.STOPPING, "release"),
+        ("retry", CancelReason.CANCELLED, "release"),
+        ("release", CancelReason.STOPPING, "snoozed"),
+        ("release", CancelReason.ABORTED, "aborted"),
+        ("done", CancelReason.ABORTED, "done"),
+    ],
+)
+async def test_a_job_that_is_cancelled_while_it_ends_spends_no_attempt(
+    action: AckAction, why: CancelReason, sent: str
+) -> None:
+    """A cancelled job that would be tried again is handed back, or has ended if it was aborted; what is done stays done."""
+    worker = Worker(action=action)
+    worker.broker.answers.set()
+    worker.cancelled_for = why
+    sending = asyncio.create_task(worker.acker.run())
+    worker.active.start(claim("one"), aborted=False)
+    await asyncio.gather(*worker.active.tasks.values())
+    [ack] = worker.broker.acks
+    kept = "snoozed" if ack.delay == SNOOZED else ack.action
+    assert ("aborted" if ack.result == b"aborted" else kept) == sent
     sending.cancel()
 
 
