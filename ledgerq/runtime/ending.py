@@ -20,6 +20,7 @@ from ledgerq.text import cut_end
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _MAX_STACK = 4_000  # characters of a stack in the log
+_CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - in the traceback of whatever a callback or a task raises
 _POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a part of a file's name
 
 
@@ -38,7 +39,8 @@ async def in_time(work: Awaitable[object], seconds: float, what: str) -> None:
 def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") -> None:
     """Run the loop until the task is done.
 
-    If a job stops the loop, the loop runs again. If a job forks and the child returns here, the child ends.
+    If a job stops the loop, the loop runs again, and so it does after SystemExit or KeyboardInterrupt in a task of a job:
+    the job is told at its await of that task. If a job forks and the child returns here, the child ends.
     """
     pid = os.getpid()
     while True:
@@ -47,11 +49,22 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") 
         except BaseException as error:
             if os.getpid() != pid:
                 leave_child(error)
-            if task.done() or not isinstance(error, RuntimeError):
+            if task.done() or not _is_a_jobs(error):
                 raise
-            log.exception("event_loop.was_stopped")  # only a job can have done it
+            log.exception("event_loop.was_stopped")
         else:
             return
+
+
+def _is_a_jobs(error: BaseException) -> bool:
+    """True if a job's code has ended the loop, False if a signal has: then the error comes from no callback of the loop."""
+    if isinstance(error, RuntimeError):
+        return True
+    ctrl_c_raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if isinstance(error, KeyboardInterrupt) and ctrl_c_raises:
+        return False  # it may come from a callback too: that is where the signal met the process
+    codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, SystemExit | KeyboardInterrupt) and _CALLBACK in codes
 
 
 class LastResort(threading.Thread):

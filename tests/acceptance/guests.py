@@ -121,6 +121,28 @@ async def child_returns_in_a_task(guest: Guest) -> Any:
     return status
 
 
+async def exits() -> None:
+    await asyncio.sleep(0)
+    sys.exit(7)
+
+
+async def exits_in_wait_for(guest: Guest) -> Any:
+    await asyncio.wait_for(exits(), 5)  # a task of its own until Python 3.12
+
+
+async def exits_in_a_group(guest: Guest) -> Any:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exits())
+
+
+async def interrupts_in_gather(guest: Guest) -> Any:
+    async def interrupt() -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    await asyncio.gather(interrupt(), asyncio.sleep(0))
+
+
 _pool: list[ProcessPoolExecutor] = []
 
 

@@ -56,6 +56,25 @@ async def test_a_job_may_have_children(
     assert await count(sessions, Project) == await count(sessions, ProcessedJob) == len(CHILDREN)
 
 
+async def test_an_exit_in_a_task_of_a_job_is_the_jobs_failure_alone(
+    config: Config, client: JobClient, sessions: Sessions
+) -> None:
+    """The worker goes on, the job is buried after its attempts, and its neighbour is done at its first one."""
+    exits = ("exits_in_wait_for", "exits_in_a_group", "interrupts_in_gather")
+    with worker_process(config, GUESTS, LEDGERQ_MAX_ATTEMPTS="2") as worker:
+        neighbour = await client.enqueue(Guest(what="wait", seconds=4), job_id="neighbour")
+        for what in exits:
+            job = await client.enqueue(Guest(what=what), job_id=what)
+            with pytest.raises(JobFailed):
+                await job.result(timeout=20)
+        assert (await neighbour.result(timeout=20))[0] == 1
+        assert worker.process.poll() is None
+        worker.signal(signal.SIGINT)
+        assert await asyncio.to_thread(worker.wait, 15) == 0
+    letters = {each.job_id: each for each in await rows(sessions, DeadLetter)}
+    assert {each: len(letters[each].attempts) for each in exits} == dict.fromkeys(exits, 2)
+
+
 async def test_a_child_keeps_no_connection_of_the_worker(
     config: Config, client: JobClient, sessions: Sessions, tmp_path: Path
 ) -> None:
