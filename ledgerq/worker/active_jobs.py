@@ -58,6 +58,7 @@ class ActiveJobs:
         self._executor, self._acker, self._on_ended = executor, acker, on_ended
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.jobs: dict[str, asyncio.Task[Any]] = {}
+        self._claims: dict[str, Claim] = {}  # of the tasks
         self._reasons: dict[str, CancelReason] = {}
         self.started = 0  # number of jobs that were started
         self._isolated = ""  # the job that must run alone: workers died with it
@@ -89,6 +90,17 @@ class ActiveJobs:
     def inside(self) -> list[asyncio.Task[None]]:
         """The tasks of the running jobs that do not work outside of the database."""
         return [task for job_id, task in self.tasks.items() if job_id not in self._outside]
+
+    @property
+    def unfinished(self) -> list[asyncio.Task[None]]:
+        """The tasks that have not come to their end."""
+        return [task for task in self.tasks.values() if not task.done()]
+
+    @property
+    def releasable(self) -> list[Claim]:
+        """The claims of unfinished tasks that another worker may have while a task still hangs here: a receipt is for one of them."""
+        left = [claim for job_id, claim in self._claims.items() if not self.tasks[job_id].done()]
+        return [claim for claim in left if self._executor.leaves_receipt(claim)]
 
     def room(self, registry: Registry, *, shared: bool) -> Room:
         """How many more jobs there is room for in one batch, if `shared`, and outside of the database."""
@@ -131,7 +143,7 @@ class ActiveJobs:
         self._isolated = claim.job_id if claim.runs_isolated else self._isolated
         self.started += 1
         task = asyncio.create_task(self._take_to_its_end(claim, aborted=aborted))
-        self.tasks[claim.job_id] = task
+        self.tasks[claim.job_id], self._claims[claim.job_id] = task, claim
         if claim.works_outside:
             self._outside[claim.job_id] = claim
         task.add_done_callback(lambda _: self._ended(claim))
@@ -152,7 +164,7 @@ class ActiveJobs:
     def _ended(self, claim: Claim) -> None:
         had_slot = claim.job_id not in self._unacknowledged
         had_slot = had_slot or len(self._unacknowledged) > _MAX_WITHOUT_SLOT
-        del self.tasks[claim.job_id]
+        del self.tasks[claim.job_id], self._claims[claim.job_id]
         self._unacknowledged.discard(claim.job_id)
         self._returned.discard(claim.job_id)
         self._outside.pop(claim.job_id, None)
@@ -191,13 +203,13 @@ class ActiveJobs:
         self._batches.began(len(claims))
         self.started += len(claims)
         for claim in claims:
-            self.tasks[claim.job_id] = task
+            self.tasks[claim.job_id], self._claims[claim.job_id] = task, claim
         task.add_done_callback(lambda _: self._batch_ended(claims))
 
     def _batch_ended(self, claims: Sequence[Claim]) -> None:
         self._batches.ended(len(claims))
         for claim in claims:
-            del self.tasks[claim.job_id]
+            del self.tasks[claim.job_id], self._claims[claim.job_id]
             self._returned.discard(claim.job_id)
         self._on_ended()
 

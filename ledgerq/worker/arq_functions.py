@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Self
 
@@ -139,6 +139,15 @@ class Call:
         again = f" try={self.attempt}" if self.attempt > 1 else ""
         late = (self.started_ms - self.claim.score) / 1000
         return again + (f" delayed={late:0.2f}s" if late > LATE else "")
+
+    @property
+    def as_read(self) -> Claim:
+        """The claim, with the attempts that the body counts added, and with ledgerq's JSON in place of a foreign body."""
+        body = self.args[0] if self.args else self.claim.body
+        as_it_is = self.attempt == self.claim.attempt and body is self.claim.body
+        if as_it_is:
+            return self.claim
+        return replace(self.claim, attempt=self.attempt, body=body, _envelope=None)
 
     def context(self, ctx: Mapping[Any, Any]) -> dict[Any, Any]:
         """The context that arq passes to functions and hooks: `ctx`, with the job's id, try, times and score."""

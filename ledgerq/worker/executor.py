@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from arq.jobs import SerializationError
@@ -117,7 +117,7 @@ class Executor:
         if kind:
             if self.processor is None:  # it is tried again: nothing was done
                 raise NotBegun
-            ack = self._ack(call, await self._process(self.processor, _as_read(claim, call), call))
+            ack = self._ack(call, await self._process(self.processor, call.as_read, call))
         elif claim.crashes >= self.max_crashes:
             return self.failed(call, WorkerLost(claim.crashes))
         else:
@@ -201,8 +201,7 @@ class Executor:
         A ledgerq job is also cancelled in the database, unless done there. If the database fails, the abort repeats in 1 s.
         """
         call = self._read_or_not(claim)
-        function = self.options.functions.get(call.function)
-        if self.processor and function and is_ours(function):
+        if self.processor and self.leaves_receipt(claim):
             try:
                 ended = await self._cancel(self.processor, claim)
             except Exception as error:  # noqa: BLE001 - asked again when the database answers
@@ -212,6 +211,11 @@ class Executor:
         when = "" if started else " before start"
         log.info("%6.2fs ⊘ %s aborted%s", call.waited, call.name, when)
         return self.failed(call, asyncio.CancelledError())
+
+    def leaves_receipt(self, claim: Claim) -> bool:
+        """True if the job is of a ledgerq kind: its receipt keeps it from being done twice. False for an arq function."""
+        function = self.options.functions.get(self._read_or_not(claim).function)
+        return function is not None and is_ours(function)
 
     async def _cancel(self, processor: Processor, delivery: Delivery) -> Duplicate | None:
         """Cancel an aborted job in the database, so that a later delivery does not run it; tells if it was done before."""
@@ -291,10 +295,3 @@ def _kind_of(claim: Claim) -> str:
         if claim.is_first:
             return claim.envelope.kind
     return ""
-
-
-def _as_read(claim: Claim, call: Call) -> Claim:
-    """The claim, with the attempts that the body counts added, and with ledgerq's JSON in place of a foreign body."""
-    body = call.args[0] if call.args else claim.body
-    as_it_is = call.attempt == claim.attempt and body is claim.body
-    return claim if as_it_is else replace(claim, attempt=call.attempt, body=body, _envelope=None)

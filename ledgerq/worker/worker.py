@@ -35,6 +35,7 @@ from ledgerq.worker.arq_functions import Counters, Options
 from ledgerq.worker.arq_options import ArqOptions, signature_like_arqs
 from ledgerq.worker.arq_worker import ArqWorker
 from ledgerq.worker.claimer import Claimer
+from ledgerq.worker.draining import let_end, release_rest, roll_back
 from ledgerq.worker.executor import Executor
 from ledgerq.worker.heartbeat import Heartbeat, QueueAndReason, heartbeat_of
 from ledgerq.worker.left_jobs import LeftJobs
@@ -252,25 +253,21 @@ class JobWorker(ArqWorker):
                 self.on_stop(signum)
 
     async def _drain(self, signum: signal.Signals, drain_for: float) -> None:
-        """Wait for the running jobs, at most `drain_for` seconds; roll back the rest; end the main loop."""
-        if drain_for and (running := self._unfinished()):
-            await asyncio.wait(running, timeout=drain_for)
+        """Wait for the running jobs, at most `drain_for` seconds; roll back or release the rest; end the main loop."""
+        active, broker = self._active, self._broker
+        if active and drain_for:
+            await let_end(active, drain_for)
         if drain_for:
             self.log_stop(signum, ", wait complete", "ongoing to cancel")
-        deadline = self.loop.time() + self.grace
-        while (running := self._unfinished()) and self.loop.time() < deadline:
-            if self._active:
-                self._active.cancel_everything()
-            await asyncio.wait(running, timeout=1)
+        if active and broker:
+            await roll_back(active, self.grace)
+            await release_rest(active, broker, self.grace / 5, due_in=self.grace)
         self._poller.stop()
         main, deadline = self.main_task, self.loop.time() + self.grace
         while main and not main.done() and main is not asyncio.current_task():
             await asyncio.wait({main}, timeout=1)
             if self.loop.time() > deadline:
                 main.cancel()
-
-    def _unfinished(self) -> list[asyncio.Task[None]]:
-        return [task for task in self.tasks.values() if not task.done()]
 
     async def close(self) -> None:
         """Cancel the running jobs, run the shutdown hook in any case, and close the connections to Redis."""
