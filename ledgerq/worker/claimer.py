@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
 
-from ledgerq.broker.claims import Ack, FetchResult
+from ledgerq.broker.claims import Ack, Claim, FetchResult
 from ledgerq.broker.many_queues import ServedQueues
 from ledgerq.broker.room import Room
 from ledgerq.runtime.background_tasks import keep_going
@@ -18,21 +18,40 @@ log = structlog.stdlib.get_logger("ledgerq.worker")
 
 @dataclass(slots=True)
 class Claimer:
-    """Claims jobs for one worker, and hands orphaned claims back. `running` answers with the ids of the jobs that have not ended here."""
+    """Claims jobs for one worker, and hands orphaned claims back.
+
+    `running` answers with the ids of the jobs that have not ended here, `may_start` with False once the worker stops.
+    """
 
     broker: ServedQueues
     running: Callable[[], Collection[str]]
+    may_start: Callable[[], bool]
     _orphans_until: float = 0
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def claim(self, wanted: int, *, busy: int, room: Room) -> FetchResult:
-        """Claim jobs. If Redis' answer is lost, its claims are orphaned: `run` hands them back later."""
+        """Claim jobs. If Redis' answer is lost, its claims are orphaned: `run` hands them back later.
+
+        If the worker was told to stop before the answer came, the jobs are released, and the result is without them.
+        """
         async with self._claiming:
             try:
-                return await self.broker.claim(wanted, busy=busy, room=room)
+                found = await self.broker.claim(wanted, busy=busy, room=room)
+                if self.may_start() or not found.jobs:
+                    return found
+                await self._release(found.jobs)
             except BaseException:
                 self.expect_orphans()
                 raise
+        return replace(found, jobs=())
+
+    async def _release(self, claims: Sequence[Claim]) -> None:
+        running = (
+            self.running()
+        )  # a job that was claimed again, because its lease had run out, goes on
+        acks = [Ack(claim.job_id, "release") for claim in claims if claim.job_id not in running]
+        if acks:
+            await self.broker.acknowledge(acks)
 
     def expect_orphans(self) -> None:
         """Note that an answer was lost: Redis may hold claims of this worker that the worker does not know."""

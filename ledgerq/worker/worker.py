@@ -111,7 +111,7 @@ class JobWorker(ArqWorker):
         if not self._processor and any(map(is_ours, self.functions.values())):
             raise NotBegun
         broker = served(self.pool, self.queues, self.name, self.lease_settings)
-        claimer = Claimer(broker, lambda: self.tasks)
+        claimer = Claimer(broker, lambda: self.tasks, lambda: self.allow_pick_jobs)
         acker = Acker(broker, claimer.expect_orphans)
         active = self._active_jobs(acker)
         self._broker, self._active = broker, active

@@ -11,8 +11,9 @@ import structlog
 from arq import func
 from arq.connections import ArqRedis
 
+from ledgerq.broker.claims import Broker, FetchResult
 from ledgerq.broker.connection import connect
-from ledgerq.broker.keys import failures_key
+from ledgerq.broker.keys import failures_key, running_key
 from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database import transaction
@@ -136,3 +137,39 @@ async def test_a_job_of_an_arq_function_that_hangs_is_left_to_its_lease(
     ends.set()
     for each in running.values():
         each.cancel()
+
+
+async def test_jobs_whose_claim_is_under_way_when_the_worker_is_stopped_are_released(
+    quick: Config, client: JobClient, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is started, and all are on the queue when the worker has ended, held by nobody."""
+    runs, claimed, told = list[int](), asyncio.Event(), asyncio.Event()
+
+    async def handle(context: JobContext, odd: Odd) -> None:
+        runs.append(odd.n)
+
+    claim = Broker.claim
+
+    async def slow(self: Broker, *args: Any, **options: Any) -> FetchResult:
+        found = await claim(self, *args, **options)
+        if found.jobs:
+            claimed.set()
+            await told.wait()
+        return found
+
+    monkeypatch.setattr(Broker, "claim", slow)
+    worker = our_worker(quick, Registry([Kind(Odd, handle)]), handle_signals=False)
+    await client.enqueue_many([Odd(n=n) for n in range(2)])
+    worker.main_task = asyncio.create_task(worker.main())
+    await asyncio.wait_for(claimed.wait(), 10)
+    worker.handle_sig_wait_for_completion(signal.SIGTERM)
+    assert worker._draining
+    while not worker._poller.stopping:
+        await asyncio.sleep(0)
+    told.set()
+    await asyncio.wait_for(worker.main_task, 20)
+    await worker.close()
+    assert not runs
+    assert await redis.zcard(quick.worker.queue) == 2
+    assert not await redis.keys("arq:in-progress:*")
+    assert not await redis.hlen(running_key(quick.worker.queue))  # type: ignore[misc]
