@@ -1,8 +1,9 @@
 """Runs a handler, from one await to the next, in a context of its own, so that its mistakes do not reach the worker.
 
 Values that the handler sets in context variables are dropped with its context. Whatever the handler raises, SystemExit
-too, is an error of its job. If the handler cancels its own task, only the job fails. A handler that does not stop
-within 3 s of a cancellation is abandoned. If the handler forks and the child returns here, the child ends.
+too, is an error of its job. If the handler cancels its own task, only the job fails. A handler that does not end
+within 3 s of a stop, or of the end of its job's time limit, is abandoned; time limits and task groups of its own may take
+longer. If the handler forks and the child returns here, the child ends.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 
 from ledgerq.database.session import JobSession
+from ledgerq.runtime.cancellation import Stopping
 from ledgerq.runtime.forks import leave_child
 from ledgerq.runtime.lag import lag_of_running_loop
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[JobSession], Awaitable[Any]]
 
 JOB: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("job", default=None)
-PATIENCE = 3.0  # seconds in which a cancelled handler must end; after that it is abandoned
+PATIENCE = 3.0  # seconds in which a handler must end that was told to; after that it is abandoned
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")
 
@@ -66,8 +68,9 @@ class _Contained:
         task = asyncio.current_task()
         assert task  # noqa: S101 - a coroutine runs in one
         self._work, self._context, self._bound, self._task = work, context, bound, task
+        self._stopping = Stopping(task)
         self._lag, self._pid = lag_of_running_loop(), os.getpid()
-        self._waiting: asyncio.TimerHandle | None = None  # set while a cancelled handler ends
+        self._waiting: asyncio.TimerHandle | None = None  # set while a told handler ends
         self._left_behind = False
         self._own_cancellations = 0
 
@@ -118,8 +121,8 @@ class _Contained:
             self._leave_child(None)
             if self._lag:
                 self._lag.at_work = None
-            if self._waiting and not self._is_stopped:
-                self._waiting.cancel()  # a time limit in the handler ended its cancellation
+            if self._waiting and not self._is_told:
+                self._waiting.cancel()  # the cancellation was the handler's own
                 self._waiting = None
 
     def _handed_on(self, error: BaseException) -> BaseException:
@@ -136,19 +139,21 @@ class _Contained:
             with suppress(BaseException):  # its errors no longer count
                 self._context.run(self._work.close)
             raise asyncio.CancelledError if self._left_behind else error
-        if isinstance(error, asyncio.CancelledError) and self._waiting is None:
+        told = isinstance(error, asyncio.CancelledError) and self._is_told
+        if told and self._waiting is None:
             loop = asyncio.get_running_loop()
             self._waiting = loop.call_later(PATIENCE, self._lose_patience)
         return error
 
     def _lose_patience(self) -> None:
-        if self._is_stopped:
+        if self._is_told:
             self._left_behind = True
             self._task.cancel()
 
     @property
-    def _is_stopped(self) -> bool:
-        return self._task.cancelling() > self._own_cancellations
+    def _is_told(self) -> bool:
+        """True if the handler was told to end, by the worker or by the time limit of its job."""
+        return self._stopping.must_end(self._own_cancellations)
 
     def _forget_own_cancellations(self) -> None:
         """Undo the cancellations that the handler's last step added to its task."""

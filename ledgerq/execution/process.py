@@ -18,7 +18,7 @@
 """
 
 import time
-from asyncio import CancelledError, timeout
+from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ from ledgerq.execution.outcome import Buried, Completed, Dropped, Duplicate, Out
 from ledgerq.execution.outside import answered, recorded_at
 from ledgerq.execution.registry import Job, Registry
 from ledgerq.execution.retry import Policy, decide, decisive, require_not_blocked
-from ledgerq.runtime.cancellation import is_stopped, told_to_stop
+from ledgerq.runtime.cancellation import is_stopped, time_limit, told_to_stop
 from ledgerq.runtime.lag import stalled_by_others
 from ledgerq.store import inbox, outbox
 from ledgerq.store.tables import JobState
@@ -134,7 +134,7 @@ class _Flow:
         """
         seconds, started = jobs[0].kind.timeout or self.policy.timeout, time.monotonic()
         stalled = stalled_by_others("" if len(jobs) > 1 else jobs[0].id)
-        limit = timeout(seconds)
+        limit = time_limit(seconds)
         try:
             async with limit:
                 work = self._outside_first if jobs[0].kind.outside else self._in_one_transaction

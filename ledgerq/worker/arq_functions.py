@@ -17,7 +17,7 @@ from arq.worker import Retry as ArqRetry
 from ledgerq.app import Hook
 from ledgerq.broker.claims import Ack, Claim
 from ledgerq.execution.containment import HandlerMisbehaved, run_apart
-from ledgerq.runtime.cancellation import is_stopped, told_to_stop
+from ledgerq.runtime.cancellation import is_stopped, time_limit, told_to_stop
 from ledgerq.text import one_line, storable
 
 log = logging.getLogger("arq.worker")  # the logger in which arq's users look for their functions
@@ -180,7 +180,7 @@ async def run_function(
     log.info("%6.2fs → %s(%s)%s", call.waited, name, shown, call.remarks)
     timeout = options.job_timeout_s if function.timeout_s is None else function.timeout_s
     try:
-        async with asyncio.timeout(timeout):
+        async with time_limit(timeout):
             result = await run_apart(
                 lambda: function.coroutine(context, *call.args, **call.kwargs),
                 {"job_id": call.claim.job_id, "kind": name, "attempt": call.attempt},

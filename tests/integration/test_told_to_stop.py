@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ledgerq.client import JobClient
 from ledgerq.config import Config
 from ledgerq.database.engine import Sessions
 from ledgerq.errors import TimedOut
+from ledgerq.execution import containment
 from ledgerq.execution.outcome import Buried
 from ledgerq.execution.process import process
 from ledgerq.execution.registry import Registry
@@ -269,3 +270,86 @@ async def test_a_task_group_whose_child_fails_is_the_jobs_own_failure(
 
         await eventually(all_ended)
     assert ["the child's" in each.error for each in await rows(sessions, DeadLetter)] == [True] * 2
+
+
+@pytest.mark.parametrize("whose", ["its timeout", "its group"])
+async def test_a_handler_that_ends_a_part_of_its_work_may_take_its_time(
+    config: Config,
+    client: JobClient,
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    whose: str,
+) -> None:
+    """Only a job that the worker or its time limit ends must be gone within the patience; this one is done."""
+    monkeypatch.setattr(containment, "PATIENCE", 0.05)
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    async def fail() -> None:
+        raise ValueError("the child's")
+
+    async def handle(context: JobContext, odd: Odd) -> None:
+        with suppress(TimeoutError, ExceptionGroup):
+            if whose == "its timeout":
+                async with asyncio.timeout(0.01):
+                    await slow_to_end()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                await slow_to_end()
+
+    await client.enqueue(Odd(), job_id="j")
+    worker = our_worker(
+        with_one_attempt(config), Registry([Kind(Odd, handle)]), handle_signals=False
+    )
+    async with at_work(worker):
+
+        async def has_ended() -> bool:
+            return await count(sessions, ProcessedJob) == 1
+
+        await eventually(has_ended)
+    assert [row.state for row in await rows(sessions, ProcessedJob)] == [JobState.DONE]
+
+
+@pytest.mark.parametrize("ended_by", ["a stop", "its time limit"])
+async def test_a_handler_that_is_told_to_end_while_it_ends_a_part_of_its_work_is_left_behind(
+    config: Config,
+    client: JobClient,
+    redis: ArqRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ended_by: str,
+) -> None:
+    """The patience begins with the stop, or at the end of the time limit."""
+    monkeypatch.setattr(containment, "PATIENCE", 0.05)
+    ending, left = asyncio.Event(), asyncio.Event()
+
+    async def handle(context: JobContext, odd: Odd) -> None:
+        if ending.is_set():
+            return
+        try:
+            async with asyncio.timeout(0.01):
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    ending.set()
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(60)
+                    await asyncio.sleep(60)
+        finally:
+            left.set()
+
+    limit = 0.5 if ended_by == "its time limit" else 60
+    job = await client.enqueue(Odd(), job_id="j")
+    registry = Registry([Kind(Odd, handle, timeout=limit)])
+    worker = our_worker(config, registry, handle_signals=False)
+    async with at_work(worker):
+        await asyncio.wait_for(ending.wait(), 10)
+        if ended_by == "a stop":
+            cancel(worker, "j", CancelReason.STOPPING)
+        await asyncio.wait_for(left.wait(), 10)
+        await job.result(timeout=20)
