@@ -1,16 +1,17 @@
 """Several queues with the interface of one: a worker that serves more than one queue uses it in place of a `Broker`.
 
 claim    polls all queues, and begins with another one each time, so that no queue starves while others are full
-route    sends renewals and acknowledgements to the queue from which the job was claimed
+route    sends renewals and acknowledgements to the queue from which the job was claimed, though another queue fails
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from ledgerq.broker.claims import (
     Ack,
@@ -24,6 +25,15 @@ from ledgerq.broker.claims import (
 from ledgerq.broker.room import NO_ROOM, Room
 
 T = TypeVar("T")
+R = TypeVar("R", bound=int)
+
+
+class SomeQueuesFailed(Exception):
+    """A queue did not do what was asked, because of `error`. `answers` has, by job id, what the other queues answered."""
+
+    def __init__(self, error: Exception, answers: Mapping[str, int]) -> None:
+        self.answers = answers
+        super().__init__(str(error))
 
 
 class ServedQueues(Protocol):
@@ -49,10 +59,13 @@ class ServedQueues(Protocol):
         """Claim due jobs of all queues: at most `wanted`, and further ones as `room` allows. `busy` is how many run now."""
 
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
-        """Renew the leases of these jobs; answers for each job whether its lease was renewed."""
+        """Renew the leases of these jobs; answers for each job whether its lease was renewed. May raise `SomeQueuesFailed`."""
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
-        """End claims; answers each ack with True, or with False if this worker had lost the claim before."""
+        """End claims; answers each ack with True, or with False if this worker had lost the claim before.
+
+        May raise `SomeQueuesFailed`.
+        """
 
     async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
         """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay."""
@@ -208,10 +221,8 @@ class ManyQueues:
     async def renew(self, job_ids: Sequence[str]) -> dict[str, RenewalStatus]:
         """Renew the leases of these jobs. Each queue is asked, because its script also removes claims of lost jobs."""
         ids = self._by_queue(job_ids, lambda job_id: job_id)
-        renewed: dict[str, RenewalStatus] = {}
-        for queue, broker in self._brokers.items():
-            renewed |= await broker.renew(ids.get(queue, ()))
-        return renewed
+        parts = {queue: ids.get(queue, []) for queue in self._brokers}
+        return await self._each(parts, lambda broker, some: broker.renew(some))
 
     async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
         """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
@@ -224,14 +235,35 @@ class ManyQueues:
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""
         before = {each.job_id: self._held.get(each.job_id) for each in acks}
-        ended: dict[str, bool] = {}
-        for queue, some in self._by_queue(acks, lambda ack: ack.job_id).items():
-            answers = await self._brokers[queue].acknowledge(some)
-            ended |= {ack.job_id: answer for ack, answer in zip(some, answers, strict=True)}
-        for job_id, held in before.items():
-            if held is not None and self._held.get(job_id) is held:  # else it was claimed again
-                del self._held[job_id]
+
+        async def end(broker: Broker, some: list[Ack]) -> dict[str, bool]:
+            answers = await broker.acknowledge(some)
+            for job_id in (ack.job_id for ack in some):
+                if (held := before[job_id]) and self._held.get(job_id) is held:
+                    del self._held[job_id]  # else it was claimed again
+            return {ack.job_id: answer for ack, answer in zip(some, answers, strict=True)}
+
+        ended = await self._each(self._by_queue(acks, lambda ack: ack.job_id), end)
         return [ended[each.job_id] for each in acks]
+
+    async def _each(
+        self, parts: Mapping[str, T], ask: Callable[[Broker, T], Awaitable[Mapping[str, R]]]
+    ) -> dict[str, R]:
+        """Ask queues, each with its part; answers with their answers by job id. A queue that refuses keeps no other from it."""
+        answers: dict[str, R] = {}
+        failure: Exception | None = None
+        for queue, part in parts.items():
+            try:
+                answers |= await ask(self._brokers[queue], part)
+            except Exception as error:  # noqa: BLE001 - redis-py raises more than its own errors
+                failure = failure or error
+                if not isinstance(error, ResponseError):  # Redis is away: the others need not try
+                    break
+        if failure and (answers or isinstance(failure, ResponseError)):
+            raise SomeQueuesFailed(failure, answers) from failure
+        if failure:
+            raise failure
+        return answers
 
     def _by_queue(self, items: Iterable[T], id_of: Callable[[T], str]) -> dict[str, list[T]]:
         parts: dict[str, list[T]] = {}

@@ -12,13 +12,40 @@ from functools import partial
 import structlog
 
 from ledgerq.broker.claims import Ack
-from ledgerq.broker.many_queues import ServedQueues
+from ledgerq.broker.many_queues import ServedQueues, SomeQueuesFailed
 from ledgerq.runtime.background_tasks import keep_going
+from ledgerq.text import one_line
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _MAX_AT_ONCE = 50  # calls of `acknowledge` whose acks one command sends
 _APART = 0.004  # seconds between two round trips: jobs that end meanwhile share the next one
+_AGAIN = 1.0  # seconds until acks are sent again that one of several queues did not take
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call of `acknowledge`: its acks, the answers that came (None: none yet), and the future that gets all of them."""
+
+    acks: Sequence[Ack]
+    told: "asyncio.Future[list[bool]]"
+    answers: list[bool | None]
+    times_sent: int = 0
+
+    @property
+    def unanswered(self) -> list[Ack]:
+        """The acks to send."""
+        known = zip(self.acks, self.answers, strict=True)
+        return [ack for ack, answer in known if answer is None]
+
+    def take(self, answers: Sequence[int | None]) -> None:
+        """Take Redis' answers to the unanswered acks. After the last one, the caller is told."""
+        # if an ack was sent before, that may have ended the claim
+        rest = iter(None if each is None else bool(each) or self.times_sent > 1 for each in answers)
+        self.answers = [next(rest) if each is None else each for each in self.answers]
+        ended = [each for each in self.answers if each is not None]
+        if len(ended) == len(self.acks) and not self.told.done():
+            self.told.set_result(ended)
 
 
 @dataclass(slots=True)
@@ -31,10 +58,9 @@ class Acker:
 
     broker: ServedQueues
     on_failure: Callable[[], None]
-    _waiting: list[tuple[Sequence[Ack], "asyncio.Future[list[bool]]"]] = field(default_factory=list)
+    _waiting: list[_Call] = field(default_factory=list)
     _queued: asyncio.Event = field(default_factory=asyncio.Event)
     _sent: float = 0.0  # when the last acks were sent
-    _unanswered: int = 0  # so many of the first waiting calls were sent, and no answer came
 
     async def acknowledge(self, acks: Sequence[Ack], *, at_once: bool = False) -> list[bool]:
         """Send acks, and wait until Redis has answered; for each ack, True if its claim ended, False if it was lost before.
@@ -45,10 +71,9 @@ class Acker:
         """
         if at_once:
             self._sent = 0.0
-        told: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((acks, told))
-        self._queued.set()
-        return await told
+        call = _Call(acks, asyncio.get_running_loop().create_future(), [None] * len(acks))
+        self._wait([call])
+        return await call.told
 
     async def run(self) -> None:
         """Send acks as they come, until cancelled."""
@@ -70,13 +95,30 @@ class Acker:
 
     async def _send(self) -> None:
         calls = self._waiting[:_MAX_AT_ONCE]  # stays there until Redis has answered
-        unanswered, self._unanswered = self._unanswered, len(calls)
-        answers = iter(await self.broker.acknowledge([each for some, _ in calls for each in some]))
+        acks = [each for call in calls for each in call.unanswered]
+        for call in calls:
+            call.times_sent += 1
+        failure, answers = None, list[int | None]()
+        try:
+            answers += await self.broker.acknowledge(acks)
+        except SomeQueuesFailed as failed:
+            failure, answers = failed, [failed.answers.get(each.job_id) for each in acks]
         del self._waiting[: len(calls)]
-        self._unanswered = 0
-        for number, (acks, told) in enumerate(calls):
-            ended = [next(answers) or number < unanswered for _ in acks]
-            if not told.done():
-                told.set_result(ended)
+        by_ack = iter(answers)
+        for call in calls:
+            call.take([next(by_ack) for _ in call.unanswered])
         if not self._waiting:
             self._queued.clear()
+        if failure:
+            self._send_later([call for call in calls if call.unanswered], failure)
+
+    def _send_later(self, calls: Sequence[_Call], failure: SomeQueuesFailed) -> None:
+        """Put these calls off for a moment. The acks of other queues need not wait for theirs."""
+        self.on_failure()
+        if any(call.times_sent == 1 for call in calls):
+            log.warning("ack.delayed", error=one_line(failure))
+        asyncio.get_running_loop().call_later(_AGAIN, self._wait, calls)
+
+    def _wait(self, calls: Sequence[_Call]) -> None:
+        self._waiting += calls
+        self._queued.set()

@@ -1,13 +1,13 @@
 """Renews the leases of a worker's jobs; and says afterwards that the worker lived, if leases ran out meanwhile."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
 from ledgerq.broker.claims import RenewalStatus
-from ledgerq.broker.many_queues import ServedQueues
+from ledgerq.broker.many_queues import ServedQueues, SomeQueuesFailed
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
@@ -40,20 +40,26 @@ class Renewals:
         """Renew the leases of all jobs; answers with the seconds until the next time."""
         pause = self.broker.lease_settings.lease / 3
         held, began = sorted(self.active()), time.monotonic()
+        failure: SomeQueuesFailed | None = None
         try:
-            renewed = await self.broker.renew(held)
+            renewed: Mapping[str, int] = await self.broker.renew(held)
+        except SomeQueuesFailed as failed:
+            renewed, failure = failed.answers, failed
         except Exception:
             self._not_renewed = self._not_renewed or {*held}
             raise
-        taken = [each for each, lease in renewed.items() if lease is RenewalStatus.TAKEN]
+        taken = [each for each, lease in renewed.items() if lease == RenewalStatus.TAKEN]
         for job_id in taken:
             if job_id in self.active():
                 log.warning("lease.lost", job_id=job_id)
                 self.on_taken(job_id)
-        if lost := self._not_renewed.union(taken):
+        unanswered = {*held} - renewed.keys()
+        if lost := (self._not_renewed - unanswered).union(taken):
             was_late = bool(self._not_renewed) or time.monotonic() - began > pause
             await self._review(sorted(lost), take_back=was_late and self._stood_still < pause)
-        self._not_renewed.clear()
+        self._not_renewed = unanswered
+        if failure:
+            raise failure
         self._stood_still = 0.0
         return pause
 

@@ -18,8 +18,8 @@ from ledgerq.admin.health import check
 from ledgerq.admin.job_status import job_status
 from ledgerq.admin.status import status
 from ledgerq.broker import keys
-from ledgerq.broker.claims import Ack, Broker, LeaseSettings
-from ledgerq.broker.many_queues import ManyQueues, served
+from ledgerq.broker.claims import Ack, Broker, LeaseSettings, RenewalStatus
+from ledgerq.broker.many_queues import ManyQueues, SomeQueuesFailed, served
 from ledgerq.broker.presence import living_workers
 from ledgerq.broker.relay import Relay
 from ledgerq.client import EnqueuedJob, JobClient, results
@@ -323,6 +323,26 @@ async def test_a_queue_that_fails_does_not_cost_the_claims_of_the_others(
         await both.claim(10, busy=1)
     await redis.delete(DEFAULT)
     assert (await both.claim(10, busy=1)).jobs == []
+
+
+@pytest.mark.parametrize(("bad", "left"), [(DEFAULT, "c"), (BILLING, "g")])
+async def test_a_queue_that_refuses_does_not_cost_the_leases_and_acks_of_the_others(
+    both: ManyQueues, client: JobClient, redis: ArqRedis, bad: str, left: str
+) -> None:
+    """The answers of the others come with the error, whichever queue is asked first."""
+    await client.enqueue_many([Request(Charge(), "c"), Request(Greet(), "g")])
+    assert ids((await both.claim(10, busy=0)).jobs) == ["c", "g"]
+    await redis.delete(bad)
+    await redis.set(bad, "no queue")
+    with pytest.raises(SomeQueuesFailed, match="WRONGTYPE") as failed:
+        await both.renew(["c", "g"])
+    assert failed.value.answers == {left: RenewalStatus.RENEWED}
+    with pytest.raises(SomeQueuesFailed, match="WRONGTYPE") as failed:
+        await both.acknowledge([Ack("c", "done"), Ack("g", "done")])
+    assert failed.value.answers == {left: True}
+    assert not await redis.exists(f"arq:in-progress:{left}", f"arq:job:{left}")
+    await redis.delete(bad)
+    assert await both.acknowledge([Ack("c", "done"), Ack("g", "done")]) == [False, False]
 
 
 async def test_a_job_that_must_run_alone_runs_alone_among_all_queues(
