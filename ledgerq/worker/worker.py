@@ -40,7 +40,7 @@ from ledgerq.worker.executor import Executor
 from ledgerq.worker.heartbeat import Heartbeat, QueueAndReason, heartbeat_of
 from ledgerq.worker.left_jobs import LeftJobs
 from ledgerq.worker.outage import Outage
-from ledgerq.worker.poller import Poller
+from ledgerq.worker.poller import MAX_WAIT, Poller
 from ledgerq.worker.processor import PROCESSOR, NotBegun, Processor, is_ours
 from ledgerq.worker.sharing import BatchSize
 
@@ -173,7 +173,7 @@ class JobWorker(ArqWorker):
     async def _wait_for_more(self, claimed: FetchResult, active: ActiveJobs) -> None:
         wanted, room = self._wanted(active), self._room(active)
         if claimed.drain_first and (inside := active.inside):  # the next job must run alone
-            await asyncio.wait(inside, timeout=self.lease_settings.lease / 3)
+            await asyncio.wait(inside, timeout=min(MAX_WAIT, self.lease_settings.lease / 3))
         elif not (wanted or room.outside) or (claimed.more and not claimed.jobs):
             await self._poller.until_free(active.slots_taken)  # no room, or the due job must wait
         elif not claimed.more:  # all that is due was claimed, or was passed over

@@ -1,11 +1,13 @@
 """Defects that were found in the delivery of jobs, each kept from coming back."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from alembic import command
+from arq.connections import ArqRedis
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
@@ -16,7 +18,7 @@ from db.schema import alembic_config, migrate
 from jobs.kinds import BulkCreateTasks, CreateProject, CreateTask
 from ledgerq.broker.claims import Broker, LeaseSettings
 from ledgerq.broker.connection import connect
-from ledgerq.broker.keys import failures_key
+from ledgerq.broker.keys import exclusive_slot_key, failures_key
 from ledgerq.broker.relay import Relay
 from ledgerq.client import JobClient
 from ledgerq.config import Config
@@ -248,6 +250,35 @@ async def test_a_lane_that_another_worker_holds_is_no_busy_loop(config: Config) 
     assert looks < 60
     await other.close()
     await redis.aclose(close_connection_pool=True)
+
+
+async def test_an_abort_is_heard_while_a_job_that_must_run_alone_waits(
+    config: Config, client: JobClient, redis: ArqRedis
+) -> None:
+    """The worker polls about each second until the other jobs have ended, however long its lease is."""
+    begun, queue = asyncio.Event(), config.worker.queue
+
+    async def wait(context: JobContext, odd: Odd) -> None:
+        begun.set()
+        if odd.x:
+            await asyncio.sleep(60)
+
+    long_lease = replace(config, worker=config.worker.model_copy(update={"lease": 180}))
+    worker = our_worker(long_lease, Registry([Kind(Odd, wait)]), handle_signals=False)
+    running = asyncio.create_task(worker.main())
+    other = await client.enqueue(Odd(x=1))
+    await asyncio.wait_for(begun.wait(), 10)
+    await redis.hset(failures_key(queue, "suspect"), "crashes", "2")  # type: ignore[misc]
+    suspect = await client.enqueue(Odd(), job_id="suspect")
+
+    async def waits() -> bool:
+        return bool(await redis.exists(exclusive_slot_key(queue)))
+
+    await eventually(waits)
+    assert await other.as_arq_job.abort(timeout=10)
+    await suspect.result(timeout=10)
+    await worker.close()
+    await running
 
 
 async def _nothing(context: JobContext, odd: Odd) -> None:
