@@ -67,15 +67,11 @@ class Odd(Payload[None], kind="odd"):
     any: Any
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_no_encoding_of_the_output_stops_a_command_after_its_work(
-    config: Config, encoding: str
-) -> None:
+def test_no_encoding_of_the_output_stops_a_command_after_its_work(config: Config) -> None:
     """What it lacks is written as an escape; JSON stays JSON."""
-    env = {**environment(config), "PYTHONIOENCODING": encoding}
-    for command, status in (("cancel", 0), ("job", 0)):
-        done = ledgerq_anew(command, "日本-é", env=env)
-        assert (done.returncode, done.stderr) == (status, "")
+    env = {**environment(config), "PYTHONIOENCODING": "ascii"}
+    done = ledgerq_anew("cancel", "日本-é", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(ledgerq_anew("job", "日本-é", "--json", env=env).stdout)
     assert found["job_id"] == "日本-é"
 
