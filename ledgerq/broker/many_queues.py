@@ -225,12 +225,12 @@ class ManyQueues:
         return await self._each(parts, lambda broker, some: broker.renew(some))
 
     async def review_crashes(self, job_ids: Collection[str], *, take_back: bool) -> int:
-        """Take back the crashes that were counted because leases of this worker on these jobs ran out, or let them stay.
+        """As for one queue. Each queue is asked for all: a job that ended here meanwhile has no queue any more."""
 
-        Each queue is asked for all: a job that ended here meanwhile has no queue any more.
-        """
-        brokers = self._brokers.values()
-        return sum([await each.review_crashes(job_ids, take_back=take_back) for each in brokers])
+        async def review(broker: Broker, some: Collection[str]) -> dict[str, int]:
+            return {broker.queue: await broker.review_crashes(some, take_back=take_back)}
+
+        return sum((await self._each(dict.fromkeys(self._brokers, job_ids), review)).values())
 
     async def acknowledge(self, acks: Sequence[Ack]) -> list[bool]:
         """End claims; True for each that ended. False if this worker had lost the claim: then nothing was done."""

@@ -19,12 +19,11 @@ import structlog
 from ledgerq.database.session import JobSession
 from ledgerq.runtime.cancellation import Stopping
 from ledgerq.runtime.forks import leave_child
-from ledgerq.runtime.lag import lag_of_running_loop
+from ledgerq.runtime.lag import JOB, lag_of_running_loop
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[JobSession], Awaitable[Any]]
 
-JOB: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("job", default=None)
 PATIENCE = 3.0  # seconds in which a handler must end that was told to; after that it is abandoned
 
 log = structlog.stdlib.get_logger("ledgerq.jobs")

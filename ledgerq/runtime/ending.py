@@ -15,12 +15,14 @@ from types import FrameType
 import structlog
 
 from ledgerq.runtime.forks import leave_child
+from ledgerq.runtime.lag import JOB
 from ledgerq.text import cut_end
 
 log = structlog.stdlib.get_logger("ledgerq.worker")
 
 _MAX_STACK = 4_000  # characters of a stack in the log
 _CALLBACK = asyncio.Handle._run.__code__  # noqa: SLF001 - in the traceback of whatever a callback or a task raises
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POOL = os.path.join("concurrent", "futures", "thread.py")  # noqa: PTH118 - a part of a file's name
 
 
@@ -57,14 +59,21 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]") 
 
 
 def _is_a_jobs(error: BaseException) -> bool:
-    """True if a job's code has ended the loop, False if a signal has: then the error comes from no callback of the loop."""
+    """True if a job's code has ended the loop, False if something else has, such as a signal that met the process anywhere."""
     if isinstance(error, RuntimeError):
         return True
     ctrl_c_raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if isinstance(error, KeyboardInterrupt) and ctrl_c_raises:
-        return False  # it may come from a callback too: that is where the signal met the process
-    codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
-    return isinstance(error, SystemExit | KeyboardInterrupt) and _CALLBACK in codes
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    handlers = {getattr(signal.getsignal(each), "__code__", None) for each in _SIGNALS}
+    if not isinstance(error, SystemExit | KeyboardInterrupt) or handlers & {
+        f.f_code for f in frames
+    }:
+        return False
+    callbacks = (frame.f_locals.get("self") for frame in frames if frame.f_code is _CALLBACK)
+    contexts = (getattr(each, "_context", None) for each in callbacks)
+    return any(each is not None and each.get(JOB) is not None for each in contexts)
 
 
 class LastResort(threading.Thread):

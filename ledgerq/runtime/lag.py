@@ -9,6 +9,7 @@ time then counts as the job's own.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from weakref import WeakKeyDictionary
 Stalled: TypeAlias = Callable[[float], float]  # since a moment (time.monotonic) → seconds
 NEVER: Stalled = lambda since: 0.0  # noqa: E731 - a value of that type
 
+JOB: ContextVar[Mapping[str, Any] | None] = ContextVar("job", default=None)  # in the tasks of a job
 _KEPT = 100  # stalls that are kept, the latest ones
 
 

@@ -108,7 +108,7 @@ def _left_out(value: Any) -> Exclude | None:
         tags = _tags(type(value))
         found: Exclude = {name: True for name in _unset_defaults(value) if name not in tags}
         parts: Any = ((n, value.__dict__.get(n)) for n in _with_models(type(value)))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and "__all__" not in value:  # which pydantic takes for all keys
         found, parts = {}, value.items()
     elif isinstance(value, list | tuple):
         found, parts = {}, enumerate(value)

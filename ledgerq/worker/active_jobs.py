@@ -264,6 +264,9 @@ class ActiveJobs:
         self.jobs |= dict.fromkeys((claim.job_id for claim in claims), job)
         try:
             await asyncio.wait({job})
+        except asyncio.CancelledError:  # not by this worker: the program ends
+            stop(job)
+            raise
         finally:
             for claim in claims:
                 del self.jobs[claim.job_id]

@@ -46,10 +46,12 @@ class Claimer:
         return replace(found, jobs=())
 
     async def _release(self, claims: Sequence[Claim]) -> None:
-        running = (
-            self.running()
-        )  # a job that was claimed again, because its lease had run out, goes on
+        running = self.running()  # a job that was claimed again here, for its lease had run out
         acks = [Ack(claim.job_id, "release") for claim in claims if claim.job_id not in running]
+        if len(acks) < len(
+            claims
+        ):  # it goes on, or was just given back: then nobody knows this claim
+            self.expect_orphans()
         if acks:
             await self.broker.acknowledge(acks)
 

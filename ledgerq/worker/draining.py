@@ -38,10 +38,11 @@ async def release_rest(
     its lease, and have a crash counted. If a commit still comes, its receipt answers the next delivery. Jobs of arq functions
     have no receipt, and are left to their leases.
     """
-    job_ids = sorted(claim.job_id for claim in active.releasable)
-    if not job_ids:
-        return
+    job_ids: list[str] = []
     try:
+        job_ids = sorted(claim.job_id for claim in active.releasable)
+        if not job_ids:
+            return
         async with asyncio.timeout(seconds):
             acks = [Ack(job_id, "release", int(due_in * 1000)) for job_id in job_ids]
             released = await broker.acknowledge(acks)

@@ -23,13 +23,12 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from ledgerq.broker.claims import Ack
-from ledgerq.broker.many_queues import ServedQueues
+from ledgerq.broker.many_queues import ServedQueues, SomeQueuesFailed
 from ledgerq.broker.presence import beat_interval, keep_beating, looks_alive, note_wait
-from ledgerq.execution.containment import JOB
 from ledgerq.runtime.background_tasks import BackgroundTasks, keep_going
 from ledgerq.runtime.ending import leave_at_once
 from ledgerq.runtime.forks import end_in_children
-from ledgerq.runtime.lag import Lag, Stall, watched
+from ledgerq.runtime.lag import JOB, Lag, Stall, watched
 from ledgerq.text import cut_end, one_line
 from ledgerq.worker.active_jobs import ActiveJobs, CancelReason
 from ledgerq.worker.processor import PROCESSOR, Processor
@@ -226,6 +225,9 @@ class Heartbeat:
         ]
         try:
             handed_back = sum(await broker.acknowledge(acks)) if acks else 0
+        except SomeQueuesFailed as failed:
+            handed_back = sum(failed.answers.values())
+            log.warning("event_loop.hand_back_failed", error=one_line(failed))
         except Exception as failure:  # noqa: BLE001 - redis-py raises more than its own errors
             log.warning("event_loop.hand_back_failed", error=one_line(failure))
             return

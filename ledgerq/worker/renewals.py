@@ -56,6 +56,7 @@ class Renewals:
         unanswered = {*held} - renewed.keys()
         if lost := (self._not_renewed - unanswered).union(taken):
             was_late = bool(self._not_renewed) or time.monotonic() - began > pause
+            self._not_renewed |= lost  # if the review fails
             await self._review(sorted(lost), take_back=was_late and self._stood_still < pause)
         self._not_renewed = unanswered
         if failure:

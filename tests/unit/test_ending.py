@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ledgerq.runtime.ending import run_until_done
+from ledgerq.runtime.lag import JOB
 
 
 @contextmanager
@@ -40,6 +41,7 @@ def test_an_exit_in_a_task_comes_to_the_code_that_awaits_the_task(
         raise error
 
     async def main() -> None:
+        JOB.set({"job_id": "job-1"})
         try:
             await asyncio.gather(fail())
         except BaseException as raised:  # noqa: BLE001 - an exit
@@ -93,6 +95,29 @@ def test_ctrl_c_that_comes_while_a_callback_runs_ends_the_loop(
     task = loop.create_task(main())
     with handled(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
         run_until_done(loop, task)
+    task.cancel()
+    loop.run_until_complete(asyncio.wait({task}))
+
+
+@pytest.mark.parametrize("by", ["loop", "python"])
+def test_a_signal_that_exits_ends_the_worker_wherever_it_meets_the_process(
+    loop: asyncio.AbstractEventLoop, by: str
+) -> None:
+    """In a callback that the loop makes of it, or in the middle of a job."""
+
+    async def main() -> None:
+        if by == "loop":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, exits)
+        else:
+            JOB.set({"job_id": "job-1"})
+            signal.signal(signal.SIGTERM, exits)
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    task = loop.create_task(main())
+    with handled(signal.SIGTERM, signal.getsignal(signal.SIGTERM)), pytest.raises(SystemExit):
+        run_until_done(loop, task)
+    loop.remove_signal_handler(signal.SIGTERM)
     task.cancel()
     loop.run_until_complete(asyncio.wait({task}))
 

@@ -175,6 +175,16 @@ def test_what_a_serializer_of_the_fields_own_writes_is_let_alone() -> None:
     }
 
 
+class ByKey(Payload[None], kind="by_key"):
+    items: dict[str, Item]
+
+
+def test_no_key_of_a_mapping_means_another_one() -> None:
+    """Keys are data; for pydantic, one of them stands for all."""
+    payload = ByKey(items={"__all__": Item(n=1), "b": Item(n=5, flag=True)})
+    assert read_back(payload) == payload
+
+
 def test_sets_are_written_alike_by_every_process() -> None:
     """Else the same request, made again elsewhere, would be taken for another payload."""
     words = [f"word-{n}" for n in range(20)]
