@@ -73,8 +73,11 @@ class Policy:
         The seconds are drawn between 0 and backoff · 2^(attempt - 1), or `longest_backoff` if that is less.
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
-        ceiling = min(self.longest_backoff, self.backoff * 2 ** min(attempt - 1, 30))
-        return random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+        return random.uniform(0, self.longest_delay(attempt))  # noqa: S311 - spreads load, guards nothing
+
+    def longest_delay(self, attempt: int) -> float:
+        """The most that `delay` may draw."""
+        return min(self.longest_backoff, self.backoff * 2.0 ** min(attempt - 1, 30))
 
 
 def decide(error: BaseException, delivery: Delivery, policy: Policy) -> Retry | Buried:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Lock
 
 from alembic import command
 from alembic.config import Config
@@ -27,6 +28,9 @@ from ledgerq.store.versions import NEWEST, upgrading
 _HOURS = 4 * 3600.0  # seconds that one statement of a migration may take: a large index takes long
 _LOCK = 0x6C65646765727121  # "ledgerq!": pg_advisory_lock takes a 64-bit number
 _PATIENCE = 0.2  # seconds between two tries to take the lock
+_ALEMBIC = (
+    Lock()
+)  # its context is one for the process: of two threads, one would migrate the other's database
 
 
 def migrate(
@@ -153,6 +157,7 @@ def _patiently(work: Callable[[], None]) -> None:
 
 def _named_failures(work: Callable[[], None]) -> None:
     try:
-        work()
+        with _ALEMBIC:
+            work()
     except CommandError as error:
         raise MigrationFailed(f"alembic: {error}") from error

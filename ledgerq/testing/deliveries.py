@@ -5,15 +5,32 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ledgerq.execution.dead_letter import MAX_NOTE
 from ledgerq.execution.delivery import Delivery
 from ledgerq.execution.outcome import Outcome, Retry
+from ledgerq.execution.retry import Policy
 from ledgerq.runtime.process_name import process_name
 from ledgerq.text import one_line
+
+
+class NoJitter(Policy):
+    """A worker's policy without chance: a test sees the longest backoff that a worker may draw."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, policy: Policy) -> "NoJitter":
+        """The policy with these settings."""
+        return cls(**asdict(policy))
+
+    def delay(self, attempt: int) -> float:
+        """Seconds until the next attempt."""
+        return self.longest_delay(attempt)
+
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 

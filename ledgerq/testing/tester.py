@@ -24,7 +24,7 @@ from ledgerq.settings import load
 from ledgerq.store.schema import create_tables
 from ledgerq.store.step_records import StepRecords
 from ledgerq.store.tables import AuditLog, JobStep, OutboxMessage, StepState
-from ledgerq.testing.deliveries import Deliveries
+from ledgerq.testing.deliveries import Deliveries, NoJitter
 from ledgerq.testing.failure import JobNotCompleted, error_of, result_of
 from ledgerq.testing.outside_calls import OutsideCall, marked
 from ledgerq.testing.staged import body_of, due, groups
@@ -269,7 +269,8 @@ class JobTester:
         worker.ahead = self._ahead
         for each in deliveries:
             self._deliveries.began(each)
-        sessions, policy = worker.sessions(self.database.sessions), self._settings().policy
+        sessions = worker.sessions(self.database.sessions)
+        policy = NoJitter.of(self._settings().policy)
         async with self._resources() as resources:
             kinds = [worker.watching(kind) for kind in self.app.jobs]
             outcomes = await process(deliveries, Registry(kinds, resources), sessions, policy)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,16 @@ async def test_an_index_that_was_to_be_replaced_is_replaced_by_the_next_try(
 async def invalid_indexes(config: DatabaseConfig) -> int:
     async with open_database(config) as database, database.sessions() as session:
         return await session.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) or 0
+
+
+def test_two_threads_migrate_two_databases(tmp_path: Path) -> None:
+    """Alembic's context is one for the process: one thread would write into the other's database."""
+    configs = [DatabaseConfig(url=f"sqlite:///{tmp_path}/{name}.sqlite3") for name in "abcd"]
+    with ThreadPoolExecutor(len(configs)) as threads:
+        list(threads.map(migrate, configs))
+
+    async def revision(config: DatabaseConfig) -> str | None:
+        async with open_database(config) as database:
+            return await current_revision(database)
+
+    assert {asyncio.run(revision(each)) for each in configs} == {head_revision()}
