@@ -10,7 +10,8 @@ entries = await audit.history(session, Order, order.id)
 
 from ledgerq.store.audit import Change, Origin, history, of_job, record, record_many
 from ledgerq.store.audit_rules import Audited
-from ledgerq.store.audited import BY_HAND, acting_as
+from ledgerq.store.audit_statements import BY_HAND
+from ledgerq.store.audited import acting_as
 from ledgerq.store.entities import key_text
 from ledgerq.store.tables import Action, AuditLog
 

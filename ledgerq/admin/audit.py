@@ -57,9 +57,6 @@ async def attach(
         if unknown := sorted(set(names) - set(row.columns)):
             cure = f"it has {', '.join(row.columns)}"
             raise UsageError(option, f"{table} has no column {unknown[0]!r}", cure)
-    if in_key := sorted(set(mask) & set(row.keys)):
-        problem = f"{in_key[0]!r} is part of the primary key, which each entry shows"
-        raise UsageError("--mask", problem, "leave it out")
     if rules and not rules.by_trigger:
         raise UsageError(
             "TABLE",

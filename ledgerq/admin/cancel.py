@@ -115,9 +115,8 @@ class _Look:
     queues: Sequence[str]
     job_id: str
     patience: float
-    queue: str | None = (
-        None  # the key of its queue, or else the default one; None while Redis has not told
-    )
+    # the key of its queue, or else the default one; None while Redis has not told
+    queue: str | None = None
     envelope: Envelope | None = None  # None if the job was not found, or if its body can't be read
     queued: bool = False
 

@@ -21,6 +21,16 @@ from ledgerq.store.dead_letters import DeadLetterFilter
 from ledgerq.wire.queue_name import queue_key
 
 MAX_OBSTACLES = 20  # the most that BulkResult lists; it counts all
+_PATIENCE = 2.0  # seconds for Redis; PostgreSQL ends a transaction that is idle for longer, and others wait for the letters
+_CURE = "so the old fields may run: try again after a lease (LEDGERQ_LEASE), or give another id (--new-id)"
+
+
+class _Left(Enum):
+    """What Redis keeps of dead jobs after `_forget`."""
+
+    NOTHING = ""
+    CLAIMED = "a worker had it last, and did not end its claim"
+    UNKNOWN = "Redis does not answer, and may still have it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +159,6 @@ def _require(job_ids: Collection[str], there: set[str]) -> None:
     missing = sorted(set(job_ids) - there)
     if missing:
         raise NotBuried(missing)
-
-
-_PATIENCE = 2.0  # seconds for Redis; PostgreSQL ends a transaction that is idle for longer, and others wait for the letters
-
-
-class _Left(Enum):
-    """What Redis keeps of dead jobs after `_forget`."""
-
-    NOTHING = ""
-    CLAIMED = "a worker had it last, and did not end its claim"
-    UNKNOWN = "Redis does not answer, and may still have it"
-
-
-_CURE = "so the old fields may run: try again after a lease (LEDGERQ_LEASE), or give another id (--new-id)"
 
 
 async def _forget(redis: ArqRedis, default: str, queues: Mapping[str, str | None]) -> _Left:

@@ -17,9 +17,8 @@ from ledgerq.store.tables import Action
 MASK = "***"
 _DOCUMENTS = "ledgerq_documents"  # in a state's `info`
 _UNKNOWN: Any = object()  # the value is not loaded
-Touched = tuple[
-    InstanceState[Any], Rules, bool, bool
-]  # a flush's row; is it deleted; is it there for the order only
+# a flush's row; is it deleted; is it there for the order only
+Touched = tuple[InstanceState[Any], Rules, bool, bool]
 Expressions = Mapping[str, tuple[Any, str]]  # field → its value before, and the SQL expression
 
 

@@ -20,7 +20,6 @@ from sqlalchemy.orm import Session
 from ledgerq.database.bulk_insert import insert_rows_now
 from ledgerq.database.session import SyncSession
 from ledgerq.errors import NotAudited
-from ledgerq.store import audit_statements
 from ledgerq.store.audit import Change, Origin, check_origin, entry_of
 from ledgerq.store.audit_rules import Audited, Rules, rules_for
 from ledgerq.store.audit_statements import StatementGuard, acts_nobody, by_trigger
@@ -34,8 +33,6 @@ from ledgerq.store.audit_values import (
 )
 from ledgerq.store.audit_writers import require_no_other_writer, require_not_beside
 from ledgerq.store.tables import AuditLog
-
-BY_HAND = audit_statements.BY_HAND
 
 
 class FlushRecorder:

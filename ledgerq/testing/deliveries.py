@@ -50,9 +50,8 @@ class _Count:
 class Deliveries:
     """The deliveries of a tester's jobs. Times are those of the tester's clock."""
 
-    _counts: dict[str, _Count] = field(
-        default_factory=dict
-    )  # by the id of a job that has not ended
+    # by the id of a job that has not ended
+    _counts: dict[str, _Count] = field(default_factory=dict)
     _last: dict[str, Delivery] = field(default_factory=dict)
 
     def next(self, job_id: str, body: bytes) -> Delivery:

@@ -1,6 +1,6 @@
 """A payload's fields as they travel, and what keeps a payload class from travelling."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_origin
@@ -13,9 +13,8 @@ from ledgerq.text import one_line
 from ledgerq.wire.ambiguous import holds_secret, within
 
 T = TypeVar("T")
-Exclude: TypeAlias = dict[
-    Any, Any
-]  # as pydantic takes it: a name, index or key → True, or what to leave out of the part
+# as pydantic takes it: a name, index or key → True, or what to leave out of the part
+Exclude: TypeAlias = dict[Any, Any]
 _CONTAINERS: tuple[Any, ...] = (list, dict, set, frozenset, tuple)
 
 
@@ -76,13 +75,13 @@ def _dumped(payload: BaseModel, dump: Callable[[BaseModel], T]) -> T:
 
 def _json(payload: BaseModel) -> bytes:
     return payload.__pydantic_serializer__.to_json(
-        payload, exclude=_of_payload(payload), by_alias=False, round_trip=True
+        payload, exclude=_of_model(payload), by_alias=False, round_trip=True
     )
 
 
 def _values(payload: BaseModel) -> Any:
     written = payload.__pydantic_serializer__.to_python(
-        payload, mode="json", exclude=_of_payload(payload), by_alias=False, round_trip=True
+        payload, mode="json", exclude=_of_model(payload), by_alias=False, round_trip=True
     )
     for name in _sets(type(payload)) if isinstance(written, dict) else ():
         if isinstance(written.get(name), list):
@@ -91,13 +90,11 @@ def _values(payload: BaseModel) -> Any:
     return written
 
 
-def _of_payload(payload: BaseModel) -> Exclude | None:
-    """What of the payload is left out."""
-    found = _unset_defaults(payload)
-    for name in _with_models(type(payload)):
-        if name not in found and (inner := _left_out(payload.__dict__.get(name))):
-            found[name] = inner
-    return found or None
+def _of_model(model: BaseModel, keep: Collection[str] = ()) -> Exclude | None:
+    """What is left out of a model: unset defaults, but for the fields in `keep`."""
+    found: Exclude = {name: True for name in _unset_defaults(model) if name not in keep}
+    parts = ((name, model.__dict__.get(name)) for name in _with_models(type(model)))
+    return _of_parts(found, parts)
 
 
 def _left_out(value: Any) -> Exclude | None:
@@ -105,30 +102,32 @@ def _left_out(value: Any) -> Exclude | None:
     if isinstance(value, RootModel):
         return None
     if isinstance(value, BaseModel):
-        tags = _tags(type(value))
-        found: Exclude = {name: True for name in _unset_defaults(value) if name not in tags}
-        parts: Any = ((n, value.__dict__.get(n)) for n in _with_models(type(value)))
-    elif isinstance(value, Mapping) and "__all__" not in value:  # which pydantic takes for all keys
-        found, parts = {}, value.items()
-    elif isinstance(value, list | tuple):
-        found, parts = {}, enumerate(value)
-    elif is_dataclass(value):
-        found, parts = {}, ((each.name, getattr(value, each.name, None)) for each in fields(value))
-    else:
-        return None
-    found.update(
-        (key, inner) for key, part in parts if key not in found and (inner := _left_out(part))
-    )
+        return _of_model(value, _tags(type(value)))
+    if isinstance(value, Mapping) and "__all__" not in value:  # which pydantic takes for all keys
+        return _of_parts({}, value.items())
+    if isinstance(value, list | tuple):
+        return _of_parts({}, enumerate(value))
+    if is_dataclass(value):
+        return _of_parts(
+            {}, ((each.name, getattr(value, each.name, None)) for each in fields(value))
+        )
+    return None
+
+
+def _of_parts(found: Exclude, parts: Iterable[tuple[Any, Any]]) -> Exclude | None:
+    for key, part in parts:
+        if key not in found and (inner := _left_out(part)):
+            found[key] = inner
     return found or None
 
 
-def _unset_defaults(model: BaseModel) -> Exclude:
+def _unset_defaults(model: BaseModel) -> list[str]:
     given, values = model.model_fields_set, model.__dict__
-    return {
-        name: True
+    return [
+        name
         for name, default in _defaults(type(model)).items()
         if name not in given and _is_same(values.get(name), default)
-    }
+    ]
 
 
 @cache

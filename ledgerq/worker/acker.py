@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -95,7 +96,8 @@ class Acker:
 
     async def _send(self) -> None:
         calls = self._waiting[:_MAX_AT_ONCE]  # stays there until Redis has answered
-        acks = [each for call in calls for each in call.unanswered]
+        parts = [call.unanswered for call in calls]
+        acks = [each for part in parts for each in part]
         for call in calls:
             call.times_sent += 1
         failure, answers = None, list[int | None]()
@@ -105,8 +107,8 @@ class Acker:
             failure, answers = failed, [failed.answers.get(each.job_id) for each in acks]
         del self._waiting[: len(calls)]
         by_ack = iter(answers)
-        for call in calls:
-            call.take([next(by_ack) for _ in call.unanswered])
+        for call, part in zip(calls, parts, strict=True):
+            call.take(list(islice(by_ack, len(part))))
         if not self._waiting:
             self._queued.clear()
         if failure:

@@ -1,5 +1,6 @@
--- Put before each script: what several scripts ask. In arq, all queues of one Redis share the job ids; so a script checks to which queue a body
--- or a result belongs before it reads, overwrites or deletes it. Those of ledgerq end in ,"q":"<queue>"}
+-- Put before each script: what several scripts ask. In arq, all queues of one Redis share the job ids; so a script
+-- checks to which queue a body or a result belongs before it reads, overwrites or deletes it. Those of ledgerq end in
+-- ,"q":"<queue>"}
 
 -- the queue that a body names; nil if it names none, as the body of a stock arq client
 local function queue_of(text)

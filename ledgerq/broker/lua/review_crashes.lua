@@ -3,7 +3,7 @@
 -- KEYS queue; ARGV the owner's token, 1 if it could not renew them and they are taken back, or 0 if they stay; ids.
 -- Answers with the number of crashes that were taken back.
 local queue = KEYS[1]
-local token, is_spared = ARGV[1], ARGV[2] == '1'
+local token, take_back = ARGV[1], ARGV[2] == '1'
 local FAILURES_OF = failures_of_queue(queue)
 local MOST = 3 -- crashes of one job that are taken back: a job may be the cause that its workers do not reach Redis
 local DIED, LIVES = '"error":"the worker died"', '"error":"the worker could not renew its lease"'
@@ -23,7 +23,7 @@ local function review(failures)
     redis.call('HDEL', failures, 'owner:' .. token) -- once, whatever is decided
     local count, line = string.match(noted, '^(%a+) (.*)$')
     local known = tonumber(count and guarded('HGET', failures, count) or nil)
-    if not is_spared or not known or known < 1 then return 0 end
+    if not take_back or not known or known < 1 then return 0 end
     if (guarded('HINCRBY', failures, 'taken_back', 1) or MOST + 1) > MOST then return 0 end
     guarded('HINCRBY', failures, count, -1)
     redis.call('HDEL', failures, 'beside') -- it was of a job with more crashes
